@@ -1,0 +1,5 @@
+"""`python -m couchjobs` is `couchjobs`."""
+
+from couchjobs.cli.app import main
+
+main()

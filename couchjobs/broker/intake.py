@@ -1,0 +1,176 @@
+"""How queued jobs become candidates: by the changes feed, which is a hint, and by the view of due jobs, the truth.
+
+The feed is asked for its next page only when fewer candidates are ready than the low-water mark, or after a short
+while, for cancellations and other worker types: a job's three revisions are one row if nobody asks in between, and
+CouchDB pays for each row. The view is read at the start of a large database, every sweep interval, and where
+candidates had to be left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import orjson
+
+from couchjobs.broker.candidates import Candidate, Candidates
+from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
+from couchjobs.errors import BadDocumentError
+from couchjobs.jobs.job import Job, State, is_job
+from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
+from couchjobs.recovery.daemon import Daemon
+from couchjobs.settings import Settings
+from couchjobs.workers.config import WorkersList
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+_logger = get_logger(__name__)
+_SMALL = 20_000
+_LONGEST_PAUSE_S = 0.1
+_REFILL_PAUSE_S = 0.1
+_LARGE = 16_384
+
+
+class Intake:
+    """Finds candidates for one broker. `follow` and `sweep_for_ever` run until they are cancelled.
+
+    Args:
+        store: the jobs.
+        daemon: this daemon, for the first right to a job.
+        candidates: where they go.
+        workers: the types that this daemon has.
+        settings: of the process.
+        found: called when there may be something to claim.
+        running_changed: called with the document of a job that runs here and that somebody else has changed.
+        runs: whether a job runs here.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        daemon: Daemon,
+        candidates: Candidates,
+        workers: WorkersList,
+        settings: Settings,
+        found: Callable[[], None],
+        running_changed: Callable[[Document], None],
+        runs: Callable[[str], bool],
+    ) -> None:
+        self._store = store
+        self._daemon = daemon
+        self._candidates = candidates
+        self._workers = workers
+        self._settings = settings
+        self._found = found
+        self._running_changed = running_changed
+        self._runs = runs
+        self._follower: ChangesFollower | None = None
+        self._sweep_at_once = asyncio.Event()
+        self._untaken: set[str] = set()
+        self.low_water = max(32, sum(config.concurrency for config in workers) // 2)
+        self.taken = asyncio.Event()
+        """Set by the broker when it has taken candidates."""
+
+    async def follow(self) -> None:
+        """Read the feed of the jobs database, page by page, at the pace of the workers."""
+        if self._follower is None:
+            self._follower = await self._begin()
+        while True:
+            await self._until_hungry()
+            page = await self._follower.next_page()
+            await self._take_in_page(page)
+
+    async def _begin(self) -> ChangesFollower:
+        info = await self._store.database.info()
+        since = "0"
+        if info["doc_count"] > _SMALL:
+            since = await current_sequence(self._store.database)
+            self._sweep_at_once.set()
+        return ChangesFollower(self._store.database, since, heartbeat_s=self._settings.feed_heartbeat)
+
+    async def _until_hungry(self) -> None:
+        try:
+            async with asyncio.timeout(_LONGEST_PAUSE_S):
+                while self._candidates.ready() >= self.low_water:
+                    self.taken.clear()
+                    await self.taken.wait()
+        except TimeoutError:
+            return
+
+    async def _take_in_page(self, page: Page) -> None:
+        wanted: list[str] = []
+        for change in page.changes:
+            if change.rev in self._store.own_revisions or self._candidates.knows(change.doc_id, change.rev):
+                continue
+            self._candidates.forget(change.doc_id)
+            if not change.deleted and not change.doc_id.startswith("_design/"):
+                wanted.append(change.doc_id)
+        if wanted:
+            await self.take_in((await self._store.database.get_many(wanted)).values())
+
+    async def take_in(self, documents: Iterable[Document]) -> None:
+        """Look at documents of the jobs database and make candidates of the queued ones that this daemon can run."""
+        for document in documents:
+            if self._runs(document["_id"]):
+                self._running_changed(document)
+            elif is_job(document) and document.get("state") not in (State.RUNNING, State.DONE, State.ERRORED):
+                await self._take_in_queued(document)
+        self._found()
+
+    async def _take_in_queued(self, document: Document) -> None:
+        try:
+            job = self._store.check(document)
+        except BadDocumentError as error:
+            await self._store.reject(document, str(error))
+            return
+        if job.cancel_requested:
+            await self._store.cancel(job)
+        elif job.worker in self._workers:
+            self._offer(job)
+        elif job.worker not in self._untaken:
+            self._untaken.add(job.worker)
+            _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
+
+    def _offer(self, job: Job) -> None:
+        present = time.time()
+        not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
+        due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
+        priority = job.priority if job.priority is not None else int(job.manual_execution)
+        keep = len(orjson.dumps(job.document())) <= _LARGE
+        if not self._daemon.has_first_right(job.id, job.worker):
+            not_before = max(not_before, present) + self._settings.first_right_delay
+            keep = False
+        candidate = Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before)
+        self._candidates.offer(candidate, present)
+
+    async def sweep_for_ever(self) -> None:
+        """Read the view of due jobs every sweep interval, and at once where candidates were left out."""
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            types = self._candidates.overflowed(self.low_water)
+            if self._sweep_at_once.is_set() or loop.time() - last >= self._settings.sweep_interval:
+                self._sweep_at_once.clear()
+                last = loop.time()
+                types = [*self._workers.names()]
+                await self._sweep([None])
+            await self._sweep(types)
+            try:
+                async with asyncio.timeout(min(_REFILL_PAUSE_S, self._settings.sweep_interval)):
+                    await self._sweep_at_once.wait()
+            except TimeoutError:
+                continue
+
+    async def _sweep(self, worker_types: Iterable[str | None]) -> None:
+        database, most = self._store.database, self._settings.max_candidates
+        for worker_type in worker_types:
+            first = await database.view("queue/due", [worker_type, "first"], [worker_type, "first", {}], limit=most)
+            due = await database.view("queue/due", [worker_type, "due"], [worker_type, "due", {}], limit=most)
+            ids = dict.fromkeys(row["id"] for row in [*first, *due] if not self._runs(row["id"]))
+            for document in (await database.get_many(ids)).values():
+                if not self._candidates.knows(document["_id"], document["_rev"]):
+                    await self.take_in([document])

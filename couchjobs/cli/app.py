@@ -1,0 +1,47 @@
+"""`couchjobs`: all commands, and what the user sees when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from couchjobs import errors
+from couchjobs.cli import bench, daemon, jobs, push, triggers
+from couchjobs.log import redact
+
+app = typer.Typer(
+    help="A job engine for people whose data lives in CouchDB.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("init")(daemon.init)
+app.command("run")(daemon.run)
+app.command("dev")(daemon.dev)
+app.command("push")(push.push)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(triggers.app, name="triggers")
+app.command("bench")(bench.bench)
+
+_NOT_THE_USERS_FAULT = (errors.Unavailable,)
+
+
+def main() -> None:
+    """Run a command; exit code 2 and one line for what the user got wrong, 1 for what went wrong elsewhere."""
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except errors.CouchjobsError as error:
+        print(f"couchjobs: {redact(str(error))}", file=sys.stderr)
+        code = 1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,124 @@
+"""`init`, `run` and `dev`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+import uvloop
+
+from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of, with_connection
+from couchjobs.couch.connection import Connection
+from couchjobs.embedded.server import EmbeddedServer
+from couchjobs.errors import ConfigurationError
+from couchjobs.installation import install
+from couchjobs.log import configure_logging
+from couchjobs.system import run_daemon
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.registry import get_workers_list, workers_of
+
+_PARENT_LOOK_S = 0.5
+
+
+def init(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
+    """Create the databases and design documents that are not there yet."""
+
+    async def work(connection: Connection) -> list[str]:
+        return await install(connection, connection.settings.tenant)
+
+    changed = with_connection(url, domain, prefix, work)
+    if as_json:
+        print_json({"changed": changed})
+    else:
+        print("\n".join(changed) or "everything is there already")
+
+
+def run(
+    modules: Annotated[
+        list[str], typer.Argument(help="Modules whose @worker functions do the work, such as myapp.jobs.")
+    ],
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    log_level: LogLevel = "info",
+    as_json: Json = False,
+) -> None:
+    """Run a daemon: fire triggers, claim jobs, do the work, until SIGTERM or Ctrl-C."""
+    settings = settings_of(url, domain, prefix)
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigurationError(f"--log-level {log_level!r}: debug, info, warning or error")
+    configure_logging(log_level)
+    workers = load_workers(modules)
+    if as_json:
+        print_json({"pid": os.getpid(), "workers": workers.names()})
+    uvloop.run(run_daemon(settings, workers))
+
+
+def load_workers(names: list[str]) -> WorkersList:
+    """Return the workers of these modules; the working directory is importable.
+
+    Raises:
+        ConfigurationError: a module cannot be imported, or there is no worker in them.
+    """
+    sys.path.insert(0, str(Path.cwd()))
+    modules = []
+    for name in names:
+        try:
+            modules.append(importlib.import_module(name.removesuffix(".py").replace("/", ".")))
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"module {name!r} cannot be imported: {error} (looked in {Path.cwd()} and the Python path)"
+            ) from error
+    workers = workers_of(*modules)
+    for config in get_workers_list():
+        workers.add(config)
+    if not len(workers):
+        raise ConfigurationError(f"there is no @worker function in {', '.join(names)}")
+    return workers
+
+
+def dev(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder for the databases. Defaults to ~/.local/share/couchjobs.")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Keep the databases in memory.")] = False,
+    port: Annotated[
+        int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)
+    ] = 5984,
+    as_json: Json = False,
+) -> None:
+    """Start the embedded server, for trying things out. Production means Apache CouchDB.
+
+    The administrator is `admin`; the password is COUCHJOBS_PASSWORD, or one that is generated into the data folder.
+    """
+    if memory and data is not None:
+        raise ConfigurationError("--data and --memory exclude each other")
+    if not memory and data is None:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "couchjobs"
+    parent = os.getppid()
+    server = EmbeddedServer(data, port, password=os.environ.get("COUCHJOBS_PASSWORD"))
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    with server:
+        if as_json:
+            print_json({"url": server.url, "port": server.port, "pid": server.pid, "data": str(data) if data else None})
+        else:
+            print(f"The embedded server runs at {server.bare_url}, data in {data or 'memory'}. Ctrl-C ends it.")
+            print(f"  export COUCHJOBS_URL={server.url}", flush=True)
+        while not stopping.wait(_PARENT_LOOK_S):
+            if os.getppid() != parent:
+                break
+            if server.ended():
+                raise ConfigurationError("the embedded server has ended by itself; its last words are above")

@@ -1,0 +1,209 @@
+"""`jobs ls`, `show`, `watch`, `retry` and `cancel`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
+from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ConfigurationError, Conflict, NotFound
+from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.store import JobStore
+from couchjobs.recovery.daemon import PREFIX as DAEMON
+from couchjobs.timestamps import format_time
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+app = typer.Typer(help="Look at jobs, try them again, cancel them.", no_args_is_help=True)
+JobId = Annotated[str, typer.Argument(help="The job's id.")]
+_NOBODY = "no daemon has this worker"
+
+
+def _store(connection: Connection) -> JobStore:
+    return JobStore(connection, connection.settings.tenant)
+
+
+@app.command()
+def ls(
+    worker: Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")] = None,
+    state: Annotated[State | None, typer.Option("--state", help="Only this state.")] = None,
+    trigger: Annotated[str | None, typer.Option("--trigger", help="Only jobs of this trigger.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first; a queued one that no daemon can take says so."""
+
+    async def work(connection: Connection) -> tuple[list[Document], set[str]]:
+        daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
+        taken = {name for daemon in daemons for name in daemon.get("worker_types") or ()}
+        database = _store(connection).database
+        if trigger is not None:
+            view, high, low = "jobs/by_trigger", [trigger, {}], [trigger]
+        elif worker is not None:
+            view, high, low = "jobs/by_state", [worker, {}], [worker]
+        else:
+            view, high, low = "jobs/by_queued_at", {}, None
+        found: list[Document] = []
+        try:
+            async for rows in database.view_pages(view, high, low, descending=True):
+                documents = await database.get_many(row["id"] for row in rows)
+                for row in rows:
+                    document = documents.get(row["id"])
+                    if (
+                        document
+                        and (state is None or document.get("state") == state)
+                        and (worker is None or document.get("worker") == worker)
+                    ):
+                        found.append(document)
+                if len(found) >= limit:
+                    break
+        except NotFound as error:
+            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
+        return found[:limit], taken
+
+    documents, taken = with_connection(url, domain, prefix, work)
+    notes = [_note(document, taken) for document in documents]
+    if as_json:
+        print_json(
+            [{**document, "note": note} if note else document for document, note in zip(documents, notes, strict=True)]
+        )
+        return
+    table = Table("id", "worker", "state", "queued at", "tries", "daemon", "note")
+    for document, note in zip(documents, notes, strict=True):
+        job = Job.read(document)
+        table.add_row(
+            job.id,
+            job.worker,
+            job.state,
+            format_time(job.queued_at) if job.queued_at else "",
+            str(job.exec_count),
+            job.claim.daemon if job.claim else "",
+            note,
+        )
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def _note(document: Document, taken: set[str]) -> str:
+    if document.get("state") == State.QUEUED and document.get("worker") not in taken:
+        return _NOBODY
+    if document.get("state") == State.QUEUED and document.get("errors"):
+        return f"tried again at {document.get('scheduled_at')}: {document['errors'][-1].get('error')}"
+    return str(document.get("error") or "")
+
+
+@app.command()
+def show(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
+    """Print the document of a job."""
+    document = with_connection(url, domain, prefix, lambda connection: _get(connection, job_id)).document()
+    if as_json:
+        print_json(document)
+    else:
+        Console().print_json(data=document)
+
+
+async def _get(connection: Connection, job_id: str) -> Job:
+    return await _store(connection).get(job_id)
+
+
+@app.command()
+def watch(
+    job_id: Annotated[
+        str | None, typer.Argument(help="Watch this job until it has ended; without it, all jobs until Ctrl-C.")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", help="`now`, or `0` for all that the feed still knows.")] = "now",
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Follow the changes feed and print each state of a job as it is reached."""
+
+    def tell(document: Document) -> None:
+        if as_json:
+            print_json(document)
+            return
+        job = Job.read(document)
+        parts = [
+            format_time(job.finished_at or (job.claim.at if job.claim else None) or job.queued_at)
+            if job.queued_at
+            else " " * 27
+        ]
+        parts += [job.id, job.worker, job.state]
+        if job.claim:
+            parts.append(f"by {job.claim.daemon}")
+        if job.error or (job.errors and job.state is State.QUEUED):
+            parts.append(f"({job.error or job.errors[-1].error})")
+        print(" ".join(parts), flush=True)
+
+    async def work(connection: Connection) -> None:
+        database = _store(connection).database
+        start = await current_sequence(database) if since == "now" else since
+        if job_id is not None:
+            job = await _store(connection).get(job_id)
+            tell(job.document())
+            if job.state in ENDED:
+                return
+        follower = ChangesFollower(database, start, heartbeat_s=connection.settings.feed_heartbeat)
+        while True:
+            page = await follower.next_page()
+            ids = [
+                change.doc_id
+                for change in page.changes
+                if not change.doc_id.startswith("_") and job_id in (None, change.doc_id)
+            ]
+            documents = await database.get_many(ids)
+            for document in (documents[one] for one in ids if one in documents):
+                tell(document)
+                if job_id is not None and document.get("state") in ENDED:
+                    return
+
+    with_connection(url, domain, prefix, work)
+
+
+@app.command()
+def retry(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
+    """Put a job that has ended back in the queue, with all its tries."""
+
+    async def work(connection: Connection) -> Job:
+        job = await _get(connection, job_id)
+        if job.state not in ENDED:
+            raise ConfigurationError(f"job {job_id} is {job.state}: only one that has ended can be tried again")
+        await _store(connection).requeue(job)
+        return job
+
+    _report(with_connection(url, domain, prefix, work), "queued again", as_json)
+
+
+@app.command()
+def cancel(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
+    """Ask for a job to be cancelled: a queued one is not run, a running one is stopped."""
+
+    async def work(connection: Connection) -> Job:
+        while True:
+            job = await _get(connection, job_id)
+            if job.state in ENDED:
+                raise ConfigurationError(f"job {job_id} has ended already: it is {job.state}")
+            try:
+                await _store(connection).update(job, cancel_requested=True)
+            except Conflict:
+                continue
+            return job
+
+    _report(with_connection(url, domain, prefix, work), "cancellation requested", as_json)
+
+
+def _report(job: Job, what: str, as_json: bool) -> None:
+    if as_json:
+        print_json(job.document())
+    else:
+        print(f"{job.id} {what}")

@@ -1,0 +1,74 @@
+"""The options that commands share, and the settings and JSON that they give."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import orjson
+import typer
+
+from couchjobs.couch.connection import Connection, connect
+from couchjobs.couch.credentials import split_url
+from couchjobs.errors import ConfigurationError
+from couchjobs.log import configure_logging
+from couchjobs.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="The CouchDB server; also COUCHJOBS_URL, which may hold credentials.")
+]
+Domain = Annotated[str | None, typer.Option("--domain", help="The tenant's domain; also COUCHJOBS_DOMAIN.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="The tenant's database prefix; also COUCHJOBS_PREFIX.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+
+
+def settings_of(url: str | None, domain: str | None, prefix: str | None) -> Settings:
+    """Return the settings of the environment, overruled by the options.
+
+    Raises:
+        ConfigurationError: one cannot be used.
+    """
+    if url is not None and split_url(url)[1] is not None:
+        print(
+            "couchjobs: credentials in --url can be seen by other users of this machine; use COUCHJOBS_URL",
+            file=sys.stderr,
+        )
+    return load_settings(url=url, domain=domain, prefix=prefix)
+
+
+def with_connection(
+    url: str | None, domain: str | None, prefix: str | None, work: Callable[[Connection], Awaitable[T]]
+) -> T:
+    """Run `work` with a connection and return what it returns."""
+    settings = settings_of(url, domain, prefix)
+    configure_logging("warning")
+
+    async def run() -> T:
+        async with connect(settings) as connection:
+            return await work(connection)
+
+    return asyncio.run(run())
+
+
+def read_json(what: str, text: str) -> Any:
+    """Return the JSON that the user typed.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"{what} is not JSON: {error}; write text in quotes of its own, as in '\"text\"'"
+        ) from None
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    print(orjson.dumps(value, default=str).decode(), flush=True)

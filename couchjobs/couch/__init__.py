@@ -1,0 +1,1 @@
+"""CouchDB over HTTP: documents, views, feeds, group commit. It knows nothing of what the documents are for."""

@@ -1,0 +1,213 @@
+"""One pooled HTTP client for one CouchDB server: time limits on every request, statuses turned into errors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from couchjobs import errors
+from couchjobs.couch.credentials import Credentials, find_credentials
+
+_CONNECT_S = 10.0
+_POOL = 64
+_ERROR_TEXT = 500
+MAX_ANSWER = 64 * 1024 * 1024
+"""The largest answer that is read, in bytes; a larger one is a TooLarge, in bounded memory."""
+
+_BY_STATUS: dict[int, type[errors.CouchError]] = {
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.TooLarge,
+    429: errors.Unavailable,
+}
+
+
+class CouchServer:
+    """A CouchDB server. Use as an async context manager, or call `close`. The constructor does not touch the network."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        credentials: Credentials | None = None,
+        credentials_file: str | None = None,
+        request_timeout: float = 60.0,
+    ) -> None:
+        """Take the server at `url`, with the credentials given, else those of the URL, a file or the environment."""
+        self.url, found = find_credentials(url, credentials_file)
+        self._credentials = credentials or found
+        self._request_timeout = request_timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"<CouchServer {self.url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: bytes | None = None,
+        silence_s: float | None = None,
+        max_answer: int = MAX_ANSWER,
+    ) -> Any:
+        """Return the JSON that CouchDB answers.
+
+        Args:
+            method: the HTTP method.
+            path: quoted, without a leading slash.
+            params: the query; values are sent as JSON, text as it is where the name is one that CouchDB reads as text.
+            body: JSON.
+            silence_s: for a request that waits on purpose: no limit on the whole, but this one between two pieces.
+            max_answer: bytes.
+
+        Raises:
+            CouchError: of the class that belongs to the status; Unavailable for no answer or half of one.
+        """
+        answer, status = await self._exchange(method, path, params, body, silence_s, max_answer)
+        if status == 401 and self._credentials.renewable:
+            self._credentials.forget()
+            answer, status = await self._exchange(method, path, params, body, silence_s, max_answer)
+        if status >= 400:
+            raise self._error(method, path, status, answer)
+        try:
+            return orjson.loads(answer) if answer else None
+        except orjson.JSONDecodeError as error:
+            raise errors.Unavailable(f"{method} /{path}: half an answer or none of JSON: {error}") from error
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        params: dict[str, Any] | None,
+        body: bytes | None,
+        silence_s: float | None,
+        max_answer: int,
+    ) -> tuple[bytes, int]:
+        url = URL(f"{self.url}/{path}{_query(params)}", encoded=True)
+        headers = await self._credentials.headers()
+        if silence_s is None:
+            limit = aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=_CONNECT_S)
+        else:
+            limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
+        try:
+            async with self._open_session().request(
+                method, url, data=body, headers=headers, timeout=limit, allow_redirects=False
+            ) as response:
+                return await _read(response, max_answer), response.status
+        except TimeoutError as error:
+            raise errors.Unavailable(f"{method} /{path}: no answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise errors.Unavailable(f"{method} /{path}: {type(error).__name__}: {error}") from error
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=_POOL, keepalive_timeout=30),
+                headers={
+                    "Accept": "application/json",
+                    "Content-Type": "application/json",
+                    "Accept-Encoding": "identity",
+                },
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _error(self, method: str, path: str, status: int, answer: bytes) -> errors.CouchError:
+        try:
+            said = orjson.loads(answer)
+            reason = f"{said['error']}: {said['reason']}"
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            reason = answer[:_ERROR_TEXT].decode("utf-8", "replace").strip()
+        kind = _BY_STATUS.get(status) or (errors.Unavailable if status >= 500 else errors.BadRequest)
+        return kind(f"{method} /{path}: {status} {reason[:_ERROR_TEXT]}", status)
+
+    async def welcome(self) -> dict[str, Any]:
+        """Return what the server says of itself: version, vendor, features."""
+        found: dict[str, Any] = await self.request("GET", "")
+        return found
+
+    async def all_databases(self) -> list[str]:
+        """Return the names of all databases. Needs a server administrator."""
+        found: list[str] = await self.request("GET", "_all_dbs")
+        return found
+
+    async def create_database(self, name: str) -> bool:
+        """Create the database; return False where it is there already, by whomever."""
+        try:
+            await self.request("PUT", quote(name, safe=""))
+        except errors.BadRequest as error:
+            if error.status != 412:
+                raise
+            return False
+        return True
+
+    async def delete_database(self, name: str) -> bool:
+        """Delete the database with all its documents; return False where there is none."""
+        try:
+            await self.request("DELETE", quote(name, safe=""))
+        except errors.NotFound:
+            return False
+        return True
+
+    async def wait_until_up(self, timeout: float) -> None:
+        """Return as soon as the server answers.
+
+        Raises:
+            Unavailable: it does not, within `timeout` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            try:
+                await self.welcome()
+            except errors.Unavailable:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+_AS_TEXT = {"rev", "since", "feed", "filter", "style", "startkey_docid", "endkey_docid", "update"}
+
+
+def _query(params: dict[str, Any] | None) -> str:
+    if not params:
+        return ""
+    pairs = {name: str(value) if name in _AS_TEXT else orjson.dumps(value).decode() for name, value in params.items()}
+    return "?" + urlencode(pairs, quote_via=quote)
+
+
+async def _read(response: aiohttp.ClientResponse, max_answer: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > max_answer:
+            response.close()
+            raise errors.TooLarge(
+                f"the answer to {response.method} {response.url.raw_path} is larger than {max_answer:,} bytes"
+            )
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,78 @@
+"""One server, its databases, and the one group-commit writer of each: what a process holds of CouchDB."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from couchjobs.couch.client import CouchServer
+from couchjobs.couch.database import Database
+from couchjobs.couch.writer import GroupWriter
+from couchjobs.settings import Settings, load_settings
+
+_current: ContextVar[Connection | None] = ContextVar("couchjobs_connection", default=None)
+
+
+class Connection:
+    """The connection of a process. The constructor does not touch the network."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.server = CouchServer(
+            settings.url, credentials_file=settings.credentials_file, request_timeout=settings.request_timeout
+        )
+        self._writers: dict[str, GroupWriter] = {}
+
+    def database(self, name: str) -> Database:
+        """Return the database, whether or not it exists."""
+        return Database(self.server, name)
+
+    def writer(self, name: str) -> GroupWriter:
+        """Return the writer of the database, always the same one."""
+        if name not in self._writers:
+            self._writers[name] = GroupWriter(self.database(name))
+        return self._writers[name]
+
+    @property
+    def control(self) -> Database:
+        """Return the database of daemons, checkpoints and schedules."""
+        return self.database(self.settings.control_db)
+
+    async def close(self) -> None:
+        """Write what waits, then close all connections."""
+        for writer in self._writers.values():
+            await writer.close()
+        await self.server.close()
+
+    def use(self) -> None:
+        """Make this the connection of the present task and of those that it starts."""
+        _current.set(self)
+
+
+@asynccontextmanager
+async def connect(settings: Settings | None = None, **given: Any) -> AsyncIterator[Connection]:
+    """Open a connection that everything inside the block uses; settings come from the environment unless given.
+
+    Raises:
+        ConfigurationError: a setting cannot be used.
+    """
+    connection = Connection(settings or load_settings(**given))
+    token = _current.set(connection)
+    try:
+        yield connection
+    finally:
+        _current.reset(token)
+        await connection.close()
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Connection]:
+    """Yield the connection of the surrounding `connect` or worker; outside of one, a connection for this block alone."""
+    present = _current.get()
+    if present is not None:
+        yield present
+        return
+    async with connect() as connection:
+        yield connection

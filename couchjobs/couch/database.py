@@ -1,0 +1,234 @@
+"""One database: documents by id, many at once, views page by page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+
+import orjson
+
+from couchjobs.couch.client import CouchServer
+from couchjobs.errors import NotFound, TooLarge
+
+Document = dict[str, Any]
+"""A document as JSON has it, `_id` and `_rev` included."""
+Row = dict[str, Any]
+"""A row of a view: `id`, `key`, `value`."""
+
+_BULK_GET = 500
+
+
+class Database:
+    """A database of a server, whether or not it exists. The constructor does not touch the network."""
+
+    def __init__(self, server: CouchServer, name: str) -> None:
+        self.server = server
+        self.name = name
+        self.path = quote(name, safe="")
+
+    def __repr__(self) -> str:
+        return f"<Database {self.name} of {self.server.url}>"
+
+    async def info(self) -> dict[str, Any]:
+        """Return what CouchDB knows of the database: doc_count, update_seq, cluster, ...
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        found: dict[str, Any] = await self.server.request("GET", self.path)
+        return found
+
+    async def exists(self) -> bool:
+        """Return whether there is such a database."""
+        try:
+            await self.info()
+        except NotFound:
+            return False
+        return True
+
+    async def get(self, doc_id: str, *, rev: str | None = None, conflicts: bool = False) -> Document:
+        """Return the document, at the winning revision unless `rev` says another.
+
+        Raises:
+            NotFound: it does not exist, is deleted, or that revision is gone.
+        """
+        params: dict[str, Any] = {}
+        if rev is not None:
+            params["rev"] = rev
+        if conflicts:
+            params["conflicts"] = True
+        found: Document = await self.server.request("GET", self._path_of(doc_id), params=params)
+        return found
+
+    async def find(self, doc_id: str) -> Document | None:
+        """Return the document, or None where there is none. A missing database is still a NotFound."""
+        found = await self.get_many([doc_id])
+        return found.get(doc_id)
+
+    async def leaves(self, doc_id: str) -> list[Document]:
+        """Return the document at each of its leaves, conflicting and deleted ones included."""
+        answers = await self.server.request("GET", self._path_of(doc_id), params={"open_revs": "all"})
+        return [answer["ok"] for answer in answers if "ok" in answer]
+
+    async def put(self, doc: Document) -> str:
+        """Store one document and return its new revision.
+
+        Raises:
+            Conflict: `_rev` is not the revision that is there.
+        """
+        answer = await self.server.request("PUT", self._path_of(doc["_id"]), body=orjson.dumps(doc))
+        rev: str = answer["rev"]
+        return rev
+
+    async def delete(self, doc_id: str, rev: str) -> None:
+        """Delete the document.
+
+        Raises:
+            Conflict: `rev` is not the revision that is there.
+        """
+        await self.server.request("DELETE", self._path_of(doc_id), params={"rev": rev})
+
+    async def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Return the documents with these ids that exist and are not deleted, by id."""
+        docs = await self.get_revisions([(doc_id, None) for doc_id in ids])
+        return {doc["_id"]: doc for doc in docs if not doc.get("_deleted")}
+
+    async def get_revisions(self, wanted: Sequence[tuple[str, str | None]], *, revs: bool = False) -> list[Document]:
+        """Return the documents at these revisions (None: the winner), deleted ones too, in no particular order.
+
+        One that does not exist, or whose revision was compacted away, is left out. `revs` adds `_revisions`.
+        An answer that is too large is asked for again in halves; a single document that is too large is left out
+        of nothing: it raises.
+
+        Raises:
+            TooLarge: one document alone is larger than the largest answer.
+        """
+        docs: list[Document] = []
+        for start in range(0, len(wanted), _BULK_GET):
+            docs += await self._bulk_get(wanted[start : start + _BULK_GET], revs)
+        return docs
+
+    async def _bulk_get(self, wanted: Sequence[tuple[str, str | None]], revs: bool) -> list[Document]:
+        asked = [{"id": doc_id} if rev is None else {"id": doc_id, "rev": rev} for doc_id, rev in wanted]
+        try:
+            answer = await self.server.request(
+                "POST",
+                f"{self.path}/_bulk_get",
+                params={"revs": True} if revs else None,
+                body=orjson.dumps({"docs": asked}),
+            )
+        except TooLarge:
+            if len(wanted) == 1:
+                raise
+            half = len(wanted) // 2
+            return await self._bulk_get(wanted[:half], revs) + await self._bulk_get(wanted[half:], revs)
+        return [found["ok"] for result in answer["results"] for found in result["docs"] if "ok" in found]
+
+    async def security(self) -> dict[str, Any]:
+        """Return the security object: who may read and write."""
+        found: dict[str, Any] = await self.server.request("GET", f"{self.path}/_security")
+        return found
+
+    async def set_security(self, security: dict[str, Any]) -> None:
+        """Store the security object."""
+        await self.server.request("PUT", f"{self.path}/_security", body=orjson.dumps(security))
+
+    async def all_docs(self, page: int = 500) -> AsyncIterator[list[Document]]:
+        """Yield all documents but design documents, in pages, ordered by id."""
+        start: str | None = None
+        while True:
+            params: dict[str, Any] = {"include_docs": True, "limit": page + 1}
+            if start is not None:
+                params["startkey"] = start
+            answer = await self.server.request("GET", f"{self.path}/_all_docs", params=params)
+            rows = answer["rows"]
+            docs = [row["doc"] for row in rows[:page] if row.get("doc") and not row["id"].startswith("_design/")]
+            if docs:
+                yield docs
+            if len(rows) <= page:
+                return
+            start = rows[page]["id"]
+
+    async def with_prefix(self, prefix: str) -> list[Document]:
+        """Return all documents whose ids begin so, ordered by id; meant for few."""
+        params = {"startkey": prefix, "endkey": prefix + "\ufff0", "include_docs": True}
+        answer = await self.server.request("GET", f"{self.path}/_all_docs", params=params)
+        return [row["doc"] for row in answer["rows"] if row.get("doc")]
+
+    async def view_pages(
+        self,
+        view: str,
+        startkey: Any,
+        endkey: Any,
+        *,
+        page: int = 500,
+        descending: bool = False,
+        update: Literal["true", "false", "lazy"] = "true",
+    ) -> AsyncIterator[list[Row]]:
+        """Yield the rows of a view between two keys, both included, in pages that begin where the last one ended.
+
+        Args:
+            view: `ddoc/view`.
+            startkey: the first key in the order of reading (the highest one where `descending`).
+            endkey: the last.
+            page: rows in a page.
+            descending: read from the end.
+            update: `false` reads the index as it is; needs Apache CouchDB, others may update it all the same.
+        """
+        docid: str | None = None
+        while True:
+            rows = await self.view(
+                view, startkey, endkey, limit=page + 1, descending=descending, update=update, startkey_docid=docid
+            )
+            if rows:
+                yield rows[:page]
+            if len(rows) <= page:
+                return
+            startkey, docid = rows[page]["key"], rows[page]["id"]
+
+    async def view(
+        self,
+        view: str,
+        startkey: Any,
+        endkey: Any,
+        *,
+        limit: int,
+        descending: bool = False,
+        update: Literal["true", "false", "lazy"] = "true",
+        startkey_docid: str | None = None,
+    ) -> list[Row]:
+        """Return at most `limit` rows of a view between two keys, both included."""
+        params: dict[str, Any] = {
+            "startkey": startkey,
+            "endkey": endkey,
+            "limit": limit,
+            "reduce": False,
+            "update": update,
+        }
+        if descending:
+            params["descending"] = True
+        if startkey_docid is not None:
+            params["startkey_docid"] = startkey_docid
+        answer = await self.server.request("GET", self._view_path(view), params=params)
+        rows: list[Row] = answer["rows"]
+        return rows
+
+    async def reduced(self, view: str, startkey: Any, endkey: Any, *, group_level: int | None = None) -> list[Row]:
+        """Return the reduced rows of a view between two keys: one without key, or one for each group."""
+        params: dict[str, Any] = {"startkey": startkey, "endkey": endkey, "reduce": True}
+        if group_level is not None:
+            params["group_level"] = group_level
+        answer = await self.server.request("GET", self._view_path(view), params=params)
+        rows: list[Row] = answer["rows"]
+        return rows
+
+    def _view_path(self, view: str) -> str:
+        ddoc, name = view.split("/")
+        return f"{self.path}/_design/{ddoc}/_view/{name}"
+
+    def _path_of(self, doc_id: str) -> str:
+        for kind in ("_design/", "_local/"):
+            if doc_id.startswith(kind):
+                return f"{self.path}/{kind}{quote(doc_id.removeprefix(kind), safe='')}"
+        return f"{self.path}/{quote(doc_id, safe='')}"

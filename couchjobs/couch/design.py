@@ -1,0 +1,103 @@
+"""Databases and design documents, created and updated only where they differ.
+
+A changed view is built under another name before the old one is replaced, so that readers never wait for it: an
+index belongs to the text of the views, not to the name of the design document. Two processes may do all this at
+once. Source: CouchDB docs, best-practices/views and api/ddoc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from couchjobs.couch.database import Database, Document
+from couchjobs.errors import Conflict, NotFound, Unavailable
+
+_STAGED = "-next"
+
+
+def read_design_document(name: str) -> Document:
+    """Return the design document `name` that is shipped with couchjobs: one file a view, `reduce` in its first line.
+
+    A view file may begin with `// reduce: _count`; its id is `_design/<name>`.
+    """
+    folder = files("couchjobs.design_docs") / name
+    views = {file.name.removesuffix(".js"): _read_view(file) for file in _sorted(folder) if file.name.endswith(".js")}
+    return {"_id": f"_design/{name}", "language": "javascript", "views": views}
+
+
+def _sorted(folder: Traversable) -> list[Traversable]:
+    return sorted(folder.iterdir(), key=lambda file: file.name)
+
+
+def _read_view(file: Traversable) -> dict[str, str]:
+    text = file.read_text(encoding="utf-8").strip()
+    first = text.splitlines()[0]
+    view = {"map": text}
+    if first.startswith("// reduce: "):
+        view = {"map": text.removeprefix(first).strip(), "reduce": first.removeprefix("// reduce: ").strip()}
+    return view
+
+
+async def install_design_document(database: Database, wanted: Document) -> bool:
+    """Make the database hold this design document; return whether anything had to be changed.
+
+    Raises:
+        Forbidden: only an administrator of the database may.
+    """
+    changed = False
+    while True:
+        present = await _find(database, wanted["_id"])
+        if present is not None and _same(present, wanted):
+            return changed
+        try:
+            if present is None:
+                await database.put(wanted)
+            else:
+                await _build_aside(database, wanted)
+                await database.put({**wanted, "_rev": present["_rev"]})
+                await _drop(database, wanted["_id"] + _STAGED)
+        except Conflict:
+            await asyncio.sleep(0.05)
+            continue
+        changed = True
+
+
+def _same(present: Document, wanted: Document) -> bool:
+    return {key: value for key, value in present.items() if key != "_rev"} == wanted
+
+
+async def _find(database: Database, doc_id: str) -> Document | None:
+    try:
+        return await database.get(doc_id)
+    except NotFound:
+        return None
+
+
+async def _build_aside(database: Database, wanted: Document) -> None:
+    staged_id = wanted["_id"] + _STAGED
+    present = await _find(database, staged_id)
+    staged: dict[str, Any] = {**wanted, "_id": staged_id}
+    if present is not None:
+        staged["_rev"] = present["_rev"]
+    await database.put(staged)
+    for name in wanted["views"]:
+        while True:
+            try:
+                await database.view(f"{staged_id.removeprefix('_design/')}/{name}", None, None, limit=1)
+            except (Unavailable, NotFound):  # the index takes longer than a request may, or has not reached this node
+                await asyncio.sleep(0.2)
+            else:
+                break
+
+
+async def _drop(database: Database, doc_id: str) -> None:
+    present = await _find(database, doc_id)
+    if present is None:
+        return
+    try:
+        await database.delete(doc_id, present["_rev"])
+    except (Conflict, NotFound):
+        return

@@ -1,0 +1,186 @@
+"""Group commit: documents that wait while a request is out go together with the next one.
+
+CouchDB pays per request and per commit, so all writes of a database pass through one writer. There is no timer: at
+rest a write leaves at once, under load batches grow by themselves. Each caller gets the answer of his own row.
+
+What can go wrong, and what the caller is told:
+- the row says conflict, or that the document is refused: CONFLICT, FORBIDDEN;
+- the row says "accepted" (a cluster: stored at too few copies, may lose to another branch): ACCEPTED;
+- no answer, half of one, or an error of the server: UNKNOWN, for the write may have happened all the same;
+- the request as a whole is refused: it is halved until the document that does not fit stands alone: FORBIDDEN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from enum import Enum
+
+import orjson
+
+from couchjobs.couch.database import Database, Document
+from couchjobs.errors import BadRequest, CouchError, Forbidden, NotFound, TooLarge, Unauthorized, Unavailable
+
+
+class Written(Enum):
+    """What became of a document that was written."""
+
+    OK = "ok"
+    ACCEPTED = "accepted"
+    CONFLICT = "conflict"
+    FORBIDDEN = "forbidden"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAnswer:
+    """The answer for one document: its new revision where it was stored, the reason where it was not."""
+
+    written: Written
+    rev: str = ""
+    reason: str = ""
+
+    @property
+    def stored(self) -> bool:
+        """Return whether the document is in the database, on the winning branch or on another."""
+        return self.written in (Written.OK, Written.ACCEPTED)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    doc_id: str
+    body: bytes
+    answer: asyncio.Future[WriteAnswer]
+
+
+class GroupWriter:
+    """The one writer of a database. Close it when done: what waits is still written."""
+
+    def __init__(
+        self, database: Database, *, max_docs: int = 500, max_bytes: int = 8_000_000, in_flight: int = 2
+    ) -> None:
+        self.database = database
+        self._max_docs = max_docs
+        self._max_bytes = max_bytes
+        self._in_flight = in_flight
+        self._waiting: deque[_Waiting] = deque()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._woken = False
+
+    def submit(self, doc: Document) -> asyncio.Future[WriteAnswer]:
+        """Queue one document and return the future of its answer. The document needs an `_id`.
+
+        Raises:
+            BadRequest: the document is not JSON.
+        """
+        try:
+            body = orjson.dumps(doc)
+        except (TypeError, orjson.JSONEncodeError) as error:
+            raise BadRequest(f"document {doc.get('_id')!r} is not JSON: {error}") from error
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[WriteAnswer] = loop.create_future()
+        self._waiting.append(_Waiting(doc["_id"], body, answer))
+        if not self._woken:
+            self._woken = True
+            loop.call_soon(self._send)
+        return answer
+
+    async def write(self, doc: Document) -> WriteAnswer:
+        """Write one document and return its answer.
+
+        Raises:
+            NotFound: the database does not exist.
+        """
+        return await self.submit(doc)
+
+    async def close(self) -> None:
+        """Wait until everything that was submitted has its answer."""
+        while self._requests or self._waiting:
+            await asyncio.sleep(0)
+            await asyncio.gather(*self._requests)
+
+    def _send(self) -> None:
+        self._woken = False
+        while self._waiting and len(self._requests) < self._in_flight:
+            request = asyncio.create_task(self._write_batch(self._next_batch()), name=f"write {self.database.name}")
+            self._requests.add(request)
+            request.add_done_callback(self._request_ended)
+
+    def _request_ended(self, request: asyncio.Task[None]) -> None:
+        self._requests.discard(request)
+        self._send()
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(batch) < self._max_docs:
+            size += len(self._waiting[0].body)
+            if batch and size > self._max_bytes:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _write_batch(self, batch: list[_Waiting]) -> None:
+        body = b'{"docs":[' + b",".join(waiting.body for waiting in batch) + b"]}"
+        try:
+            rows = await self.database.server.request("POST", f"{self.database.path}/_bulk_docs", body=body)
+            _answer_by_row(batch, rows)
+        except NotFound as error:
+            for waiting in batch:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(NotFound(str(error), 404))
+        except (BadRequest, TooLarge) as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                await self._write_batch(batch[:half])
+                await self._write_batch(batch[half:])
+            else:
+                _answer_all(batch, Written.FORBIDDEN, str(error))
+        except (Unauthorized, Forbidden) as error:
+            _answer_all(batch, Written.FORBIDDEN, str(error))
+        except (Unavailable, CouchError) as error:
+            _answer_all(batch, Written.UNKNOWN, str(error))
+        except BaseException:
+            _answer_all(batch, Written.UNKNOWN, "the writer was stopped")
+            raise
+
+
+_REFUSALS = {
+    "forbidden",
+    "unauthorized",
+    "doc_validation",
+    "bad_request",
+    "illegal_docid",
+    "document_too_large",
+    "too_large",
+}
+
+
+def _answer_by_row(batch: list[_Waiting], rows: list[dict[str, object]]) -> None:
+    by_id: defaultdict[str, deque[asyncio.Future[WriteAnswer]]] = defaultdict(deque)
+    for waiting in batch:
+        by_id[waiting.doc_id].append(waiting.answer)
+    for row in rows:
+        futures = by_id.get(str(row.get("id")))
+        if futures:
+            answer = futures.popleft()
+            if not answer.done():
+                answer.set_result(_read_row(row))
+    _answer_all(batch, Written.UNKNOWN, "the answer has no row for the document")
+
+
+def _read_row(row: dict[str, object]) -> WriteAnswer:
+    if row.get("ok") is True or ("rev" in row and "error" not in row):
+        written = Written.ACCEPTED if row.get("accepted") else Written.OK
+        return WriteAnswer(written, rev=str(row["rev"]))
+    reason = f"{row.get('error')}: {row.get('reason')}"
+    if row.get("error") == "conflict":
+        return WriteAnswer(Written.CONFLICT, reason=reason)
+    return WriteAnswer(Written.FORBIDDEN if row.get("error") in _REFUSALS else Written.UNKNOWN, reason=reason)
+
+
+def _answer_all(batch: list[_Waiting], written: Written, reason: str) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_result(WriteAnswer(written, reason=reason))

@@ -1,0 +1,70 @@
+// Answers as CouchDB gives them: JSON bodies, {"error", "reason"} with the right status.
+'use strict';
+
+class HttpError extends Error {
+  constructor(status, error, reason) {
+    super(reason);
+    this.status = status;
+    this.error = error;
+  }
+}
+
+function sendJson(res, status, body, headers = {}) {
+  const text = JSON.stringify(body) + '\n';
+  res.writeHead(status, {
+    'Content-Type': 'application/json',
+    'Cache-Control': 'must-revalidate',
+    'Content-Length': Buffer.byteLength(text),
+    ...headers,
+  });
+  res.end(res.req.method === 'HEAD' ? undefined : text);
+}
+
+function asHttpError(error) {
+  if (error instanceof HttpError) return error;
+  const status = error.status || 500;
+  return new HttpError(status, error.name || 'internal_server_error', error.reason || error.message || String(error));
+}
+
+function sendError(res, error) {
+  const {status, error: name, message} = asHttpError(error);
+  if (status >= 500) console.error(error);
+  if (res.headersSent) return res.destroy();
+  const headers = status === 401 ? {'WWW-Authenticate': 'Basic realm="couchjobs"'} : {};
+  sendJson(res, status, {error: name, reason: message}, headers);
+}
+
+const MAX_REQUEST = 64 * 1024 * 1024;
+
+async function readJson(req) {
+  const chunks = [];
+  let size = 0;
+  for await (const chunk of req) {
+    size += chunk.length;
+    if (size > MAX_REQUEST) throw new HttpError(413, 'too_large', 'the request entity is too large');
+    chunks.push(chunk);
+  }
+  if (size === 0) return undefined;
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  } catch {
+    throw new HttpError(400, 'bad_request', 'invalid UTF-8 JSON');
+  }
+}
+
+const PLAIN_TEXT = ['rev', 'startkey_docid', 'start_key_doc_id', 'endkey_docid', 'end_key_doc_id', 'filter', 'feed', 'style', 'view'];
+
+// The query string, its values JSON decoded where CouchDB reads JSON.
+function readQuery(url) {
+  const query = {};
+  for (const [name, text] of url.searchParams) {
+    try {
+      query[name] = PLAIN_TEXT.includes(name) ? text : JSON.parse(text);
+    } catch {
+      query[name] = text;
+    }
+  }
+  return query;
+}
+
+module.exports = {HttpError, asHttpError, sendJson, sendError, readJson, readQuery};

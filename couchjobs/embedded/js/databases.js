@@ -1,0 +1,152 @@
+// The databases of the server: names, creation, removal, security, and a signal for each write.
+// A file is named after its database with "/" written as "~", which no database name can hold,
+// so that two databases never share a file.
+'use strict';
+
+const fs = require('fs');
+const path = require('path');
+const {EventEmitter} = require('events');
+const PouchDB = require('pouchdb-core');
+const {HttpError} = require('./answers');
+
+PouchDB.plugin(require('pouchdb-adapter-memory'))
+  .plugin(require('pouchdb-adapter-leveldb'))
+  .plugin(require('pouchdb-adapter-http'))
+  .plugin(require('pouchdb-mapreduce'))
+  .plugin(require('pouchdb-replication'))
+  .plugin(require('pouchdb-find'));
+
+const LEGAL_NAME = /^(_users|_replicator|_global_changes|[a-z][a-z0-9_$()+/-]*)$/;
+const ONLY_ADMINISTRATORS = {members: {roles: ['_admin']}, admins: {roles: ['_admin']}};
+const REGISTRY = '~databases';
+
+class Database {
+  constructor(name, pouch) {
+    this.name = name;
+    this.pouch = pouch;
+    this.writes = new EventEmitter(); // "write" after each write, "gone" when the database is deleted
+    this.writes.setMaxListeners(0);
+    this.writeCount = 0;
+    this.validators = null; // compiled validate_doc_update functions; null: to be read again
+    this.security = null;
+  }
+
+  written(ids) {
+    if (ids.some((id) => typeof id === 'string' && id.startsWith('_design/'))) this.validators = null;
+    this.writeCount += 1;
+    this.writes.emit('write');
+  }
+
+  async getSecurity() {
+    if (!this.security) {
+      const stored = await this.pouch.get('_local/_security').catch(() => null);
+      this.security = stored ? stored.security : ONLY_ADMINISTRATORS;
+    }
+    return this.security;
+  }
+
+  async putSecurity(security) {
+    const old = await this.pouch.get('_local/_security').catch(() => ({}));
+    await this.pouch.put({_id: '_local/_security', _rev: old._rev, security});
+    this.security = security;
+  }
+}
+
+class Databases {
+  constructor(directory) {
+    const options = directory
+      ? {prefix: path.join(directory, 'databases') + path.sep, adapter: 'leveldb', auto_compaction: false}
+      : {adapter: 'memory', auto_compaction: false};
+    if (directory) fs.mkdirSync(options.prefix, {recursive: true});
+    this.PouchDB = PouchDB.defaults(options);
+    this.open_ = new Map();
+    this.changing = new Map(); // name -> promise of the creation or removal under way
+    this.startTime = String(Date.now() * 1000);
+  }
+
+  async open() {
+    this.registry = new this.PouchDB(REGISTRY);
+    const {rows} = await this.registry.allDocs();
+    for (const {id} of rows) this.load(id.slice(3));
+  }
+
+  async close() {
+    for (const database of this.open_.values()) database.writes.emit('gone');
+    await Promise.allSettled([...this.open_.values()].map((database) => database.pouch.close()));
+    await this.registry.close();
+  }
+
+  load(name) {
+    const database = new Database(name, new this.PouchDB(Databases.fileName(name)));
+    this.open_.set(name, database);
+    return database;
+  }
+
+  static fileName(name) {
+    return name.replaceAll('/', '~');
+  }
+
+  names() {
+    return [...this.open_.keys()].sort();
+  }
+
+  get(name) {
+    const database = this.open_.get(name);
+    if (!database) throw new HttpError(404, 'not_found', 'Database does not exist.');
+    return database;
+  }
+
+  // Creations and removals of one name follow one another; a failure of one does not fail the next.
+  oneAfterAnother(name, change) {
+    const done = (this.changing.get(name) || Promise.resolve()).catch(() => {}).then(change);
+    this.changing.set(name, done);
+    return done.finally(() => {
+      if (this.changing.get(name) === done) this.changing.delete(name);
+    });
+  }
+
+  create(name) {
+    if (!LEGAL_NAME.test(name)) {
+      throw new HttpError(400, 'illegal_database_name', `Name: '${name}'. Only lowercase characters (a-z), digits (0-9), and any of the characters _, $, (, ), +, -, and / are allowed. Must begin with a letter.`);
+    }
+    return this.oneAfterAnother(name, async () => {
+      if (this.open_.has(name)) throw new HttpError(412, 'file_exists', 'The database could not be created, the file already exists.');
+      await this.registry.put({_id: 'db_' + name});
+      await this.load(name).pouch.info();
+    });
+  }
+
+  async ensure(name) {
+    if (!this.open_.has(name)) await this.create(name);
+  }
+
+  remove(name) {
+    return this.oneAfterAnother(name, async () => {
+      const database = this.get(name);
+      this.open_.delete(name);
+      database.writes.emit('gone');
+      await this.registry.remove(await this.registry.get('db_' + name));
+      await database.pouch.destroy();
+    });
+  }
+
+  async info(name) {
+    const database = this.get(name);
+    const info = await database.pouch.info();
+    return {
+      db_name: name,
+      doc_count: info.doc_count,
+      doc_del_count: 0,
+      update_seq: info.update_seq,
+      purge_seq: 0,
+      compact_running: false,
+      disk_format_version: 8,
+      sizes: {file: 0, external: 0, active: 0},
+      props: {},
+      cluster: {q: 1, n: 1, w: 1, r: 1},
+      instance_start_time: this.startTime,
+    };
+  }
+}
+
+module.exports = {Databases};

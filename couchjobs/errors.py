@@ -1,0 +1,130 @@
+"""Every error that couchjobs raises.
+
+CouchjobsError
+├── ConfigurationError        what the user typed cannot be used
+├── CouchError                an answer of CouchDB that is not the one hoped for
+│   ├── BadRequest            400, 405, 406, 412 and other refusals of the request itself
+│   ├── Unauthorized          401
+│   ├── Forbidden             403
+│   ├── NotFound              404
+│   ├── Conflict              409
+│   ├── TooLarge              413, or an answer larger than the limit
+│   └── Unavailable           429, 5xx, no answer, or half of one
+├── ClosedError               use of a closed system, or start of a started one
+├── QueueClosedError          push to a closed queue
+├── JobNotFoundError          no job with that id
+├── UnknownWorkerError        no worker of that type
+├── AdminOnlyError            that worker takes only requests of administrators
+├── MessageNilError           an absent message, event or payload was read
+├── MessageUnmarshalError     it does not fit the model asked for
+├── BadDocumentError          a document that somebody wrote cannot be understood
+├── AbortJob                  raised by a worker: stop now, the job is done
+├── UnknownTriggerError       trigger type not known
+├── TriggerNotFoundError      no trigger with that id
+├── MalformedTriggerError     the arguments of a trigger cannot be parsed
+└── BadTriggerError           raised by a worker: the job's trigger is bad, delete it
+"""
+
+from __future__ import annotations
+
+
+class CouchjobsError(Exception):
+    """Root of all errors of couchjobs."""
+
+
+class ConfigurationError(CouchjobsError):
+    """A setting, an argument or a name that the user gave cannot be used."""
+
+
+class CouchError(CouchjobsError):
+    """CouchDB answered with an error; `status` is the HTTP status, 0 where there was none."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BadRequest(CouchError):
+    """CouchDB refused the request as such."""
+
+
+class Unauthorized(CouchError):
+    """CouchDB does not accept the credentials."""
+
+
+class Forbidden(CouchError):
+    """The user may not do this."""
+
+
+class NotFound(CouchError):
+    """No such document or database."""
+
+
+class Conflict(CouchError):
+    """The document has another revision than the one written to."""
+
+
+class TooLarge(CouchError):
+    """A document or an answer is larger than the limit."""
+
+
+class Unavailable(CouchError):
+    """CouchDB did not answer, not in time, not to the end, or that it cannot now."""
+
+
+class ClosedError(CouchjobsError):
+    """Use of a system that is closed, or start of one that is started."""
+
+
+class QueueClosedError(CouchjobsError):
+    """Push to a queue that is closed."""
+
+
+class JobNotFoundError(CouchjobsError):
+    """No job with that id."""
+
+
+class UnknownWorkerError(CouchjobsError):
+    """No worker of that type is registered."""
+
+
+class AdminOnlyError(CouchjobsError):
+    """The worker takes only requests with admin=True."""
+
+
+class MessageNilError(CouchjobsError):
+    """A message, event or payload that is absent was read. Never retried."""
+
+
+class MessageUnmarshalError(CouchjobsError):
+    """A message, event or payload does not fit the model asked for. Never retried."""
+
+
+class BadDocumentError(CouchjobsError):
+    """A job or trigger document cannot be understood; the message says what is wrong and how to mend it."""
+
+
+class AbortJob(CouchjobsError):
+    """Raised by a worker: stop now, without error. The job is done; never retried."""
+
+
+class UnknownTriggerError(CouchjobsError):
+    """The type of the trigger is not known."""
+
+
+class TriggerNotFoundError(CouchjobsError):
+    """No trigger with that id."""
+
+
+class MalformedTriggerError(CouchjobsError):
+    """The arguments of a trigger cannot be parsed. As an HTTP answer: status 400."""
+
+    status = 400
+
+
+class BadTriggerError(CouchjobsError):
+    """Raised by a worker: no retry, the job is errored, its trigger is deleted."""
+
+    def __init__(self, cause: BaseException | str) -> None:
+        super().__init__(str(cause))
+        self.cause = cause

@@ -1,0 +1,252 @@
+"""The job document.
+
+A `Job` reads a document and keeps it: fields that it does not know, and the form in which others wrote the known
+ones, survive every update, because updates are made on the document itself (see transitions).
+"""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from couchjobs.durations import Seconds
+from couchjobs.errors import BadDocumentError, MessageUnmarshalError
+from couchjobs.jobs.message import decode_message, reasons
+from couchjobs.log import get_logger
+from couchjobs.timestamps import Timestamp, format_time
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from couchjobs.couch.database import Document
+
+WORKER_TYPE = "worker"
+"""The key, in JSON, of the type of worker."""
+
+MAX_NAME = 200
+
+Changes = dict[str, Any]
+"""Fields of a job and their new values: datetimes, models and plain values; None removes the field."""
+
+
+class State(StrEnum):
+    """The state of a job. These four and no other are ever stored."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    ERRORED = "errored"
+
+
+ENDED = (State.DONE, State.ERRORED)
+
+
+class JobOptions(BaseModel):
+    """What one job asks of its worker. It may lower what the worker allows, never raise it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    max_exec_count: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """How many tries."""
+    max_exec_time: Seconds | None = None
+    """How long all tries may take together, waits included."""
+    timeout: Seconds | None = None
+    """How long one try may take."""
+
+
+class Event(BaseModel):
+    """What happened to a document: the verb, the document, and the one before where it could be had."""
+
+    model_config = ConfigDict(extra="allow")
+
+    domain: str = ""
+    prefix: str | None = None
+    verb: str
+    doc: dict[str, Any]
+    old: dict[str, Any] | None = None
+
+
+class Claim(BaseModel):
+    """Who runs the job: a nonce, the daemon's id, and when it claimed the job, by its clock."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    daemon: str
+    at: Timestamp = None
+
+
+class JobError(BaseModel):
+    """One failed try."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: Timestamp = None
+    exec_count: int = 0
+    error: str = ""
+
+
+class Job(BaseModel):
+    """A job. Fields that are None are not stored."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    id: str = Field(default="", alias="_id")
+    rev: str = Field(default="", alias="_rev")
+    domain: str = ""
+    prefix: str | None = None
+    worker: str = Field(min_length=1, max_length=MAX_NAME, strict=True)
+    trigger_id: str | None = None
+    message: Any = None
+    event: dict[str, Any] | None = None
+    payload: Any = None
+    manual_execution: bool = False
+    debounced: bool = False
+    options: JobOptions | None = None
+    state: State = State.QUEUED
+    queued_at: Timestamp = None
+    started_at: Timestamp = None
+    finished_at: Timestamp = None
+    error: str | None = None
+    forward_logs: bool = False
+    scheduled_at: Timestamp = None
+    priority: Annotated[int, Field(strict=True)] | None = None
+    exec_count: Annotated[int, Field(ge=0, strict=True)] = 0
+    errors: list[JobError] = []
+    claim: Claim | None = None
+    cancel_requested: bool = False
+    progress: Any = None
+    result: Any = None
+
+    _document: Document = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def from_document(cls, document: Document) -> Self:
+        """Return the job that the document holds.
+
+        Raises:
+            BadDocumentError: it is no job; the message says why and how to mend it.
+        """
+        if "message" not in document:
+            raise BadDocumentError('message is missing: write "message": null for a worker that takes none')
+        try:
+            job = cls.model_validate(document)
+            decoded = decode_message(job.message)
+        except ValidationError as error:
+            raise BadDocumentError(reasons(error)) from None
+        except MessageUnmarshalError as error:
+            raise BadDocumentError(f"message: {error}") from error
+        if decoded is not job.message:
+            job.message = decoded
+        job._document = document  # noqa: SLF001  an alternative constructor
+        return job
+
+    @classmethod
+    def read(cls, document: Document) -> Self:
+        """Return the job that the document holds, for looking at: fields that cannot be understood are left out."""
+        try:
+            return cls.from_document(document)
+        except BadDocumentError:
+            bad = _bad_fields(cls, document)
+        good = {name: value for name, value in document.items() if name not in bad}
+        good.setdefault(WORKER_TYPE, str(document.get(WORKER_TYPE) or "?")[:MAX_NAME])
+        good.setdefault("state", State.ERRORED)
+        job = cls.model_validate(good)
+        job._document = document  # noqa: SLF001  an alternative constructor
+        return job
+
+    def document(self) -> Document:
+        """Return the document as it was read or last written, which nobody may change; that of a new job holds what says something."""
+        if not self._document:
+            self._document = orjson.loads(self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True))
+            self._document |= {"state": self.state.value, "message": self.message}
+        return self._document
+
+    def document_with(self, changes: Changes) -> Document:
+        """Return the document with these fields changed; None removes a field."""
+        document = {**self.document()}
+        for name, value in changes.items():
+            if value is None:
+                document.pop(name, None)
+            else:
+                document[name] = _as_json(value)
+        return document
+
+    def moved(self, changes: Changes, document: Document, rev: str) -> None:
+        """Become what `document_with(changes)` says, which was stored as revision `rev`."""
+        document["_rev"] = rev
+        self._document = document
+        defaults = type(self).model_fields
+        values = {
+            name: defaults[name].get_default(call_default_factory=True) if value is None else value
+            for name, value in changes.items()
+        }
+        self.__dict__.update(values, rev=rev)
+
+    def adopt(self, document: Document) -> None:
+        """Become what the document says, which is a revision that others wrote."""
+        self.__dict__.update(type(self).read(document).__dict__)
+        self._document = document
+
+    def clone(self) -> Self:
+        """Return a copy that shares nothing with this job."""
+        twin = self.model_copy(deep=True)
+        twin._document = copy.deepcopy(self._document)  # noqa: SLF001
+        return twin
+
+    @property
+    def doc_type(self) -> str:
+        """Return the doctype that permissions name."""
+        return "jobs"
+
+    @property
+    def domain_name(self) -> str:
+        """Return the tenant's domain."""
+        return self.domain
+
+    @property
+    def db_prefix(self) -> str:
+        """Return the tenant's database prefix, empty where there is none."""
+        return self.prefix or ""
+
+    @property
+    def logger(self) -> FilteringBoundLogger:
+        """Return a logger that names the job in every line."""
+        logger: FilteringBoundLogger = get_logger("couchjobs.job").bind(
+            job=self.id, worker=self.worker, domain=self.domain
+        )
+        return logger
+
+    def match(self, key: str, value: str) -> bool:
+        """Return whether a permission rule on `key` (`worker` or `state`) allows this job."""
+        return (key == WORKER_TYPE and self.worker == value) or (key == "state" and self.state == value)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_time(value)
+    if isinstance(value, BaseModel):
+        return {name: _as_json(part) for name, part in value if part is not None}
+    if isinstance(value, State):
+        return value.value
+    return [_as_json(part) for part in value] if isinstance(value, list) else value
+
+
+def _bad_fields(model: type[BaseModel], document: Document) -> set[str]:
+    try:
+        model.model_validate(document)
+    except ValidationError as error:
+        return {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+    return set()
+
+
+def is_job(document: Document) -> bool:
+    """Return whether somebody meant this document to be a job: it names a worker, or is queued."""
+    return not str(document.get("_id", "")).startswith("_design/") and (
+        WORKER_TYPE in document or document.get("state") == State.QUEUED
+    )

@@ -1,0 +1,72 @@
+"""Messages: any JSON value, read into the model that a worker asks for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from couchjobs.errors import MessageNilError, MessageUnmarshalError
+
+Message = Any
+"""Any JSON value: None, bool, int, float, str, list, dict."""
+
+T = TypeVar("T")
+
+
+def new_message(obj: Any) -> Message:
+    """Return `obj` as a message: a pydantic model, a dataclass, or any value that JSON can hold.
+
+    Raises:
+        MessageUnmarshalError: JSON cannot hold it.
+    """
+    if isinstance(obj, BaseModel):
+        return obj.model_dump(mode="json")
+    try:
+        return orjson.loads(orjson.dumps(obj))
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise MessageUnmarshalError(f"a message must be JSON: {error}") from error
+
+
+def decode_message(value: Message) -> Message:
+    """Return the JSON value that `value` stands for; only the old form `{"Type": "json", "Data": base64}` stands for another.
+
+    Raises:
+        MessageUnmarshalError: it is in the old form, and its data is not base64 of JSON.
+    """
+    if not (isinstance(value, dict) and value.keys() == {"Type", "Data"} and isinstance(value["Data"], str)):
+        return value
+    try:
+        return orjson.loads(base64.b64decode(value["Data"], validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise MessageUnmarshalError(f'"Data" is not the base64 of JSON: {error}') from error
+
+
+def unmarshal(value: Message, model: type[T]) -> T:
+    """Return `value` as an instance of `model`: a pydantic model, or any type that pydantic can read.
+
+    Raises:
+        MessageNilError: there is no value.
+        MessageUnmarshalError: it does not fit; the text holds pydantic's reasons.
+    """
+    if value is None:
+        raise MessageNilError("there is no message, event or payload to read")
+    decoded = decode_message(value)
+    try:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            return model.model_validate(decoded)
+        return TypeAdapter(model).validate_python(decoded)
+    except ValidationError as error:
+        raise MessageUnmarshalError(f"it does not fit {getattr(model, '__name__', model)}: {reasons(error)}") from None
+
+
+def reasons(error: ValidationError) -> str:
+    """Return pydantic's reasons in one line: `field.path: what is wrong; ...`."""
+    lines = (
+        f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg'].removeprefix('Value error, ')}"
+        for one in error.errors()
+    )
+    return "; ".join(lines)

@@ -1,0 +1,115 @@
+"""Looking at the jobs of a tenant. Rows of a view say which jobs; what they say is read from the documents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.connection import connected
+from couchjobs.couch.database import Database, Row
+from couchjobs.errors import JobNotFoundError
+from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import format_time
+
+_MOST = 50
+_HIGH = "\ufff0"
+
+
+async def get_job(db: Prefixer, job_id: str) -> Job:
+    """Return the job.
+
+    Raises:
+        JobNotFoundError: there is none with that id.
+    """
+    async with connected() as connection:
+        return await JobStore(connection, db).get(job_id)
+
+
+async def get_jobs(db: Prefixer, trigger_id: str, limit: int = 0) -> list[Job]:
+    """Return the jobs of a trigger, newest first; at most `limit`, and 50 where that is not from 1 to 50."""
+    count = limit if 0 < limit <= _MOST else _MOST
+    async with connected() as connection:
+        database = JobStore(connection, db).database
+        rows = await database.view("jobs/by_trigger", [trigger_id, {}], [trigger_id], limit=count, descending=True)
+        return await _jobs(database, rows)
+
+
+async def iter_jobs_before_date(db: Prefixer, date: datetime) -> AsyncIterator[Job]:
+    """Yield all jobs queued before `date`, oldest first, a page in memory at a time."""
+    async with connected() as connection:
+        database = JobStore(connection, db).database
+        async for rows in database.view_pages("jobs/by_queued_at", "", format_time(date)):
+            for job in await _jobs(database, rows):
+                if job.queued_at is None or job.queued_at < date:
+                    yield job
+
+
+async def get_jobs_before_date(db: Prefixer, date: datetime) -> list[Job]:
+    """Return all jobs queued before `date`, oldest first. For many, use `iter_jobs_before_date`."""
+    return [job async for job in iter_jobs_before_date(db, date)]
+
+
+async def iter_queued_jobs(db: Prefixer, worker_type: str) -> AsyncIterator[Job]:
+    """Yield the jobs of a worker type that are queued or running, a page in memory at a time."""
+    async with connected() as connection:
+        database = JobStore(connection, db).database
+        for state in (State.QUEUED, State.RUNNING):
+            async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, _HIGH]):
+                for job in await _jobs(database, rows):
+                    if job.state is state:
+                        yield job
+
+
+async def get_queued_jobs(db: Prefixer, worker_type: str) -> list[Job]:
+    """Return the jobs of a worker type that are queued or running, all of them. For many, use `iter_queued_jobs`."""
+    return [job async for job in iter_queued_jobs(db, worker_type)]
+
+
+async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
+    """Return the newest 50 jobs of each state of a worker type: queued, running, done, errored; oldest of those first."""
+    jobs: list[Job] = []
+    async with connected() as connection:
+        database = JobStore(connection, db).database
+        for state in State:
+            rows = await database.view(
+                "jobs/by_state", [worker_type, state, _HIGH], [worker_type, state], limit=_MOST, descending=True
+            )
+            jobs += reversed(await _jobs(database, rows))
+    return jobs
+
+
+async def worker_queue_len(database: Database, worker_type: str) -> int:
+    """Return how many jobs of a worker type are queued, those that wait for their time included."""
+    rows = await database.reduced("queue/due", [worker_type, "due"], [worker_type, "due", {}])
+    return int(rows[0]["value"]) if rows else 0
+
+
+async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
+    """Wait until the job is done or errored and return it; the changes feed says when, nothing is polled.
+
+    Raises:
+        JobNotFoundError: there is no such job, or it was deleted meanwhile.
+        TimeoutError: it has not ended within `timeout` seconds.
+    """
+    async with connected() as connection, asyncio.timeout(timeout):
+        store = JobStore(connection, db)
+        since = await current_sequence(store.database)
+        job = await store.get(job_id)
+        follower = ChangesFollower(store.database, since, heartbeat_s=connection.settings.feed_heartbeat)
+        while job.state not in ENDED:
+            page = await follower.next_page()
+            for change in page.changes:
+                if change.doc_id == job_id:
+                    if change.deleted:
+                        raise JobNotFoundError(f"job {job_id} was deleted")
+                    job = await store.get(job_id)
+        return job
+
+
+async def _jobs(database: Database, rows: list[Row]) -> list[Job]:
+    documents = await database.get_many(row["id"] for row in rows)
+    return [Job.read(documents[row["id"]]) for row in rows if row["id"] in documents]

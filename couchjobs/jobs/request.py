@@ -1,0 +1,70 @@
+"""A request for a job, and the job that it becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from couchjobs.jobs.ids import new_id
+from couchjobs.jobs.job import WORKER_TYPE, Job, JobOptions, State
+from couchjobs.jobs.message import Message
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """What `push_job` is asked for.
+
+    `id` is None for a fresh one; a trigger gives the id of its firing, so that it is stored once. `queued_at` is None
+    for now; a tick gives its own time, so that all daemons write the same document.
+    """
+
+    worker_type: str
+    trigger_id: str | None = None
+    trigger: Any = None
+    message: Message = None
+    event: dict[str, Any] | None = None
+    payload: Any = None
+    manual: bool = False
+    debounced: bool = False
+    forward_logs: bool = False
+    admin: bool = False
+    options: JobOptions | None = None
+    priority: int | None = None
+    scheduled_at: datetime | None = None
+    queued_at: datetime | None = None
+    id: str | None = field(default=None)
+
+    @property
+    def doc_type(self) -> str:
+        """Return the doctype that permissions name."""
+        return "jobs"
+
+    def match(self, key: str, value: str) -> bool:
+        """Return whether a permission rule on `key` (`worker`) allows this request."""
+        return key == WORKER_TYPE and self.worker_type == value
+
+
+def new_job(db: Prefixer, request: JobRequest) -> Job:
+    """Return the queued job that the request asks for. Does not touch the network."""
+    trigger_id = request.trigger_id or getattr(request.trigger, "id", None)
+    return Job(
+        id=request.id or new_id(),
+        domain=db.domain,
+        prefix=db.prefix,
+        worker=request.worker_type,
+        trigger_id=trigger_id,
+        message=request.message,
+        event=request.event,
+        payload=request.payload,
+        manual_execution=request.manual,
+        debounced=request.debounced,
+        forward_logs=request.forward_logs,
+        options=request.options,
+        priority=request.priority,
+        scheduled_at=request.scheduled_at,
+        state=State.QUEUED,
+        queued_at=request.queued_at or now(),
+    )

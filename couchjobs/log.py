@@ -1,0 +1,66 @@
+"""Structured logs: text on a terminal, a line of JSON each elsewhere; never a credential in them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Any
+
+_USERINFO = re.compile(r"(\w+://)[^/\s@]+@")
+_HEADER = re.compile(r"(?i)\b(basic|bearer)\s+[a-z0-9+/=._~-]{6,}")
+_COOKIE = re.compile(r"(?i)(AuthSession=)[^;\s'\"]+")
+
+
+def redact(text: str) -> str:
+    """Return `text` without the credentials that an URL, an authorization header or a session cookie holds."""
+    return _COOKIE.sub(r"\1***", _HEADER.sub(r"\1 ***", _USERINFO.sub(r"\1***@", text)))
+
+
+def _redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redact(value)
+    return event
+
+
+class _RedactingFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), ()
+        return True
+
+
+def configure_logging(level: str = "info") -> None:
+    """Send the logs of this process to stderr, from `level` up (debug, info, warning, error)."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_RedactingFilter())
+    logging.basicConfig(
+        level=max(number, logging.INFO), handlers=[handler], format="%(levelname)s %(name)s: %(message)s"
+    )
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _redact_event,
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """Return the logger of a module or of a job."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name=name)
+    return logger

@@ -1,0 +1,48 @@
+"""Which tenant, hence which databases."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from couchjobs.errors import ConfigurationError
+
+_LEGAL = re.compile(r"^[a-z][a-z0-9_$()+/-]*$")
+_MAX_LENGTH = 238
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixer:
+    """One tenant: its domain, and the prefix of its databases (None: no prefix)."""
+
+    domain: str = ""
+    prefix: str | None = None
+
+    @property
+    def domain_name(self) -> str:
+        """Return the domain."""
+        return self.domain
+
+    @property
+    def db_prefix(self) -> str:
+        """Return the prefix of the databases, empty where there is none."""
+        return self.prefix or ""
+
+    def database(self, doctype: str) -> str:
+        """Return the name of this tenant's database for `doctype`.
+
+        Raises:
+            ConfigurationError: CouchDB allows no such name.
+        """
+        name = escape(f"{self.prefix}/{doctype}" if self.prefix else doctype)
+        if not _LEGAL.match(name) or len(name) > _MAX_LENGTH:
+            raise ConfigurationError(
+                f"{name!r} is no name for a database: it must begin with a letter and hold only a-z 0-9 _ $ ( ) + - /, "
+                f"at most {_MAX_LENGTH} characters (prefix {self.prefix!r}, doctype {doctype!r})"
+            )
+        return name
+
+
+def escape(name: str) -> str:
+    """Return `name` as a database name: lower case, `.` and `:` as `-`."""
+    return name.lower().replace(".", "-").replace(":", "-")

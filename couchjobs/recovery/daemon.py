@@ -1,0 +1,176 @@
+"""This daemon, as the others see it, and the others, as this one sees them.
+
+Each daemon has a document in the control database, with a counter that moves while it lives. The others time the
+counter by their own monotonic clock, so that the clocks of hosts are never compared: a counter that stands still
+for `dead_after` belongs to a dead daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import Conflict, NotFound
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.recovery.rendezvous import first_right
+from couchjobs.supervisor import Supervisor
+from couchjobs.timestamps import format_time, now
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+_logger = get_logger(__name__)
+PREFIX = "daemon:"
+
+
+@dataclass(slots=True)
+class _Peer:
+    worker_types: frozenset[str]
+    tenant: tuple[str, str]
+    beat: int
+    seen: float
+
+
+class Daemon:
+    """One daemon. `join` before use, `leave` after; the parts of a process share one."""
+
+    def __init__(self, connection: Connection, db: Prefixer) -> None:
+        self.id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.db = db
+        self._connection = connection
+        self._worker_types: set[str] = set()
+        self._slots = 0
+        self._beat = 0
+        self._rev: str | None = None
+        self._peers: dict[str, _Peer] = {}
+        self._living: tuple[str, ...] = ()
+        self._users = 0
+        self._tasks = Supervisor()
+        self._beating = asyncio.Lock()
+        self._listeners: list[asyncio.Event] = []
+
+    async def join(self, worker_types: Iterable[str] = (), slots: int = 0) -> None:
+        """Say that this daemon lives and what it takes; know the others when this returns.
+
+        Raises:
+            NotFound: there is no control database; `couchjobs init` makes it.
+        """
+        self._users += 1
+        self._worker_types |= set(worker_types)
+        self._slots += slots
+        if self._users > 1:
+            await self._show()
+            return
+        control = self._connection.control
+        follower = ChangesFollower(
+            control, await current_sequence(control), heartbeat_s=self._connection.settings.feed_heartbeat
+        )
+        self._note(await control.with_prefix(PREFIX))
+        await self._show()
+        self._tasks.start("beat", self._beat_for_ever)
+        self._tasks.start("watch daemons", lambda: self._watch(follower))
+
+    async def leave(self) -> None:
+        """Say that this daemon has gone."""
+        self._users -= 1
+        if self._users > 0:
+            return
+        await self._tasks.stop()
+        if self._rev is not None:
+            try:
+                await self._connection.control.delete(PREFIX + self.id, self._rev)
+            except (Conflict, NotFound):
+                _logger.info("daemon document is gone already", daemon=self.id)
+            self._rev = None
+
+    def listen(self) -> asyncio.Event:
+        """Return an event that is set whenever a daemon comes or goes."""
+        event = asyncio.Event()
+        self._listeners.append(event)
+        return event
+
+    def living(self, worker_type: str | None = None) -> list[str]:
+        """Return the ids of the living daemons of this tenant, this one included; those with that worker alone, if given."""
+        tenant = (self.db.domain, self.db.db_prefix)
+        deadline = asyncio.get_running_loop().time() - self._connection.settings.dead_after
+        others = [
+            daemon
+            for daemon, peer in self._peers.items()
+            if peer.seen > deadline
+            and peer.tenant == tenant
+            and (worker_type is None or worker_type in peer.worker_types)
+        ]
+        return [self.id, *others]
+
+    def has_first_right(self, key: str, worker_type: str | None = None) -> bool:
+        """Return whether this daemon, among the living ones, has the first right to `key`."""
+        return first_right(key, self.living(worker_type)) == self.id
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._connection.settings.beat_interval)
+            await self._show()
+            self._notice_changes()
+
+    async def _show(self) -> None:
+        async with self._beating:
+            self._beat += 1
+            document: Document = {
+                "_id": PREFIX + self.id,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "version": version("couchjobs"),
+                "domain": self.db.domain,
+                "prefix": self.db.db_prefix,
+                "worker_types": sorted(self._worker_types),
+                "slots": self._slots,
+                "beat": self._beat,
+                "at": format_time(now()),
+            }
+            if self._rev is not None:
+                document["_rev"] = self._rev
+            try:
+                self._rev = await self._connection.control.put(document)
+            except Conflict:
+                present = await self._connection.control.find(PREFIX + self.id)
+                self._rev = present["_rev"] if present else None
+
+    async def _watch(self, follower: ChangesFollower) -> None:
+        while True:
+            page = await follower.next_page()
+            ids = {change.doc_id for change in page.changes if change.doc_id.startswith(PREFIX)}
+            ids.discard(PREFIX + self.id)
+            if ids:
+                found = await self._connection.control.get_many(ids)
+                for gone in ids - found.keys():
+                    self._peers.pop(gone.removeprefix(PREFIX), None)
+                self._note(found.values())
+                self._notice_changes()
+
+    def _note(self, documents: Iterable[Document]) -> None:
+        present = asyncio.get_running_loop().time()
+        for document in documents:
+            daemon = document["_id"].removeprefix(PREFIX)
+            beat = document.get("beat", 0)
+            known = self._peers.get(daemon)
+            if daemon != self.id and (known is None or known.beat != beat):
+                types = frozenset(document.get("worker_types") or ())
+                tenant = (str(document.get("domain") or ""), str(document.get("prefix") or ""))
+                self._peers[daemon] = _Peer(types, tenant, beat, present)
+
+    def _notice_changes(self) -> None:
+        living = tuple(sorted(self.living()))
+        if living != self._living:
+            self._living = living
+            _logger.debug("daemons", living=living)
+            for event in self._listeners:
+                event.set()

@@ -1,0 +1,188 @@
+"""Firing by the clock: which tick of which trigger is due, and the state that makes ticks the same everywhere.
+
+State of a trigger, in the control database: `schedule:<triggers database>:<trigger>` = `{type, arguments, anchor,
+last}`: when it was first seen, and the last tick whose job is stored. The job's id comes from trigger and tick, so
+that two daemons that fire the same tick make one document. The state is written after the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.settle import settle
+from couchjobs.errors import BadDocumentError, CouchError
+from couchjobs.jobs.ids import tick_id
+from couchjobs.jobs.request import new_job
+from couchjobs.log import get_logger
+from couchjobs.recovery.daemon import Daemon
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.scheduler.trigger_set import ScheduledTrigger, TriggerSet
+from couchjobs.timestamps import format_time, now, parse_time
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+_logger = get_logger(__name__)
+_MISSED = timedelta(seconds=5)
+_AFTER_FAILURE = timedelta(seconds=1)
+_LONGEST_WAIT_S = 60.0
+
+
+@dataclass(slots=True)
+class _Timer:
+    """One trigger that this daemon fires, with its stored state."""
+
+    trigger: ScheduledTrigger
+    state: Document
+    anchor: datetime
+    last: datetime | None
+    at: datetime | None = None
+
+    def set(self, present: datetime) -> None:
+        """Find out when to look at the trigger next: at once where a tick is due, None for never."""
+        schedule = self.trigger.schedule
+        due = self.due_tick(present)
+        self.at = due if due is not None else schedule.next(present, self.anchor)
+
+    def due_tick(self, present: datetime) -> datetime | None:
+        """Return the tick that has come and is not stored yet; earlier ones are collapsed into it."""
+        tick = self.trigger.schedule.latest(present, self.anchor)
+        return tick if tick is not None and (self.last is None or tick > self.last) else None
+
+
+class Clock:
+    """Fires the scheduled triggers to which this daemon has the first right. `run` goes on until it is cancelled."""
+
+    def __init__(
+        self, connection: Connection, triggers: TriggerSet, store: TriggerStore, broker: CouchBroker, daemon: Daemon
+    ) -> None:
+        self._control = connection.control
+        self._writer = connection.writer(self._control.name)
+        self._triggers = triggers
+        self._store = store
+        self._broker = broker
+        self._daemon = daemon
+        self._timers: dict[str, _Timer] = {}
+        self._queue: list[tuple[datetime, str]] = []
+        self._dirty = asyncio.Event()
+
+    async def run(self) -> None:
+        """Fire each tick when it comes."""
+        self._dirty = self._triggers.listen()
+        daemons_changed = self._daemon.listen()
+        await self._triggers.loaded.wait()
+        self._dirty.set()
+        while True:
+            if self._dirty.is_set() or daemons_changed.is_set():
+                self._dirty.clear()
+                daemons_changed.clear()
+                await self._refresh()
+            await self.fire_due(now())
+            await self._wait(daemons_changed)
+
+    async def _wait(self, daemons_changed: asyncio.Event) -> None:
+        seconds = _LONGEST_WAIT_S
+        if self._queue:
+            seconds = min(seconds, max(0.0, (self._queue[0][0] - now()).total_seconds()))
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._dirty, daemons_changed)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _refresh(self) -> None:
+        mine = {
+            trigger_id: trigger
+            for trigger_id, trigger in self._triggers.scheduled.items()
+            if self._daemon.has_first_right(f"trigger:{trigger_id}")
+        }
+        kept = {
+            trigger_id: timer
+            for trigger_id, timer in self._timers.items()
+            if trigger_id in mine and mine[trigger_id].infos.rev == timer.trigger.infos.rev
+        }
+        fresh = [trigger for trigger_id, trigger in mine.items() if trigger_id not in kept]
+        states = await self._control.get_many(self._state_id(trigger) for trigger in fresh)
+        loaded = await asyncio.gather(*(self._load(trigger, states.get(self._state_id(trigger))) for trigger in fresh))
+        self._timers = kept | {timer.trigger.infos.id: timer for timer in loaded}
+        present = now()
+        for timer in loaded:
+            timer.set(present)
+        self._queue = [(timer.at, trigger_id) for trigger_id, timer in self._timers.items() if timer.at is not None]
+        heapq.heapify(self._queue)
+
+    def _state_id(self, trigger: ScheduledTrigger) -> str:
+        return f"schedule:{self._store.database.name}:{trigger.infos.id}"
+
+    async def _load(self, trigger: ScheduledTrigger, state: Document | None) -> _Timer:
+        infos = trigger.infos
+        while state is None or (state.get("type"), state.get("arguments")) != (infos.type, infos.arguments):
+            wanted = {
+                "_id": self._state_id(trigger),
+                "type": infos.type,
+                "arguments": infos.arguments,
+                "anchor": format_time(now()),
+            }
+            if state is not None:
+                wanted["_rev"] = state["_rev"]
+            answer = await settle(self._writer, wanted)
+            state = {**wanted, "_rev": answer.rev} if answer.stored else await self._control.find(wanted["_id"])
+        anchor, last = parse_time(state["anchor"]), parse_time(state["last"]) if state.get("last") else None
+        return _Timer(trigger, state, anchor or now(), last)
+
+    async def fire_due(self, present: datetime) -> None:
+        """Fire every tick that has come by `present`."""
+        due: list[_Timer] = []
+        while self._queue and self._queue[0][0] <= present:
+            timer = self._timers.get(heapq.heappop(self._queue)[1])
+            if timer is not None:
+                due.append(timer)
+        await asyncio.gather(*(self._fire(timer, present) for timer in due))
+
+    async def _fire(self, timer: _Timer, present: datetime) -> None:
+        infos = timer.trigger.infos
+        try:
+            tick = timer.due_tick(present)
+            if tick is not None:
+                if infos.misfire == "skip" and present - tick > _MISSED:
+                    _logger.info("missed tick skipped", trigger=infos.id, tick=format_time(tick))
+                else:
+                    await self._store_job(timer, tick)
+                await self._note_fired(timer, tick)
+        except CouchError:
+            _logger.exception("trigger not fired, tried again", trigger=infos.id)
+            timer.at = present + _AFTER_FAILURE
+        else:
+            timer.set(present)
+        if timer.at is not None:
+            heapq.heappush(self._queue, (timer.at, infos.id))
+
+    async def _store_job(self, timer: _Timer, tick: datetime) -> None:
+        infos = timer.trigger.infos
+        request = infos.job_request(id=tick_id(infos.id, tick), queued_at=tick)
+        try:
+            await self._broker.store_job(new_job(self._store.db, request))
+        except BadDocumentError as error:
+            _logger.error("trigger makes a job that cannot be stored", trigger=infos.id, reason=str(error))
+
+    async def _note_fired(self, timer: _Timer, tick: datetime) -> None:
+        infos = timer.trigger.infos
+        timer.last = tick
+        if timer.trigger.schedule.once:
+            await self._store.delete_revision(infos.id, infos.rev)
+            await settle(self._writer, {"_id": timer.state["_id"], "_rev": timer.state["_rev"], "_deleted": True})
+            return
+        timer.state = {**timer.state, "last": format_time(tick)}
+        answer = await settle(self._writer, timer.state)
+        if answer.stored:
+            timer.state["_rev"] = answer.rev
+        else:
+            self._timers.pop(infos.id, None)
+            self._dirty.set()

@@ -1,0 +1,107 @@
+"""The scheduler whose triggers are documents of a CouchDB database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.broker.protocol import Broker
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ClosedError, ConfigurationError
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.clock import Clock
+from couchjobs.scheduler.feeds import Feeds
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.scheduler.trigger_set import TriggerSet
+from couchjobs.supervisor import Supervisor
+from couchjobs.triggers.infos import TriggerInfos
+
+
+class CouchScheduler:
+    """Fires the triggers of one tenant. The constructor does not touch the network."""
+
+    def __init__(self, connection: Connection, db: Prefixer | None = None) -> None:
+        """Take the tenant of the settings unless `db` says another."""
+        self._connection = connection
+        self._db = db or connection.settings.tenant
+        self._store = TriggerStore(connection, self._db)
+        self.triggers = TriggerSet(self._store.database, connection.settings.feed_heartbeat)
+        self._tasks = Supervisor()
+        self._broker: CouchBroker | None = None
+        self._clock: Clock | None = None
+        self._feeds: Feeds | None = None
+        self._state = "new"
+
+    async def start_scheduler(self, broker: Broker) -> None:
+        """Begin to fire into `broker`.
+
+        Raises:
+            ClosedError: the scheduler runs already, or has run.
+            ConfigurationError: the broker is none that stores jobs in CouchDB.
+        """
+        if self._state != "new":
+            raise ClosedError(f"the scheduler is {self._state}")
+        if not isinstance(broker, CouchBroker):
+            raise ConfigurationError("a CouchScheduler needs a CouchBroker")
+        self._state = "running"
+        self._broker = broker
+        daemon = broker.daemon
+        await daemon.join()
+        self._clock = Clock(self._connection, self.triggers, self._store, broker, daemon)
+        self._feeds = Feeds(self._connection, self._db, self.triggers, broker, daemon)
+        self._tasks.start("follow triggers", self.triggers.follow)
+        self._tasks.start("clock", self._clock.run)
+        self._tasks.start("feeds", self._feeds.run)
+
+    async def shutdown_scheduler(self) -> None:
+        """Fire nothing more.
+
+        Raises:
+            ClosedError: the scheduler does not run.
+        """
+        if self._state != "running" or self._broker is None or self._feeds is None:
+            raise ClosedError(f"the scheduler is {self._state}")
+        self._state = "closed"
+        await self._tasks.stop()
+        await self._feeds.stop()
+        await self._broker.daemon.leave()
+
+    async def poll_scheduler(self, now: datetime) -> None:
+        """Fire every tick that has come by `now`, as the scheduler does by itself.
+
+        Raises:
+            ClosedError: the scheduler does not run.
+        """
+        if self._state != "running" or self._clock is None:
+            raise ClosedError(f"the scheduler is {self._state}")
+        await self._clock.fire_due(now)
+
+    async def add_trigger(self, db: Prefixer, infos: TriggerInfos) -> TriggerInfos:
+        """Store a trigger and return it as it was stored.
+
+        Raises:
+            UnknownTriggerError: its type is not known.
+            MalformedTriggerError: its arguments cannot be parsed.
+            Conflict: there is a trigger with that id.
+        """
+        return await TriggerStore(self._connection, db).add(infos)
+
+    async def get_trigger(self, db: Prefixer, trigger_id: str) -> TriggerInfos:
+        """Return the trigger.
+
+        Raises:
+            TriggerNotFoundError: there is none with that id.
+        """
+        return await TriggerStore(self._connection, db).get(trigger_id)
+
+    async def delete_trigger(self, db: Prefixer, trigger_id: str) -> None:
+        """Delete the trigger.
+
+        Raises:
+            TriggerNotFoundError: there is none with that id.
+        """
+        await TriggerStore(self._connection, db).delete(trigger_id)
+
+    async def get_all_triggers(self, db: Prefixer) -> list[TriggerInfos]:
+        """Return all triggers that can be read, ordered by id."""
+        return await TriggerStore(self._connection, db).all()

@@ -1,0 +1,153 @@
+"""Firing by changes of documents: one follower a database, each with a checkpoint.
+
+The checkpoint (`checkpoint:<database>` in the control database) is written after the jobs of everything before it
+are stored. A feed that rewinds, or another daemon that has read the same rows, makes the same job ids and bodies
+again: one document. A trigger that comes to a database that is followed joins at the follower's position; the first
+one begins at the database's present state, or at its beginning where the database did not exist yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.settle import settle
+from couchjobs.errors import BadDocumentError, Forbidden, NotFound
+from couchjobs.jobs.ids import event_id
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.request import new_job
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.trigger_set import EventTrigger
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+_logger = get_logger(__name__)
+_LOOK_AGAIN_S = 0.5
+_REMEMBERED = 10_000
+CHECKPOINT = "checkpoint:"
+
+
+class EventFollower:
+    """Follows the database of one doctype and fires the triggers that name it. `run` goes on until it is cancelled."""
+
+    def __init__(self, connection: Connection, db: Prefixer, doctype: str, broker: CouchBroker) -> None:
+        self.triggers: Sequence[EventTrigger] = ()
+        self._db = db
+        self._doctype = doctype
+        self._broker = broker
+        self._database = connection.database(db.database(doctype))
+        self._control = connection.control
+        self._writer = connection.writer(self._control.name)
+        self._heartbeat_s = connection.settings.feed_heartbeat
+        self._checkpoint = self._new_checkpoint()
+        self._created: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Follow the database; one that does not exist yet is waited for."""
+        while True:
+            try:
+                await self._follow()
+            except NotFound:
+                if self._checkpoint.get("seq") != "0":
+                    await self._save("0")
+                    _logger.info("database is waited for", database=self._database.name)
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _follow(self) -> None:
+        stored = await self._control.find(self._checkpoint["_id"])
+        if stored is not None:
+            self._checkpoint = stored
+        else:
+            self._checkpoint = self._new_checkpoint()
+            await self._save(await current_sequence(self._database))
+        _logger.info("following", database=self._database.name, since=self._checkpoint["seq"])
+        follower = ChangesFollower(self._database, self._checkpoint["seq"], heartbeat_s=self._heartbeat_s)
+        while True:
+            page = await follower.next_page()
+            await self._fire(page)
+            await self._save(page.last_seq)
+
+    async def _save(self, seq: str) -> None:
+        while True:
+            self._checkpoint = {**self._checkpoint, "seq": seq}
+            answer = await settle(self._writer, self._checkpoint)
+            if answer.stored:
+                self._checkpoint["_rev"] = answer.rev
+                return
+            present = await self._control.find(self._checkpoint["_id"])
+            self._checkpoint = present or self._new_checkpoint()
+
+    def _new_checkpoint(self) -> Document:
+        return {
+            "_id": CHECKPOINT + self._database.name,
+            "domain": self._db.domain,
+            "prefix": self._db.db_prefix,
+            "doctype": self._doctype,
+        }
+
+    async def _fire(self, page: Page) -> None:
+        triggers = self.triggers
+        verbs: dict[str, str] = {}
+        wanted: list[Change] = []
+        for change in page.changes:
+            if change.doc_id.startswith("_design/"):
+                continue
+            verb = verbs[change.doc_id] = self._verb(change)
+            if any(trigger.rules.may_match(self._doctype, verb, change.doc_id) for trigger in triggers):
+                wanted.append(change)
+        documents = await self._database.get_revisions([(change.doc_id, change.rev) for change in wanted], revs=True)
+        parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != "CREATED"])
+        jobs: list[Job] = []
+        for document in documents:
+            document.pop("_revisions", None)
+            verb, old = verbs[document["_id"]], parents.get(document["_id"])
+            jobs += [
+                self._job(trigger, verb, document, old)
+                for trigger in triggers
+                if trigger.rules.matches(self._doctype, verb, document, old)
+            ]
+        await asyncio.gather(*(self._store(job) for job in jobs))
+
+    def _verb(self, change: Change) -> str:
+        if change.deleted:
+            return "DELETED"
+        if not change.rev.startswith("1-") or self._created.setdefault(change.doc_id, change.rev) != change.rev:
+            return "UPDATED"
+        if len(self._created) > _REMEMBERED:
+            del self._created[next(iter(self._created))]
+        return "CREATED"
+
+    async def _parents(self, documents: list[Document]) -> dict[str, Document]:
+        """Return the documents before these, by id; one that compaction took, or that was deleted, is left out."""
+        wanted: list[tuple[str, str | None]] = []
+        for document in documents:
+            revisions = document["_revisions"]
+            if len(revisions["ids"]) > 1:
+                wanted.append((document["_id"], f"{revisions['start'] - 1}-{revisions['ids'][1]}"))
+        found = await self._database.get_revisions(wanted)
+        return {document["_id"]: document for document in found if not document.get("_deleted")}
+
+    def _job(self, trigger: EventTrigger, verb: str, document: Document, old: Document | None) -> Job:
+        event: dict[str, Any] = {"domain": self._db.domain, "verb": verb, "doc": document}
+        if self._db.prefix:
+            event["prefix"] = self._db.prefix
+        if old is not None:
+            event["old"] = old
+        job_id = event_id(self._doctype, document["_id"], document["_rev"], trigger.infos.id)
+        job = new_job(self._db, trigger.infos.job_request_with_event(event, id=job_id))
+        job.queued_at = None  # no time that all daemons would agree on; the claim fills it in
+        return job
+
+    async def _store(self, job: Job) -> None:
+        try:
+            await self._broker.store_job(job)
+        except (BadDocumentError, Forbidden) as error:
+            _logger.error(
+                "event makes a job that cannot be stored", trigger=job.trigger_id, job=job.id, reason=str(error)
+            )

@@ -1,0 +1,80 @@
+"""The trigger documents of one tenant."""
+
+from __future__ import annotations
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import BadDocumentError, Conflict, NotFound, TriggerNotFoundError
+from couchjobs.jobs.ids import new_id
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
+
+_logger = get_logger(__name__)
+
+
+class TriggerStore:
+    """The triggers of one tenant. The constructor does not touch the network."""
+
+    def __init__(self, connection: Connection, db: Prefixer) -> None:
+        self.db = db
+        self.database = connection.database(db.database(connection.settings.triggers_doctype))
+
+    async def add(self, infos: TriggerInfos) -> TriggerInfos:
+        """Store a trigger and return it as it was stored.
+
+        Raises:
+            UnknownTriggerError: its type is not known.
+            MalformedTriggerError: its arguments cannot be parsed.
+            Conflict: there is a trigger with that id.
+        """
+        parse_trigger(infos)
+        document = {"_id": new_id(), "domain": self.db.domain, **infos.document()}
+        if self.db.prefix:
+            document.setdefault("prefix", self.db.prefix)
+        document["_rev"] = await self.database.put(document)
+        return TriggerInfos.from_document(document)
+
+    async def get(self, trigger_id: str) -> TriggerInfos:
+        """Return the trigger.
+
+        Raises:
+            TriggerNotFoundError: there is none with that id.
+            BadDocumentError: the document is none.
+        """
+        document = await self.database.find(trigger_id) if trigger_id and not trigger_id.startswith("_") else None
+        if document is None:
+            raise TriggerNotFoundError(f"no trigger {trigger_id!r} in database {self.database.name}")
+        return TriggerInfos.from_document(document)
+
+    async def delete(self, trigger_id: str) -> None:
+        """Delete the trigger, whatever it has become.
+
+        Raises:
+            TriggerNotFoundError: there is none with that id.
+        """
+        while True:
+            document = await self.database.find(trigger_id)
+            if document is None:
+                raise TriggerNotFoundError(f"no trigger {trigger_id!r} in database {self.database.name}")
+            if await self.delete_revision(trigger_id, document["_rev"]):
+                return
+
+    async def delete_revision(self, trigger_id: str, rev: str) -> bool:
+        """Delete the trigger at that revision; return False where it has changed or is gone."""
+        try:
+            await self.database.delete(trigger_id, rev)
+        except (Conflict, NotFound):
+            return False
+        return True
+
+    async def all(self) -> list[TriggerInfos]:
+        """Return all triggers that can be read, ordered by id; a bad one is logged."""
+        found: list[TriggerInfos] = []
+        async for documents in self.database.all_docs():
+            for document in documents:
+                try:
+                    found.append(TriggerInfos.from_document(document))
+                except BadDocumentError as error:
+                    _logger.warning("bad trigger", trigger=document["_id"], reason=str(error))
+        return found

@@ -1,0 +1,90 @@
+"""The settings of a couchjobs process: environment variables COUCHJOBS_<NAME>, or keyword arguments."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from couchjobs.durations import Seconds
+from couchjobs.errors import ConfigurationError
+from couchjobs.prefixer import Prefixer
+
+_PREFIX = "COUCHJOBS_"
+_ELSEWHERE = {"AUTH_", "TEST_", "CACHE_DIR", "USERNAME", "PASSWORD", "APIKEY", "BEARER_TOKEN", "IAM_"}
+
+
+class Settings(BaseSettings):
+    """What a process is told from outside. Durations: seconds, or text such as 1m30s."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+
+    url: str = "http://127.0.0.1:5984"
+    """The CouchDB server. Credentials in it are used and never shown. Defaults to http://127.0.0.1:5984."""
+    credentials_file: str | None = None
+    """A file of lines COUCHJOBS_AUTH_TYPE=..., COUCHJOBS_USERNAME=... Defaults to none."""
+    domain: str = ""
+    """The tenant's domain, written into its jobs. Defaults to the empty one."""
+    prefix: str | None = None
+    """The tenant's database prefix. Defaults to none."""
+    jobs_doctype: str = "jobs"
+    """The doctype, hence the database, of jobs. Defaults to jobs."""
+    triggers_doctype: str = "triggers"
+    """The doctype, hence the database, of triggers. Defaults to triggers."""
+    control_db: str = "couchjobs"
+    """The database of daemons, checkpoints and schedules. Defaults to couchjobs."""
+
+    request_timeout: Seconds = 60.0
+    """The longest that one request to CouchDB may take. Defaults to 60 s."""
+    feed_heartbeat: Seconds = Field(default=10.0, ge=0.1)
+    """How often CouchDB shows that a waiting feed is alive; after three times that it is asked anew. Defaults to 10 s."""
+    beat_interval: Seconds = Field(default=10.0, ge=0.05)
+    """How often a daemon shows that it lives. Defaults to 10 s."""
+    dead_after: Seconds = Field(default=30.0, ge=0.1)
+    """How long a daemon may be still before the others take it for dead. Defaults to 30 s."""
+    sweep_interval: Seconds = Field(default=60.0, ge=0.05)
+    """How often the view of due jobs is read, beside the feed. Defaults to 60 s."""
+    first_right_delay: Seconds = 0.25
+    """How long a daemon leaves a job to the one that has the first right to it. Defaults to 0.25 s."""
+    shutdown_timeout: Seconds = 30.0
+    """How long running jobs may go on after SIGTERM. Defaults to 30 s."""
+    audit_grace: Seconds = 30.0
+    """How old a claim of one's own must be before one that does not run is put back. Defaults to 30 s."""
+
+    max_message_bytes: int = Field(default=1_048_576, ge=1)
+    """The largest message of a job, as JSON. Defaults to 1 MiB."""
+    max_candidates: int = Field(default=1000, ge=1)
+    """How many queued jobs of one worker type a daemon looks ahead. Defaults to 1000."""
+    max_threads: int = Field(default=32, ge=1)
+    """How many plain functions run at once. Defaults to 32."""
+
+    @property
+    def tenant(self) -> Prefixer:
+        """Return the tenant that this process works for."""
+        return Prefixer(self.domain, self.prefix)
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return the settings of the environment, overruled by the ones given (None: not given).
+
+    Raises:
+        ConfigurationError: a value cannot be used, or a COUCHJOBS_ variable is no setting.
+    """
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if (
+            name.startswith(_PREFIX)
+            and name not in known
+            and not name.removeprefix(_PREFIX).startswith(tuple(_ELSEWHERE))
+        ):
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigurationError(f"the environment variable {name} is no setting of couchjobs{hint}")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigurationError(f"settings: {reasons}") from None

@@ -1,0 +1,56 @@
+"""Long-lived tasks that never run on half alive: one that fails is started again, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from couchjobs.log import get_logger
+
+_logger = get_logger(__name__)
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+
+
+def backoff(failures: int, first: float = _FIRST_PAUSE_S, longest: float = _LONGEST_PAUSE_S) -> float:
+    """Return how many seconds to wait after so many failures in a row: doubled each time, with jitter of a half."""
+    return min(longest, first * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0)  # noqa: S311  not a secret
+
+
+class Supervisor:
+    """The long-lived tasks of one component; `failures` counts how often one had to be started again."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failures: dict[str, int] = {}
+
+    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run `run` in a task until it returns or is cancelled, again with backoff where it raises."""
+        task = asyncio.create_task(self._keep_running(name, run), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stop(self) -> None:
+        """Cancel all tasks and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            try:
+                await run()
+            except Exception:
+                failures = 1 if loop.time() - started > _LONGEST_PAUSE_S else failures + 1
+                self.failures[name] = self.failures.get(name, 0) + 1
+                pause = backoff(failures)
+                _logger.exception("task failed", task=name, failures=self.failures[name], again_in_s=round(pause, 2))
+                await asyncio.sleep(pause)
+            else:
+                return

@@ -1,0 +1,77 @@
+"""Times as text: RFC 3339 in UTC, always with microseconds and Z, so that text order is time order."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_RFC3339 = re.compile(
+    r"^(\d{4})-(\d{2})-(\d{2})[Tt ](\d{2}):(\d{2}):(\d{2})(?:[.,](\d+))?(?:([Zz])|([+-])(\d{2}):?(\d{2}))$"
+)
+_OURS = re.compile(r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
+_ZERO_YEAR = 1
+
+
+def now() -> datetime:
+    """Return the present time, in UTC."""
+    return datetime.now(UTC)
+
+
+def format_time(time: datetime) -> str:
+    """Return `2026-11-24T08:00:00.000000Z`."""
+    in_utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return in_utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def parse_time(text: str) -> datetime | None:
+    """Return the time that any RFC 3339 text names, in UTC; None for Go's zero time, 0001-01-01T00:00:00Z.
+
+    Nanoseconds are cut to microseconds.
+
+    Raises:
+        ValueError: it is not RFC 3339.
+    """
+    if _OURS.match(text):
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not a time: {error}") from error
+    found = _RFC3339.match(text)
+    if not found:
+        raise ValueError(f"{text!r} is not an RFC 3339 time such as 2026-11-24T08:00:00Z")
+    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
+    micro = int((found[7] or "0")[:6].ljust(6, "0"))
+    zone: timezone = UTC
+    if found[9]:
+        offset = timedelta(hours=int(found[10]), minutes=int(found[11]))
+        zone = timezone(offset if found[9] == "+" else -offset)
+    if year == _ZERO_YEAR:
+        return None
+    try:
+        return datetime(year, month, day, hour, minute, second, micro, tzinfo=zone).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{text!r} is not a time: {error}") from error
+
+
+def _read(value: object) -> datetime | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("a time needs a zone")
+        return value.astimezone(UTC)
+    if isinstance(value, str):
+        return parse_time(value)
+    raise ValueError(f"{value!r} is not an RFC 3339 time such as 2026-11-24T08:00:00Z")
+
+
+Timestamp = Annotated[
+    datetime | None,
+    BeforeValidator(_read),
+    PlainSerializer(lambda time: None if time is None else format_time(time)),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A field of a document that holds a time, or nothing."""

@@ -1,0 +1,134 @@
+"""@event: rules `type[:verbs[:values[:selector]]]`, several parted by white space.
+
+orders                                every change of a document of doctype orders
+orders:CREATED,UPDATED                those two verbs; none, or ALL, means every verb
+orders:UPDATED:abc,def                the documents with these ids
+orders:CREATED,UPDATED:paid:status    where status is paid; `a.b` looks into a
+orders:UPDATED:!=:status              where an update changed status; creation and deletion always do
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from couchjobs.errors import MalformedTriggerError
+
+VERBS = ("CREATED", "UPDATED", "DELETED")
+_EVERY = "ALL"
+_CHANGED = "!="
+_MOST_PARTS = 4
+_DOCTYPE = re.compile(r"^[a-z][a-z0-9_$()+/-]*(\.[a-z0-9_$()+/-]+)*$")
+_CAN_FIRE = "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRule:
+    """One rule; empty `values` means every document."""
+
+    doctype: str
+    verbs: frozenset[str]
+    values: tuple[str, ...]
+    selector: str
+
+    def may_match(self, verb: str, doc_id: str) -> bool:
+        """Return whether the rule can match once the document is known."""
+        return verb in self.verbs and (bool(self.selector) or not self.values or doc_id in self.values)
+
+    def matches(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> bool:
+        """Return whether the rule matches an event of its doctype. `old` is None where it cannot be had."""
+        if verb not in self.verbs:
+            return False
+        if not self.values:
+            return True
+        if not self.selector:
+            return doc.get("_id") in self.values
+        if self.values == (_CHANGED,):
+            return verb != "UPDATED" or old is None or select(doc, self.selector) != select(old, self.selector)
+        return self._selects(doc) or (old is not None and self._selects(old))
+
+    def _selects(self, doc: dict[str, Any]) -> bool:
+        return any(text in self.values for text in _texts(select(doc, self.selector)))
+
+
+@dataclass(frozen=True, slots=True)
+class EventRules:
+    """The rules of one trigger: it fires where one of them matches."""
+
+    rules: tuple[EventRule, ...]
+
+    @property
+    def doctypes(self) -> frozenset[str]:
+        """Return the doctypes whose documents can fire."""
+        return frozenset(rule.doctype for rule in self.rules)
+
+    def may_match(self, doctype: str, verb: str, doc_id: str) -> bool:
+        """Return whether the documents are needed to know."""
+        return any(rule.doctype == doctype and rule.may_match(verb, doc_id) for rule in self.rules)
+
+    def matches(self, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> bool:
+        """Return whether the trigger fires."""
+        return any(rule.doctype == doctype and rule.matches(verb, doc, old) for rule in self.rules)
+
+
+def parse_event(arguments: str) -> EventRules:
+    """Return the rules that the arguments of an @event trigger name.
+
+    Raises:
+        MalformedTriggerError: a rule that cannot be parsed, or that could never fire.
+    """
+    rules = tuple(_parse_rule(text) for text in arguments.split())
+    if not rules:
+        raise MalformedTriggerError("@event needs at least one rule such as orders:CREATED,UPDATED")
+    return EventRules(rules)
+
+
+def _parse_rule(text: str) -> EventRule:
+    parts = text.split(":")
+    if len(parts) > _MOST_PARTS:
+        raise MalformedTriggerError(f"rule {text!r} has more than four parts: type:verbs:values:selector")
+    doctype, verbs, values, selector = parts + [""] * (_MOST_PARTS - len(parts))
+    if not _DOCTYPE.match(doctype):
+        raise MalformedTriggerError(f"rule {text!r}: {doctype!r} is no doctype: {_CAN_FIRE}")
+    if selector and not values:
+        raise MalformedTriggerError(f"rule {text!r}: the selector {selector!r} needs values to compare with")
+    return EventRule(doctype, _parse_verbs(text, verbs), tuple(values.split(",")) if values else (), selector)
+
+
+def _parse_verbs(rule: str, text: str) -> frozenset[str]:
+    if text in ("", _EVERY):
+        return frozenset(VERBS)
+    verbs = text.split(",")
+    for verb in verbs:
+        if verb != _EVERY and verb not in VERBS:
+            raise MalformedTriggerError(f"rule {rule!r}: {verb!r} is no verb: CREATED, UPDATED, DELETED or ALL")
+    return frozenset(VERBS) if _EVERY in verbs else frozenset(verbs)
+
+
+def select(doc: dict[str, Any], selector: str) -> Any:
+    """Return what the selector names in the document, None where there is nothing."""
+    value: Any = doc
+    for name in selector.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [text for element in value for text in _element_texts(element)]
+    return _element_texts(value)
+
+
+def _element_texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, bool | int | float):
+        return [orjson.dumps(value).decode()]
+    if isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("id"), str):
+        return [f"{value['type']}/{value['id']}"]
+    return []

@@ -1,0 +1,93 @@
+"""The trigger document."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from couchjobs.durations import Seconds
+from couchjobs.errors import BadDocumentError, MessageUnmarshalError
+from couchjobs.jobs.job import MAX_NAME, WORKER_TYPE, JobOptions
+from couchjobs.jobs.message import decode_message, reasons
+from couchjobs.jobs.request import JobRequest
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+class TriggerInfos(BaseModel):
+    """A trigger as it is stored. Unknown fields are kept."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    id: str = Field(default="", alias="_id")
+    rev: str = Field(default="", alias="_rev")
+    domain: str = ""
+    prefix: str | None = None
+    type: str = Field(min_length=1, strict=True)
+    worker: str = Field(min_length=1, max_length=MAX_NAME, strict=True)
+    arguments: str = Field(default="", strict=True)
+    debounce: Annotated[Seconds | None, Field(default=None)] = None
+    options: JobOptions | None = None
+    message: Any = None
+    timezone: str | None = None
+    misfire: Literal["once", "skip"] = "once"
+    disabled: bool = False
+
+    _document: Document = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def from_document(cls, document: Document) -> Self:
+        """Return the trigger that the document holds.
+
+        Raises:
+            BadDocumentError: it is none; the message says why.
+        """
+        readable = {**document, "debounce": _none_if_empty(document.get("debounce"))}
+        try:
+            infos = cls.model_validate(readable)
+            infos.message = decode_message(infos.message)
+        except ValidationError as error:
+            raise BadDocumentError(reasons(error)) from None
+        except MessageUnmarshalError as error:
+            raise BadDocumentError(f"message: {error}") from error
+        infos._document = document  # noqa: SLF001  an alternative constructor
+        return infos
+
+    def document(self) -> Document:
+        """Return the document as it was read, or the fields of a new trigger that say something."""
+        if self._document:
+            return self._document
+        document: Document = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+        return document
+
+    def clone(self) -> Self:
+        """Return a copy that shares nothing with this one."""
+        twin = self.model_copy(deep=True)
+        twin._document = copy.deepcopy(self._document)  # noqa: SLF001
+        return twin
+
+    @property
+    def doc_type(self) -> str:
+        """Return the doctype that permissions name."""
+        return "triggers"
+
+    def match(self, key: str, value: str) -> bool:
+        """Return whether a permission rule on `key` (`worker` or `type`) allows this trigger."""
+        return (key == WORKER_TYPE and self.worker == value) or (key == "type" and self.type == value)
+
+    def job_request(self, **more: Any) -> JobRequest:
+        """Return the request for the job of one firing."""
+        return JobRequest(
+            worker_type=self.worker, trigger_id=self.id or None, message=self.message, options=self.options, **more
+        )
+
+    def job_request_with_event(self, event: dict[str, Any], **more: Any) -> JobRequest:
+        """Return the request for the job of one firing by an event."""
+        return self.job_request(event=event, **more)

@@ -1,0 +1,1 @@
+"""Workers: the functions that people write, and what becomes of one job that one of them is given."""

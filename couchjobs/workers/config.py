@@ -1,0 +1,130 @@
+"""What couchjobs knows of one type of worker, and the list of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from couchjobs.errors import ConfigurationError, UnknownWorkerError
+from couchjobs.jobs.job import MAX_NAME, Job
+from couchjobs.workers.context import WorkerContext
+
+WorkerInitFunc = Callable[[], Awaitable[None] | None]
+WorkerStartFunc = Callable[[WorkerContext], Awaitable[WorkerContext] | WorkerContext]
+WorkerFunc = Callable[..., Any]
+WorkerCommit = Callable[[WorkerContext, BaseException | None], Awaitable[None] | None]
+WorkerBeforeHook = Callable[[Job], Awaitable[bool] | bool]
+JobErrorCheckerHook = Callable[[BaseException], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """One type of worker. Durations in seconds.
+
+    Args:
+        worker_type: the name that jobs give.
+        worker_func: the work: `f(ctx)` or `f(ctx, message)`; a coroutine function, or a plain one, which runs in a thread.
+        message_model: what the message is read into before it is given to `worker_func`; None: as it is.
+        takes_message: whether `worker_func` takes the message as its second argument.
+        worker_init: called once, before the first claim; if it raises, the start fails.
+        worker_start: called before each try; returns the context to go on with.
+        worker_commit: called once, after the last try, with the error or None.
+        before_hook: called before a job is stored; False skips it, an exception refuses it.
+        error_hook: asked with the last error before a retry; False stops the retries.
+        concurrency: how many jobs of this type one daemon runs at once. Defaults to 4.
+        max_exec_count: how many tries a job has. Defaults to 3.
+        max_exec_time: how long all tries may take together, waits included; None: no limit.
+        timeout: how long one try may take; None: no limit. Defaults to 60 s.
+        retry_delay: the wait before the first retry, doubled for each further one, +-10 %. Defaults to 1 s.
+        admin_only: only requests with admin=True are taken.
+    """
+
+    worker_type: str
+    worker_func: WorkerFunc
+    message_model: Any = None
+    takes_message: bool = False
+    worker_init: WorkerInitFunc | None = None
+    worker_start: WorkerStartFunc | None = None
+    worker_commit: WorkerCommit | None = None
+    before_hook: WorkerBeforeHook | None = None
+    error_hook: JobErrorCheckerHook | None = None
+    concurrency: int = 4
+    max_exec_count: int = 3
+    max_exec_time: float | None = None
+    timeout: float | None = 60.0
+    retry_delay: float = 1.0
+    admin_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.worker_type, str) or len(self.worker_type) > MAX_NAME:
+            raise ConfigurationError(f"worker type {self.worker_type!r} is no text of at most {MAX_NAME} characters")
+        for name, least in (("concurrency", 1), ("max_exec_count", 1), ("retry_delay", 0)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"worker {self.worker_type!r}: {name} must be at least {least}")
+        for name in ("timeout", "max_exec_time"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigurationError(
+                    f"worker {self.worker_type!r}: {name} must be more than 0, or None for no limit"
+                )
+
+    def clone(self) -> WorkerConfig:
+        """Return a copy."""
+        return dataclasses.replace(self)
+
+    @property
+    def is_coroutine(self) -> bool:
+        """Return whether the work runs in the event loop; else it runs in a thread."""
+        return inspect.iscoroutinefunction(self.worker_func)
+
+
+class WorkersList:
+    """The types of workers of a process, each once."""
+
+    def __init__(self, configs: Iterable[WorkerConfig] = ()) -> None:
+        self._configs: dict[str, WorkerConfig] = {}
+        for config in configs:
+            self.add(config)
+
+    def __iter__(self) -> Iterator[WorkerConfig]:
+        return iter(self._configs.values())
+
+    def __len__(self) -> int:
+        return len(self._configs)
+
+    def __contains__(self, worker_type: object) -> bool:
+        return worker_type in self._configs
+
+    def add(self, config: WorkerConfig) -> None:
+        """Add one type.
+
+        Raises:
+            ConfigurationError: it has no name, or there is one of that name.
+        """
+        if not config.worker_type:
+            raise ConfigurationError("a worker needs a type: a name that jobs give")
+        if config.worker_type in self._configs:
+            raise ConfigurationError(
+                f"there are two workers of type {config.worker_type!r}; give one of them another name"
+            )
+        self._configs[config.worker_type] = config
+
+    def get(self, worker_type: str) -> WorkerConfig:
+        """Return the worker of that type.
+
+        Raises:
+            UnknownWorkerError: there is none.
+        """
+        try:
+            return self._configs[worker_type]
+        except KeyError:
+            raise UnknownWorkerError(
+                f"no worker of type {worker_type!r}: {', '.join(self.names()) or 'there are none'}"
+            ) from None
+
+    def names(self) -> list[str]:
+        """Return the names of the types, sorted."""
+        return sorted(self._configs)

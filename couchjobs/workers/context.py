@@ -1,0 +1,104 @@
+"""What a worker function gets to know of its job."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.message import unmarshal
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+T = TypeVar("T")
+
+
+class WorkerContext:
+    """One try of one job. The same object is given to all hooks of the try, unless one returns another."""
+
+    def __init__(self, job: Job, daemon: str = "") -> None:
+        self.job = job
+        self.daemon = daemon
+        self.cookie: Any = None
+        """Whatever `worker_start` wants `worker_func` to have."""
+        self.deadline: float | None = None
+        """When the try must end, by `time.monotonic()`; None: no limit."""
+        self._no_retry = False
+        self._cancelled = threading.Event()
+
+    @property
+    def id(self) -> str:
+        """Return the id of the job."""
+        return self.job.id
+
+    @property
+    def logger(self) -> FilteringBoundLogger:
+        """Return a logger that names the job in every line."""
+        return self.job.logger
+
+    @property
+    def manual(self) -> bool:
+        """Return whether a person asked for the job."""
+        return self.job.manual_execution
+
+    @property
+    def trigger_id(self) -> str | None:
+        """Return the id of the trigger that fired, if one did."""
+        return self.job.trigger_id
+
+    @property
+    def exec_count(self) -> int:
+        """Return which try this is, from 1."""
+        return self.job.exec_count
+
+    @property
+    def no_retry(self) -> bool:
+        """Return whether `set_no_retry` was called."""
+        return self._no_retry
+
+    def set_no_retry(self) -> None:
+        """Make a failure of this try the last one."""
+        self._no_retry = True
+
+    @property
+    def cancelled(self) -> bool:
+        """Return whether the job was cancelled, has run out of time, or the daemon stops: a plain function should end."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Ask the function to end; `cancelled` is true from now on."""
+        self._cancelled.set()
+
+    def with_cookie(self, cookie: Any) -> Self:
+        """Return this context with that cookie."""
+        twin = copy.copy(self)
+        twin.cookie = cookie
+        return twin
+
+    def with_timeout(self, timeout: float) -> Self:
+        """Return this context with at most `timeout` seconds from now."""
+        twin = copy.copy(self)
+        deadline = time.monotonic() + timeout
+        twin.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+        return twin
+
+    def unmarshal_message(self, model: type[T]) -> T:
+        """Return the message as an instance of `model`.
+
+        Raises:
+            MessageNilError: there is none.
+            MessageUnmarshalError: it does not fit.
+        """
+        return unmarshal(self.job.message, model)
+
+    def unmarshal_event(self, model: type[T]) -> T:
+        """Return the event as an instance of `model`.
+
+        Raises:
+            MessageNilError: the job has none.
+            MessageUnmarshalError: it does not fit.
+        """
+        return unmarshal(self.job.event, model)

@@ -1,0 +1,108 @@
+"""The `@worker` decorator, and the workers that the modules of a program declare with it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar, get_type_hints
+
+from couchjobs.errors import ConfigurationError
+from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.context import WorkerContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MARK = "__couchjobs_worker__"
+_added = WorkersList()
+
+
+def worker(worker_type: str, **options: Any) -> Callable[[F], F]:
+    """Declare the decorated function to be the worker of that type; the options are those of WorkerConfig.
+
+    The function stays what it is. It takes the context, and the message if it wants it: read into the model by which
+    the second parameter is annotated, as it is where there is no annotation. What it returns is stored as the job's `result`.
+
+    Raises:
+        ConfigurationError: an option that does not exist, or a function that takes something else.
+    """
+
+    def declare(function: F) -> F:
+        model, takes_message = _message_parameter(worker_type, function)
+        try:
+            config = WorkerConfig(
+                worker_type=worker_type,
+                worker_func=function,
+                message_model=model,
+                takes_message=takes_message,
+                **options,
+            )
+        except TypeError as error:
+            raise ConfigurationError(f"@worker({worker_type!r}): {error}") from None
+        setattr(function, _MARK, config)
+        return function
+
+    return declare
+
+
+def _message_parameter(worker_type: str, function: Callable[..., Any]) -> tuple[Any, bool]:
+    parameters = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if not 1 <= len(parameters) <= 2:
+        raise ConfigurationError(f"@worker({worker_type!r}): {function.__name__} must take (ctx) or (ctx, message)")
+    if len(parameters) == 1:
+        return None, False
+    try:
+        hints = get_type_hints(function)
+    except NameError as error:
+        raise ConfigurationError(f"@worker({worker_type!r}): {function.__name__}: {error}") from None
+    model = hints.get(parameters[1].name)
+    return (None if model in (Any, WorkerContext) else model), True
+
+
+def config_of(function: Callable[..., Any]) -> WorkerConfig:
+    """Return what `@worker` declared of the function.
+
+    Raises:
+        ConfigurationError: it is no worker.
+    """
+    config = getattr(function, _MARK, None)
+    if not isinstance(config, WorkerConfig):
+        raise ConfigurationError(f"{function!r} is not decorated with @worker")
+    return config
+
+
+def workers_of(*modules: ModuleType) -> WorkersList:
+    """Return the workers that these modules hold, each once, however often it is imported.
+
+    Raises:
+        ConfigurationError: two of them have the same type.
+    """
+    functions = {
+        id(value): value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(getattr(value, _MARK, None), WorkerConfig)
+    }
+    return WorkersList(config_of(function) for function in functions.values())
+
+
+def add_worker(config: WorkerConfig) -> None:
+    """Add a worker to those of this process, for programs that declare theirs without a decorator.
+
+    Raises:
+        ConfigurationError: it has no type, or there is one of that type.
+    """
+    _added.add(config)
+
+
+def get_workers_list() -> WorkersList:
+    """Return the workers that `add_worker` was given."""
+    return WorkersList(_added)
+
+
+def get_workers_names_list() -> list[str]:
+    """Return the names of the workers that `add_worker` was given, sorted."""
+    return _added.names()

@@ -1,0 +1,170 @@
+"""One try of one job: hooks, the function, its time limit, and what its errors mean.
+
+A try ends in an Outcome and touches no network; the broker writes the outcome to the document. An error of the
+function never leaves here as an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import random
+from concurrent.futures import Executor
+from datetime import timedelta
+from typing import Any
+
+from couchjobs.errors import AbortJob, BadTriggerError, MessageNilError, MessageUnmarshalError
+from couchjobs.jobs.job import Job, JobOptions
+from couchjobs.jobs.message import new_message, unmarshal
+from couchjobs.timestamps import now
+from couchjobs.workers.config import WorkerConfig
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+
+_NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
+
+
+class Worker:
+    """Runs the jobs of one type."""
+
+    def __init__(self, config: WorkerConfig, executor: Executor | None = None) -> None:
+        """Take the executor for plain functions; None: the event loop's own."""
+        self.config = config
+        self.executor = executor
+
+    async def init(self) -> None:
+        """Call `worker_init`, whose exceptions pass."""
+        if self.config.worker_init is not None:
+            await _maybe_await(self.config.worker_init())
+
+    def begin(self, job: Job, daemon: str = "") -> Try:
+        """Return a try of the job, not yet running."""
+        return Try(self, WorkerContext(job, daemon))
+
+
+class Try:
+    """One try of one job."""
+
+    def __init__(self, worker: Worker, context: WorkerContext) -> None:
+        self._config = worker.config
+        self._executor = worker.executor
+        self._context = context
+        self._task: asyncio.Task[Any] | None = None
+        self._stopped_as: Cancelled | Interrupted | None = None
+        self.thread: asyncio.Future[Any] | None = None
+        """The plain function's thread, which nobody can end from outside; it may outlive the outcome."""
+
+    def stop(self, outcome: Cancelled | Interrupted) -> None:
+        """End the try with that outcome: a coroutine is cancelled, a plain function finds `ctx.cancelled` true."""
+        if self._stopped_as is None:
+            self._stopped_as = outcome
+            self._context.cancel()
+            if self._task is not None:
+                self._task.cancel()
+
+    async def run(self) -> Outcome:
+        """Run the function and return what came of it."""
+        error: BaseException | None = None
+        try:
+            outcome: Outcome = Done(new_message(await self._call_in_time()))
+        except asyncio.CancelledError as cancelled:
+            if self._stopped_as is None:
+                raise
+            error, outcome = cancelled, self._stopped_as
+        except (Exception, SystemExit) as raised:
+            error, outcome = raised, self._outcome_of(raised)
+        if isinstance(outcome, Done | Failed | Cancelled):
+            await self._commit(None if isinstance(outcome, Done) else error)
+        return outcome
+
+    async def _call_in_time(self) -> Any:
+        options = self._context.job.options or JobOptions()
+        seconds = lower(self._config.timeout, options.timeout)
+        task = self._task = asyncio.current_task()
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                if self._stopped_as is not None:
+                    raise asyncio.CancelledError
+                if seconds is not None:
+                    self._context = self._context.with_timeout(seconds)
+                return await self._call()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            self._context.cancel()
+            raise TimeoutError(f"no end within {seconds:g} s") from error
+        finally:
+            self._task = None
+            if task is not None and self._stopped_as is not None:
+                task.uncancel()
+
+    async def _call(self) -> Any:
+        config = self._config
+        if config.worker_start is not None:
+            self._context = await _maybe_await(config.worker_start(self._context))
+        arguments: list[Any] = [self._context]
+        if config.takes_message:
+            message, model = self._context.job.message, config.message_model
+            arguments.append(message if model is None else unmarshal(message, model))
+        if config.is_coroutine:
+            return await config.worker_func(*arguments)
+        call = contextvars.copy_context().run
+        self.thread = asyncio.get_running_loop().run_in_executor(self._executor, call, config.worker_func, *arguments)
+        return await asyncio.shield(self.thread)
+
+    def _outcome_of(self, error: BaseException) -> Outcome:
+        job, text = self._context.job, describe(error)
+        if isinstance(error, AbortJob):
+            return Done()
+        if isinstance(error, BadTriggerError):
+            return Failed(text, bad_trigger=True)
+        if isinstance(error, _NEVER_RETRIED) or self._context.no_retry or not self._may_try_again(job, error):
+            return Failed(text)
+        jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
+        delay = self._config.retry_delay * 2 ** min(job.exec_count - 1, 30) * jitter
+        limit = lower(self._config.max_exec_time, job.options and job.options.max_exec_time)
+        if (
+            limit is not None
+            and job.started_at is not None
+            and now() + timedelta(seconds=delay - limit) > job.started_at
+        ):
+            return Failed(text)
+        return Retry(text, delay)
+
+    def _may_try_again(self, job: Job, error: BaseException) -> bool:
+        wanted = job.options.max_exec_count if job.options else None
+        if job.exec_count >= min(self._config.max_exec_count, wanted or self._config.max_exec_count):
+            return False
+        if self._config.error_hook is None:
+            return True
+        try:
+            return self._config.error_hook(error) is not False
+        except Exception:
+            self._context.logger.exception("error_hook failed; the job is not tried again")
+            return False
+
+    async def _commit(self, error: BaseException | None) -> None:
+        if self._config.worker_commit is None:
+            return
+        try:
+            await _maybe_await(self._config.worker_commit(self._context, error))
+        except Exception:
+            self._context.logger.exception("worker_commit failed")
+
+
+def lower(allowed: float | None, wanted: float | None) -> float | None:
+    """Return the lower of two limits, None being none."""
+    if allowed is None or wanted is None:
+        return wanted if allowed is None else allowed
+    return min(allowed, wanted)
+
+
+def describe(error: BaseException) -> str:
+    """Return the error in one line: its class and what it says."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+async def _maybe_await(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value

@@ -1,0 +1,1 @@
+"""The views of couchjobs, as files; `couchjobs.couch.design` reads them."""

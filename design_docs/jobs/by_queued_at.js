@@ -1,0 +1,3 @@
+function (doc) {
+  if (doc.worker && doc.state) emit(doc.queued_at || "", null);
+}

@@ -1,0 +1,3 @@
+function (doc) {
+  if (doc.state === "running") emit([doc.claim ? doc.claim.daemon : null, doc.claim ? doc.claim.at : null], null);
+}
