@@ -26,7 +26,7 @@ class JobSystem:
         self.broker = broker
         self.scheduler = scheduler
         self.workers = workers
-        self._state = "new"
+        self.state = "new"
 
     async def start(self) -> None:
         """Start the workers, then the triggers.
@@ -34,9 +34,9 @@ class JobSystem:
         Raises:
             ClosedError: the system is started, or closed.
         """
-        if self._state != "new":
-            raise ClosedError(f"the system is {self._state}")
-        self._state = "running"
+        if self.state != "new":
+            raise ClosedError(f"the system is {self.state}")
+        self.state = "running"
         await self.broker.start_workers(self.workers)
         await self.scheduler.start_scheduler(self.broker)
 
@@ -46,9 +46,9 @@ class JobSystem:
         Raises:
             ClosedError: the system is not running.
         """
-        if self._state != "running":
-            raise ClosedError(f"the system is {self._state}")
-        self._state = "closed"
+        if self.state != "running":
+            raise ClosedError(f"the system is {self.state}")
+        self.state = "closed"
         await self.scheduler.shutdown_scheduler()
         await self.broker.shutdown_workers(timeout)
 

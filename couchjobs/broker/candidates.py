@@ -58,11 +58,12 @@ class _Lane:
         return candidate
 
     def pop_ready(self) -> Candidate | None:
-        self.taken += 1
+        oldest = self.taken % 3 == 2
         while self.ready:
-            job_id = heapq.heappop(self.by_age)[-1] if self.taken % 3 == 0 else heapq.heappop(self.by_priority)[-1]
+            job_id = heapq.heappop(self.by_age if oldest else self.by_priority)[-1]
             candidate = self.known.get(job_id)
             if candidate is not None and candidate.state == "ready":
+                self.taken += 1
                 return self.forget(job_id)
         self.by_age.clear()
         self.by_priority.clear()

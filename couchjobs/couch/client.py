@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from io import BytesIO
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
@@ -16,6 +17,7 @@ from couchjobs.couch.credentials import Credentials, find_credentials
 _CONNECT_S = 10.0
 _POOL = 64
 _ERROR_TEXT = 500
+_LARGE_BODY = 2**20
 MAX_ANSWER = 64 * 1024 * 1024
 """The largest answer that is read, in bytes; a larger one is a TooLarge, in bounded memory."""
 
@@ -112,7 +114,7 @@ class CouchServer:
             limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
         try:
             async with self._open_session().request(
-                method, url, data=body, headers=headers, timeout=limit, allow_redirects=False
+                method, url, data=_as_payload(body), headers=headers, timeout=limit, allow_redirects=False
             ) as response:
                 return await _read(response, max_answer), response.status
         except TimeoutError as error:
@@ -197,6 +199,11 @@ def _query(params: dict[str, Any] | None) -> str:
         return ""
     pairs = {name: str(value) if name in _AS_TEXT else orjson.dumps(value).decode() for name, value in params.items()}
     return "?" + urlencode(pairs, quote_via=quote)
+
+
+def _as_payload(body: bytes | None) -> bytes | BytesIO | None:
+    """Return a large body as a file, which aiohttp sends in pieces, leaving the event loop to others meanwhile."""
+    return BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
 
 
 async def _read(response: aiohttp.ClientResponse, max_answer: int) -> bytes:

@@ -59,11 +59,12 @@ async def connect(settings: Settings | None = None, **given: Any) -> AsyncIterat
         ConfigurationError: a setting cannot be used.
     """
     connection = Connection(settings or load_settings(**given))
-    token = _current.set(connection)
+    before = _current.get()
+    _current.set(connection)
     try:
         yield connection
     finally:
-        _current.reset(token)
+        _current.set(before)  # no token: fixtures of test frameworks leave in another context than they entered
         await connection.close()
 
 

@@ -1,0 +1,107 @@
+"""Documents that nobody should write: each gets a reason where its author looks, and everything else goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import BadDocumentError
+from couchjobs.jobs.job import State
+from couchjobs.jobs.queries import get_job, get_lasts_jobs, wait
+from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
+from waiting import eventually
+
+Start = Callable[..., Any]
+
+
+@worker("echo")
+async def echo(ctx: WorkerContext, message: Any) -> Any:
+    """Return the message."""
+    return message
+
+
+BAD_JOBS: list[tuple[str, dict[str, Any], str]] = [
+    ("no message", {"worker": "echo", "state": "queued"}, 'message is missing: write "message": null'),
+    ("timeout", {"worker": "echo", "message": 1, "state": "queued", "options": {"timeout": "soon"}}, "options.timeout: "),
+    ("tries", {"worker": "echo", "message": 1, "state": "queued", "options": {"max_exec_count": 0}}, "options.max_exec_count: "),
+    ("list", {"worker": ["echo"], "message": 1, "state": "queued"}, "worker: "),
+    ("no worker", {"message": 1, "state": "queued"}, "worker: "),
+    ("state", {"worker": "echo", "message": 1, "state": "waiting"}, "state: "),
+    ("no state", {"worker": "echo", "message": 1}, "state is missing"),
+    ("time", {"worker": "echo", "message": 1, "state": "queued", "scheduled_at": "tomorrow"}, "scheduled_at: "),
+    ("count", {"worker": "echo", "message": 1, "state": "queued", "exec_count": "three"}, "exec_count: "),
+    ("priority", {"worker": "echo", "message": 1, "state": "queued", "priority": "high"}, "priority: "),
+    ("errors", {"worker": "echo", "message": 1, "state": "queued", "errors": "none"}, "errors: "),
+    ("old form", {"worker": "echo", "message": {"Type": "json", "Data": "%%%"}, "state": "queued"}, "message: "),
+    ("5 MB", {"worker": "echo", "message": "x" * 5_000_000, "state": "queued"}, "5,000,002 bytes"),
+]
+
+
+async def test_bad_jobs_when_written_then_errored_with_the_reason(connection: Connection, db: Prefixer, start: Start) -> None:
+    """Unknown fields stay, the good job beside them is done, and the store can still show the bad ones."""
+    await start(echo)
+    database = connection.database(db.database("jobs"))
+    for job_id, document, _ in BAD_JOBS:
+        await database.put({"_id": job_id, **document, "kept": [1]})
+    await database.put({"_id": "note", "text": "this is no job"})
+    await database.put({"_id": "good", "worker": "echo", "message": 1, "state": "queued"})
+    for job_id, _, reason in BAD_JOBS:
+        ended = await wait(db, job_id, 10)
+        assert ended.state is State.ERRORED
+        assert str(ended.error).startswith("bad job: ")
+        assert reason in str(ended.error), job_id
+        assert ended.document()["kept"] == [1]
+    assert (await wait(db, "good", 10)).state is State.DONE
+    assert (await database.get("note"))["_rev"].startswith("1-")
+    assert await get_lasts_jobs(db, "echo")
+    assert (await get_job(db, "list")).worker == "['echo']"
+
+
+async def test_bad_jobs_when_the_feed_missed_them_then_the_sweep_finds_them(connection: Connection, db: Prefixer, start: Start) -> None:
+    """Also those whose worker is no text, which are of no type."""
+    system = await start(echo)
+    store = system.broker.store
+    await store.database.put({"_id": "list", "worker": ["echo"], "message": 1, "state": "queued"})
+    assert (await wait(db, "list", 10)).state is State.ERRORED
+
+
+async def test_push_when_message_is_too_large_then_refused(connection: Connection, db: Prefixer, start: Start) -> None:
+    """Nothing is stored, and the reason says what to do."""
+    system = await start(echo)
+    with pytest.raises(BadDocumentError, match="COUCHJOBS_MAX_MESSAGE_BYTES"):
+        await system.broker.push_job(db, JobRequest(worker_type="echo", message="x" * 2_000_000))
+    assert [page async for page in system.broker.store.database.all_docs()] == []
+
+
+async def test_bad_triggers_when_written_then_shown_with_the_reason_and_left_alone(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The good one beside them fires."""
+    database = connection.database(db.database("triggers"))
+    bad = {
+        "unknown": ({"type": "@nothing", "worker": "echo", "arguments": "", "message": None}, "'@nothing' is no type of trigger"),
+        "number": ({"type": "@every", "worker": "echo", "arguments": 5, "message": None}, "arguments: "),
+        "malformed": ({"type": "@every", "worker": "echo", "arguments": "often", "message": None}, "is not a duration"),
+        "no worker": ({"type": "@every", "arguments": "1h", "message": None}, "worker: "),
+        "verb": ({"type": "@event", "worker": "echo", "arguments": "orders:MADE", "message": None}, "'MADE' is no verb"),
+        "not one": ({"text": "hello"}, "type: "),
+    }
+    revs = {name: await database.put({"_id": name, **document}) for name, (document, _) in bad.items()}
+    await database.put({"_id": "good", "type": "@in", "worker": "echo", "arguments": "10ms", "message": None})
+    system = await start(echo)
+    await eventually(lambda: len(system.scheduler.triggers.bad) == len(bad))
+    for name, (_, reason) in bad.items():
+        assert reason in system.scheduler.triggers.bad[name]
+        assert (await database.get(name))["_rev"] == revs[name]
+    store = JobStore(connection, db)
+
+    async def fired() -> bool:
+        return bool([page async for page in store.database.all_docs()])
+
+    await eventually(fired)

@@ -1,0 +1,206 @@
+"""The changes feed and the daemon that lives on it, when connections break and servers restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.connection import Connection, connect
+from couchjobs.embedded.server import EmbeddedServer
+from couchjobs.errors import NotFound
+from couchjobs.installation import install
+from couchjobs.jobs.job import State
+from couchjobs.jobs.queries import wait
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.settings import Settings
+from couchjobs.system import system_start
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import config_of, worker
+from fault_proxy import Answer, FaultProxy, Refusal
+from waiting import eventually
+
+ran: list[str] = []
+
+
+@worker("note", concurrency=50)
+async def note(ctx: WorkerContext) -> None:
+    """Note which jobs have run."""
+    ran.append(ctx.id)
+
+
+@pytest.fixture
+async def proxy(server_url: str) -> AsyncIterator[FaultProxy]:
+    """A proxy before the server of the tests."""
+    ran.clear()
+    async with FaultProxy(server_url) as proxy:
+        yield proxy
+
+
+async def test_page_when_asked_then_rows_after_the_sequence(connection: Connection, db: Prefixer) -> None:
+    """Pages follow one another, several changes of a document are one row, deletions say so."""
+    database = connection.database(db.database("triggers"))
+    rev = await database.put({"_id": "a"})
+    await database.put({"_id": "b"})
+    follower = ChangesFollower(database, "0", limit=1)
+    pages = [await follower.next_page(), await follower.next_page()]
+    assert {page.changes[0].doc_id for page in pages} == {"a", "b"}
+    assert all(len(page.changes) == 1 for page in pages)
+    rev = await database.put({"_id": "a", "_rev": rev, "n": 2})
+    rev = await database.put({"_id": "a", "_rev": rev, "n": 3})
+    (change,) = (await follower.next_page()).changes
+    assert (change.doc_id, change.rev, change.deleted) == ("a", rev, False)
+    waiting = asyncio.create_task(follower.next_page())
+    await database.delete("a", rev)
+    (change,) = (await waiting).changes
+    assert change.deleted
+
+
+async def test_follower_when_since_is_now_then_only_what_comes(connection: Connection, db: Prefixer) -> None:
+    """`current_sequence` and "now" both begin at the present state."""
+    database = connection.database(db.database("triggers"))
+    await database.put({"_id": "before"})
+    for since in ("now", "present"):
+        follower = ChangesFollower(database, "now" if since == "now" else await current_sequence(database))
+        waiting = asyncio.create_task(follower.next_page())
+        doc_id = f"after-{since}"
+
+        async def write(doc_id: str = doc_id) -> None:
+            present = await database.find(doc_id) or {"_id": doc_id}
+            await database.put({**present, "n": present.get("n", 0) + 1})
+
+        while not waiting.done():
+            await write()
+            await asyncio.wait([waiting], timeout=0.2)
+        assert {change.doc_id for change in waiting.result().changes} == {doc_id}
+
+
+async def test_follower_when_database_goes_then_not_found(connection: Connection, db: Prefixer) -> None:
+    """Not an endless loop."""
+    name = db.database("gone")
+    await connection.server.create_database(name)
+    follower = ChangesFollower(connection.database(name), "0", heartbeat_s=1)
+    waiting = asyncio.create_task(follower.next_page())
+    await asyncio.wait([waiting], timeout=0.1)
+    await connection.server.delete_database(name)
+    with pytest.raises(NotFound):
+        await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.parametrize("fault", ["cut", "pieces", "lose", "no JSON", "503", "silent"])
+async def test_follower_when_answers_are_broken_then_every_change_comes(
+    proxy: FaultProxy, connection: Connection, db: Prefixer, settings_for: Callable[..., Settings], fault: str
+) -> None:
+    """A cut answer is asked for again; nothing is left out."""
+    faults = 0
+
+    def spoil(answer: Answer) -> None:
+        nonlocal faults
+        if "_changes" not in answer.path or faults >= 3:
+            return
+        faults += 1
+        if fault == "cut":
+            answer.cut_at = len(answer.body) - 5
+        elif fault == "pieces":
+            answer.pieces = 7
+        elif fault == "lose":
+            answer.lose = True
+        elif fault == "no JSON":
+            answer.body = b"<html>"
+
+    async def refuse(method: str, path: str, body: bytes) -> None:
+        nonlocal faults
+        if "_changes" in path and faults < 2:
+            faults += 1
+            if fault == "503":
+                raise Refusal(503)
+            if fault == "silent":
+                await asyncio.sleep(2)
+
+    proxy.after = spoil
+    if fault in ("503", "silent"):
+        proxy.before, proxy.after = refuse, lambda answer: None
+    async with connect(settings_for(url=proxy.url)) as behind:
+        database = behind.database(db.database("triggers"))
+        for number in range(10):
+            await connection.database(database.name).put({"_id": f"doc-{number}"})
+        follower = ChangesFollower(database, "0", limit=4, heartbeat_s=0.3)
+        seen: set[str] = set()
+        while len(seen) < 10:
+            page = await asyncio.wait_for(follower.next_page(), 20)
+            seen |= {change.doc_id for change in page.changes}
+        assert faults >= 2
+        assert follower.failures == 0
+
+
+async def test_jobs_when_connections_are_cut_and_answers_lost_then_each_runs_once(
+    proxy: FaultProxy, connection: Connection, db: Prefixer, settings_for: Callable[..., Settings]
+) -> None:
+    """Every seventh answer is lost after the write happened, every fifth feed answer is cut."""
+    counts = {"writes": 0, "feeds": 0}
+
+    def spoil(answer: Answer) -> None:
+        if answer.path.endswith("_bulk_docs"):
+            counts["writes"] += 1
+            answer.lose = counts["writes"] % 7 == 0
+        elif "_changes" in answer.path:
+            counts["feeds"] += 1
+            answer.cut_at = 20 if counts["feeds"] % 5 == 0 else None
+
+    proxy.after = spoil
+    async with connect(settings_for(url=proxy.url)) as behind:
+        system = await system_start(CouchBroker(behind), CouchScheduler(behind), WorkersList([config_of(note)]))
+        connection.use()
+        writer = connection.writer(db.database("jobs"))
+        ids = [f"job-{n:03}" for n in range(300)]
+        for at in range(0, 300, 20):
+            documents = [{"_id": job_id, "worker": "note", "message": None, "state": "queued"} for job_id in ids[at : at + 20]]
+            await asyncio.gather(*(writer.write(document) for document in documents))
+        for job_id in ids:
+            assert (await wait(db, job_id, 30)).state is State.DONE
+        proxy.after = lambda answer: None
+        await system.shutdown()
+    assert sorted(ran) == ids
+    assert counts["writes"] >= 7
+
+
+async def test_daemon_when_server_restarts_under_it_then_no_job_is_lost_or_run_twice(
+    tmp_path: Path, settings_for: Callable[..., Settings], name: str
+) -> None:
+    """Outcomes are kept and written when the server is back. On a server of its own, which it may kill."""
+    ran.clear()
+    going = asyncio.Event()
+
+    @worker("held", concurrency=5, timeout=None)
+    async def held(ctx: WorkerContext) -> None:
+        ran.append(ctx.id)
+        await going.wait()
+
+    server = EmbeddedServer(tmp_path / "data")
+    await asyncio.to_thread(server.start)
+    try:
+        async with connect(settings_for(url=server.url, request_timeout=2)) as own:
+            db = own.settings.tenant
+            await install(own, db)
+            system = await system_start(CouchBroker(own), CouchScheduler(own), WorkersList([config_of(note), config_of(held)]))
+            writer = own.writer(db.database("jobs"))
+            for number in range(5):
+                await writer.write({"_id": f"held-{number}", "worker": "held", "message": None, "state": "queued"})
+            await eventually(lambda: len(ran) == 5)
+            await asyncio.to_thread(server.kill)
+            going.set()
+            await asyncio.to_thread(server.start)
+            for number in range(20):
+                await own.writer(db.database("jobs")).write({"_id": f"note-{number}", "worker": "note", "message": None, "state": "queued"})
+            for job_id in [f"held-{n}" for n in range(5)] + [f"note-{n}" for n in range(20)]:
+                assert (await wait(db, job_id, 30)).state is State.DONE
+            await system.shutdown()
+    finally:
+        await asyncio.to_thread(server.stop)
+    assert len(ran) == len(set(ran)) == 25
