@@ -1,0 +1,103 @@
+"""A job engine for people whose data lives in CouchDB: jobs and triggers are documents."""
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.broker.protocol import Broker
+from couchjobs.couch.connection import Connection, connect
+from couchjobs.errors import (
+    AbortJob,
+    AdminOnlyError,
+    BadDocumentError,
+    BadTriggerError,
+    ClosedError,
+    ConfigurationError,
+    CouchjobsError,
+    JobNotFoundError,
+    MalformedTriggerError,
+    MessageNilError,
+    MessageUnmarshalError,
+    QueueClosedError,
+    TriggerNotFoundError,
+    UnknownTriggerError,
+    UnknownWorkerError,
+)
+from couchjobs.jobs.job import WORKER_TYPE, Event, Job, JobOptions, State
+from couchjobs.jobs.message import Message, new_message, unmarshal
+from couchjobs.jobs.queries import (
+    get_job,
+    get_jobs,
+    get_jobs_before_date,
+    get_lasts_jobs,
+    get_queued_jobs,
+    iter_jobs_before_date,
+    iter_queued_jobs,
+    wait,
+)
+from couchjobs.jobs.request import JobRequest, new_job
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.scheduler.protocol import Scheduler
+from couchjobs.settings import Settings, load_settings
+from couchjobs.system import JobSystem, system_start
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import add_worker, get_workers_list, get_workers_names_list, worker
+from couchjobs.workers.worker import Worker
+
+__all__ = [
+    "WORKER_TYPE",
+    "AbortJob",
+    "AdminOnlyError",
+    "BadDocumentError",
+    "BadTriggerError",
+    "Broker",
+    "ClosedError",
+    "ConfigurationError",
+    "Connection",
+    "CouchBroker",
+    "CouchScheduler",
+    "CouchjobsError",
+    "Event",
+    "Job",
+    "JobNotFoundError",
+    "JobOptions",
+    "JobRequest",
+    "JobStore",
+    "JobSystem",
+    "MalformedTriggerError",
+    "Message",
+    "MessageNilError",
+    "MessageUnmarshalError",
+    "Prefixer",
+    "QueueClosedError",
+    "Scheduler",
+    "Settings",
+    "State",
+    "TriggerInfos",
+    "TriggerNotFoundError",
+    "UnknownTriggerError",
+    "UnknownWorkerError",
+    "Worker",
+    "WorkerConfig",
+    "WorkerContext",
+    "WorkersList",
+    "add_worker",
+    "connect",
+    "get_job",
+    "get_jobs",
+    "get_jobs_before_date",
+    "get_lasts_jobs",
+    "get_queued_jobs",
+    "get_workers_list",
+    "get_workers_names_list",
+    "iter_jobs_before_date",
+    "iter_queued_jobs",
+    "load_settings",
+    "new_job",
+    "new_message",
+    "system_start",
+    "unmarshal",
+    "wait",
+    "worker",
+]

@@ -11,6 +11,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _MAX_S = float(2**63) / 1e9
 _MAX_LENGTH = 100
+_FORM = "is not a duration: write seconds, or text such as 90s, 1m30s, 1.5h, 300ms"
 
 
 def parse_duration(text: str) -> float:
@@ -30,9 +31,7 @@ def parse_duration(text: str) -> float:
             total += float(part[1]) * _UNITS[part[2]]
             at = part.end()
     if at == 0 or at != len(rest):
-        raise ValueError(
-            f"{text[:_MAX_LENGTH]!r} is not a duration: write seconds, or text such as 90s, 1m30s, 1.5h, 300ms"
-        )
+        raise ValueError(f"{text[:_MAX_LENGTH]!r} {_FORM}")
     if total > _MAX_S:
         raise ValueError(f"{text!r} is too long for a duration")
     return sign * total
@@ -45,7 +44,7 @@ def read_seconds(value: object) -> float:
         ValueError: it is neither, or negative.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not a duration: write seconds, or text such as 90s, 1m30s, 1.5h, 300ms")
+        raise ValueError(f"{value!r} {_FORM}")  # noqa: TRY004  pydantic takes ValueError for a reason
     if isinstance(value, str):
         text = value.strip()
         seconds = float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text) else parse_duration(text)

@@ -24,11 +24,14 @@ async def install(connection: Connection, db: Prefixer) -> list[str]:
     changed: list[str] = []
     try:
         for name in (jobs, db.database(settings.triggers_doctype), settings.control_db):
-            if not await connection.database(name).exists() and await connection.server.create_database(name):
-                changed.append(f"created database {name}")
+            changed += [f"created database {name}"] * await _create(connection, name)
         for name in JOBS_DESIGN:
-            if await install_design_document(connection.database(jobs), read_design_document(name)):
-                changed.append(f"installed _design/{name} in {jobs}")
+            installed = await install_design_document(connection.database(jobs), read_design_document(name))
+            changed += [f"installed _design/{name} in {jobs}"] * installed
     except (Unauthorized, Forbidden) as error:
         raise type(error)(f"{error}; run `couchjobs init` as an administrator", error.status) from error
     return changed
+
+
+async def _create(connection: Connection, name: str) -> bool:
+    return not await connection.database(name).exists() and await connection.server.create_database(name)

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.embedded.server import EmbeddedServer
@@ -100,9 +101,7 @@ def db(connection: Connection) -> Prefixer:
 
 
 @pytest.fixture
-async def start(
-    connection: Connection, settings_for: Callable[..., Settings]
-) -> AsyncIterator[Callable[..., Any]]:
+async def start(connection: Connection, settings_for: Callable[..., Settings]) -> AsyncIterator[Callable[..., Any]]:
     """Start a system with these worker functions, in this process; it is shut down after the test."""
     async with AsyncExitStack() as stack:
 

@@ -87,7 +87,9 @@ class FaultProxy:
             await _maybe(self.before(request.method, path, sent))
         except Refusal as refusal:
             return web.json_response(refusal.body, status=refusal.status)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
+        headers = {
+            name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")
+        }
         try:
             async with self._session.request(
                 request.method, URL(self._target + path, encoded=True), data=sent, headers=headers

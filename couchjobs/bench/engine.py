@@ -69,7 +69,7 @@ async def measure_drain(connection: Connection, db: Prefixer, count: int) -> flo
 
 
 async def measure_end_to_end(connection: Connection, db: Prefixer, count: int) -> tuple[float, list[float]]:
-    """Return the jobs a second of a daemon that waits while `count` jobs are pushed, and latencies at rest, in seconds."""
+    """Return the jobs a second of a daemon that waits while `count` jobs are pushed, and the latencies at rest in s."""
     database = connection.database(db.database(connection.settings.jobs_doctype))
     counter = Counter()
     async with _daemon(connection, db, counter) as broker:

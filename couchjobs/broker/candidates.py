@@ -60,7 +60,7 @@ class _Lane:
     def pop_ready(self) -> Candidate | None:
         oldest = self.taken % 3 == 2
         while self.ready:
-            job_id = heapq.heappop(self.by_age if oldest else self.by_priority)[-1]
+            job_id = heapq.heappop(self.by_age)[-1] if oldest else heapq.heappop(self.by_priority)[-1]
             candidate = self.known.get(job_id)
             if candidate is not None and candidate.state == "ready":
                 self.taken += 1
@@ -125,7 +125,7 @@ class Candidates:
         return sum(lane.ready for lane in lanes)
 
     def overflowed(self, low_water: int) -> list[str]:
-        """Return the types of which jobs were left out, and of which fewer than `low_water` are ready; forget the marks."""
+        """Return the types of which jobs were left out and fewer than `low_water` are ready; forget the marks."""
         types = [name for name, lane in self._lanes.items() if lane.overflowed and lane.ready < low_water]
         for name in types:
             self._lanes[name].overflowed = False

@@ -38,10 +38,10 @@ _LAST_WRITES_S = 10.0
 
 
 class CouchBroker:
-    """Takes jobs of one tenant into CouchDB, and runs those that its workers can do. The constructor touches no network."""
+    """Takes jobs of one tenant into CouchDB, and runs those that its workers can do; built without the network."""
 
     def __init__(self, connection: Connection, db: Prefixer | None = None, daemon: Daemon | None = None) -> None:
-        """Take the tenant of the settings unless `db` says another; `daemon` is shared with the scheduler of this process."""
+        """Take the tenant of the settings unless `db` says another, and a daemon of its own unless one is given."""
         self._connection = connection
         self._settings = connection.settings
         self._db = db or connection.settings.tenant
@@ -152,7 +152,7 @@ class CouchBroker:
         return job if await self.store_job(job) is not False else None
 
     async def store_job(self, job: Job) -> bool | None:
-        """Store a job for whichever daemon has its worker: True; None where it was there already, False where it is skipped.
+        """Store a job for whichever daemon has its worker; None where it was there already, False where it is skipped.
 
         Raises:
             QueueClosedError: the broker is shut down.

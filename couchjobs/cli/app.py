@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-import click
 import typer
 
 from couchjobs import errors
@@ -32,16 +30,7 @@ _NOT_THE_USERS_FAULT = (errors.Unavailable,)
 def main() -> None:
     """Run a command; exit code 2 and one line for what the user got wrong, 1 for what went wrong elsewhere."""
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        code = 130
+        app()
     except errors.CouchjobsError as error:
         print(f"couchjobs: {redact(str(error))}", file=sys.stderr)
-        code = 1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.store import JobStore
@@ -44,32 +46,17 @@ def ls(
 
     async def work(connection: Connection) -> tuple[list[Document], set[str]]:
         daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
-        taken = {name for daemon in daemons for name in daemon.get("worker_types") or ()}
-        database = _store(connection).database
-        if trigger is not None:
-            view, high, low = "jobs/by_trigger", [trigger, {}], [trigger]
-        elif worker is not None:
-            view, high, low = "jobs/by_state", [worker, {}], [worker]
-        else:
-            view, high, low = "jobs/by_queued_at", {}, None
         found: list[Document] = []
         try:
-            async for rows in database.view_pages(view, high, low, descending=True):
-                documents = await database.get_many(row["id"] for row in rows)
-                for row in rows:
-                    document = documents.get(row["id"])
-                    if (
-                        document
-                        and (state is None or document.get("state") == state)
-                        and (worker is None or document.get("worker") == worker)
-                    ):
-                        found.append(document)
-                if len(found) >= limit:
+            async for document in _newest(_store(connection).database, worker, trigger):
+                if (state is None or document.get("state") == state) and worker in (None, document.get("worker")):
+                    found.append(document)
+                if len(found) == limit:
                     break
         except NotFound as error:
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
         found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
-        return found[:limit], taken
+        return found, {name for daemon in daemons for name in daemon.get("worker_types") or ()}
 
     documents, taken = with_connection(url, domain, prefix, work)
     notes = [_note(document, taken) for document in documents]
@@ -101,6 +88,19 @@ def _note(document: Document, taken: set[str]) -> str:
     return str(document.get("error") or "")
 
 
+async def _newest(database: Database, worker: str | None, trigger: str | None) -> AsyncIterator[Document]:
+    keys: tuple[str, Any, Any] = ("jobs/by_queued_at", {}, None)
+    if trigger is not None:
+        keys = ("jobs/by_trigger", [trigger, {}], [trigger])
+    elif worker is not None:
+        keys = ("jobs/by_state", [worker, {}], [worker])
+    async for rows in database.view_pages(*keys, descending=True):
+        documents = await database.get_many(row["id"] for row in rows)
+        for row in rows:
+            if row["id"] in documents:
+                yield documents[row["id"]]
+
+
 @app.command()
 def show(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
     """Print the document of a job."""
@@ -127,23 +127,7 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Follow the changes feed and print each state of a job as it is reached."""
-
-    def tell(document: Document) -> None:
-        if as_json:
-            print_json(document)
-            return
-        job = Job.read(document)
-        parts = [
-            format_time(job.finished_at or (job.claim.at if job.claim else None) or job.queued_at)
-            if job.queued_at
-            else " " * 27
-        ]
-        parts += [job.id, job.worker, job.state]
-        if job.claim:
-            parts.append(f"by {job.claim.daemon}")
-        if job.error or (job.errors and job.state is State.QUEUED):
-            parts.append(f"({job.error or job.errors[-1].error})")
-        print(" ".join(parts), flush=True)
+    tell = print_json if as_json else _print_state
 
     async def work(connection: Connection) -> None:
         database = _store(connection).database
@@ -168,6 +152,17 @@ def watch(
                     return
 
     with_connection(url, domain, prefix, work)
+
+
+def _print_state(document: Document) -> None:
+    job = Job.read(document)
+    time = job.finished_at or (job.claim.at if job.claim else None) or job.queued_at
+    parts = [format_time(time) if time else "-", job.id, job.worker, job.state]
+    if job.claim:
+        parts.append(f"by {job.claim.daemon}")
+    if job.error or (job.errors and job.state is State.QUEUED):
+        parts.append(f"({job.error or job.errors[-1].error})")
+    print(" ".join(parts), flush=True)
 
 
 @app.command()

@@ -32,7 +32,7 @@ _BY_STATUS: dict[int, type[errors.CouchError]] = {
 
 
 class CouchServer:
-    """A CouchDB server. Use as an async context manager, or call `close`. The constructor does not touch the network."""
+    """A CouchDB server. Use as an async context manager, or call `close`; built without the network."""
 
     def __init__(
         self,

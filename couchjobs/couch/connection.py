@@ -70,7 +70,7 @@ async def connect(settings: Settings | None = None, **given: Any) -> AsyncIterat
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[Connection]:
-    """Yield the connection of the surrounding `connect` or worker; outside of one, a connection for this block alone."""
+    """Yield the connection of the surrounding `connect` or worker; outside of one, one for this block alone."""
     present = _current.get()
     if present is not None:
         yield present

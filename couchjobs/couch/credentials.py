@@ -83,9 +83,7 @@ class Credentials:
             if manager is not None and self._headers is not None:
                 manager.expire_time = 0
             self._authenticator.authenticate(request)
-        except (
-            Exception
-        ) as error:  # the SDK and requests raise a family of their own each; the text may hold the URL only
+        except Exception as error:  # noqa: BLE001  the SDK and requests have a family of errors each
             status = getattr(error, "status_code", None) or getattr(error, "code", None)
             if status in (400, 401, 403):
                 raise Unauthorized(f"the server refused to give a token ({self.kind})", 401) from None
@@ -117,7 +115,7 @@ def split_url(url: str) -> tuple[str, str | None, str | None]:
 
 
 def find_credentials(url: str, file: str | None = None) -> tuple[str, Credentials]:
-    """Return the URL without credentials, and the credentials: those of the URL, else of the file, else of the environment.
+    """Return the URL without credentials, and those: of the URL, else of the file, else of the environment.
 
     Raises:
         ConfigurationError: the file cannot be read, or what it or the environment says is not complete.
@@ -144,9 +142,8 @@ def find_credentials(url: str, file: str | None = None) -> tuple[str, Credential
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"credentials of kind {config['AUTH_TYPE']}: {error}") from None
     if authenticator is None:
-        raise ConfigurationError(
-            f"COUCHJOBS_AUTH_TYPE={config['AUTH_TYPE']} is no kind of credentials: BASIC, COUCHDB_SESSION, BEARERTOKEN, IAM"
-        )
+        kinds = "BASIC, COUCHDB_SESSION, BEARERTOKEN, IAM"
+        raise ConfigurationError(f"COUCHJOBS_AUTH_TYPE={config['AUTH_TYPE']} is no kind of credentials: {kinds}")
     return bare, Credentials(authenticator, bare)
 
 

@@ -67,7 +67,7 @@ def _cache_folder() -> Path:
 
 
 def install_server() -> Path:
-    """Return the folder with the server's scripts and npm packages; install them into the user's cache where it is empty.
+    """Return the folder with the server's scripts and npm packages, in the user's cache; fill it where it is empty.
 
     Several processes may do this at once: one installs, the others wait. Says on stderr what it does, for it takes
     a while the first time.
@@ -91,7 +91,7 @@ def install_server() -> Path:
 
 def _install_packages(scripts: Path, folder: Path) -> None:
     print(
-        "couchjobs: installing the embedded server (42 MB of npm packages, once per user) ...",
+        "couchjobs: installing the embedded server (42 MB of npm packages, once) ...",
         file=sys.stderr,
         flush=True,
     )

@@ -135,7 +135,7 @@ class Job(BaseModel):
         if "message" not in document:
             raise BadDocumentError('message is missing: write "message": null for a worker that takes none')
         try:
-            job = cls.model_validate(document)
+            job = cls.model_validate(document, by_alias=True, by_name=False)
             decoded = decode_message(job.message)
         except ValidationError as error:
             raise BadDocumentError(reasons(error)) from None
@@ -156,12 +156,15 @@ class Job(BaseModel):
         good = {name: value for name, value in document.items() if name not in bad}
         good.setdefault(WORKER_TYPE, str(document.get(WORKER_TYPE) or "?")[:MAX_NAME])
         good.setdefault("state", State.ERRORED)
-        job = cls.model_validate(good)
+        job = cls.model_validate(good, by_alias=True, by_name=False)
         job._document = document  # noqa: SLF001  an alternative constructor
         return job
 
     def document(self) -> Document:
-        """Return the document as it was read or last written, which nobody may change; that of a new job holds what says something."""
+        """Return the document as it was read or last written; that of a new job holds the fields that say something.
+
+        Nobody may change it: it is the base of the next revision.
+        """
         if not self._document:
             self._document = orjson.loads(self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True))
             self._document |= {"state": self.state.value, "message": self.message}
@@ -239,7 +242,7 @@ def _as_json(value: Any) -> Any:
 
 def _bad_fields(model: type[BaseModel], document: Document) -> set[str]:
     try:
-        model.model_validate(document)
+        model.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
         return {str(one["loc"][0]) for one in error.errors() if one["loc"]}
     return set()

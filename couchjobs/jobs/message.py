@@ -32,7 +32,7 @@ def new_message(obj: Any) -> Message:
 
 
 def decode_message(value: Message) -> Message:
-    """Return the JSON value that `value` stands for; only the old form `{"Type": "json", "Data": base64}` stands for another.
+    """Return the JSON that `value` stands for: itself, unless it is in the old form `{"Type": "json", "Data": base64}`.
 
     Raises:
         MessageUnmarshalError: it is in the old form, and its data is not base64 of JSON.

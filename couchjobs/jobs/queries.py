@@ -70,7 +70,7 @@ async def get_queued_jobs(db: Prefixer, worker_type: str) -> list[Job]:
 
 
 async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
-    """Return the newest 50 jobs of each state of a worker type: queued, running, done, errored; oldest of those first."""
+    """Return a worker type's newest 50 jobs of each state: queued, running, done, errored; oldest of those first."""
     jobs: list[Job] = []
     async with connected() as connection:
         database = JobStore(connection, db).database

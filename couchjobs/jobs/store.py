@@ -90,7 +90,7 @@ class JobStore:
         size = len(orjson.dumps(document["message"]))
         if size > self._max_message:
             raise BadDocumentError(
-                f"message is {size:,} bytes, more than the {self._max_message:,} allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
+                f"message is {size:,} bytes; {self._max_message:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
                 "store large data in a document or attachment of its own and name it in the message"
             )
         return job
@@ -200,7 +200,7 @@ class JobStore:
         return await self._end(job, lambda: transitions.cancelled(now()))
 
     async def reject(self, document: Document, reason: str, time: datetime | None = None) -> None:
-        """Move a document that cannot be understood to errored, with the reason; anybody may do this, once is enough."""
+        """Move a document that cannot be understood to errored, with the reason."""
         _logger.warning("bad job", job=document["_id"], reason=reason)
         answer = await settle(
             self.writer, transitions.unreadable(document, time or now(), reason), patience_s=self._patience_s

@@ -1,7 +1,7 @@
-"""How a job moves: each function returns the fields that the next revision of its document changes.
+r"""How a job moves: each function returns the fields that the next revision of its document changes.
 
     queued --claimed--> running --done--> done
-      ^                    |  \\---errored--> errored
+      ^                    |  \---errored--> errored
       |---retried/released-|
 
 Every write after the claim carries the claim's revision. Fields that are not named here are left as they are.

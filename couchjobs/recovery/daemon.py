@@ -99,7 +99,7 @@ class Daemon:
         return event
 
     def living(self, worker_type: str | None = None) -> list[str]:
-        """Return the ids of the living daemons of this tenant, this one included; those with that worker alone, if given."""
+        """Return the living daemons of this tenant, this one first; of those with that worker, if given."""
         tenant = (self.db.domain, self.db.db_prefix)
         deadline = asyncio.get_running_loop().time() - self._connection.settings.dead_after
         others = [

@@ -170,7 +170,7 @@ class Clock:
         try:
             await self._broker.store_job(new_job(self._store.db, request))
         except BadDocumentError as error:
-            _logger.error("trigger makes a job that cannot be stored", trigger=infos.id, reason=str(error))
+            _logger.warning("trigger makes a job that cannot be stored", trigger=infos.id, reason=str(error))
 
     async def _note_fired(self, timer: _Timer, tick: datetime) -> None:
         infos = timer.trigger.infos

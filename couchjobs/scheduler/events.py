@@ -60,12 +60,13 @@ class EventFollower:
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _follow(self) -> None:
+        present = await current_sequence(self._database)
         stored = await self._control.find(self._checkpoint["_id"])
         if stored is not None:
             self._checkpoint = stored
         else:
             self._checkpoint = self._new_checkpoint()
-            await self._save(await current_sequence(self._database))
+            await self._save(present)
         _logger.info("following", database=self._database.name, since=self._checkpoint["seq"])
         follower = ChangesFollower(self._database, self._checkpoint["seq"], heartbeat_s=self._heartbeat_s)
         while True:
@@ -148,6 +149,6 @@ class EventFollower:
         try:
             await self._broker.store_job(job)
         except (BadDocumentError, Forbidden) as error:
-            _logger.error(
+            _logger.warning(
                 "event makes a job that cannot be stored", trigger=job.trigger_id, job=job.id, reason=str(error)
             )

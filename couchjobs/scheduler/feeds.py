@@ -76,7 +76,7 @@ class Feeds:
                 try:
                     self._db.database(doctype)
                 except ConfigurationError as error:
-                    _logger.error("no such database can exist", trigger=trigger.infos.id, reason=str(error))
+                    _logger.warning("no such database can exist", trigger=trigger.infos.id, reason=str(error))
                     continue
                 wanted[doctype].append(trigger)
         return dict(wanted)
@@ -105,7 +105,7 @@ class Feeds:
         return {doc["doctype"] for doc in documents if (doc.get("domain"), doc.get("prefix")) == tenant}
 
     async def _drop_checkpoint(self, doctype: str) -> None:
-        """Forget the position in a database that no trigger names any more: a later trigger begins at its present state."""
+        """Forget the position where no trigger is left: a later one begins at the database's present state."""
         control = self._connection.control
         checkpoint = await control.find(CHECKPOINT + self._db.database(doctype))
         if checkpoint is not None:

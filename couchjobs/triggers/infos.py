@@ -51,7 +51,7 @@ class TriggerInfos(BaseModel):
         """
         readable = {**document, "debounce": _none_if_empty(document.get("debounce"))}
         try:
-            infos = cls.model_validate(readable)
+            infos = cls.model_validate(readable, by_alias=True, by_name=False)
             infos.message = decode_message(infos.message)
         except ValidationError as error:
             raise BadDocumentError(reasons(error)) from None

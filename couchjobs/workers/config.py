@@ -26,7 +26,7 @@ class WorkerConfig:
 
     Args:
         worker_type: the name that jobs give.
-        worker_func: the work: `f(ctx)` or `f(ctx, message)`; a coroutine function, or a plain one, which runs in a thread.
+        worker_func: the work: `f(ctx)` or `f(ctx, message)`; a coroutine function, or a plain one, for a thread.
         message_model: what the message is read into before it is given to `worker_func`; None: as it is.
         takes_message: whether `worker_func` takes the message as its second argument.
         worker_init: called once, before the first claim; if it raises, the start fails.

@@ -65,7 +65,7 @@ class WorkerContext:
 
     @property
     def cancelled(self) -> bool:
-        """Return whether the job was cancelled, has run out of time, or the daemon stops: a plain function should end."""
+        """Return whether a plain function should end: the job was cancelled, ran out of time, or the daemon stops."""
         return self._cancelled.is_set()
 
     def cancel(self) -> None:

@@ -20,7 +20,7 @@ def worker(worker_type: str, **options: Any) -> Callable[[F], F]:
     """Declare the decorated function to be the worker of that type; the options are those of WorkerConfig.
 
     The function stays what it is. It takes the context, and the message if it wants it: read into the model by which
-    the second parameter is annotated, as it is where there is no annotation. What it returns is stored as the job's `result`.
+    the second parameter is annotated, as it is where there is no annotation. What it returns is the job's `result`.
 
     Raises:
         ConfigurationError: an option that does not exist, or a function that takes something else.

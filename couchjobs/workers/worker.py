@@ -72,7 +72,7 @@ class Try:
             if self._stopped_as is None:
                 raise
             error, outcome = cancelled, self._stopped_as
-        except (Exception, SystemExit) as raised:
+        except (Exception, SystemExit) as raised:  # noqa: BLE001  an error of the function is an outcome
             error, outcome = raised, self._outcome_of(raised)
         if isinstance(outcome, Done | Failed | Cancelled):
             await self._commit(None if isinstance(outcome, Done) else error)
@@ -123,7 +123,7 @@ class Try:
             return Failed(text)
         jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
         delay = self._config.retry_delay * 2 ** min(job.exec_count - 1, 30) * jitter
-        limit = lower(self._config.max_exec_time, job.options and job.options.max_exec_time)
+        limit = lower(self._config.max_exec_time, job.options.max_exec_time if job.options else None)
         if (
             limit is not None
             and job.started_at is not None

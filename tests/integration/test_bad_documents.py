@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from waiting import eventually
+
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError
 from couchjobs.jobs.job import State
@@ -15,7 +17,6 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
-from waiting import eventually
 
 Start = Callable[..., Any]
 
@@ -28,8 +29,16 @@ async def echo(ctx: WorkerContext, message: Any) -> Any:
 
 BAD_JOBS: list[tuple[str, dict[str, Any], str]] = [
     ("no message", {"worker": "echo", "state": "queued"}, 'message is missing: write "message": null'),
-    ("timeout", {"worker": "echo", "message": 1, "state": "queued", "options": {"timeout": "soon"}}, "options.timeout: "),
-    ("tries", {"worker": "echo", "message": 1, "state": "queued", "options": {"max_exec_count": 0}}, "options.max_exec_count: "),
+    (
+        "timeout",
+        {"worker": "echo", "message": 1, "state": "queued", "options": {"timeout": "soon"}},
+        "options.timeout: ",
+    ),
+    (
+        "tries",
+        {"worker": "echo", "message": 1, "state": "queued", "options": {"max_exec_count": 0}},
+        "options.max_exec_count: ",
+    ),
     ("list", {"worker": ["echo"], "message": 1, "state": "queued"}, "worker: "),
     ("no worker", {"message": 1, "state": "queued"}, "worker: "),
     ("state", {"worker": "echo", "message": 1, "state": "waiting"}, "state: "),
@@ -43,7 +52,9 @@ BAD_JOBS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-async def test_bad_jobs_when_written_then_errored_with_the_reason(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_bad_jobs_when_written_then_errored_with_the_reason(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """Unknown fields stay, the good job beside them is done, and the store can still show the bad ones."""
     await start(echo)
     database = connection.database(db.database("jobs"))
@@ -63,7 +74,9 @@ async def test_bad_jobs_when_written_then_errored_with_the_reason(connection: Co
     assert (await get_job(db, "list")).worker == "['echo']"
 
 
-async def test_bad_jobs_when_the_feed_missed_them_then_the_sweep_finds_them(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_bad_jobs_when_the_feed_missed_them_then_the_sweep_finds_them(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """Also those whose worker is no text, which are of no type."""
     system = await start(echo)
     store = system.broker.store
@@ -85,11 +98,17 @@ async def test_bad_triggers_when_written_then_shown_with_the_reason_and_left_alo
     """The good one beside them fires."""
     database = connection.database(db.database("triggers"))
     bad = {
-        "unknown": ({"type": "@nothing", "worker": "echo", "arguments": "", "message": None}, "'@nothing' is no type of trigger"),
+        "unknown": (
+            {"type": "@nothing", "worker": "echo", "arguments": "", "message": None},
+            "'@nothing' is no type of trigger",
+        ),
         "number": ({"type": "@every", "worker": "echo", "arguments": 5, "message": None}, "arguments: "),
         "malformed": ({"type": "@every", "worker": "echo", "arguments": "often", "message": None}, "is not a duration"),
         "no worker": ({"type": "@every", "arguments": "1h", "message": None}, "worker: "),
-        "verb": ({"type": "@event", "worker": "echo", "arguments": "orders:MADE", "message": None}, "'MADE' is no verb"),
+        "verb": (
+            {"type": "@event", "worker": "echo", "arguments": "orders:MADE", "message": None},
+            "'MADE' is no verb",
+        ),
         "not one": ({"text": "hello"}, "type: "),
     }
     revs = {name: await database.put({"_id": name, **document}) for name, (document, _) in bad.items()}

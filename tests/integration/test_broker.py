@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
+from waiting import eventually
+
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
@@ -26,8 +29,6 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
-from pydantic import BaseModel
-from waiting import eventually
 
 Start = Callable[..., Any]
 
@@ -45,7 +46,9 @@ async def echo(ctx: WorkerContext, message: Any) -> Any:
     return message
 
 
-async def test_push_when_worker_is_here_then_job_is_done_with_result(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_push_when_worker_is_here_then_job_is_done_with_result(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """The main way."""
     system = await start(echo)
     job = await system.broker.push_job(db, JobRequest(worker_type="echo", message={"a": [1, None]}))
@@ -61,12 +64,16 @@ async def test_push_when_worker_is_here_then_job_is_done_with_result(connection:
     assert ended.queued_at <= ended.started_at <= ended.finished_at
 
 
-async def test_bare_document_when_written_by_hand_then_done_within_a_second(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_bare_document_when_written_by_hand_then_done_within_a_second(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """The whole enqueue protocol is one short document; the claim fills in the rest, unknown fields stay."""
     await start(echo)
     store = JobStore(connection, db)
     began = time.monotonic()
-    await store.database.put({"_id": "by-hand", "worker": "echo", "message": {"x": 1}, "state": "queued", "colour": {"r": 1.5}})
+    await store.database.put(
+        {"_id": "by-hand", "worker": "echo", "message": {"x": 1}, "state": "queued", "colour": {"r": 1.5}}
+    )
     job = await wait(db, "by-hand", 10)
     assert time.monotonic() - began < 1
     document = job.document()
@@ -77,7 +84,9 @@ async def test_bare_document_when_written_by_hand_then_done_within_a_second(conn
     assert document["colour"] == {"r": 1.5}
 
 
-async def test_failure_when_tries_are_left_then_retried_in_the_document(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_failure_when_tries_are_left_then_retried_in_the_document(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """Each failed try is in `errors`; the last one makes the job errored."""
     tries: list[int] = []
 
@@ -106,15 +115,21 @@ async def test_failure_when_tries_are_spent_then_errored(connection: Connection,
 
     system = await start(bad)
     store = JobStore(connection, db)
-    await store.database.put({"_id": "a", "worker": "bad", "message": None, "state": "queued", "options": {"max_exec_count": 9}})
-    await store.database.put({"_id": "b", "worker": "bad", "message": None, "state": "queued", "options": {"max_exec_count": 1}})
+    await store.database.put(
+        {"_id": "a", "worker": "bad", "message": None, "state": "queued", "options": {"max_exec_count": 9}}
+    )
+    await store.database.put(
+        {"_id": "b", "worker": "bad", "message": None, "state": "queued", "options": {"max_exec_count": 1}}
+    )
     one, other = await wait(db, "a", 10), await wait(db, "b", 10)
     assert (one.state, one.exec_count, one.error) == (State.ERRORED, 2, "RuntimeError: no")
     assert (other.state, other.exec_count) == (State.ERRORED, 1)
     assert system.broker.workers_types() == ["bad"]
 
 
-async def test_outcomes_when_worker_raises_then_as_the_table_says(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_outcomes_when_worker_raises_then_as_the_table_says(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """AbortJob, a message that does not fit, no message, set_no_retry, a bad trigger: none is tried again."""
 
     @worker("raises", retry_delay=0.01, max_exec_count=5)
@@ -134,7 +149,9 @@ async def test_outcomes_when_worker_raises_then_as_the_table_says(connection: Co
 
     system = await start(raises, mail)
     triggers = connection.database(db.database("triggers"))
-    await triggers.put({"_id": "trigger", "type": "@in", "arguments": "1h", "worker": "raises", "message": "bad trigger"})
+    await triggers.put(
+        {"_id": "trigger", "type": "@in", "arguments": "1h", "worker": "raises", "message": "bad trigger"}
+    )
 
     async def end(worker_type: str, message: Any, **more: Any) -> Any:
         job = await system.broker.push_job(db, JobRequest(worker_type=worker_type, message=message, **more))
@@ -157,7 +174,9 @@ async def _gone(database: Any, doc_id: str) -> bool:
     return await database.find(doc_id) is None
 
 
-async def test_timeout_when_a_try_takes_too_long_then_it_fails(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_timeout_when_a_try_takes_too_long_then_it_fails(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """For coroutines and for threads; the option of the job may lower the limit."""
     cancelled = asyncio.Event()
 
@@ -183,7 +202,9 @@ async def test_timeout_when_a_try_takes_too_long_then_it_fails(connection: Conne
     assert cancelled.is_set()
 
 
-async def test_scheduled_job_when_time_has_not_come_then_waits(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_scheduled_job_when_time_has_not_come_then_waits(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """A job is not claimed before `scheduled_at`."""
     from datetime import timedelta
 
@@ -197,7 +218,9 @@ async def test_scheduled_job_when_time_has_not_come_then_waits(connection: Conne
     assert ended.started_at >= at
 
 
-async def test_concurrency_when_many_jobs_then_never_more_than_allowed(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_concurrency_when_many_jobs_then_never_more_than_allowed(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """Neither coroutines nor threads exceed the worker's number."""
     running: dict[str, int] = {"loop": 0, "thread": 0}
     most: dict[str, int] = {"loop": 0, "thread": 0}
@@ -219,7 +242,9 @@ async def test_concurrency_when_many_jobs_then_never_more_than_allowed(connectio
         running["thread"] -= 1
 
     system = await start(loop, thread)
-    jobs = await asyncio.gather(*(system.broker.push_job(db, JobRequest(worker_type=kind)) for kind in ("loop", "thread") * 15))
+    jobs = await asyncio.gather(
+        *(system.broker.push_job(db, JobRequest(worker_type=kind)) for kind in ("loop", "thread") * 15)
+    )
     for job in jobs:
         assert (await wait(db, job.id, 10)).state is State.DONE
     assert most == {"loop": 3, "thread": 2}
@@ -237,11 +262,24 @@ async def test_priority_when_slots_are_scarce_then_higher_first_and_the_oldest_e
 
     store = JobStore(connection, db)
     documents = [
-        {"_id": f"low-{n}", "worker": "one", "message": f"low-{n}", "state": "queued", "queued_at": f"2026-01-01T00:00:0{n}Z"}
+        {
+            "_id": f"low-{n}",
+            "worker": "one",
+            "message": f"low-{n}",
+            "state": "queued",
+            "queued_at": f"2026-01-01T00:00:0{n}Z",
+        }
         for n in range(6)
     ]
     documents += [
-        {"_id": f"high-{n}", "worker": "one", "message": f"high-{n}", "state": "queued", "priority": 5, "queued_at": f"2026-01-02T00:00:0{n}Z"}
+        {
+            "_id": f"high-{n}",
+            "worker": "one",
+            "message": f"high-{n}",
+            "state": "queued",
+            "priority": 5,
+            "queued_at": f"2026-01-02T00:00:0{n}Z",
+        }
         for n in range(6)
     ]
     await asyncio.gather(*(store.writer.write(document) for document in documents))
@@ -250,7 +288,9 @@ async def test_priority_when_slots_are_scarce_then_higher_first_and_the_oldest_e
     assert order[:6] == ["high-0", "high-1", "low-0", "high-2", "high-3", "low-1"]
 
 
-async def test_unknown_type_when_no_daemon_has_it_then_stays_queued(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_unknown_type_when_no_daemon_has_it_then_stays_queued(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """The job is left to others; pushing one through a daemon is an error."""
     system = await start(echo)
     store = JobStore(connection, db)
@@ -382,7 +422,9 @@ async def test_start_when_worker_init_raises_then_fails(connection: Connection, 
         await broker.start_workers(WorkersList([WorkerConfig(worker_type="w", worker_func=print, worker_init=init)]))
 
 
-async def test_admin_only_when_request_is_not_admins_then_refused(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_admin_only_when_request_is_not_admins_then_refused(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """push_job refuses, and takes it with admin=True."""
 
     @worker("admins", admin_only=True)
@@ -396,7 +438,9 @@ async def test_admin_only_when_request_is_not_admins_then_refused(connection: Co
     assert (await wait(db, job.id, 10)).state is State.DONE
 
 
-async def test_backlog_when_larger_than_the_look_ahead_then_all_done(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """Candidates that are left out come back by the view."""
     store = JobStore(connection, db)
     documents = [{"_id": f"job-{n:04}", "worker": "echo", "message": n, "state": "queued"} for n in range(300)]

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from fault_proxy import Answer, FaultProxy, Refusal
+
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.writer import GroupWriter, Written
 from couchjobs.jobs import transitions
@@ -15,7 +17,6 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import audit_own_claims
 from couchjobs.timestamps import now
-from fault_proxy import Answer, FaultProxy, Refusal
 
 JOBS = 200
 CLAIMANTS = 20
@@ -29,10 +30,12 @@ async def proxy(server_url: str) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def behind(proxy: FaultProxy, connection: Connection, settings_for: Callable[..., Any]) -> AsyncIterator[Connection]:
+async def behind(
+    proxy: FaultProxy, connection: Connection, settings_for: Callable[..., Any]
+) -> AsyncIterator[Connection]:
     """A connection through the proxy."""
-    async with connect(settings_for(url=proxy.url, request_timeout=1)) as connection:
-        yield connection
+    async with connect(settings_for(url=proxy.url, request_timeout=1)) as through_proxy:
+        yield through_proxy
 
 
 async def _queued(store: JobStore, job_id: str) -> Job:
@@ -40,7 +43,9 @@ async def _queued(store: JobStore, job_id: str) -> Job:
     return Job.from_document({"_id": job_id, "_rev": rev, "worker": "w", "message": None, "state": "queued"})
 
 
-async def test_claim_when_twenty_race_in_step_then_one_owner_each(connection: Connection, db: Prefixer, settings_for: Any) -> None:
+async def test_claim_when_twenty_race_in_step_then_one_owner_each(
+    connection: Connection, db: Prefixer, settings_for: Any
+) -> None:
     """Each of 200 jobs, each claimant with a writer of its own."""
     stores = [JobStore(connection, db) for _ in range(CLAIMANTS)]
     for store in stores:
@@ -64,7 +69,9 @@ async def test_claim_when_bodies_differ_by_the_nonce_alone_then_one_owner(connec
     time = now()
     for number in range(20):
         job = await _queued(store, f"job-{number}")
-        bodies = [job.document_with(transitions.claimed(job, db, f"nonce-{n}", "daemon", time)) for n in range(CLAIMANTS)]
+        bodies = [
+            job.document_with(transitions.claimed(job, db, f"nonce-{n}", "daemon", time)) for n in range(CLAIMANTS)
+        ]
         writers = [GroupWriter(store.database) for _ in bodies]
         answers = await asyncio.gather(*(writer.write(body) for writer, body in zip(writers, bodies, strict=True)))
         assert [answer.written for answer in answers].count(Written.OK) == 1
@@ -132,7 +139,9 @@ async def test_claim_when_answer_is_lost_and_somebody_else_won_then_not_ours(
     assert not await store.claim(job, "daemon")
 
 
-async def test_claim_when_request_never_arrived_then_not_ours(proxy: FaultProxy, behind: Connection, db: Prefixer) -> None:
+async def test_claim_when_request_never_arrived_then_not_ours(
+    proxy: FaultProxy, behind: Connection, db: Prefixer
+) -> None:
     """503, and the document still says queued."""
     store = JobStore(behind, db)
     job = await _queued(store, "job")
@@ -146,7 +155,9 @@ async def test_claim_when_request_never_arrived_then_not_ours(proxy: FaultProxy,
     assert (await store.get("job")).state is State.QUEUED
 
 
-async def test_end_when_answers_are_lost_then_written_until_it_is_known(proxy: FaultProxy, behind: Connection, db: Prefixer) -> None:
+async def test_end_when_answers_are_lost_then_written_until_it_is_known(
+    proxy: FaultProxy, behind: Connection, db: Prefixer
+) -> None:
     """An outcome is kept until CouchDB says that it is there, and is there once."""
     store = JobStore(behind, db)
     job = await _queued(store, "job")
@@ -193,7 +204,9 @@ async def test_end_when_somebody_changed_another_field_then_both_are_kept(connec
     assert (document["state"], document["note"]) == ("done", "by hand")
 
 
-async def test_create_when_answer_is_lost_then_once_and_true(proxy: FaultProxy, behind: Connection, db: Prefixer) -> None:
+async def test_create_when_answer_is_lost_then_once_and_true(
+    proxy: FaultProxy, behind: Connection, db: Prefixer
+) -> None:
     """The second write meets a conflict with what the first one stored."""
     from couchjobs.jobs.request import JobRequest, new_job
 

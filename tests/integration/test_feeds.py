@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fault_proxy import Answer, FaultProxy, Refusal
+from waiting import eventually
+
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection, connect
@@ -23,8 +25,6 @@ from couchjobs.system import system_start
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import config_of, worker
-from fault_proxy import Answer, FaultProxy, Refusal
-from waiting import eventually
 
 ran: list[str] = []
 
@@ -160,7 +160,9 @@ async def test_jobs_when_connections_are_cut_and_answers_lost_then_each_runs_onc
         writer = connection.writer(db.database("jobs"))
         ids = [f"job-{n:03}" for n in range(300)]
         for at in range(0, 300, 20):
-            documents = [{"_id": job_id, "worker": "note", "message": None, "state": "queued"} for job_id in ids[at : at + 20]]
+            documents = [
+                {"_id": job_id, "worker": "note", "message": None, "state": "queued"} for job_id in ids[at : at + 20]
+            ]
             await asyncio.gather(*(writer.write(document) for document in documents))
         for job_id in ids:
             assert (await wait(db, job_id, 30)).state is State.DONE
@@ -188,7 +190,9 @@ async def test_daemon_when_server_restarts_under_it_then_no_job_is_lost_or_run_t
         async with connect(settings_for(url=server.url, request_timeout=2)) as own:
             db = own.settings.tenant
             await install(own, db)
-            system = await system_start(CouchBroker(own), CouchScheduler(own), WorkersList([config_of(note), config_of(held)]))
+            system = await system_start(
+                CouchBroker(own), CouchScheduler(own), WorkersList([config_of(note), config_of(held)])
+            )
             writer = own.writer(db.database("jobs"))
             for number in range(5):
                 await writer.write({"_id": f"held-{number}", "worker": "held", "message": None, "state": "queued"})
@@ -197,7 +201,9 @@ async def test_daemon_when_server_restarts_under_it_then_no_job_is_lost_or_run_t
             going.set()
             await asyncio.to_thread(server.start)
             for number in range(20):
-                await own.writer(db.database("jobs")).write({"_id": f"note-{number}", "worker": "note", "message": None, "state": "queued"})
+                await own.writer(db.database("jobs")).write(
+                    {"_id": f"note-{number}", "worker": "note", "message": None, "state": "queued"}
+                )
             for job_id in [f"held-{n}" for n in range(5)] + [f"note-{n}" for n in range(20)]:
                 assert (await wait(db, job_id, 30)).state is State.DONE
             await system.shutdown()

@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from waiting import eventually
+
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.errors import ClosedError, MalformedTriggerError, TriggerNotFoundError
@@ -17,7 +19,6 @@ from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
-from waiting import eventually
 
 Start = Callable[..., Any]
 
@@ -46,11 +47,19 @@ async def orders_of(connection: Connection, db: Prefixer) -> Database:
     return connection.database(db.database("orders"))
 
 
-async def test_event_when_documents_match_then_a_job_each_with_the_event(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_event_when_documents_match_then_a_job_each_with_the_event(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """orders:CREATED,UPDATED:paid:status fires for those and no other."""
     orders = await orders_of(connection, db)
     system = await start(note)
-    trigger = {"_id": "paid", "type": "@event", "arguments": "orders:CREATED,UPDATED:paid:status", "worker": "note", "message": {"m": 1}}
+    trigger = {
+        "_id": "paid",
+        "type": "@event",
+        "arguments": "orders:CREATED,UPDATED:paid:status",
+        "worker": "note",
+        "message": {"m": 1},
+    }
     await triggers_of(connection, db).put(trigger)
     await eventually(lambda: "paid" in system.scheduler.triggers.events, 1)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
@@ -87,7 +96,13 @@ async def test_event_when_value_changed_or_document_deleted_then_fires_with_the_
     orders = await orders_of(connection, db)
     await start(note)
     await triggers_of(connection, db).put(
-        {"_id": "changed", "type": "@event", "arguments": "orders:UPDATED:!=:status orders:DELETED:paid:status", "worker": "note", "message": None}
+        {
+            "_id": "changed",
+            "type": "@event",
+            "arguments": "orders:UPDATED:!=:status orders:DELETED:paid:status",
+            "worker": "note",
+            "message": None,
+        }
     )
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     rev = await orders.put({"_id": "a", "status": "open"})
@@ -105,7 +120,9 @@ async def test_event_when_value_changed_or_document_deleted_then_fires_with_the_
 async def test_event_when_no_daemon_ran_then_all_fire_once(connection: Connection, db: Prefixer, start: Start) -> None:
     """Stop, write 500 documents, start: 500 jobs, none twice."""
     orders = await orders_of(connection, db)
-    await triggers_of(connection, db).put({"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None})
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
+    )
     system = await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     await system.shutdown()
@@ -124,10 +141,14 @@ async def test_event_when_no_daemon_ran_then_all_fire_once(connection: Connectio
         await system.shutdown()
 
 
-async def test_event_when_feed_is_replayed_from_zero_then_nothing_fires_twice(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_event_when_feed_is_replayed_from_zero_then_nothing_fires_twice(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """Ids make a rewound feed harmless."""
     orders = await orders_of(connection, db)
-    await triggers_of(connection, db).put({"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None})
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None}
+    )
     system = await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     for number in range(20):
@@ -147,9 +168,13 @@ async def test_event_when_feed_is_replayed_from_zero_then_nothing_fires_twice(co
     assert all(job["exec_count"] == 1 for job in after if job["state"] == "done")
 
 
-async def test_event_when_database_does_not_exist_then_waited_for(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_event_when_database_does_not_exist_then_waited_for(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """All documents of a database that came after the trigger fire."""
-    await triggers_of(connection, db).put({"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None})
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None}
+    )
     await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     orders = await orders_of(connection, db)
@@ -157,21 +182,32 @@ async def test_event_when_database_does_not_exist_then_waited_for(connection: Co
     await eventually(lambda: jobs_of(connection, db, "t"))
 
 
-async def test_event_when_documents_arrive_by_replication_then_fires(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_event_when_documents_arrive_by_replication_then_fires(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """A replicated document is a change like any other."""
     orders = await orders_of(connection, db)
-    await triggers_of(connection, db).put({"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None})
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None}
+    )
     await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     import orjson
 
-    body = orjson.dumps({"docs": [{"_id": "far", "_rev": "2-abc", "_revisions": {"start": 2, "ids": ["abc", "def"]}}], "new_edits": False})
+    body = orjson.dumps(
+        {
+            "docs": [{"_id": "far", "_rev": "2-abc", "_revisions": {"start": 2, "ids": ["abc", "def"]}}],
+            "new_edits": False,
+        }
+    )
     await connection.server.request("POST", f"{orders.path}/_bulk_docs", body=body)
     (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
     assert job["event"]["verb"] == "UPDATED"
 
 
-async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """What happens while a trigger is disabled does not fire later."""
     orders = await orders_of(connection, db)
     system = await start(note)
@@ -198,9 +234,13 @@ async def _no_checkpoint(connection: Connection) -> bool:
     return not await connection.control.with_prefix("checkpoint:")
 
 
-async def test_every_when_daemon_restarts_then_keeps_its_rhythm(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_every_when_daemon_restarts_then_keeps_its_rhythm(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """Ticks are at anchor + n periods; those that were missed make one late job."""
-    await triggers_of(connection, db).put({"_id": "e", "type": "@every", "arguments": "1s", "worker": "note", "message": None})
+    await triggers_of(connection, db).put(
+        {"_id": "e", "type": "@every", "arguments": "1s", "worker": "note", "message": None}
+    )
     system = await start(note)
     await eventually(lambda: _count(connection, db, "e", 2))
     await system.shutdown()
@@ -246,7 +286,9 @@ async def test_at_and_in_when_their_time_has_come_then_fire_once_and_are_gone(
     assert not await jobs_of(connection, db, "too late")
 
     async def no_state() -> bool:
-        return {state["_id"].split(":")[-1] for state in await connection.control.with_prefix("schedule:")} == {"too late"}
+        return {state["_id"].split(":")[-1] for state in await connection.control.with_prefix("schedule:")} == {
+            "too late"
+        }
 
     await eventually(no_state)
 
@@ -272,7 +314,9 @@ async def test_skip_when_ticks_were_missed_then_no_late_job(connection: Connecti
     assert not await jobs_of(connection, db, "e")
 
 
-async def test_api_when_used_then_adds_gets_lists_and_deletes(connection: Connection, db: Prefixer, start: Start) -> None:
+async def test_api_when_used_then_adds_gets_lists_and_deletes(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
     """The Scheduler protocol."""
     system = await start(note)
     scheduler = system.scheduler

@@ -1,0 +1,81 @@
+"""Daemons as processes, and the program that they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemons import DaemonProcess
+
+from couchjobs.settings import Settings
+
+PROGRAM = """
+import asyncio, os, time
+from couchjobs import WorkerContext, worker
+
+def note(line):
+    handle = os.open("ran.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(handle, (line + "\\n").encode())
+    os.close(handle)
+
+@worker("append", concurrency=20)
+async def append(ctx: WorkerContext) -> None:
+    note(f"{ctx.id} {ctx.daemon}")
+
+@worker("sleeps", concurrency=20, timeout=None)
+async def sleeps(ctx: WorkerContext, message: float) -> None:
+    note(f"{ctx.id} {ctx.daemon}")
+    await asyncio.sleep(message)
+
+@worker("thread", concurrency=4)
+def thread(ctx: WorkerContext, message: float) -> str:
+    note(f"{ctx.id} {ctx.daemon}")
+    time.sleep(message)
+    return "slept"
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A folder with the module `program`."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return tmp_path
+
+
+@pytest.fixture
+def daemon(
+    program: Path, settings_for: Callable[..., Settings], server_url: str
+) -> Iterator[Callable[..., DaemonProcess]]:
+    """Start a daemon on this test's databases."""
+    started: list[DaemonProcess] = []
+
+    def start(**given: Any) -> DaemonProcess:
+        settings = settings_for(**given)
+        names = (
+            "url",
+            "domain",
+            "prefix",
+            "control_db",
+            "beat_interval",
+            "dead_after",
+            "sweep_interval",
+            "shutdown_timeout",
+            "feed_heartbeat",
+        )
+        environment = {name: getattr(settings, name) for name in names}
+        process = DaemonProcess(program, "program", f"daemon-{len(started)}", **environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.end()
+
+
+def ran(folder: Path) -> list[tuple[str, str]]:
+    """Which jobs have run, by which daemon."""
+    file = folder / "ran.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(line.split()[0], line.split()[1]) for line in lines]

@@ -1,0 +1,212 @@
+"""The command line, as people use it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from daemons import DaemonProcess
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.prefixer import Prefixer
+from couchjobs.settings import Settings
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(program: Path, settings_for: Callable[..., Settings]) -> Run:
+    """Run a command on this test's databases."""
+    settings = settings_for()
+    environment = {
+        **os.environ,
+        "COUCHJOBS_URL": settings.url,
+        "COUCHJOBS_DOMAIN": settings.domain,
+        "COUCHJOBS_PREFIX": settings.prefix or "",
+        "COUCHJOBS_CONTROL_DB": settings.control_db,
+    }
+
+    def command(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "couchjobs", *arguments],
+            cwd=program,
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return command
+
+
+async def in_thread(run: Run, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without stopping the event loop."""
+    return await asyncio.to_thread(run, *arguments, **more)
+
+
+async def test_init_when_run_twice_then_everything_is_there(connection: Connection, db: Prefixer, run: Run) -> None:
+    """The second time there is nothing to do."""
+    await connection.server.delete_database(db.database("jobs"))
+    first = await in_thread(run, "init", "--json")
+    assert any("created database" in change for change in orjson.loads(first.stdout)["changed"])
+    second = await in_thread(run, "init")
+    assert (second.returncode, second.stdout) == (0, "everything is there already\n")
+
+
+async def test_push_when_waited_for_then_prints_the_end(
+    connection: Connection, run: Run, daemon: Callable[..., DaemonProcess]
+) -> None:
+    """Exit code 0 for done, 1 for errored."""
+    daemon()
+    done = await in_thread(run, "push", "thread", "0.01", "--wait", "--json")
+    assert done.returncode == 0
+    assert orjson.loads(done.stdout)["result"] == "slept"
+    failed = await in_thread(run, "push", "thread", '"x"', "--wait")
+    assert failed.returncode == 1
+    assert "errored" in failed.stdout
+
+
+async def test_jobs_when_listed_shown_cancelled_and_tried_again_then_as_documents_say(
+    connection: Connection, run: Run
+) -> None:
+    """A queued job that no daemon can take says so."""
+    job_id = (await in_thread(run, "push", "nobody", "{}")).stdout.strip()
+    listed = orjson.loads((await in_thread(run, "jobs", "ls", "--json")).stdout)
+    assert [(job["_id"], job["note"]) for job in listed] == [(job_id, "no daemon has this worker")]
+    assert (
+        "no daemon has this worker"
+        in (await in_thread(run, "jobs", "ls", "--worker", "nobody", "--state", "queued")).stdout
+    )
+    assert orjson.loads((await in_thread(run, "jobs", "show", job_id, "--json")).stdout)["worker"] == "nobody"
+    assert (await in_thread(run, "jobs", "cancel", job_id)).returncode == 0
+    assert orjson.loads((await in_thread(run, "jobs", "show", job_id)).stdout)["cancel_requested"] is True
+    again = await in_thread(run, "jobs", "retry", job_id)
+    assert again.returncode == 2
+    assert "only one that has ended" in again.stderr
+
+
+async def test_triggers_when_added_listed_fired_and_removed_then_as_documents_say(
+    connection: Connection, db: Prefixer, run: Run
+) -> None:
+    """A bad one is listed with its reason."""
+    await connection.database(db.database("triggers")).put({"_id": "bad", "type": "@nothing", "worker": "w"})
+    added = await in_thread(
+        run, "triggers", "add", "@every", "1h", "--worker", "append", "--message", '{"a": 1}', "--id", "mine"
+    )
+    assert (added.returncode, added.stdout) == (0, "mine\n")
+    listed = {
+        trigger["_id"]: trigger for trigger in orjson.loads((await in_thread(run, "triggers", "ls", "--json")).stdout)
+    }
+    assert "no type of trigger" in listed["bad"]["bad"]
+    assert "bad" not in listed["mine"]
+    assert "@nothing" in (await in_thread(run, "triggers", "ls")).stdout
+    fired = orjson.loads((await in_thread(run, "triggers", "fire", "mine", "--json")).stdout)
+    assert (fired["trigger_id"], fired["message"], fired["manual_execution"]) == ("mine", {"a": 1}, True)
+    assert orjson.loads((await in_thread(run, "triggers", "show", "mine")).stdout)["type"] == "@every"
+    assert (await in_thread(run, "triggers", "rm", "mine")).returncode == 0
+    assert (await in_thread(run, "triggers", "show", "mine")).returncode == 2
+
+
+async def test_watch_when_a_job_runs_then_prints_its_states(
+    connection: Connection, db: Prefixer, run: Run, daemon: Callable[..., DaemonProcess]
+) -> None:
+    """The feed shows queued, running and done."""
+    daemon()
+    await connection.writer(db.database("jobs")).write(
+        {"_id": "job", "worker": "sleeps", "message": 1, "state": "queued"}
+    )
+    watched = await in_thread(run, "jobs", "watch", "job")
+    states = [line.split()[3] for line in watched.stdout.splitlines()]
+    assert states[-1] == "done"
+    assert "running" in states
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["run", "nothing_here"], {}, "module 'nothing_here' cannot be imported"),
+        (["run", "json"], {}, "there is no @worker function in json"),
+        (["run", "program", "--log-level", "loud"], {}, "--log-level"),
+        (["push", "append", "{"], {}, "MESSAGE is not JSON"),
+        (["jobs", "show", "nope"], {}, "no job 'nope'"),
+        (["jobs", "ls", "--state", "lost"], {}, "lost"),
+        (["triggers", "add", "@every", "often", "--worker", "w"], {}, "is not a duration"),
+        (["triggers", "add", "@what", "x", "--worker", "w"], {}, "no type of trigger"),
+        (["jobs", "ls"], {"COUCHJOBS_URL": "localhost"}, "must look like http://host:5984"),
+        (["jobs", "ls"], {"COUCHJOBS_SHUTDWON_TIMEOUT": "3"}, "did you mean COUCHJOBS_SHUTDOWN_TIMEOUT"),
+        (["jobs", "ls"], {"COUCHJOBS_REQUEST_TIMEOUT": "soon"}, "request_timeout"),
+        (["jobs", "ls"], {"COUCHJOBS_PREFIX": "nobody"}, "couchjobs init"),
+        (["dev", "--data", "x", "--memory"], {}, "exclude each other"),
+    ],
+)
+async def test_mistakes_when_made_then_exit_code_2_and_one_helpful_line(
+    connection: Connection, run: Run, arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    """What, where and how to mend it; never a traceback."""
+    failed = await in_thread(run, *arguments, **environment)
+    assert failed.returncode == 2, failed.stderr
+    assert says in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+async def test_unreachable_server_when_asked_then_exit_code_1_without_the_password(run: Run) -> None:
+    """Not the user's fault, and no secret in it."""
+    failed = await in_thread(run, "jobs", "ls", COUCHJOBS_URL="http://admin:hush@127.0.0.1:9")
+    assert failed.returncode == 1
+    assert "hush" not in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+async def test_dev_when_its_parent_dies_then_ends(tmp_path: Path) -> None:
+    """No server is left behind, whatever became of the shell that started it."""
+    command = f"{sys.executable} -m couchjobs dev --data {tmp_path}/data --port 0 --json"
+    script = f"{command} > {tmp_path}/out & echo $!; exec sleep 1000"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COUCHJOBS_TEST")}
+    shell = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    assert shell.stdout is not None
+    dev = int(shell.stdout.readline())
+    said = orjson.loads(await eventually(lambda: (tmp_path / "out").exists() and (tmp_path / "out").read_text(), 30))
+    assert said["url"].startswith("http://admin:")
+    assert (tmp_path / "data" / "password").read_text() in said["url"]
+    assert (tmp_path / "data" / "password").stat().st_mode & 0o777 == 0o600
+    shell.send_signal(signal.SIGKILL)
+    shell.wait()
+    shell.stdout.close()
+    await eventually(lambda: not alive(dev) and not alive(said["pid"]))
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs, a zombie not counted."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_bench_when_run_small_then_all_keys(connection: Connection, run: Run, server_url: str) -> None:
+    """The keys that people compare; databases of its own are gone afterwards."""
+    before = set(await connection.server.all_databases())
+    done = await in_thread(run, "bench", "--jobs", "200", "--json")
+    result: dict[str, Any] = orjson.loads(done.stdout)
+    assert result.keys() == {
+        "server",
+        "jobs",
+        "limit_jobs_per_s",
+        "drain_jobs_per_s",
+        "end_to_end_jobs_per_s",
+        "latency_ms",
+        "drain_ratio",
+        "end_to_end_ratio",
+    }
+    assert result["latency_ms"].keys() == {"p50", "p99"}
+    assert set(await connection.server.all_databases()) <= before

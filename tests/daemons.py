@@ -1,0 +1,43 @@
+"""Daemons as processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class DaemonProcess:
+    """`couchjobs run` as a process of its own, with its log in a file."""
+
+    def __init__(self, folder: Path, module: str, name: str, **environment: Any) -> None:
+        self.log = folder / f"{name}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "couchjobs", "run", module],
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **{f"COUCHJOBS_{key.upper()}": str(value) for key, value in environment.items()}},
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 30) -> int:
+        """Wait for the end and return the exit code."""
+        return self.process.wait(timeout)
+
+    def end(self) -> None:
+        """Kill it, if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def says(self, text: str) -> bool:
+        """Whether the log holds this text."""
+        return text in self.log.read_text()

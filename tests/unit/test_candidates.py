@@ -1,0 +1,95 @@
+"""The look ahead of a daemon."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from couchjobs.broker.candidates import Candidate, Candidates
+
+
+def candidate(job_id: str, due: float = 0, priority: int = 0, not_before: float = 0, rev: str = "1-a") -> Candidate:
+    """A candidate of worker w."""
+    return Candidate(job_id, rev, "w", due, priority, None, not_before)
+
+
+def ids(candidates: list[Candidate]) -> list[str]:
+    """Their job ids."""
+    return [one.job_id for one in candidates]
+
+
+def test_take_when_priorities_differ_then_two_of_three_by_priority() -> None:
+    """One of three is the oldest."""
+    known = Candidates(["w"], 100)
+    for number in range(4):
+        known.offer(candidate(f"low-{number}", due=number), 0)
+        known.offer(candidate(f"high-{number}", due=100 + number, priority=1), 0)
+    assert ids(known.take("w", 6, 0)) == ["high-0", "high-1", "low-0", "high-2", "high-3", "low-1"]
+    assert ids(known.take("w", 9, 0)) == ["low-2", "low-3"]
+    assert known.take("w", 1, 0) == []
+
+
+def test_offer_when_not_before_is_later_then_waits() -> None:
+    """And replaces what was known of the job before."""
+    known = Candidates(["w"], 100)
+    known.offer(candidate("a", not_before=5), 0)
+    known.offer(candidate("b", not_before=3), 0)
+    assert known.next_ready() == 3
+    assert known.take("w", 9, 2) == []
+    assert ids(known.take("w", 9, 3)) == ["b"]
+    known.offer(candidate("a", not_before=9, rev="2-b"), 4)
+    assert known.take("w", 9, 6) == [], "an older entry must not ripen it early"
+    assert ids(known.take("w", 9, 9)) == ["a"]
+
+
+def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
+    """Priority still finds a place; the mark is given out once few are ready."""
+    known = Candidates(["w"], 3)
+    for number in range(5):
+        known.offer(candidate(f"job-{number}"), 0)
+    assert known.ready() == 3
+    assert known.overflowed(2) == []
+    known.offer(candidate("high", priority=1), 0)
+    assert known.ready("w") == 4
+    known.take("w", 3, 0)
+    assert known.overflowed(2) == ["w"]
+    assert known.overflowed(2) == []
+
+
+def test_forget_when_job_moved_on_then_not_taken() -> None:
+    """The feed says that somebody else has it."""
+    known = Candidates(["w"], 10)
+    known.offer(candidate("a"), 0)
+    assert known.knows("a", "1-a")
+    assert not known.knows("a", "2-b")
+    known.forget("a")
+    assert known.take("w", 1, 0) == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(-1, 2), st.sampled_from([0.0, 5.0]), st.booleans()), max_size=200
+    )
+)
+def test_candidates_when_anything_happens_then_each_is_taken_at_most_once_and_counts_hold(
+    steps: list[tuple[int, int, float, bool]],
+) -> None:
+    """Offers, replacements, takes and forgets in any order."""
+    known = Candidates(["w"], 10)
+    present: set[str] = set()
+    for number, priority, not_before, take in steps:
+        if take:
+            for one in known.take("w", 2, 10.0 if priority else 0.0):
+                assert one.job_id in present
+                present.discard(one.job_id)
+        elif priority < 0:
+            known.forget(str(number))
+            present.discard(str(number))
+        else:
+            known.offer(candidate(str(number), due=number, priority=priority, not_before=not_before), 0)
+            present.discard(str(number))
+            if known.knows(str(number), "1-a"):
+                present.add(str(number))
+    rest = {one.job_id for one in known.take("w", 1000, 10)}
+    assert rest == present
+    assert known.ready() == 0

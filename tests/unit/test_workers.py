@@ -1,0 +1,262 @@
+"""Workers: declaring them, and what becomes of one try."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, UnknownWorkerError
+from couchjobs.jobs.job import Job, JobOptions
+from couchjobs.timestamps import now
+from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.registry import (
+    add_worker,
+    config_of,
+    get_workers_list,
+    get_workers_names_list,
+    worker,
+    workers_of,
+)
+from couchjobs.workers.worker import Worker
+
+
+class Mail(BaseModel):
+    """A message."""
+
+    to: str
+
+
+def job(**fields: Any) -> Job:
+    """A job that has just been claimed for its first try."""
+    return Job(id="j", worker="w", exec_count=1, started_at=now(), **fields)
+
+
+def run(function: Any, given: Job | None = None, **options: Any) -> Outcome:
+    """One try."""
+    config = config_of(worker("w", **options)(function))
+    return asyncio.run(Worker(config).begin(given or job()).run())
+
+
+def test_try_when_function_returns_then_done_with_the_result() -> None:
+    """Coroutine or plain function, with or without the message."""
+
+    async def coroutine(ctx: WorkerContext, message: Mail) -> str:
+        return message.to
+
+    def plain(ctx: WorkerContext) -> tuple[int, int]:
+        return 1, 2
+
+    assert run(coroutine, job(message={"to": "ann"})) == Done("ann")
+    assert run(plain) == Done([1, 2])
+
+
+def test_try_when_result_is_no_json_then_fails_for_good() -> None:
+    """Running it again would not mend that."""
+
+    async def function(ctx: WorkerContext) -> object:
+        return object()
+
+    outcome = run(function, max_exec_count=5)
+    assert isinstance(outcome, Failed)
+    assert "JSON" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (AbortJob("enough"), Done()),
+        (BadTriggerError("gone"), Failed("BadTriggerError: gone", bad_trigger=True)),
+        (MessageNilError("none"), Failed("MessageNilError: none")),
+    ],
+)
+def test_try_when_error_has_a_meaning_then_that_outcome(error: Exception, expected: Outcome) -> None:
+    """None of them is tried again."""
+
+    async def function(ctx: WorkerContext) -> None:
+        raise error
+
+    assert run(function, max_exec_count=5) == expected
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), TimeoutError("its own")])
+def test_try_when_function_raises_then_retry_with_backoff(error: BaseException) -> None:
+    """Doubled each time, +-10 %; a worker cannot end the daemon by sys.exit."""
+
+    async def function(ctx: WorkerContext) -> None:
+        raise error
+
+    outcome = run(function, max_exec_count=9, retry_delay=2)
+    assert isinstance(outcome, Retry)
+    assert 1.8 <= outcome.delay_s <= 2.2
+    third = job()
+    third.exec_count = 3
+    outcome = run(function, third, max_exec_count=9, retry_delay=2)
+    assert isinstance(outcome, Retry)
+    assert 7.2 <= outcome.delay_s <= 8.8
+
+
+def test_try_when_tries_or_time_are_spent_then_failed() -> None:
+    """Options lower what the worker allows, never raise it."""
+
+    async def function(ctx: WorkerContext) -> None:
+        raise ValueError("x")
+
+    assert isinstance(run(function, max_exec_count=1), Failed)
+    assert isinstance(run(function, job(options=JobOptions(max_exec_count=9)), max_exec_count=1), Failed)
+    assert isinstance(run(function, job(options=JobOptions(max_exec_count=1)), max_exec_count=9), Failed)
+    late = job()
+    late.started_at = now() - timedelta(seconds=10)
+    assert isinstance(run(function, late, max_exec_count=9, max_exec_time=10.5, retry_delay=1), Failed)
+    assert isinstance(run(function, late, max_exec_count=9, max_exec_time=60, retry_delay=1), Retry)
+    late.options = JobOptions(max_exec_time=5)
+    assert isinstance(run(function, late, max_exec_count=9, max_exec_time=60, retry_delay=1), Failed)
+
+
+def test_try_when_error_hook_fails_then_not_tried_again() -> None:
+    """A hook that fails does not lose the job's own error."""
+
+    async def function(ctx: WorkerContext) -> None:
+        raise ValueError("own")
+
+    def hook(error: BaseException) -> bool:
+        raise RuntimeError("hook")
+
+    assert run(function, max_exec_count=9, error_hook=hook) == Failed("ValueError: own")
+
+
+@pytest.mark.parametrize("outcome", [Cancelled(), Interrupted()])
+async def test_try_when_stopped_then_that_outcome(outcome: Cancelled | Interrupted) -> None:
+    """A coroutine is cancelled; committed only where the job has ended."""
+    commits: list[Any] = []
+    began = asyncio.Event()
+
+    async def function(ctx: WorkerContext) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    config = config_of(worker("w", worker_commit=lambda ctx, error: commits.append(error))(function))
+    running = Worker(config).begin(job())
+    task = asyncio.create_task(running.run())
+    await began.wait()
+    running.stop(outcome)
+    running.stop(Interrupted())
+    assert await task == outcome
+    assert len(commits) == isinstance(outcome, Cancelled)
+    assert task.cancelling() == 0
+
+
+async def test_try_when_stopped_before_it_began_then_never_runs() -> None:
+    """A shutdown in the moment of the claim."""
+
+    async def function(ctx: WorkerContext) -> None:
+        raise AssertionError
+
+    running = Worker(config_of(worker("w")(function))).begin(job())
+    running.stop(Interrupted())
+    assert await running.run() == Interrupted()
+
+
+async def test_try_when_the_task_itself_is_cancelled_then_cancelled_passes() -> None:
+    """CancelledError is never swallowed."""
+
+    async def function(ctx: WorkerContext) -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(Worker(config_of(worker("w")(function))).begin(job()).run())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_try_when_thread_runs_on_after_its_time_then_outcome_at_once() -> None:
+    """The thread finds `ctx.cancelled`; whoever counts slots waits for it."""
+
+    def function(ctx: WorkerContext) -> None:
+        while not ctx.cancelled:
+            time.sleep(0.005)
+
+    running = Worker(config_of(worker("w", timeout=0.05, max_exec_count=1)(function))).begin(job())
+    assert await running.run() == Failed("TimeoutError: no end within 0.05 s")
+    assert running.thread is not None
+    await asyncio.wait_for(running.thread, 5)
+
+
+def test_worker_when_declared_wrongly_then_configuration_error() -> None:
+    """What, where, how to mend it."""
+    with pytest.raises(ConfigurationError, match="unexpected keyword argument 'colour'"):
+        worker("w", colour=1)(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match=r"must take \(ctx\) or \(ctx, message\)"):
+        worker("w")(lambda: None)
+    with pytest.raises(ConfigurationError, match="concurrency must be at least 1"):
+        worker("w", concurrency=0)(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match="timeout must be more than 0"):
+        worker("w", timeout=0)(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match="not decorated"):
+        config_of(print)
+
+
+def test_workers_of_modules_when_imported_twice_then_once() -> None:
+    """The same function under two names is one worker; two functions of one type are a mistake."""
+
+    @worker("mine")
+    def mine(ctx: WorkerContext) -> None: ...
+
+    @worker("mine")
+    def twin(ctx: WorkerContext) -> None: ...
+
+    one, other = ModuleType("one"), ModuleType("other")
+    one.mine, one.alias, other.mine = mine, mine, mine  # type: ignore[attr-defined]
+    assert workers_of(one, other).names() == ["mine"]
+    other.twin = twin  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match="two workers of type 'mine'"):
+        workers_of(one, other)
+
+
+def test_workers_list_when_asked_for_an_unknown_type_then_says_which_there_are() -> None:
+    """A type without a name is refused."""
+    workers = WorkersList([WorkerConfig(worker_type="a", worker_func=print)])
+    assert "a" in workers
+    assert [config.clone() for config in workers] == list(workers)
+    with pytest.raises(UnknownWorkerError, match="no worker of type 'b': a"):
+        workers.get("b")
+    with pytest.raises(ConfigurationError, match="needs a type"):
+        workers.add(WorkerConfig(worker_type="", worker_func=print))
+
+
+def test_add_worker_when_added_then_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry of the specification, beside the decorator."""
+    registry = sys.modules["couchjobs.workers.registry"]
+    monkeypatch.setattr(registry, "_added", WorkersList())
+    add_worker(WorkerConfig(worker_type="added", worker_func=print))
+    assert get_workers_names_list() == ["added"]
+    assert [config.worker_type for config in get_workers_list()] == ["added"]
+    with pytest.raises(ConfigurationError):
+        add_worker(WorkerConfig(worker_type="added", worker_func=print))
+
+
+def test_context_when_used_then_gives_what_the_job_says() -> None:
+    """The names of the specification."""
+    ctx = WorkerContext(
+        job(message={"to": "ann"}, event={"verb": "CREATED"}, trigger_id="t", manual_execution=True), "daemon"
+    )
+    assert (ctx.id, ctx.trigger_id, ctx.manual, ctx.exec_count) == ("j", "t", True, 1)
+    assert ctx.unmarshal_message(Mail).to == "ann"
+    assert ctx.unmarshal_event(dict) == {"verb": "CREATED"}
+    assert ctx.with_cookie(5).cookie == 5
+    assert ctx.cookie is None
+    shorter = ctx.with_timeout(5).with_timeout(50)
+    assert shorter.deadline is not None
+    assert shorter.deadline - time.monotonic() <= 5
+    shorter.set_no_retry()
+    assert shorter.no_retry
+    assert ctx.logger is not None
