@@ -249,8 +249,8 @@ def test_settings_when_misspelt_or_senseless_then_configuration_error(monkeypatc
     monkeypatch.setenv("COUCHJOBS_BEAT_INTERVALL", "5")
     with pytest.raises(ConfigurationError, match="did you mean COUCHJOBS_BEAT_INTERVAL"):
         load_settings()
+    monkeypatch.delenv("COUCHJOBS_BEAT_INTERVALL")
     with pytest.raises(ConfigurationError, match="colour"):
-        monkeypatch.delenv("COUCHJOBS_BEAT_INTERVALL")
         load_settings(colour="red")
     assert "COUCHJOBS_URL" not in os.environ
 

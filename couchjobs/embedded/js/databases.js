@@ -127,6 +127,8 @@ class Databases {
       database.writes.emit('gone');
       await this.registry.remove(await this.registry.get('db_' + name));
       await database.pouch.destroy();
+      const stockCache = this.PouchDB.__dbCacheMap; // express-pouchdb keeps its own objects, destroyed ones too
+      if (stockCache) stockCache.delete(Databases.fileName(name));
     });
   }
 

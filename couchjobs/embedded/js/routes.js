@@ -50,6 +50,7 @@ function createHandler(databases, accounts) {
       case 'DELETE /_session': return sendJson(res, 200, {ok: true}, {'Set-Cookie': 'AuthSession=; Version=1; Path=/; HttpOnly; Max-Age=0'});
     }
     requireServerAdmin(user);
+    if (method === 'PUT' && parts.length === 1) await databases.create(parts[0]);
     switch (route) {
       case 'GET /_all_dbs': return sendJson(res, 200, databases.names());
       case 'POST /_dbs_info': {
