@@ -5,11 +5,11 @@
 const expressPouch = require('express-pouchdb');
 const {Databases} = require('./databases');
 
-const PARTS = ['routes/find', 'routes/replicate', 'routes/ddoc-info', 'routes/revs-diff'];
+const PARTS = ['routes/find', 'routes/replicate', 'routes/ddoc-info'];
 
 function createStock(databases) {
   const app = expressPouch(databases.PouchDB, {mode: 'minimumForPouchDB', overrideMode: {
-    include: PARTS.filter((part) => part !== 'routes/revs-diff'),
+    include: PARTS,
     exclude: ['compression'],
   }});
   return (req, res, database, user, security) => {
@@ -20,6 +20,7 @@ function createStock(databases) {
     req.couchSession = {userCtx: user};
     req.couchSecurityObj = security;
     if (!/json/.test(req.headers.accept || '')) req.headers.accept = 'application/json';
+    if (req.method === 'POST' && !/^multipart/.test(req.headers['content-type'] || '')) req.headers['content-type'] = 'application/json';
     res.on('finish', () => {
       for (const name of databases.names()) databases.get(name).written(['_design/']);
     });
