@@ -2,8 +2,8 @@
 
 The feed is asked for its next page only when fewer candidates are ready than the low-water mark, or after a short
 while, for cancellations and other worker types: a job's three revisions are one row if nobody asks in between, and
-CouchDB pays for each row. The view is read at the start of a large database, every sweep interval, and where
-candidates had to be left out.
+CouchDB pays for each row. The view is read at the start, every sweep interval, and where candidates had to be left
+out. A daemon begins with the feed's beginning, which needs no index, unless the database is large.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import orjson
 
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
+from couchjobs.couch.database import Row, Update
 from couchjobs.errors import BadDocumentError
 from couchjobs.jobs.job import Job, State, is_job
 from couchjobs.jobs.store import JobStore
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
-_SMALL = 20_000
+_LARGE_DATABASE = 100_000
 _LONGEST_PAUSE_S = 0.1
 _REFILL_PAUSE_S = 0.1
-_LARGE = 16_384
+_LARGE_DOCUMENT = 16_384
 
 
 class Intake:
@@ -87,7 +88,7 @@ class Intake:
     async def _begin(self) -> ChangesFollower:
         info = await self._store.database.info()
         since = "0"
-        if info["doc_count"] > _SMALL:
+        if info["doc_count"] > _LARGE_DATABASE:
             since = await current_sequence(self._store.database)
             self._sweep_at_once.set()
         return ChangesFollower(self._store.database, since, heartbeat_s=self._settings.feed_heartbeat)
@@ -140,7 +141,7 @@ class Intake:
         not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
         due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
         priority = job.priority if job.priority is not None else int(job.manual_execution)
-        keep = len(orjson.dumps(job.document())) <= _LARGE
+        keep = len(orjson.dumps(job.document())) <= _LARGE_DOCUMENT
         if not self._daemon.has_first_right(job.id, job.worker):
             not_before = max(not_before, present) + self._settings.first_right_delay
             keep = False
@@ -150,27 +151,29 @@ class Intake:
     async def sweep_for_ever(self) -> None:
         """Read the view of due jobs every sweep interval, and at once where candidates were left out."""
         loop = asyncio.get_running_loop()
+        await self._sweep([*self._workers.names(), None], "false")
         last = loop.time()
         while True:
-            types = self._candidates.overflowed(self.low_water)
+            await self._sweep(self._candidates.overflowed(self.low_water), "true")
             if self._sweep_at_once.is_set() or loop.time() - last >= self._settings.sweep_interval:
+                update: Update = "true" if self._sweep_at_once.is_set() else "lazy"
                 self._sweep_at_once.clear()
+                await self._sweep([*self._workers.names(), None], update)
                 last = loop.time()
-                types = [*self._workers.names()]
-                await self._sweep([None])
-            await self._sweep(types)
             try:
                 async with asyncio.timeout(min(_REFILL_PAUSE_S, self._settings.sweep_interval)):
                     await self._sweep_at_once.wait()
             except TimeoutError:
                 continue
 
-    async def _sweep(self, worker_types: Iterable[str | None]) -> None:
+    async def _sweep(self, worker_types: Iterable[str | None], update: Update) -> None:
         database, most = self._store.database, self._settings.max_candidates
         for worker_type in worker_types:
-            first = await database.view("queue/due", [worker_type, "first"], [worker_type, "first", {}], limit=most)
-            due = await database.view("queue/due", [worker_type, "due"], [worker_type, "due", {}], limit=most)
-            ids = dict.fromkeys(row["id"] for row in [*first, *due] if not self._runs(row["id"]))
+            rows: list[Row] = []
+            for part in ("first", "due"):
+                low = [worker_type, part]
+                rows += await database.view("queue/due", low, [*low, {}], limit=most, update=update)
+            ids = dict.fromkeys(row["id"] for row in rows if not self._runs(row["id"]))
             for document in (await database.get_many(ids)).values():
                 if not self._candidates.knows(document["_id"], document["_rev"]):
                     await self.take_in([document])

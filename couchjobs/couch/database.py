@@ -16,6 +16,9 @@ Document = dict[str, Any]
 Row = dict[str, Any]
 """A row of a view: `id`, `key`, `value`."""
 
+Update = Literal["true", "false", "lazy"]
+"""Whether reading a view waits for its index: yes; no, it stays as it is; no, but it is brought up to date then."""
+
 _BULK_GET = 500
 
 
@@ -164,7 +167,7 @@ class Database:
         *,
         page: int = 500,
         descending: bool = False,
-        update: Literal["true", "false", "lazy"] = "true",
+        update: Update = "true",
     ) -> AsyncIterator[list[Row]]:
         """Yield the rows of a view between two keys, both included, in pages that begin where the last one ended.
 
@@ -195,7 +198,7 @@ class Database:
         *,
         limit: int,
         descending: bool = False,
-        update: Literal["true", "false", "lazy"] = "true",
+        update: Update = "true",
         startkey_docid: str | None = None,
     ) -> list[Row]:
         """Return at most `limit` rows of a view between two keys, both included."""

@@ -8,6 +8,8 @@ const SAME = {start_key: 'startkey', end_key: 'endkey', start_key_doc_id: 'start
 function normalised(query) {
   const options = {};
   for (const [name, value] of Object.entries(query)) options[SAME[name] || name] = value;
+  if (options.update === 'false' || options.update === false) options.stale = 'ok';
+  else if (options.update === 'lazy') options.stale = 'update_after';
   delete options.update;
   delete options.stable;
   return options;
