@@ -7,7 +7,7 @@ import sys
 import typer
 
 from couchjobs import errors
-from couchjobs.cli import bench, daemon, jobs, push, triggers
+from couchjobs.cli import bench, daemon, foresee, jobs, push, triggers
 from couchjobs.log import redact
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app.command("run")(daemon.run)
 app.command("dev")(daemon.dev)
 app.command("push")(push.push)
 app.add_typer(jobs.app, name="jobs")
+triggers.app.command("next")(foresee.next_times)
+triggers.app.command("match")(foresee.match)
+triggers.app.command("test")(foresee.explain)
 app.add_typer(triggers.app, name="triggers")
 app.command("bench")(bench.bench)
 

@@ -38,11 +38,20 @@ def _store(connection: Connection) -> TriggerStore:
 
 @app.command()
 def add(
-    kind: Annotated[str, typer.Argument(metavar="TYPE", help="@event, @every, @at, @in")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="TYPE",
+            help="@event, @cron, @every, @at, @in, @hourly, @daily, @weekly, @monthly, @webhook, @client",
+        ),
+    ],
     arguments: Annotated[str, typer.Argument(help="Such as orders:CREATED, 30s, 2026-12-24T18:00:00Z")],
     worker: Annotated[str, typer.Option("--worker", help="The type of worker.")],
     message: Annotated[str, typer.Option("--message", help="The message of its jobs, as JSON.")] = "null",
     trigger_id: Annotated[str | None, typer.Option("--id", help="Its id; a fresh one where absent.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option("--timezone", help="For @cron and the like, such as Europe/Paris.")
+    ] = None,
     misfire: Annotated[
         str, typer.Option("--misfire", help="once: missed ticks make one late job; skip: none.")
     ] = "once",
@@ -59,8 +68,8 @@ def add(
         "message": read_json("--message", message),
         "misfire": misfire,
     }
-    if trigger_id is not None:
-        document["_id"] = trigger_id
+    optional = {"_id": trigger_id, "timezone": timezone}
+    document |= {name: value for name, value in optional.items() if value is not None}
 
     async def work(connection: Connection) -> TriggerInfos:
         try:

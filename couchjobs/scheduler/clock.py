@@ -123,11 +123,12 @@ class Clock:
 
     async def _load(self, trigger: ScheduledTrigger, state: Document | None) -> _Timer:
         infos = trigger.infos
-        while state is None or (state.get("type"), state.get("arguments")) != (infos.type, infos.arguments):
-            wanted = {
+        while state is None or _rules_of(state) != (infos.type, infos.arguments, infos.timezone):
+            wanted: Document = {
                 "_id": self._state_id(trigger),
                 "type": infos.type,
                 "arguments": infos.arguments,
+                "timezone": infos.timezone,
                 "anchor": format_time(now()),
             }
             if state is not None:
@@ -186,3 +187,7 @@ class Clock:
         else:
             self._timers.pop(infos.id, None)
             self._dirty.set()
+
+
+def _rules_of(state: Document) -> tuple[object, object, object]:
+    return state.get("type"), state.get("arguments"), state.get("timezone")

@@ -14,6 +14,7 @@ from couchjobs.log import get_logger
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class TriggerSet:
                 continue
             if isinstance(parsed, EventRules):
                 self.events[trigger_id] = EventTrigger(infos, parsed)
-            else:
+            elif not isinstance(parsed, OnDemand):
                 self.scheduled[trigger_id] = ScheduledTrigger(infos, parsed)
 
     def _forget(self, trigger_id: str) -> None:

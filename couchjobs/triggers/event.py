@@ -40,15 +40,22 @@ class EventRule:
 
     def matches(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> bool:
         """Return whether the rule matches an event of its doctype. `old` is None where it cannot be had."""
+        return not self.why_not(verb, doc, old)
+
+    def why_not(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> str:
+        """Return why the rule does not match, nothing where it does."""
         if verb not in self.verbs:
-            return False
+            return f"the verb is {verb}"
         if not self.values:
-            return True
+            return ""
         if not self.selector:
-            return doc.get("_id") in self.values
+            return "" if doc.get("_id") in self.values else f"the id is {doc.get('_id')!r}"
         if self.values == (_CHANGED,):
-            return verb != "UPDATED" or old is None or select(doc, self.selector) != select(old, self.selector)
-        return self._selects(doc) or (old is not None and self._selects(old))
+            changed = verb != "UPDATED" or old is None or select(doc, self.selector) != select(old, self.selector)
+            return "" if changed else f"{self.selector} has not changed"
+        if self._selects(doc) or (old is not None and self._selects(old)):
+            return ""
+        return f"{self.selector} is {_texts(select(doc, self.selector)) or 'absent'}"
 
     def _selects(self, doc: dict[str, Any]) -> bool:
         return any(text in self.values for text in _texts(select(doc, self.selector)))

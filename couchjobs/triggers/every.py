@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from couchjobs.durations import read_seconds
+from couchjobs.durations import parse_duration, read_seconds
 from couchjobs.errors import MalformedTriggerError
 
 _SHORTEST_S = 1.0
@@ -43,6 +43,21 @@ def parse_every(arguments: str) -> EveryTrigger:
         MalformedTriggerError: it is no duration, or none above zero.
     """
     return EveryTrigger(timedelta(seconds=max(_SHORTEST_S, duration("@every", arguments))))
+
+
+def every_descriptor(arguments: str) -> EveryTrigger:
+    """Return the schedule of the cron descriptor `@every D`: whole seconds, one where the duration is less.
+
+    Source: robfig/cron v3, ConstantDelaySchedule.
+
+    Raises:
+        MalformedTriggerError: it is no duration in Go's form.
+    """
+    try:
+        period = timedelta(seconds=int(parse_duration(arguments.strip())))
+    except (ValueError, OverflowError) as error:
+        raise MalformedTriggerError(f"@every {arguments[:100]!r}: {error}") from None
+    return EveryTrigger(max(period, timedelta(seconds=_SHORTEST_S)))
 
 
 def duration(kind: str, arguments: str) -> float:

@@ -5,22 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from couchjobs.errors import UnknownTriggerError
+from couchjobs.triggers.cron import parse_cron
 from couchjobs.triggers.event import EventRules, parse_event
 from couchjobs.triggers.every import parse_every
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.on_demand import OnDemand, parse_client, parse_webhook
 from couchjobs.triggers.once import parse_at, parse_in
+from couchjobs.triggers.periodic import parse_periodic
 from couchjobs.triggers.schedule import Schedule
 
-_KINDS: dict[str, Callable[[str], EventRules | Schedule]] = {
-    "@at": parse_at,
-    "@event": parse_event,
-    "@every": parse_every,
-    "@in": parse_in,
+ParsedTrigger = EventRules | Schedule | OnDemand
+
+_KINDS: dict[str, Callable[[TriggerInfos], ParsedTrigger]] = {
+    "@at": lambda infos: parse_at(infos.arguments),
+    "@client": parse_client,
+    "@cron": lambda infos: parse_cron(infos.arguments, infos.timezone),
+    "@daily": parse_periodic,
+    "@event": lambda infos: parse_event(infos.arguments),
+    "@every": lambda infos: parse_every(infos.arguments),
+    "@hourly": parse_periodic,
+    "@in": lambda infos: parse_in(infos.arguments),
+    "@monthly": parse_periodic,
+    "@webhook": parse_webhook,
+    "@weekly": parse_periodic,
 }
 
 
-def parse_trigger(infos: TriggerInfos) -> EventRules | Schedule:
-    """Return what makes the trigger fire: rules for events, or a schedule.
+def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
+    """Return what makes the trigger fire: rules for events, a schedule, or nothing but being asked.
 
     Raises:
         UnknownTriggerError: no such type.
@@ -29,4 +41,4 @@ def parse_trigger(infos: TriggerInfos) -> EventRules | Schedule:
     parse = _KINDS.get(infos.type)
     if parse is None:
         raise UnknownTriggerError(f"{infos.type!r} is no type of trigger: {', '.join(sorted(_KINDS))}")
-    return parse(infos.arguments)
+    return parse(infos)

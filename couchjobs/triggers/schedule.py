@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 
@@ -22,3 +22,22 @@ class Schedule(Protocol):
 
     def latest(self, until: datetime, anchor: datetime) -> datetime | None:
         """Return the last tick not later than `until`, None where there is none."""
+
+
+def latest_by_search(schedule: Schedule, until: datetime, anchor: datetime) -> datetime | None:
+    """Return the last tick not later than `until` and later than the anchor, for ticks on whole seconds.
+
+    The first tick after a moment never comes before the first tick after an earlier one: so the moment is halved.
+    """
+    found = schedule.next(anchor, anchor)
+    if found is None or found > until:
+        return None
+    low, high = anchor, until
+    while high - low > timedelta(seconds=1):
+        middle = low + (high - low) / 2
+        tick = schedule.next(middle, anchor)
+        if tick is not None and tick <= until:
+            low, found = middle, tick
+        else:
+            high = middle
+    return found

@@ -1,0 +1,156 @@
+"""`triggers next`, `match` and `test`: what triggers would do, without doing it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, with_connection
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.timestamps import now, parse_time
+from couchjobs.triggers.event import EventRules, parse_event
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.on_demand import OnDemand
+
+_BAD = (BadDocumentError, MalformedTriggerError, UnknownTriggerError, ValueError)
+_MOST = 1000
+After = Annotated[str | None, typer.Option("--after", help="An RFC 3339 time; now, where absent.")]
+Lines = Annotated[bool, typer.Option("--jsonl", help="Read rows of JSON from stdin and answer each with one.")]
+
+
+def next_times(
+    trigger_id: Annotated[str | None, typer.Argument(help="A stored trigger; or give --type and --arguments.")] = None,
+    kind: Annotated[str, typer.Option("--type", help="Such as @cron, @every, @weekly.")] = "@cron",
+    arguments: Annotated[str | None, typer.Option("--arguments", help="Such as '0 0 8 * * mon'.")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", help="Such as Europe/Paris.")] = None,
+    after: After = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=_MOST, help="How many.")] = 4,
+    jsonl: Lines = False,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Print the coming times of a trigger; with --jsonl, of many."""
+    if jsonl:
+        _answer_lines(_answer_next)
+        return
+    if trigger_id is not None:
+        row: dict[str, Any] = _stored(trigger_id, url, domain, prefix).document()
+    elif arguments is not None:
+        row = {"type": kind, "arguments": arguments, "timezone": timezone}
+    else:
+        raise ConfigurationError("give the id of a trigger, or --type and --arguments, or --jsonl")
+    answer = _answer_next({**row, "after": after, "count": count})
+    if as_json:
+        print_json(answer)
+    elif answer["error"]:
+        raise ConfigurationError(answer["reason"])
+    else:
+        print("\n".join(answer["next"]) or "never")
+
+
+def _stored(trigger_id: str, url: str | None, domain: str | None, prefix: str | None) -> TriggerInfos:
+    async def work(connection: Connection) -> TriggerInfos:
+        return await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
+
+    return with_connection(url, domain, prefix, work)
+
+
+def _answer_lines(answer: Callable[[Any], dict[str, Any]]) -> None:
+    for line in sys.stdin.buffer:
+        if line.strip():
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                row = error
+            sys.stdout.buffer.write(orjson.dumps(answer(row)) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _answer_next(row: Any) -> dict[str, Any]:
+    try:
+        return {"next": _coming_times(row), "error": False}
+    except _BAD as error:
+        return {"next": [], "error": True, "reason": str(error)}
+
+
+def _coming_times(row: Any) -> list[str]:
+    if not isinstance(row, dict):
+        raise BadDocumentError(f"a row must be an object: {row}")
+    arguments = row.get("arguments", row.get("spec", ""))
+    trigger = {"type": "@cron", "worker": "none", **row, "arguments": arguments}
+    parsed = parse_trigger(TriggerInfos.from_document(trigger))
+    if isinstance(parsed, EventRules | OnDemand):
+        raise MalformedTriggerError(f"{trigger['type']} does not fire by the clock")
+    anchor = parse_time(str(row["after"])) if row.get("after") else now()
+    times: list[str] = []
+    tick: datetime | None = anchor or now()
+    for _ in range(min(_MOST, int(row.get("count") or 4))):
+        tick = parsed.next(tick, anchor or now()) if tick is not None else None
+        if tick is not None:
+            times.append(tick.isoformat().replace("+00:00", "Z"))
+    return times
+
+
+def match(jsonl: Lines = False) -> None:
+    """Answer for each row `{"arguments", "event": {"verb", "type", "doc", "old"?}}` whether an @event trigger fires."""
+    if not jsonl:
+        raise ConfigurationError("`triggers match` reads rows of JSON from stdin: give --jsonl")
+    _answer_lines(_answer_match)
+
+
+def _answer_match(row: Any) -> dict[str, Any]:
+    try:
+        if (
+            not isinstance(row, dict)
+            or not isinstance(row.get("event"), dict)
+            or not isinstance(row.get("arguments"), str)
+        ):
+            raise BadDocumentError('a row must hold "arguments", a text, and "event", an object')
+        rules = parse_event(row["arguments"])
+        event = row["event"]
+        found = rules.matches(str(event.get("type")), str(event.get("verb")), event.get("doc") or {}, event.get("old"))
+    except _BAD as error:
+        return {"match": False, "error": True, "reason": str(error)}
+    return {"match": found, "error": False}
+
+
+def explain(
+    trigger_id: Annotated[str, typer.Argument(help="A stored @event trigger.")],
+    doc: Annotated[Path, typer.Option("--doc", help="A file with the document.", exists=True, dir_okay=False)],
+    old: Annotated[Path | None, typer.Option("--old", help="A file with the document before.", exists=True)] = None,
+    verb: Annotated[str, typer.Option("--verb", help="CREATED, UPDATED or DELETED.")] = "CREATED",
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Say which rules of a trigger match a document, and why the others do not."""
+    infos = _stored(trigger_id, url, domain, prefix)
+    rules = parse_trigger(infos)
+    if not isinstance(rules, EventRules):
+        raise ConfigurationError(f"trigger {trigger_id} is of type {infos.type}: only @event looks at documents")
+    document = read_json("--doc", doc.read_text())
+    before = read_json("--old", old.read_text()) if old else None
+    answers = [
+        {"rule": text, "why_not": rule.why_not(verb, document, before)}
+        for text, rule in zip(infos.arguments.split(), rules.rules, strict=True)
+    ]
+    if as_json:
+        print_json(answers)
+        return
+    for answer in answers:
+        Console(soft_wrap=True).print(
+            f"{answer['rule']}: {answer['why_not'] or 'matches'}", markup=False, highlight=False
+        )

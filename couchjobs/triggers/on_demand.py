@@ -1,0 +1,38 @@
+"""@webhook and @client: triggers that fire only when they are asked to.
+
+The id of a @webhook trigger is its secret. The jobs of a @client trigger have the worker `client`, which no daemon
+runs: a client does the work, and ends the job by writing its state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from couchjobs.errors import MalformedTriggerError
+from couchjobs.triggers.infos import TriggerInfos
+
+CLIENT_WORKER = "client"
+"""The worker type of jobs that clients do."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand:
+    """A trigger without ticks and without rules."""
+
+    type: str
+
+
+def parse_webhook(infos: TriggerInfos) -> OnDemand:
+    """Return what makes a @webhook trigger fire: nothing by itself."""
+    return OnDemand(infos.type)
+
+
+def parse_client(infos: TriggerInfos) -> OnDemand:
+    """Return what makes a @client trigger fire: nothing by itself.
+
+    Raises:
+        MalformedTriggerError: its worker is another than `client`.
+    """
+    if infos.worker != CLIENT_WORKER:
+        raise MalformedTriggerError(f'@client: its worker must be "{CLIENT_WORKER}", not {infos.worker!r}')
+    return OnDemand(infos.type)

@@ -1,0 +1,170 @@
+"""@hourly, @daily, @weekly and @monthly: one moment in each period, inside a window.
+
+    @hourly  between 8am and 6pm      each hour from 8 to 17
+    @daily   before 5am               each day, from 0:00 to 4:59
+    @weekly  on mon,wed-fri after 10pm
+    @monthly on the 1-5,16
+
+The moment is chosen by a digest of domain, worker and message: the same on every daemon and after every restart, and
+spread evenly over many triggers. A later clause overrules an earlier one of its kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import orjson
+
+from couchjobs.errors import MalformedTriggerError
+from couchjobs.triggers.cron import CronTrigger, parse_zone
+from couchjobs.triggers.cron_fields import CronFields
+from couchjobs.triggers.infos import TriggerInfos
+
+_HOUR = re.compile(r"^(1[0-2]|[1-9])(am|pm)$")
+_WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+_GROUPS = {"weekday": (1, 2, 3, 4, 5), "weekend": (6, 0)}
+_ALL = {
+    "second": tuple(range(60)),
+    "minute": tuple(range(60)),
+    "hour": tuple(range(24)),
+    "day_of_month": tuple(range(1, 32)),
+    "month": tuple(range(1, 13)),
+    "day_of_week": tuple(range(7)),
+}
+_LAST_DAY_OF_EVERY_MONTH = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Hours from `after` up to, and without, `before`; days of the week from Sunday, 0; days of the month."""
+
+    after: int = 0
+    before: int = 24
+    days_of_week: tuple[int, ...] = tuple(range(7))
+    days_of_month: tuple[int, ...] = tuple(range(1, _LAST_DAY_OF_EVERY_MONTH + 1))
+
+
+def parse_window(kind: str, arguments: str) -> Window:
+    """Return the window that the arguments of a trigger of that kind name; all of the period where there are none.
+
+    Raises:
+        MalformedTriggerError: a word that is not understood, or a window with no hour in it.
+    """
+    words = arguments.split()
+    window = Window()
+    while words:
+        window = _parse_clause(kind, words, window)
+    if window.after >= window.before:
+        raise MalformedTriggerError(f"{kind} {arguments!r}: the window ends before it begins")
+    return window
+
+
+def _parse_clause(kind: str, words: list[str], window: Window) -> Window:
+    word = words.pop(0)
+    match word:
+        case "before":
+            return replace(window, before=_hour(kind, words) or 24)
+        case "after":
+            return replace(window, after=_hour(kind, words))
+        case "between":
+            window = replace(window, after=_hour(kind, words))
+            if words[:1] == ["and"]:
+                words.pop(0)
+                window = replace(window, before=_hour(kind, words) or 24)
+            return window
+        case "on" if kind == "@weekly":
+            return replace(window, days_of_week=_list(kind, words, _weekdays))
+        case "on" if kind == "@monthly" and words[:1] == ["the"]:
+            words.pop(0)
+            return replace(window, days_of_month=_list(kind, words, _days_of_month))
+        case _:
+            raise MalformedTriggerError(f"{kind}: {word!r} is not understood here: {_HELP[kind]}")
+
+
+_HOURS_HELP = "before 5am, after 10pm, between 8am and 6pm"
+_HELP = {
+    "@hourly": _HOURS_HELP,
+    "@daily": _HOURS_HELP,
+    "@weekly": f"{_HOURS_HELP}, on mon,wed-fri, on weekday, on weekend",
+    "@monthly": f"{_HOURS_HELP}, on the 1-5,16",
+}
+
+
+def _hour(kind: str, words: list[str]) -> int:
+    word = words.pop(0) if words else ""
+    found = _HOUR.match(word)
+    if not found:
+        raise MalformedTriggerError(f"{kind}: {word!r} is no hour: write one such as 5am, 12pm")
+    return int(found[1]) % 12 + (12 if found[2] == "pm" else 0)
+
+
+def _list(kind: str, words: list[str], parse: Callable[[str], tuple[int, ...] | None]) -> tuple[int, ...]:
+    word = words.pop(0) if words else ""
+    days: set[int] = set()
+    for part in word.split(","):
+        found = parse(part)
+        if found is None:
+            raise MalformedTriggerError(f"{kind}: {part!r} in {word!r} is no day: {_HELP[kind]}")
+        days.update(found)
+    return tuple(sorted(days))
+
+
+def _weekdays(text: str) -> tuple[int, ...] | None:
+    if text in _GROUPS:
+        return _GROUPS[text]
+    ends = [_weekday(name) for name in text.split("-")]
+    if len(ends) == 1 and ends[0] is not None:
+        return (ends[0],)
+    if len(ends) != 2 or ends[0] is None or ends[1] is None:
+        return None
+    return tuple(day % 7 for day in range(ends[0], ends[1] + (7 if ends[1] < ends[0] else 0) + 1))
+
+
+def _weekday(text: str) -> int | None:
+    for number, name in enumerate(_WEEKDAYS):
+        if text in (name, name[:3]):
+            return number
+    return None
+
+
+def _days_of_month(text: str) -> tuple[int, ...] | None:
+    found = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", text, re.ASCII)
+    if not found:
+        return None
+    low, high = int(found[1]), int(found[2] or found[1])
+    return tuple(range(low, high + 1)) if 1 <= low <= high <= 31 else None
+
+
+def parse_periodic(infos: TriggerInfos) -> CronTrigger:
+    """Return the schedule of an @hourly, @daily, @weekly or @monthly trigger.
+
+    Raises:
+        MalformedTriggerError: the window or the time zone cannot be understood.
+    """
+    window = parse_window(infos.type, infos.arguments)
+    pick = _Picker(infos)
+    chosen: dict[str, tuple[int, ...]] = {"minute": (pick(range(60)),), "second": (pick(range(60)),)}
+    hours = tuple(range(window.after, window.before))
+    chosen["hour"] = hours if infos.type == "@hourly" else (pick(hours),)
+    if infos.type == "@weekly":
+        chosen["day_of_week"] = (pick(window.days_of_week),)
+    elif infos.type == "@monthly":
+        in_every_month = [day for day in window.days_of_month if day <= _LAST_DAY_OF_EVERY_MONTH]
+        chosen["day_of_month"] = (pick(in_every_month or window.days_of_month),)
+    return CronTrigger(CronFields(**(_ALL | chosen), both_days=True), parse_zone(infos.timezone))
+
+
+class _Picker:
+    """Picks from sequences, evenly, by a digest of what the trigger is."""
+
+    def __init__(self, infos: TriggerInfos) -> None:
+        identity = [infos.domain, infos.worker, infos.message]
+        digest = hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).digest()
+        self._number = int.from_bytes(digest)
+
+    def __call__(self, choices: range | list[int] | tuple[int, ...]) -> int:
+        self._number, index = divmod(self._number, len(choices))
+        return choices[index]
