@@ -14,7 +14,7 @@ from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
-from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
 from couchjobs.jobs.store import JobStore
 from couchjobs.recovery.daemon import PREFIX as DAEMON
 from couchjobs.timestamps import format_time
@@ -81,7 +81,7 @@ def ls(
 
 
 def _note(document: Document, taken: set[str]) -> str:
-    if document.get("state") == State.QUEUED and document.get("worker") not in taken:
+    if document.get("state") == State.QUEUED and document.get("worker") not in {*taken, CLIENT_WORKER}:
         return _NOBODY
     if document.get("state") == State.QUEUED and document.get("errors"):
         return f"tried again at {document.get('scheduled_at')}: {document['errors'][-1].get('error')}"

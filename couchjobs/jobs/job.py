@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 WORKER_TYPE = "worker"
 """The key, in JSON, of the type of worker."""
 
+CLIENT_WORKER = "client"
+"""The worker type of jobs that clients do, and no daemon."""
+
 MAX_NAME = 200
 
 Changes = dict[str, Any]

@@ -20,7 +20,7 @@ from couchjobs.errors import BadDocumentError, CouchError
 from couchjobs.jobs.ids import tick_id
 from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
-from couchjobs.recovery.daemon import Daemon
+from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import ScheduledTrigger, TriggerSet
 from couchjobs.timestamps import format_time, now, parse_time
@@ -60,14 +60,20 @@ class Clock:
     """Fires the scheduled triggers to which this daemon has the first right. `run` goes on until it is cancelled."""
 
     def __init__(
-        self, connection: Connection, triggers: TriggerSet, store: TriggerStore, broker: CouchBroker, daemon: Daemon
+        self,
+        connection: Connection,
+        triggers: TriggerSet,
+        store: TriggerStore,
+        broker: CouchBroker,
+        debouncer: Debouncer,
     ) -> None:
         self._control = connection.control
         self._writer = connection.writer(self._control.name)
         self._triggers = triggers
         self._store = store
         self._broker = broker
-        self._daemon = daemon
+        self._debouncer = debouncer
+        self._daemon = broker.daemon
         self._timers: dict[str, _Timer] = {}
         self._queue: list[tuple[datetime, str]] = []
         self._dirty = asyncio.Event()
@@ -167,6 +173,9 @@ class Clock:
 
     async def _store_job(self, timer: _Timer, tick: datetime) -> None:
         infos = timer.trigger.infos
+        if infos.debounce:
+            await self._debouncer.fire(infos)
+            return
         request = infos.job_request(id=tick_id(infos.id, tick), queued_at=tick)
         try:
             await self._broker.store_job(new_job(self._store.db, request))

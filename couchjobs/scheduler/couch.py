@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ClosedError, ConfigurationError
+from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, TriggerNotFoundError
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.request import new_job
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.clock import Clock
+from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.feeds import Feeds
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import TriggerSet
@@ -30,6 +34,7 @@ class CouchScheduler:
         self._broker: CouchBroker | None = None
         self._clock: Clock | None = None
         self._feeds: Feeds | None = None
+        self._debouncer: Debouncer | None = None
         self._state = "new"
 
     async def start_scheduler(self, broker: Broker) -> None:
@@ -45,10 +50,10 @@ class CouchScheduler:
             raise ConfigurationError("a CouchScheduler needs a CouchBroker")
         self._state = "running"
         self._broker = broker
-        daemon = broker.daemon
-        await daemon.join()
-        self._clock = Clock(self._connection, self.triggers, self._store, broker, daemon)
-        self._feeds = Feeds(self._connection, self._db, self.triggers, broker, daemon)
+        await broker.daemon.join()
+        self._debouncer = Debouncer(self._connection, self._db, broker)
+        self._clock = Clock(self._connection, self.triggers, self._store, broker, self._debouncer)
+        self._feeds = Feeds(self._connection, self._db, self.triggers, broker, self._debouncer)
         self._tasks.start("follow triggers", self.triggers.follow)
         self._tasks.start("clock", self._clock.run)
         self._tasks.start("feeds", self._feeds.run)
@@ -75,6 +80,28 @@ class CouchScheduler:
         if self._state != "running" or self._clock is None:
             raise ClosedError(f"the scheduler is {self._state}")
         await self._clock.fire_due(now)
+
+    async def fire_webhook(self, trigger_id: str, payload: Any, *, manual: bool = False) -> Job:
+        """Fire a @webhook trigger and return its job; the unguessable id is the secret.
+
+        Raises:
+            TriggerNotFoundError: there is no @webhook with that id, or it is disabled; nobody is told which.
+            ClosedError: the scheduler does not run.
+        """
+        if self._state != "running" or self._broker is None or self._debouncer is None:
+            raise ClosedError(f"the scheduler is {self._state}")
+        unknown = TriggerNotFoundError("no webhook with that id")
+        try:
+            infos = await self._store.get(trigger_id)
+        except (TriggerNotFoundError, BadDocumentError):
+            raise unknown from None
+        if infos.type != "@webhook" or infos.disabled:
+            raise unknown
+        if infos.debounce:
+            return await self._debouncer.fire(infos, payload, manual=manual)
+        job = new_job(self._db, infos.job_request(payload=payload, manual=manual))
+        await self._broker.store_job(job)
+        return job
 
     async def add_trigger(self, db: Prefixer, infos: TriggerInfos) -> TriggerInfos:
         """Store a trigger and return it as it was stored.

@@ -22,7 +22,9 @@ from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.trigger_set import EventTrigger
+from couchjobs.triggers.infos import TriggerInfos
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
@@ -36,11 +38,14 @@ CHECKPOINT = "checkpoint:"
 class EventFollower:
     """Follows the database of one doctype and fires the triggers that name it. `run` goes on until it is cancelled."""
 
-    def __init__(self, connection: Connection, db: Prefixer, doctype: str, broker: CouchBroker) -> None:
+    def __init__(
+        self, connection: Connection, db: Prefixer, doctype: str, broker: CouchBroker, debouncer: Debouncer
+    ) -> None:
         self.triggers: Sequence[EventTrigger] = ()
         self._db = db
         self._doctype = doctype
         self._broker = broker
+        self._debouncer = debouncer
         self._database = connection.database(db.database(doctype))
         self._control = connection.control
         self._writer = connection.writer(self._control.name)
@@ -105,15 +110,20 @@ class EventFollower:
         documents = await self._database.get_revisions([(change.doc_id, change.rev) for change in wanted], revs=True)
         parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != "CREATED"])
         jobs: list[Job] = []
+        debounced: dict[str, TriggerInfos] = {}
         for document in documents:
             document.pop("_revisions", None)
             verb, old = verbs[document["_id"]], parents.get(document["_id"])
-            jobs += [
-                self._job(trigger, verb, document, old)
-                for trigger in triggers
-                if trigger.rules.matches(self._doctype, verb, document, old)
-            ]
-        await asyncio.gather(*(self._store(job) for job in jobs))
+            for trigger in triggers:
+                if not trigger.rules.matches(self._doctype, verb, document, old):
+                    continue
+                if trigger.infos.debounce:
+                    debounced[trigger.infos.id] = trigger.infos
+                else:
+                    jobs.append(self._job(trigger, verb, document, old))
+        await asyncio.gather(
+            *(self._store(job) for job in jobs), *(self._debouncer.fire(infos) for infos in debounced.values())
+        )
 
     def _verb(self, change: Change) -> str:
         if change.deleted:

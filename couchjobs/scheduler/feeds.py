@@ -11,7 +11,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.daemon import Daemon
+from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.events import CHECKPOINT, EventFollower
 from couchjobs.scheduler.trigger_set import EventTrigger, TriggerSet
 from couchjobs.supervisor import Supervisor
@@ -29,13 +29,14 @@ class Feeds:
     """The followers of one daemon. `run` goes on until it is cancelled; `stop` ends the followers."""
 
     def __init__(
-        self, connection: Connection, db: Prefixer, triggers: TriggerSet, broker: CouchBroker, daemon: Daemon
+        self, connection: Connection, db: Prefixer, triggers: TriggerSet, broker: CouchBroker, debouncer: Debouncer
     ) -> None:
         self._connection = connection
         self._db = db
         self._triggers = triggers
         self._broker = broker
-        self._daemon = daemon
+        self._debouncer = debouncer
+        self._daemon = broker.daemon
         self._followed: dict[str, _Followed] = {}
         self._tasks = Supervisor()
 
@@ -87,7 +88,7 @@ class Feeds:
     def _follow(self, doctype: str) -> EventFollower:
         followed = self._followed.get(doctype)
         if followed is None:
-            follower = EventFollower(self._connection, self._db, doctype, self._broker)
+            follower = EventFollower(self._connection, self._db, doctype, self._broker, self._debouncer)
             followed = _Followed(follower, self._tasks.start(f"follow {doctype}", follower.run))
             self._followed[doctype] = followed
         return followed.follower

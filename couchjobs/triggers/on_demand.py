@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from couchjobs.errors import MalformedTriggerError
+from couchjobs.jobs.job import CLIENT_WORKER
 from couchjobs.triggers.infos import TriggerInfos
-
-CLIENT_WORKER = "client"
-"""The worker type of jobs that clients do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from couchjobs.errors import ConfigurationError, UnknownWorkerError
-from couchjobs.jobs.job import MAX_NAME, Job
+from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job
 from couchjobs.workers.context import WorkerContext
 
 WorkerInitFunc = Callable[[], Awaitable[None] | None]
@@ -61,6 +61,10 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.worker_type, str) or len(self.worker_type) > MAX_NAME:
             raise ConfigurationError(f"worker type {self.worker_type!r} is no text of at most {MAX_NAME} characters")
+        if self.worker_type == CLIENT_WORKER:
+            raise ConfigurationError(
+                f"jobs of worker {CLIENT_WORKER!r} are done by clients; give your worker another name"
+            )
         for name, least in (("concurrency", 1), ("max_exec_count", 1), ("retry_delay", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"worker {self.worker_type!r}: {name} must be at least {least}")

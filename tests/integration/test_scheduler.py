@@ -336,3 +336,89 @@ async def test_api_when_used_then_adds_gets_lists_and_deletes(
     await system.shutdown()
     with pytest.raises(ClosedError):
         await scheduler.poll_scheduler(now())
+
+
+async def test_webhook_when_fired_then_a_job_with_the_payload(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Only a @webhook that is enabled; nobody is told why not."""
+    system = await start(note)
+    triggers = triggers_of(connection, db)
+    await triggers.put({"_id": "hook", "type": "@webhook", "arguments": "", "worker": "note", "message": None})
+    await triggers.put({"_id": "off", "type": "@webhook", "worker": "note", "message": None, "disabled": True})
+    await triggers.put({"_id": "every", "type": "@every", "arguments": "1h", "worker": "note", "message": None})
+    job = await system.scheduler.fire_webhook("hook", {"a": 1}, manual=True)
+    assert (job.payload, job.trigger_id, job.manual_execution) == ({"a": 1}, "hook", True)
+    for trigger_id in ("off", "every", "nothing", "_design/x", ""):
+        with pytest.raises(TriggerNotFoundError, match="no webhook with that id"):
+            await system.scheduler.fire_webhook(trigger_id, None)
+
+
+async def test_debounce_when_200_payloads_come_in_a_window_then_one_job_with_all(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """From four writers on two daemons; the next one after the job was claimed opens another window."""
+    systems = [await start(note), await start(note)]
+    triggers = triggers_of(connection, db)
+    await triggers.put({"_id": "hook", "type": "@webhook", "worker": "note", "message": None, "debounce": "2s"})
+
+    async def write(writer: int) -> set[str]:
+        scheduler = systems[writer % 2].scheduler
+        return {(await scheduler.fire_webhook("hook", [writer, number])).id for number in range(50)}
+
+    ids = set().union(*await asyncio.gather(*(write(writer) for writer in range(4))))
+    assert len(ids) == 1
+    (job,) = await jobs_of(connection, db, "hook")
+    assert job["debounced"] is True
+    assert sorted(job["payload"]["payloads"]) == [[writer, number] for writer in range(4) for number in range(50)]
+
+    async def done() -> bool:
+        return all(job["state"] == "done" for job in await jobs_of(connection, db, "hook"))
+
+    await eventually(done)
+    other = await systems[0].scheduler.fire_webhook("hook", "later")
+    assert other.id not in ids
+
+
+async def test_debounce_when_events_come_in_a_window_then_one_job_without_event_data(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The window is fixed, not pushed back by later events."""
+    orders = await orders_of(connection, db)
+    trigger = {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": 1, "debounce": "1s"}
+    await triggers_of(connection, db).put(trigger)
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    for number in range(30):
+        await orders.put({"_id": f"order-{number}"})
+    (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    assert "event" not in job
+    assert job["message"] == 1
+
+    async def done() -> bool:
+        return all(job["state"] == "done" for job in await jobs_of(connection, db, "t"))
+
+    await eventually(done)
+    assert len(await jobs_of(connection, db, "t")) <= 2
+    await orders.put({"_id": "later"})
+    await eventually(lambda: _count(connection, db, "t", 2))
+
+
+async def test_client_job_when_a_client_ends_it_then_ended(connection: Connection, db: Prefixer, start: Start) -> None:
+    """No daemon runs it; the API and a bare update both end it."""
+    from couchjobs.broker.couch import CouchBroker
+    from couchjobs.jobs.queries import get_job, wait
+    from couchjobs.jobs.request import JobRequest
+    from couchjobs.jobs.store import JobStore
+
+    await start(note)
+    broker, store = CouchBroker(connection), JobStore(connection, db)
+    one = await broker.push_job(db, JobRequest(worker_type="client", message=1))
+    other = await broker.push_job(db, JobRequest(worker_type="client", message=2))
+    assert one is not None
+    assert other is not None
+    assert await store.ack(await get_job(db, one.id))
+    document = await store.database.get(other.id)
+    await store.database.put({**document, "state": "errored", "error": "not today"})
+    assert (await wait(db, one.id, 5)).state == "done"
+    assert (await wait(db, other.id, 5)).error == "not today"

@@ -1,0 +1,98 @@
+"""Debounced triggers: what fires within one window makes one job.
+
+The first firing opens a window and makes a job that is not run before the window's end; later firings join that job.
+The window is fixed, and closes when the job is claimed. Of an @event, no event data is kept; a @webhook appends its
+payload to `{"payloads": [...]}`; any other kind keeps the first firing as it is.
+
+State, in the control database: `debounce:<triggers database>:<trigger>` = `{job_id, until}`, the window that was
+opened last. It is written before the job, so that all daemons agree on the job's id; where a crash came between the
+two, the next firing makes the job. A feed that rewinds behind a window that is closed opens another: one job too many
+rather than one too few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.settle import settle
+from couchjobs.errors import Conflict
+from couchjobs.jobs.ids import new_id
+from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.request import new_job
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.triggers.infos import TriggerInfos
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+_APPENDS = "@webhook"
+
+
+class Debouncer:
+    """Fires the debounced triggers of one tenant."""
+
+    def __init__(self, connection: Connection, db: Prefixer, broker: CouchBroker) -> None:
+        self._db = db
+        self._broker = broker
+        self._control = connection.control
+        self._writer = connection.writer(self._control.name)
+        self._prefix = f"debounce:{db.database(connection.settings.triggers_doctype)}:"
+        self._largest = connection.settings.max_message_bytes
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def fire(self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False) -> Job:
+        """Join the open window of the trigger, or open one; return the job.
+
+        Raises:
+            Forbidden: CouchDB refuses the job.
+            Unavailable: CouchDB does not answer; the firing may be in the job or not.
+        """
+        async with self._locks[infos.id]:
+            while True:
+                state = await self._control.find(self._prefix + infos.id)
+                job = await self._join(state, infos, payload, manual=manual) if state is not None else None
+                if job is not None:
+                    return job
+                await self._open(state, infos)
+
+    async def _open(self, state: Document | None, infos: TriggerInfos) -> None:
+        until = now() + timedelta(seconds=infos.debounce or 0)
+        window: Document = {"_id": self._prefix + infos.id, "job_id": new_id(), "until": format_time(until)}
+        if state is not None:
+            window["_rev"] = state["_rev"]
+        await settle(self._writer, window)
+
+    async def _join(self, state: Document, infos: TriggerInfos, payload: Any, *, manual: bool) -> Job | None:
+        """Return the job of the window, with this firing in it; None where the window is closed or full."""
+        document = await self._broker.store.database.find(state["job_id"])
+        if document is None:
+            return await self._make(state, infos, payload, manual=manual)
+        job = Job.read(document)
+        if job.state is not State.QUEUED or job.exec_count > 0:
+            return None
+        if infos.type != _APPENDS:
+            return job
+        payloads = [*(job.payload or {}).get("payloads", []), payload]
+        if len(orjson.dumps(payloads)) > self._largest:
+            return None
+        try:
+            await self._broker.store.update(job, payload={"payloads": payloads})
+        except Conflict:
+            return await self._join(state, infos, payload, manual=manual)
+        return job
+
+    async def _make(self, state: Document, infos: TriggerInfos, payload: Any, *, manual: bool) -> Job | None:
+        until = parse_time(state["until"])
+        more = {"payload": {"payloads": [payload]}} if infos.type == _APPENDS else {}
+        request = infos.job_request(id=state["job_id"], scheduled_at=until, debounced=True, manual=manual, **more)
+        job = new_job(self._db, request)
+        made = await self._broker.store_job(job)
+        return await self._join(state, infos, payload, manual=manual) if made is None else job
