@@ -21,6 +21,7 @@ from couchjobs.jobs.ids import tick_id
 from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.scheduler.debounce import Debouncer
+from couchjobs.scheduler.rebuild import rules_of, state_id
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import ScheduledTrigger, TriggerSet
 from couchjobs.timestamps import format_time, now, parse_time
@@ -115,8 +116,15 @@ class Clock:
             if trigger_id in mine and mine[trigger_id].infos.rev == timer.trigger.infos.rev
         }
         fresh = [trigger for trigger_id, trigger in mine.items() if trigger_id not in kept]
-        states = await self._control.get_many(self._state_id(trigger) for trigger in fresh)
-        loaded = await asyncio.gather(*(self._load(trigger, states.get(self._state_id(trigger))) for trigger in fresh))
+        states = await self._control.get_many(
+            state_id(self._store.database.name, trigger.infos.id) for trigger in fresh
+        )
+        loaded = await asyncio.gather(
+            *(
+                self._load(trigger, states.get(state_id(self._store.database.name, trigger.infos.id)))
+                for trigger in fresh
+            )
+        )
         self._timers = kept | {timer.trigger.infos.id: timer for timer in loaded}
         present = now()
         for timer in loaded:
@@ -124,17 +132,13 @@ class Clock:
         self._queue = [(timer.at, trigger_id) for trigger_id, timer in self._timers.items() if timer.at is not None]
         heapq.heapify(self._queue)
 
-    def _state_id(self, trigger: ScheduledTrigger) -> str:
-        return f"schedule:{self._store.database.name}:{trigger.infos.id}"
-
     async def _load(self, trigger: ScheduledTrigger, state: Document | None) -> _Timer:
         infos = trigger.infos
-        while state is None or _rules_of(state) != (infos.type, infos.arguments, infos.timezone):
+        rules = rules_of(infos.type, infos.arguments, infos.timezone)
+        while state is None or not rules.items() <= {"timezone": None, **state}.items():
             wanted: Document = {
-                "_id": self._state_id(trigger),
-                "type": infos.type,
-                "arguments": infos.arguments,
-                "timezone": infos.timezone,
+                "_id": state_id(self._store.database.name, trigger.infos.id),
+                **rules,
                 "anchor": format_time(now()),
             }
             if state is not None:
@@ -196,7 +200,3 @@ class Clock:
         else:
             self._timers.pop(infos.id, None)
             self._dirty.set()
-
-
-def _rules_of(state: Document) -> tuple[object, object, object]:
-    return state.get("type"), state.get("arguments"), state.get("timezone")

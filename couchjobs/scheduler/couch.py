@@ -15,6 +15,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.clock import Clock
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.feeds import Feeds
+from couchjobs.scheduler.rebuild import clean, rebuild
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
@@ -102,6 +103,14 @@ class CouchScheduler:
         job = new_job(self._db, infos.job_request(payload=payload, manual=manual))
         await self._broker.store_job(job)
         return job
+
+    async def clean(self) -> None:
+        """Drop all schedule state of the tenant; daemons that run make it anew, beginning now."""
+        await clean(self._connection, self._db)
+
+    async def rebuild(self, db: Prefixer) -> None:
+        """Drop all schedule state and make it anew from the triggers and their jobs, with daemons running or not."""
+        await rebuild(self._connection, db, TriggerStore(self._connection, db))
 
     async def add_trigger(self, db: Prefixer, infos: TriggerInfos) -> TriggerInfos:
         """Store a trigger and return it as it was stored.

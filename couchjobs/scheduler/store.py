@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import BadDocumentError, Conflict, NotFound, TriggerNotFoundError
+from couchjobs.errors import (
+    BadDocumentError,
+    Conflict,
+    MalformedTriggerError,
+    NotFound,
+    TriggerNotFoundError,
+    UnknownTriggerError,
+)
 from couchjobs.jobs.ids import new_id
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
 
 _logger = get_logger(__name__)
 
@@ -67,6 +74,16 @@ class TriggerStore:
         except (Conflict, NotFound):
             return False
         return True
+
+    async def parsed(self) -> list[tuple[TriggerInfos, ParsedTrigger]]:
+        """Return all triggers that can be understood, with what makes them fire, ordered by id."""
+        found: list[tuple[TriggerInfos, ParsedTrigger]] = []
+        for infos in await self.all():
+            try:
+                found.append((infos, parse_trigger(infos)))
+            except (MalformedTriggerError, UnknownTriggerError) as error:
+                _logger.warning("bad trigger", trigger=infos.id, reason=str(error))
+        return found
 
     async def all(self) -> list[TriggerInfos]:
         """Return all triggers that can be read, ordered by id; a bad one is logged."""

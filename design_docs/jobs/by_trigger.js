@@ -1,3 +1,5 @@
 function (doc) {
-  if (doc.trigger_id && doc.state) emit([doc.trigger_id, doc.queued_at || ""], null);
+  if (doc.trigger_id && doc.state) {
+    emit([doc.trigger_id, doc.queued_at || ""], [doc.state, doc.manual_execution === true, doc.started_at || null]);
+  }
 }

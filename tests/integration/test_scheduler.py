@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -422,3 +423,26 @@ async def test_client_job_when_a_client_ends_it_then_ended(connection: Connectio
     await store.database.put({**document, "state": "errored", "error": "not today"})
     assert (await wait(db, one.id, 5)).state == "done"
     assert (await wait(db, other.id, 5)).error == "not today"
+
+
+async def test_rebuild_when_two_daemons_run_then_no_tick_is_doubled_and_none_skipped(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The rhythm stays: the last job tells the last tick."""
+    triggers = triggers_of(connection, db)
+    for number in range(20):
+        await triggers.put(
+            {"_id": f"e{number:02}", "type": "@every", "arguments": "1s", "worker": "note", "message": None}
+        )
+    systems = [await start(note), await start(note)]
+    await eventually(lambda: _count(connection, db, "e00", 2))
+    await systems[0].scheduler.rebuild(db)
+    await eventually(lambda: _count(connection, db, "e00", 4))
+    await systems[1].scheduler.clean()
+    await eventually(lambda: _count(connection, db, "e00", 7))
+    for number in range(20):
+        found = [parse_time(job["queued_at"]) for job in await jobs_of(connection, db, f"e{number:02}")]
+        ticks = sorted(tick for tick in found if tick is not None)
+        gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ticks)]
+        assert all(gap >= 0.9 for gap in gaps), "doubled"
+        assert all(gap <= 2.1 for gap in gaps), "skipped"
