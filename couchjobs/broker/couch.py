@@ -8,16 +8,16 @@ together, for each database has one group-commit writer.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, assert_never
 
+from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.broker.intake import Intake
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import AdminOnlyError, ClosedError, CouchError, QueueClosedError, UnknownWorkerError
-from couchjobs.jobs.job import Job, State
+from couchjobs.errors import ClosedError, CouchError, QueueClosedError, UnknownWorkerError
+from couchjobs.jobs.job import CLIENT_WORKER, Job, State
 from couchjobs.jobs.queries import worker_queue_len
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.jobs.store import JobStore
@@ -138,16 +138,11 @@ class CouchBroker:
             BadDocumentError: the message is too large.
             Unavailable: CouchDB does not answer; the job may be stored or not.
         """
-        if self._state == "running" and request.worker_type not in self._configs:
+        if self._state == "running" and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
             others = self.daemon.living(request.worker_type)
             if others == [self.daemon.id]:
                 raise UnknownWorkerError(f"no daemon has a worker of type {request.worker_type!r}")
-        if (
-            request.worker_type in self._configs
-            and self._configs.get(request.worker_type).admin_only
-            and not request.admin
-        ):
-            raise AdminOnlyError(f"worker {request.worker_type!r} takes only requests with admin=True")
+        check_admin(self._configs, request)
         job = new_job(db, request)
         return job if await self.store_job(job) is not False else None
 
@@ -159,11 +154,8 @@ class CouchBroker:
         """
         if self._state == "closed":
             raise QueueClosedError("the broker is shut down")
-        config = self._configs.get(job.worker) if job.worker in self._configs else None
-        if config is not None and config.before_hook is not None:
-            wanted = config.before_hook(job)
-            if (await wanted if inspect.isawaitable(wanted) else wanted) is False:
-                return False
+        if not await is_wanted(self._configs, job):
+            return False
         store = self.store if (job.domain, job.prefix) == (self._db.domain, self._db.prefix) else self._store_of(job)
         return True if await store.create(job) else None
 

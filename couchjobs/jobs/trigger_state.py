@@ -18,7 +18,7 @@ _LOOKED_AT = 50
 
 
 class TriggerState(BaseModel):
-    """The last of each kind among a trigger's last 50 jobs; `status` is that of the newest, done where there is none."""
+    """The last of each kind among a trigger's last 50 jobs; `status` is that of the newest, done if there is none."""
 
     trigger_id: str
     status: State = State.DONE
@@ -34,7 +34,7 @@ class TriggerState(BaseModel):
 
 
 async def get_trigger_state(db: Prefixer, trigger_id: str) -> TriggerState:
-    """Return the state of a trigger, as its last jobs tell it: from a page of a view, and one document if one failed."""
+    """Return the state of a trigger, as its last jobs tell it: from a page of a view, and a document if one failed."""
     async with connected() as connection:
         database = JobStore(connection, db).database
         rows = await database.view("jobs/by_trigger", [trigger_id, {}], [trigger_id], limit=_LOOKED_AT, descending=True)

@@ -1,0 +1,218 @@
+"""A broker without CouchDB: one process, jobs in memory, gone when it ends. For tests of one's own workers.
+
+Tries, retries, time limits, hooks and states are those of the real one, made of the same parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from couchjobs.broker.admission import check_admin, is_wanted
+from couchjobs.errors import ClosedError, JobNotFoundError, QueueClosedError, UnknownWorkerError
+from couchjobs.jobs import transitions
+from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Changes, Job, State
+from couchjobs.jobs.request import JobRequest, new_job
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.worker import Try, Worker
+
+_DAEMON = "memory"
+
+
+class MemBroker:
+    """Runs jobs by itself, as soon as they are due; with `auto=False`, only when `run_pending` is called."""
+
+    def __init__(self, clock: Callable[[], datetime] = now, *, auto: bool = True) -> None:
+        """Take the clock that tells what is due."""
+        self.jobs: dict[str, Job] = {}
+        """All jobs by id, in the order in which they were pushed."""
+        self.bad_triggers: set[str] = set()
+        """Ids of triggers that a worker has called bad."""
+        self._clock = clock
+        self._auto = auto
+        self._configs = WorkersList()
+        self._workers: dict[str, Worker] = {}
+        self._running: dict[str, Try] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+        self._state = "new"
+
+    async def start_workers(self, workers: WorkersList) -> None:
+        """Begin to run the jobs of these workers.
+
+        Raises:
+            ClosedError: the broker runs already, or has run.
+        """
+        if self._state != "new":
+            raise ClosedError(f"the broker is {self._state}")
+        self._state = "running"
+        self._configs = workers
+        self._workers = {config.worker_type: Worker(config) for config in workers}
+        for worker in self._workers.values():
+            await worker.init()
+        if self._auto:
+            self._loop_task = asyncio.create_task(self._run_for_ever(), name="memory broker")
+
+    async def shutdown_workers(self, timeout: float | None = None) -> None:
+        """Start nothing more, let running jobs go on for `timeout` seconds (None: no limit), put the rest back.
+
+        Raises:
+            ClosedError: the broker does not run.
+        """
+        if self._state != "running":
+            raise ClosedError(f"the broker is {self._state}")
+        self._state = "closed"
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=timeout)
+        for running in self._running.values():
+            running.stop(Interrupted())
+        await asyncio.gather(*self._tasks.values())
+
+    async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
+        """Store a job and return it; None where `before_hook` skips it. A job with that id that is there already stays.
+
+        Raises:
+            QueueClosedError: the broker is shut down.
+            UnknownWorkerError: no worker of that type is registered.
+            AdminOnlyError: the worker takes only requests of administrators.
+        """
+        if self._state == "closed":
+            raise QueueClosedError("the broker is shut down")
+        if self._state == "running" and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
+            raise UnknownWorkerError(f"no worker of type {request.worker_type!r}")
+        check_admin(self._configs, request)
+        job = new_job(db, request)
+        if job.id in self.jobs:
+            return self.jobs[job.id]
+        if not await is_wanted(self._configs, job):
+            return None
+        job.queued_at = request.queued_at or self._clock()
+        self.jobs[job.id] = job
+        await self._notify()
+        return job
+
+    async def worker_queue_len(self, worker_type: str) -> int:
+        """Return how many jobs of that type are queued.
+
+        Raises:
+            UnknownWorkerError: no worker of that type is registered.
+        """
+        self._configs.get(worker_type)
+        return sum(job.worker == worker_type and job.state is State.QUEUED for job in self.jobs.values())
+
+    def workers_types(self) -> list[str]:
+        """Return the types of workers, sorted."""
+        return self._configs.names()
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """Wait until the job is done or errored and return it.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            TimeoutError: it has not ended within `timeout` seconds.
+        """
+        job = self.jobs.get(job_id)
+        if job is None:
+            raise JobNotFoundError(f"no job {job_id!r} in memory")
+        async with asyncio.timeout(timeout), self._changed:
+            await self._changed.wait_for(lambda: job.state in ENDED)
+        return job
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job: a queued one is not run, a running one is stopped.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+        """
+        if job_id not in self.jobs:
+            raise JobNotFoundError(f"no job {job_id!r} in memory")
+        if job_id in self._running:
+            self._running[job_id].stop(Cancelled())
+        elif self.jobs[job_id].state is State.QUEUED:
+            self._move(self.jobs[job_id], transitions.cancelled(self._clock()))
+            await self._notify()
+
+    async def run_pending(self) -> int:
+        """Run every job that is due, and those that they push, one after another; return how many tries that were."""
+        tries = 0
+        while due := self._due():
+            await self._process(due[0])
+            tries += 1
+        return tries
+
+    def _due(self) -> list[Job]:
+        present = self._clock()
+        due = [
+            job
+            for job in self.jobs.values()
+            if job.state is State.QUEUED
+            and job.id not in self._tasks
+            and job.worker in self._workers
+            and (job.scheduled_at is None or job.scheduled_at <= present)
+        ]
+        return sorted(due, key=lambda job: -(job.priority if job.priority is not None else job.manual_execution))
+
+    async def _run_for_ever(self) -> None:
+        while True:
+            for job in self._due():
+                busy = sum(self.jobs[job_id].worker == job.worker for job_id in self._tasks)
+                if busy < self._configs.get(job.worker).concurrency:
+                    self._tasks[job.id] = asyncio.create_task(self._process(job), name=f"job {job.id}")
+            later = [job.scheduled_at for job in self.jobs.values() if job.state is State.QUEUED and job.scheduled_at]
+            future = [time for time in later if time > self._clock()]
+            seconds = (min(future) - self._clock()).total_seconds() if future else None
+            try:
+                async with asyncio.timeout(seconds), self._changed:
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _process(self, job: Job) -> None:
+        changes = transitions.claimed(
+            job, Prefixer(job.domain, job.prefix), secrets.token_hex(8), _DAEMON, self._clock()
+        )
+        self._move(job, changes)
+        running = self._running[job.id] = self._workers[job.worker].begin(job, _DAEMON)
+        try:
+            outcome = await running.run()
+            self._move(job, self._changes_of(job, outcome))
+        finally:
+            del self._running[job.id]
+            self._tasks.pop(job.id, None)
+        await self._notify()
+
+    def _changes_of(self, job: Job, outcome: Outcome) -> Changes:
+        present = self._clock()
+        match outcome:
+            case Done(result):
+                return transitions.done(present, result)
+            case Failed(error, bad_trigger):
+                if bad_trigger and job.trigger_id:
+                    self.bad_triggers.add(job.trigger_id)
+                return transitions.errored(job, present, error)
+            case Retry(error, delay_s):
+                return transitions.retried(job, present, error, present + timedelta(seconds=delay_s))
+            case Cancelled():
+                return transitions.cancelled(present)
+            case Interrupted():
+                return transitions.released(job)
+            case _:
+                assert_never(outcome)
+
+    @staticmethod
+    def _move(job: Job, changes: Changes) -> None:
+        job.moved(changes, job.document_with(changes), secrets.token_hex(4))
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()

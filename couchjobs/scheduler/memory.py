@@ -1,0 +1,222 @@
+"""A scheduler without CouchDB: triggers in memory, events told to it. For tests of one's own triggers and workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from couchjobs.broker.memory import MemBroker
+from couchjobs.broker.protocol import Broker
+from couchjobs.errors import ClosedError, ConfigurationError, TriggerNotFoundError
+from couchjobs.jobs.ids import new_id, tick_id
+from couchjobs.jobs.job import Job, State
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now
+from couchjobs.triggers.event import EventRules
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
+from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.schedule import Schedule
+
+_MISSED = timedelta(seconds=5)
+_LONGEST_WAIT_S = 60.0
+
+
+class _Known:
+    """One trigger: its tenant, what makes it fire, and its schedule state."""
+
+    def __init__(self, db: Prefixer, infos: TriggerInfos, parsed: ParsedTrigger, anchor: datetime) -> None:
+        self.db = db
+        self.infos = infos
+        self.parsed = parsed
+        self.anchor = anchor
+        self.last: datetime | None = None
+        self.window: Job | None = None
+
+    @property
+    def schedule(self) -> Schedule | None:
+        return None if isinstance(self.parsed, EventRules | OnDemand) or self.infos.disabled else self.parsed
+
+
+class MemScheduler:
+    """Fires ticks by itself; with `auto=False`, only when `poll_scheduler` is called."""
+
+    def __init__(self, clock: Callable[[], datetime] = now, *, auto: bool = True) -> None:
+        """Take the clock that tells what is due."""
+        self._clock = clock
+        self._auto = auto
+        self._known: dict[str, _Known] = {}
+        self._broker: MemBroker | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._state = "new"
+
+    async def start_scheduler(self, broker: Broker) -> None:
+        """Begin to fire into `broker`.
+
+        Raises:
+            ClosedError: the scheduler runs already, or has run.
+            ConfigurationError: the broker is no MemBroker.
+        """
+        if self._state != "new":
+            raise ClosedError(f"the scheduler is {self._state}")
+        if not isinstance(broker, MemBroker):
+            raise ConfigurationError("a MemScheduler needs a MemBroker")
+        self._state = "running"
+        self._broker = broker
+        if self._auto:
+            self._task = asyncio.create_task(self._run_for_ever(), name="memory scheduler")
+
+    async def shutdown_scheduler(self) -> None:
+        """Fire nothing more.
+
+        Raises:
+            ClosedError: the scheduler does not run.
+        """
+        self._running_broker()
+        self._state = "closed"
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def poll_scheduler(self, now: datetime) -> None:
+        """Fire every tick that has come by `now`; those that were missed collapse into one.
+
+        Raises:
+            ClosedError: the scheduler does not run.
+        """
+        broker = self._running_broker()
+        for known in [*self._known.values()]:
+            if known.infos.id in broker.bad_triggers:
+                self._known.pop(known.infos.id, None)
+            elif known.schedule is not None:
+                await self._fire_tick(known, known.schedule, now)
+
+    async def _fire_tick(self, known: _Known, schedule: Schedule, present: datetime) -> None:
+        tick = schedule.latest(present, known.anchor)
+        if tick is None or (known.last is not None and tick <= known.last):
+            return
+        known.last = tick
+        if known.infos.misfire == "once" or present - tick <= _MISSED:
+            await self._fire(known, id=tick_id(known.infos.id, tick), queued_at=tick)
+        if schedule.once:
+            self._known.pop(known.infos.id, None)
+
+    async def fire_event(
+        self, db: Prefixer, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None = None
+    ) -> None:
+        """Tell the scheduler of a change: the @event triggers that match fire.
+
+        Raises:
+            ClosedError: the scheduler does not run.
+        """
+        self._running_broker()
+        event = {"domain": db.domain, "verb": verb, "doc": doc} | ({"old": old} if old is not None else {})
+        for known in [*self._known.values()]:
+            rules = known.parsed
+            if (
+                isinstance(rules, EventRules)
+                and known.db == db
+                and not known.infos.disabled
+                and rules.matches(doctype, verb, doc, old)
+            ):
+                await self._fire(known, event=event)
+
+    async def fire_webhook(self, trigger_id: str, payload: Any, *, manual: bool = False) -> Job | None:
+        """Fire a @webhook trigger and return its job.
+
+        Raises:
+            TriggerNotFoundError: there is no @webhook with that id, or it is disabled.
+            ClosedError: the scheduler does not run.
+        """
+        self._running_broker()
+        known = self._known.get(trigger_id)
+        if known is None or known.infos.type != "@webhook" or known.infos.disabled:
+            raise TriggerNotFoundError("no webhook with that id")
+        return await self._fire(known, payload=payload, manual=manual)
+
+    async def _fire(self, known: _Known, **more: Any) -> Job | None:
+        broker, infos = self._running_broker(), known.infos
+        if not infos.debounce:
+            return await broker.push_job(known.db, infos.job_request(**more))
+        window, appends = known.window, infos.type == "@webhook"
+        if window is not None and window.state is State.QUEUED and window.exec_count == 0:
+            if appends:
+                window.payload["payloads"].append(more.get("payload"))
+            return window
+        payload = {"payloads": [more.get("payload")]} if appends else None
+        until = self._clock() + timedelta(seconds=infos.debounce)
+        request = infos.job_request(
+            payload=payload, debounced=True, scheduled_at=until, manual=more.get("manual", False)
+        )
+        known.window = await broker.push_job(known.db, request)
+        return known.window
+
+    async def add_trigger(self, db: Prefixer, infos: TriggerInfos) -> TriggerInfos:
+        """Add a trigger and return it with its id.
+
+        Raises:
+            UnknownTriggerError: its type is not known.
+            MalformedTriggerError: its arguments cannot be parsed.
+        """
+        stored = infos.clone()
+        stored.id, stored.domain, stored.prefix = infos.id or new_id(), db.domain, db.prefix
+        self._known[stored.id] = _Known(db, stored, parse_trigger(stored), self._clock())
+        self._changed.set()
+        return stored
+
+    async def get_trigger(self, db: Prefixer, trigger_id: str) -> TriggerInfos:
+        """Return the trigger.
+
+        Raises:
+            TriggerNotFoundError: there is none with that id.
+        """
+        known = self._known.get(trigger_id)
+        if known is None or known.db != db:
+            raise TriggerNotFoundError(f"no trigger {trigger_id!r} in memory")
+        return known.infos
+
+    async def delete_trigger(self, db: Prefixer, trigger_id: str) -> None:
+        """Delete the trigger.
+
+        Raises:
+            TriggerNotFoundError: there is none with that id.
+        """
+        await self.get_trigger(db, trigger_id)
+        del self._known[trigger_id]
+
+    async def get_all_triggers(self, db: Prefixer) -> list[TriggerInfos]:
+        """Return all triggers, ordered by id."""
+        return sorted((known.infos for known in self._known.values() if known.db == db), key=lambda infos: infos.id)
+
+    async def clean(self) -> None:
+        """Drop all schedule state: every schedule begins now."""
+        for known in self._known.values():
+            known.anchor, known.last = self._clock(), None
+
+    async def rebuild(self, db: Prefixer) -> None:
+        """Drop the schedule state and make it anew; the last tick is what later ones are counted from."""
+        for known in self._known.values():
+            if known.db == db and known.last is not None:
+                known.anchor = known.last
+
+    async def _run_for_ever(self) -> None:
+        while True:
+            self._changed.clear()
+            await self.poll_scheduler(self._clock())
+            present = self._clock()
+            schedules = [(known.schedule, known.anchor) for known in self._known.values()]
+            ticks = [tick for schedule, anchor in schedules if schedule and (tick := schedule.next(present, anchor))]
+            seconds = min((min(ticks) - present).total_seconds(), _LONGEST_WAIT_S) if ticks else _LONGEST_WAIT_S
+            try:
+                async with asyncio.timeout(max(0.0, seconds)):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _running_broker(self) -> MemBroker:
+        if self._state != "running" or self._broker is None:
+            raise ClosedError(f"the scheduler is {self._state}")
+        return self._broker
