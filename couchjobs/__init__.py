@@ -1,6 +1,7 @@
 """A job engine for people whose data lives in CouchDB: jobs and triggers are documents."""
 
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.broker.memory import MemBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import (
@@ -34,9 +35,12 @@ from couchjobs.jobs.queries import (
 )
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.trigger_state import TriggerState, get_trigger_state
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.scheduler.memory import MemScheduler
 from couchjobs.scheduler.protocol import Scheduler
+from couchjobs.scheduler.trigger import EventTrigger, Trigger, new_trigger
 from couchjobs.settings import Settings, load_settings
 from couchjobs.system import JobSystem, system_start
 from couchjobs.triggers.infos import TriggerInfos
@@ -59,6 +63,7 @@ __all__ = [
     "CouchScheduler",
     "CouchjobsError",
     "Event",
+    "EventTrigger",
     "Job",
     "JobNotFoundError",
     "JobOptions",
@@ -66,6 +71,8 @@ __all__ = [
     "JobStore",
     "JobSystem",
     "MalformedTriggerError",
+    "MemBroker",
+    "MemScheduler",
     "Message",
     "MessageNilError",
     "MessageUnmarshalError",
@@ -74,8 +81,10 @@ __all__ = [
     "Scheduler",
     "Settings",
     "State",
+    "Trigger",
     "TriggerInfos",
     "TriggerNotFoundError",
+    "TriggerState",
     "UnknownTriggerError",
     "UnknownWorkerError",
     "Worker",
@@ -89,6 +98,7 @@ __all__ = [
     "get_jobs_before_date",
     "get_lasts_jobs",
     "get_queued_jobs",
+    "get_trigger_state",
     "get_workers_list",
     "get_workers_names_list",
     "iter_jobs_before_date",
@@ -96,6 +106,7 @@ __all__ = [
     "load_settings",
     "new_job",
     "new_message",
+    "new_trigger",
     "system_start",
     "unmarshal",
     "wait",

@@ -23,7 +23,8 @@ from couchjobs.log import get_logger
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.rebuild import rules_of, state_id
 from couchjobs.scheduler.store import TriggerStore
-from couchjobs.scheduler.trigger_set import ScheduledTrigger, TriggerSet
+from couchjobs.scheduler.trigger import ClockTrigger
+from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.timestamps import format_time, now, parse_time
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _LONGEST_WAIT_S = 60.0
 class _Timer:
     """One trigger that this daemon fires, with its stored state."""
 
-    trigger: ScheduledTrigger
+    trigger: ClockTrigger
     state: Document
     anchor: datetime
     last: datetime | None
@@ -47,13 +48,13 @@ class _Timer:
 
     def set(self, present: datetime) -> None:
         """Find out when to look at the trigger next: at once where a tick is due, None for never."""
-        schedule = self.trigger.schedule
+        ticks = self.trigger.ticks
         due = self.due_tick(present)
-        self.at = due if due is not None else schedule.next(present, self.anchor)
+        self.at = due if due is not None else ticks.next(present, self.anchor)
 
     def due_tick(self, present: datetime) -> datetime | None:
         """Return the tick that has come and is not stored yet; earlier ones are collapsed into it."""
-        tick = self.trigger.schedule.latest(present, self.anchor)
+        tick = self.trigger.ticks.latest(present, self.anchor)
         return tick if tick is not None and (self.last is None or tick > self.last) else None
 
 
@@ -132,7 +133,7 @@ class Clock:
         self._queue = [(timer.at, trigger_id) for trigger_id, timer in self._timers.items() if timer.at is not None]
         heapq.heapify(self._queue)
 
-    async def _load(self, trigger: ScheduledTrigger, state: Document | None) -> _Timer:
+    async def _load(self, trigger: ClockTrigger, state: Document | None) -> _Timer:
         infos = trigger.infos
         rules = rules_of(infos.type, infos.arguments, infos.timezone)
         while state is None or not rules.items() <= {"timezone": None, **state}.items():
@@ -189,7 +190,7 @@ class Clock:
     async def _note_fired(self, timer: _Timer, tick: datetime) -> None:
         infos = timer.trigger.infos
         timer.last = tick
-        if timer.trigger.schedule.once:
+        if timer.trigger.ticks.once:
             await self._store.delete_revision(infos.id, infos.rev)
             await settle(self._writer, {"_id": timer.state["_id"], "_rev": timer.state["_rev"], "_deleted": True})
             return

@@ -30,7 +30,7 @@ class CouchScheduler:
         self._connection = connection
         self._db = db or connection.settings.tenant
         self._store = TriggerStore(connection, self._db)
-        self.triggers = TriggerSet(self._store.database, connection.settings.feed_heartbeat)
+        self.triggers = TriggerSet(self._db, self._store.database, connection.settings.feed_heartbeat)
         self._tasks = Supervisor()
         self._broker: CouchBroker | None = None
         self._clock: Clock | None = None

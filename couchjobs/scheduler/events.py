@@ -23,7 +23,7 @@ from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.debounce import Debouncer
-from couchjobs.scheduler.trigger_set import EventTrigger
+from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.triggers.infos import TriggerInfos
 
 if TYPE_CHECKING:

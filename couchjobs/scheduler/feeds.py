@@ -13,7 +13,8 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.events import CHECKPOINT, EventFollower
-from couchjobs.scheduler.trigger_set import EventTrigger, TriggerSet
+from couchjobs.scheduler.trigger import EventTrigger
+from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
 
 _logger = get_logger(__name__)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.database import Database
 from couchjobs.errors import BadDocumentError, MalformedTriggerError, NotFound, UnknownTriggerError
 from couchjobs.log import get_logger
-from couchjobs.triggers.event import EventRules
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.trigger import ClockTrigger, EventTrigger, new_trigger
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.triggers.kinds import parse_trigger
-from couchjobs.triggers.on_demand import OnDemand
-from couchjobs.triggers.schedule import Schedule
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
@@ -24,30 +21,15 @@ _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledTrigger:
-    """A trigger that fires by the clock."""
-
-    infos: TriggerInfos
-    schedule: Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class EventTrigger:
-    """A trigger that fires by changes of documents."""
-
-    infos: TriggerInfos
-    rules: EventRules
-
-
 class TriggerSet:
     """All enabled triggers, and the reasons of those that cannot be understood."""
 
-    def __init__(self, database: Database, heartbeat_s: float) -> None:
+    def __init__(self, db: Prefixer, database: Database, heartbeat_s: float) -> None:
+        self._db = db
         self._database = database
         self._heartbeat_s = heartbeat_s
         self._listeners: list[asyncio.Event] = []
-        self.scheduled: dict[str, ScheduledTrigger] = {}
+        self.scheduled: dict[str, ClockTrigger] = {}
         self.events: dict[str, EventTrigger] = {}
         self.bad: dict[str, str] = {}
         """By id of the trigger: why it cannot be understood."""
@@ -97,17 +79,17 @@ class TriggerSet:
             self._forget(trigger_id)
             try:
                 infos = TriggerInfos.from_document(document)
-                parsed = parse_trigger(infos)
+                trigger = new_trigger(self._db, infos)
             except (BadDocumentError, MalformedTriggerError, UnknownTriggerError) as error:
                 self.bad[trigger_id] = str(error)
                 _logger.warning("bad trigger", trigger=trigger_id, reason=str(error))
                 continue
             if infos.disabled:
                 continue
-            if isinstance(parsed, EventRules):
-                self.events[trigger_id] = EventTrigger(infos, parsed)
-            elif not isinstance(parsed, OnDemand):
-                self.scheduled[trigger_id] = ScheduledTrigger(infos, parsed)
+            if isinstance(trigger, EventTrigger):
+                self.events[trigger_id] = trigger
+            elif isinstance(trigger, ClockTrigger):
+                self.scheduled[trigger_id] = trigger
 
     def _forget(self, trigger_id: str) -> None:
         for known in (self.scheduled, self.events, self.bad):

@@ -13,7 +13,7 @@ Message MessageNilError MessageUnmarshalError Prefixer QueueClosedError Schedule
 TriggerNotFoundError UnknownTriggerError UnknownWorkerError WORKER_TYPE Worker WorkerConfig WorkerContext WorkersList
 add_worker connect get_job get_jobs get_jobs_before_date get_lasts_jobs get_queued_jobs get_workers_list
 get_workers_names_list iter_jobs_before_date iter_queued_jobs load_settings new_job new_message system_start unmarshal
-wait worker
+wait worker MemBroker MemScheduler Trigger EventTrigger TriggerState get_trigger_state new_trigger
 """
 
 

@@ -177,3 +177,36 @@ def test_kind_when_unknown_then_says_which_there_are() -> None:
     """Never imported, only looked up."""
     with pytest.raises(UnknownTriggerError, match="@every"):
         parse_trigger(TriggerInfos(type="os.system", worker="w"))
+
+
+async def test_trigger_objects_when_made_then_the_names_of_the_specification() -> None:
+    """`schedule` yields requests until `unschedule`."""
+    from couchjobs import Event, EventTrigger, Prefixer, Trigger, new_trigger
+
+    db = Prefixer("d.example", "p")
+    event = new_trigger(db, TriggerInfos(id="e", type="@event", arguments="orders:CREATED", worker="w"), {"a": 1})
+    assert isinstance(event, EventTrigger)
+    assert (event.id, event.type, event.doc_type, event.infos.worker, event.infos.domain) == (
+        "e",
+        "@event",
+        "triggers",
+        "w",
+        "d.example",
+    )
+    assert event.match("worker", "w")
+    assert event.notify("orders", Event(verb="CREATED", doc={"_id": "x"}))
+    assert not event.notify("orders", Event(verb="DELETED", doc={"_id": "x"}))
+    event.unschedule()
+    (request,) = [request async for request in event.schedule()]
+    assert (request.message, request.trigger_id) == ({"a": 1}, "e")
+    assert request.event == {"domain": "", "verb": "CREATED", "doc": {"_id": "x"}}
+    hook = new_trigger(db, TriggerInfos(id="h", type="@webhook", worker="w"))
+    assert type(hook) is Trigger
+    hook.fire({"b": 2}, manual=True)
+    hook.unschedule()
+    assert [(request.payload, request.manual) async for request in hook.schedule()] == [({"b": 2}, True)]
+    clock = new_trigger(db, TriggerInfos(id="c", type="@at", arguments="2099-01-01T00:00:00Z", worker="w"))
+    clock.unschedule()
+    assert [request async for request in clock.schedule()] == []
+    soon = new_trigger(db, TriggerInfos(id="s", type="@in", arguments="10ms", worker="w"))
+    assert len([request async for request in soon.schedule()]) == 1
