@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     audit_grace: Seconds = 30.0
     """How old a claim of one's own must be before one that does not run is put back. Defaults to 30 s."""
 
+    go_durations: bool = False
+    """Whether numbers in the options of stored jobs are Go's nanoseconds, not seconds. Defaults to no."""
     max_message_bytes: int = Field(default=1_048_576, ge=1)
     """The largest message of a job, as JSON. Defaults to 1 MiB."""
     max_candidates: int = Field(default=1000, ge=1)

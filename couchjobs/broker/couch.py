@@ -12,12 +12,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, assert_never
 
+from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.broker.intake import Intake
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ClosedError, CouchError, QueueClosedError, UnknownWorkerError
-from couchjobs.jobs.job import CLIENT_WORKER, Job, State
+from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.queries import worker_queue_len
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.jobs.store import JobStore
@@ -57,6 +58,7 @@ class CouchBroker:
         self._candidates = Candidates([], 0)
         self._threads: ThreadPoolExecutor | None = None
         self._intake: Intake | None = None
+        self._admin_proof = AdminProof(connection)
         self._state = "new"
 
     async def start_workers(self, workers: WorkersList) -> None:
@@ -73,6 +75,8 @@ class CouchBroker:
         self._threads = ThreadPoolExecutor(self._settings.max_threads, thread_name_prefix="couchjobs")
         self._workers = {config.worker_type: Worker(config, self._threads) for config in workers}
         self._free = {config.worker_type: config.concurrency for config in workers}
+        if any(config.admin_only for config in workers):
+            await self._admin_proof.load()
         for worker in self._workers.values():
             await worker.init()
         self._candidates = Candidates(workers.names(), self._settings.max_candidates)
@@ -85,6 +89,7 @@ class CouchBroker:
             self._wake.set,
             self._running_changed,
             self._running.__contains__,
+            self._refusal,
         )
         await self.daemon.join(workers.names(), sum(self._free.values()))
         self._tasks.start("follow jobs", self._intake.follow)
@@ -144,6 +149,9 @@ class CouchBroker:
                 raise UnknownWorkerError(f"no daemon has a worker of type {request.worker_type!r}")
         check_admin(self._configs, request)
         job = new_job(db, request)
+        if request.admin:
+            await self._admin_proof.load()
+            job.document()["admin_proof"] = job.admin_proof = self._admin_proof.of(job)
         return job if await self.store_job(job) is not False else None
 
     async def store_job(self, job: Job) -> bool | None:
@@ -209,11 +217,14 @@ class CouchBroker:
 
     async def _read(self, taken: list[Candidate]) -> list[Job]:
         jobs = [candidate.job for candidate in taken if candidate.job is not None]
-        unread = [candidate.job_id for candidate in taken if candidate.job is None]
-        if unread:
+        unread = {candidate.job_id: candidate.rev for candidate in taken if candidate.job is None}
+        if unread:  # a document that has changed since is left to the intake, which looks at it anew
             documents = await self.store.database.get_many(unread)
-            fresh = (Job.read(document) for document in documents.values())
-            jobs += [job for job in fresh if job.state is State.QUEUED and job.worker in self._free]
+            jobs += [
+                self.store.check(document)
+                for document in documents.values()
+                if document["_rev"] == unread[document["_id"]]
+            ]
         return [job for job in jobs if job.id not in self._running]
 
     async def _process(self, job: Job, worker: Worker) -> None:
@@ -261,6 +272,11 @@ class CouchBroker:
         if trigger is not None:
             _logger.warning("bad trigger deleted", trigger=trigger_id)
             await database.delete(trigger_id, trigger["_rev"])
+
+    def _refusal(self, job: Job) -> str:
+        if self._configs.get(job.worker).admin_only and not self._admin_proof.holds(job):
+            return f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
+        return ""
 
     def _running_changed(self, document: Document) -> None:
         running = self._running.get(document["_id"])

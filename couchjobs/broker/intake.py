@@ -48,6 +48,7 @@ class Intake:
         found: called when there may be something to claim.
         running_changed: called with the document of a job that runs here and that somebody else has changed.
         runs: whether a job runs here.
+        refusal: why a job of a type that runs here must not; empty where it may.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Intake:
         found: Callable[[], None],
         running_changed: Callable[[Document], None],
         runs: Callable[[str], bool],
+        refusal: Callable[[Job], str],
     ) -> None:
         self._store = store
         self._daemon = daemon
@@ -69,6 +71,7 @@ class Intake:
         self._found = found
         self._running_changed = running_changed
         self._runs = runs
+        self._refusal = refusal
         self._follower: ChangesFollower | None = None
         self._sweep_at_once = asyncio.Event()
         self._untaken: set[str] = set()
@@ -131,7 +134,10 @@ class Intake:
         if job.cancel_requested:
             await self._store.cancel(job)
         elif job.worker in self._workers:
-            self._offer(job)
+            if reason := self._refusal(job):
+                await self._store.reject(document, reason)
+            else:
+                self._offer(job)
         elif job.worker not in self._untaken:
             self._untaken.add(job.worker)
             _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)

@@ -61,6 +61,13 @@ class JobOptions(BaseModel):
     timeout: Seconds | None = None
     """How long one try may take."""
 
+    def read_nanoseconds(self, stored: dict[str, Any]) -> None:
+        """Take the numbers of the stored options for Go's nanoseconds; zero is none. Text stays what it is."""
+        for name in ("max_exec_time", "timeout"):
+            number = stored.get(name)
+            if isinstance(number, int | float):
+                setattr(self, name, number / 1e9 or None)
+
 
 class Event(BaseModel):
     """What happened to a document: the verb, the document, and the one before where it could be had."""
@@ -125,6 +132,7 @@ class Job(BaseModel):
     cancel_requested: bool = False
     progress: Any = None
     result: Any = None
+    admin_proof: str | None = None
 
     _document: Document = PrivateAttr(default_factory=dict)
 

@@ -64,6 +64,7 @@ class JobStore:
         self.writer = connection.writer(self.database.name)
         self.own_revisions = RecentRevisions()
         """Revisions that this process wrote and that nobody need look at: claims and ends."""
+        self._go_durations = connection.settings.go_durations
         self._max_message = connection.settings.max_message_bytes
         self._patience_s = connection.settings.request_timeout
 
@@ -93,6 +94,8 @@ class JobStore:
                 f"message is {size:,} bytes; {self._max_message:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
                 "store large data in a document or attachment of its own and name it in the message"
             )
+        if self._go_durations and job.options is not None:
+            job.options.read_nanoseconds(document["options"])
         return job
 
     async def create(self, job: Job) -> bool:

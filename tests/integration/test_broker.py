@@ -434,8 +434,20 @@ async def test_admin_only_when_request_is_not_admins_then_refused(
     system = await start(admins)
     with pytest.raises(AdminOnlyError):
         await system.broker.push_job(db, JobRequest(worker_type="admins"))
-    job = await system.broker.push_job(db, JobRequest(worker_type="admins", admin=True))
-    assert (await wait(db, job.id, 10)).state is State.DONE
+    job = await system.broker.push_job(db, JobRequest(worker_type="admins", message={"b": 1, "a": 2}, admin=True))
+    done = await wait(db, job.id, 10)
+    assert done.state is State.DONE
+    store = JobStore(connection, db)
+    forged = {"worker": "admins", "message": {"b": 1, "a": 3}, "state": "queued", "admin_proof": done.admin_proof}
+    for job_id, document in (
+        ("bare", {**forged, "admin_proof": None}),
+        ("forged", forged),
+        (f"{job.id}x", {**forged, "message": job.message}),
+    ):
+        await store.database.put({"_id": job_id, **document})
+        refused = await wait(db, job_id, 10)
+        assert "pushed with admin=True" in str(refused.error)
+        assert refused.exec_count == 0
 
 
 async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
@@ -452,3 +464,20 @@ async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
         return all(document["state"] == "done" for document in found.values())
 
     await eventually(all_done, 60)
+
+
+async def test_go_durations_when_the_setting_says_so_then_numbers_are_nanoseconds(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Options as a cozy-stack stores them."""
+
+    @worker("slow", timeout=30, max_exec_count=1)
+    async def slow(ctx: WorkerContext) -> None:
+        await asyncio.Event().wait()
+
+    await start(slow, go_durations=True)
+    document = {"worker": "slow", "message": None, "state": "queued", "options": {"timeout": 100_000_000}}
+    await JobStore(connection, db).database.put({"_id": "job", **document})
+    ended = await wait(db, "job", 10)
+    assert ended.error == "TimeoutError: no end within 0.1 s"
+    assert ended.document()["options"] == {"timeout": 100_000_000}
