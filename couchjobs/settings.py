@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     """Whether numbers in the options of stored jobs are Go's nanoseconds, not seconds. Defaults to no."""
     max_message_bytes: int = Field(default=1_048_576, ge=1)
     """The largest message of a job, as JSON. Defaults to 1 MiB."""
-    max_candidates: int = Field(default=1000, ge=1)
-    """How many queued jobs of one worker type a daemon looks ahead. Defaults to 1000."""
+    max_candidates: int = Field(default=2000, ge=1)
+    """How many queued jobs of one worker type a daemon looks ahead. Defaults to 2000."""
     max_threads: int = Field(default=32, ge=1)
     """How many plain functions run at once. Defaults to 32."""
 

@@ -124,6 +124,10 @@ class Candidates:
         lanes = self._lanes.values() if worker_type is None else (self._lanes[worker_type],)
         return sum(lane.ready for lane in lanes)
 
+    def left_out(self, worker_type: str) -> None:
+        """Note that there are queued jobs of that type which are no candidates."""
+        self._lanes[worker_type].overflowed = True
+
     def overflowed(self, low_water: int) -> list[str]:
         """Return the types of which jobs were left out and fewer than `low_water` are ready; forget the marks."""
         types = [name for name, lane in self._lanes.items() if lane.overflowed and lane.ready < low_water]

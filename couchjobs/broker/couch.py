@@ -228,24 +228,35 @@ class CouchBroker:
         return [job for job in jobs if job.id not in self._running]
 
     async def _process(self, job: Job, worker: Worker) -> None:
+        """Take one job from candidate to end; its slot is free again once its function has ended, stored or not."""
         try:
-            if not await self.store.claim(job, self.daemon.id):
-                return
-            if self._state != "running":
-                await self.store.release(job)
-                return
-            self._connection.use()
-            running = self._running[job.id] = worker.begin(job, self.daemon.id)
-            outcome = await running.run()
-            await self._write(job, outcome)
-            if running.thread is not None and not isinstance(outcome, Interrupted):
-                await asyncio.wait([running.thread])
+            outcome = await self._claim_and_run(job, worker)
+            if outcome is not None:
+                await self._write(job, outcome)
         except CouchError:
             _logger.exception("job left as it is", job=job.id)
         finally:
             del self._running[job.id]
-            self._free[job.worker] += 1
-            self._wake.set()
+
+    async def _claim_and_run(self, job: Job, worker: Worker) -> Outcome | None:
+        running: Try | None = None
+        try:
+            if not await self.store.claim(job, self.daemon.id):
+                return None
+            if self._state != "running":
+                return Interrupted()
+            self._connection.use()
+            running = self._running[job.id] = worker.begin(job, self.daemon.id)
+            return await running.run()
+        finally:
+            if running is not None and running.thread is not None:
+                running.thread.add_done_callback(lambda _: self._free_slot(job.worker))
+            else:
+                self._free_slot(job.worker)
+
+    def _free_slot(self, worker_type: str) -> None:
+        self._free[worker_type] += 1
+        self._wake.set()
 
     async def _write(self, job: Job, outcome: Outcome) -> None:
         match outcome:

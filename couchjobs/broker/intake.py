@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 _LARGE_DATABASE = 100_000
+_PAGE = 1000
 _LONGEST_PAUSE_S = 0.1
 _REFILL_PAUSE_S = 0.1
 _LARGE_DOCUMENT = 16_384
@@ -75,7 +76,9 @@ class Intake:
         self._follower: ChangesFollower | None = None
         self._sweep_at_once = asyncio.Event()
         self._untaken: set[str] = set()
-        self.low_water = max(32, sum(config.concurrency for config in workers) // 2)
+        self.low_water = max(
+            1, min(settings.max_candidates // 2, max(32, sum(config.concurrency for config in workers)))
+        )
         self.taken = asyncio.Event()
         """Set by the broker when it has taken candidates."""
 
@@ -85,7 +88,8 @@ class Intake:
             self._follower = await self._begin()
         while True:
             await self._until_hungry()
-            page = await self._follower.next_page()
+            room = self._settings.max_candidates - self._candidates.ready()
+            page = await self._follower.next_page(limit=max(self.low_water, min(_PAGE, room)))
             await self._take_in_page(page)
 
     async def _begin(self) -> ChangesFollower:
@@ -173,13 +177,17 @@ class Intake:
                 continue
 
     async def _sweep(self, worker_types: Iterable[str | None], update: Update) -> None:
-        database, most = self._store.database, self._settings.max_candidates
         for worker_type in worker_types:
-            rows: list[Row] = []
-            for part in ("first", "due"):
-                low = [worker_type, part]
-                rows += await database.view("queue/due", low, [*low, {}], limit=most, update=update)
-            ids = dict.fromkeys(row["id"] for row in rows if not self._runs(row["id"]))
-            for document in (await database.get_many(ids)).values():
+            first = await self._due_rows(worker_type, "first", update)
+            rows = await self._due_rows(worker_type, "due", update)
+            ids = dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runs(row["id"]))
+            for document in (await self._store.database.get_many(ids)).values():
                 if not self._candidates.knows(document["_id"], document["_rev"]):
                     await self.take_in([document])
+            if worker_type is not None and len(rows) == self._settings.max_candidates:
+                self._candidates.left_out(worker_type)
+
+    async def _due_rows(self, worker_type: str | None, part: str, update: Update) -> list[Row]:
+        low = [worker_type, part]
+        most = self._settings.max_candidates
+        return await self._store.database.view("queue/due", low, [*low, {}], limit=most, update=update)

@@ -50,13 +50,13 @@ class ChangesFollower:
         self.failures = 0
         """How many requests in a row have failed; 0 while the feed is well."""
 
-    async def next_page(self) -> Page:
-        """Wait for changes and return them. Reconnects for as long as it takes.
+    async def next_page(self, limit: int | None = None) -> Page:
+        """Wait for changes and return them, at most `limit`. Reconnects for as long as it takes.
 
         Raises:
             NotFound: the database does not exist, or no longer.
         """
-        limit = self._limit
+        limit = limit or self._limit
         while True:
             try:
                 answer = await self._ask(limit)

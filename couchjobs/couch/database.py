@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
@@ -20,6 +21,7 @@ Update = Literal["true", "false", "lazy"]
 """Whether reading a view waits for its index: yes; no, it stays as it is; no, but it is brought up to date then."""
 
 _BULK_GET = 500
+_BULK_GETS_AT_ONCE = 2
 
 
 class Database:
@@ -107,9 +109,13 @@ class Database:
         Raises:
             TooLarge: one document alone is larger than the largest answer.
         """
+        parts = [wanted[start : start + _BULK_GET] for start in range(0, len(wanted), _BULK_GET)]
         docs: list[Document] = []
-        for start in range(0, len(wanted), _BULK_GET):
-            docs += await self._bulk_get(wanted[start : start + _BULK_GET], revs)
+        for at in range(0, len(parts), _BULK_GETS_AT_ONCE):
+            for found in await asyncio.gather(
+                *(self._bulk_get(part, revs) for part in parts[at : at + _BULK_GETS_AT_ONCE])
+            ):
+                docs += found
         return docs
 
     async def _bulk_get(self, wanted: Sequence[tuple[str, str | None]], revs: bool) -> list[Document]:

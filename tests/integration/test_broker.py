@@ -453,11 +453,11 @@ async def test_admin_only_when_request_is_not_admins_then_refused(
 async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
     connection: Connection, db: Prefixer, start: Start
 ) -> None:
-    """Candidates that are left out come back by the view."""
+    """Candidates that are left out come back by the view, without waiting for the next sweep."""
     store = JobStore(connection, db)
     documents = [{"_id": f"job-{n:04}", "worker": "echo", "message": n, "state": "queued"} for n in range(300)]
     await asyncio.gather(*(store.writer.write(document) for document in documents))
-    await start(echo, max_candidates=20)
+    await start(echo, max_candidates=20, sweep_interval=3600)
 
     async def all_done() -> bool:
         found = await store.database.get_many(document["_id"] for document in documents)
