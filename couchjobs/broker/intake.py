@@ -1,9 +1,10 @@
 """How queued jobs become candidates: by the changes feed, which is a hint, and by the view of due jobs, the truth.
 
 The feed is asked for its next page only when fewer candidates are ready than the low-water mark, or after a short
-while, for cancellations and other worker types: a job's three revisions are one row if nobody asks in between, and
-CouchDB pays for each row. The view is read at the start, every sweep interval, and where candidates had to be left
-out. A daemon begins with the feed's beginning, which needs no index, unless the database is large.
+while, for cancellations and other worker types; and a little later where a page held little but one's own writes: a
+job's three revisions are one row if nobody asks in between, and CouchDB pays for each row. The view is read at the
+start, every sweep interval, and where candidates had to be left out. A daemon begins with the feed's beginning, which
+needs no index, unless the database is large.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import orjson
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.database import Row, Update
-from couchjobs.errors import BadDocumentError
+from couchjobs.errors import BadDocumentError, NotFound
 from couchjobs.jobs.job import Job, State, is_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
@@ -34,6 +35,9 @@ _LARGE_DATABASE = 100_000
 _PAGE = 1000
 _LONGEST_PAUSE_S = 0.1
 _REFILL_PAUSE_S = 0.1
+_MERGE_PAUSE_S = 0.05
+_FEW = 50
+_LOOK_AGAIN_S = 1.0
 _LARGE_DOCUMENT = 16_384
 
 
@@ -83,14 +87,26 @@ class Intake:
         """Set by the broker when it has taken candidates."""
 
     async def follow(self) -> None:
-        """Read the feed of the jobs database, page by page, at the pace of the workers."""
-        if self._follower is None:
-            self._follower = await self._begin()
+        """Read the feed of the jobs database, page by page, at the pace of the workers; a missing one is waited for."""
+        while True:
+            try:
+                if self._follower is None:
+                    self._follower = await self._begin()
+                await self._read_pages(self._follower)
+            except NotFound:
+                _logger.warning("there is no database of jobs", database=self._store.database.name)
+                self._follower = None
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _read_pages(self, follower: ChangesFollower) -> None:
         while True:
             await self._until_hungry()
             room = self._settings.max_candidates - self._candidates.ready()
-            page = await self._follower.next_page(limit=max(self.low_water, min(_PAGE, room)))
+            page = await follower.next_page(limit=max(self.low_water, min(_PAGE, room)))
+            own = sum(change.rev in self._store.own_revisions for change in page.changes)
             await self._take_in_page(page)
+            if own > max(_FEW, len(page.changes) // 2):
+                await asyncio.sleep(_MERGE_PAUSE_S)
 
     async def _begin(self) -> ChangesFollower:
         info = await self._store.database.info()
