@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -26,7 +28,8 @@ class Results:
 def main() -> int:
     """Print the table and return the exit code."""
     results = Results()
-    code = pytest.main(["-q", "--no-header", "-p", "no:terminal", str(TESTS)], plugins=[results])
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = pytest.main([str(TESTS)], plugins=[results])
     module = sys.modules["test_specification"]
     for row in module.ROWS:
         test = module.covered.get(row, "-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,11 +14,12 @@ from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_co
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
+from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
 from couchjobs.jobs.store import JobStore
 from couchjobs.recovery.daemon import PREFIX as DAEMON
-from couchjobs.timestamps import format_time
+from couchjobs.timestamps import format_time, now
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
@@ -36,6 +38,9 @@ def ls(
     worker: Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")] = None,
     state: Annotated[State | None, typer.Option("--state", help="Only this state.")] = None,
     trigger: Annotated[str | None, typer.Option("--trigger", help="Only jobs of this trigger.")] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", help="Queued longer ago than this, such as 1h30m.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
     url: Url = None,
     domain: Domain = None,
@@ -43,12 +48,13 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first; a queued one that no daemon can take says so."""
+    newest = format_time(now() - timedelta(seconds=_seconds("--older-than", older_than))) if older_than else None
 
     async def work(connection: Connection) -> tuple[list[Document], set[str]]:
         daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
         found: list[Document] = []
         try:
-            async for document in _newest(_store(connection).database, worker, trigger):
+            async for document in _newest(_store(connection).database, worker, trigger, newest):
                 if (state is None or document.get("state") == state) and worker in (None, document.get("worker")):
                     found.append(document)
                 if len(found) == limit:
@@ -80,6 +86,13 @@ def ls(
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
+def _seconds(option: str, text: str) -> float:
+    try:
+        return read_seconds(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {error}") from None
+
+
 def _note(document: Document, taken: set[str]) -> str:
     if document.get("state") == State.QUEUED and document.get("worker") not in {*taken, CLIENT_WORKER}:
         return _NOBODY
@@ -88,11 +101,14 @@ def _note(document: Document, taken: set[str]) -> str:
     return str(document.get("error") or "")
 
 
-async def _newest(database: Database, worker: str | None, trigger: str | None) -> AsyncIterator[Document]:
-    keys: tuple[str, Any, Any] = ("jobs/by_queued_at", {}, None)
+async def _newest(
+    database: Database, worker: str | None, trigger: str | None, newest: str | None
+) -> AsyncIterator[Document]:
+    high: Any = newest or {}
+    keys: tuple[str, Any, Any] = ("jobs/by_queued_at", high, None)
     if trigger is not None:
-        keys = ("jobs/by_trigger", [trigger, {}], [trigger])
-    elif worker is not None:
+        keys = ("jobs/by_trigger", [trigger, high], [trigger])
+    elif worker is not None and newest is None:
         keys = ("jobs/by_state", [worker, {}], [worker])
     async for rows in database.view_pages(*keys, descending=True):
         documents = await database.get_many(row["id"] for row in rows)

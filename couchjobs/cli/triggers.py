@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,14 +22,20 @@ from couchjobs.errors import (
 )
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
+from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.scheduler.rebuild import state_id
 from couchjobs.scheduler.store import TriggerStore
+from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.on_demand import OnDemand
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 app = typer.Typer(help="Add, look at, fire and remove triggers.", no_args_is_help=True)
+_AT_A_TIME = 10
 TriggerId = Annotated[str, typer.Argument(help="The trigger's id.")]
 
 
@@ -52,6 +59,9 @@ def add(
     timezone: Annotated[
         str | None, typer.Option("--timezone", help="For @cron and the like, such as Europe/Paris.")
     ] = None,
+    debounce: Annotated[
+        str | None, typer.Option("--debounce", help="One job for all that fires within this time.")
+    ] = None,
     misfire: Annotated[
         str, typer.Option("--misfire", help="once: missed ticks make one late job; skip: none.")
     ] = "once",
@@ -68,7 +78,7 @@ def add(
         "message": read_json("--message", message),
         "misfire": misfire,
     }
-    optional = {"_id": trigger_id, "timezone": timezone}
+    optional = {"_id": trigger_id, "timezone": timezone, "debounce": debounce}
     document |= {name: value for name, value in optional.items() if value is not None}
 
     async def work(connection: Connection) -> TriggerInfos:
@@ -90,33 +100,51 @@ def add(
 
 @app.command()
 def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
-    """List the triggers; a bad one shows why it is."""
+    """List the triggers with their next time and what became of their last jobs; a bad one shows why it is."""
 
-    async def work(connection: Connection) -> list[Document]:
+    async def work(connection: Connection) -> list[dict[str, Any]]:
         try:
-            return [document async for page in _store(connection).database.all_docs() for document in page]
+            documents = [document async for page in _store(connection).database.all_docs() for document in page]
         except NotFound as error:
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        limit = asyncio.Semaphore(_AT_A_TIME)
 
-    documents = with_connection(url, domain, prefix, work)
+        async def describe(document: Document) -> dict[str, Any]:
+            async with limit:
+                return await _describe(connection, document)
+
+        return await asyncio.gather(*(describe(document) for document in documents))
+
+    found = with_connection(url, domain, prefix, work)
     if as_json:
-        print_json(
-            [{**document, "bad": reason} if (reason := _reason(document)) else document for document in documents]
-        )
+        print_json(found)
         return
-    table = Table("id", "type", "arguments", "worker", "note")
-    for document in documents:
-        note = _reason(document) or ("disabled" if document.get("disabled") else "")
-        table.add_row(*(str(document.get(name, "")) for name in ("_id", "type", "arguments", "worker")), note)
-    Console(width=None if Console().is_terminal else 200).print(table)
+    table = Table("id", "type", "arguments", "worker", "next", "last", "note")
+    for one in found:
+        state = one.get("current_state", {})
+        note = one.get("bad") or ("disabled" if one.get("disabled") else state.get("last_error") or "")
+        last = state.get("status", "") if state.get("last_executed_job_id") else ""
+        texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
+        table.add_row(*map(str, texts), last, note)
+    Console(width=None if Console().is_terminal else 240).print(table)
 
 
-def _reason(document: Document) -> str:
+async def _describe(connection: Connection, document: Document) -> dict[str, Any]:
+    """Return the document with `bad`, or with `next` where there is one and `current_state`."""
     try:
-        parse_trigger(TriggerInfos.from_document(document))
+        infos = TriggerInfos.from_document(document)
+        parsed = parse_trigger(infos)
     except (BadDocumentError, MalformedTriggerError, UnknownTriggerError) as error:
-        return f"bad: {error}"
-    return ""
+        return {**document, "bad": f"bad: {error}"}
+    state = await get_trigger_state(connection.settings.tenant, infos.id)
+    found = {**document, "current_state": state.model_dump(mode="json", exclude_none=True)}
+    if not isinstance(parsed, EventRules | OnDemand) and not infos.disabled:
+        stored = await connection.control.find(state_id(_store(connection).database.name, infos.id))
+        anchor = parse_time(stored["anchor"]) if stored else None
+        tick = parsed.next(now(), anchor or now())
+        if tick is not None:
+            found["next"] = format_time(tick)
+    return found
 
 
 @app.command()
