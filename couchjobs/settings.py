@@ -60,8 +60,6 @@ class Settings(BaseSettings):
     """The largest message of a job, as JSON. Defaults to 1 MiB."""
     max_candidates: int = Field(default=2000, ge=1)
     """How many queued jobs of one worker type a daemon looks ahead. Defaults to 2000."""
-    max_threads: int = Field(default=32, ge=1)
-    """How many plain functions run at once. Defaults to 32."""
 
     @property
     def tenant(self) -> Prefixer:

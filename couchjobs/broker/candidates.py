@@ -40,7 +40,7 @@ class _Lane:
         self.waiting: list[tuple[float, str]] = []
         self.ready = 0
         self.taken = 0
-        self.overflowed = False
+        self.left_out_from: float | None = None
 
     def add_ready(self, candidate: Candidate) -> None:
         candidate.state = "ready"
@@ -57,6 +57,20 @@ class _Lane:
             self.ready -= 1
         return candidate
 
+    def leave_out(self, not_before: float) -> None:
+        self.left_out_from = not_before if self.left_out_from is None else min(self.left_out_from, not_before)
+
+    def ripen(self, now: float) -> None:
+        while self.waiting:
+            not_before, job_id = self.waiting[0]
+            candidate = self.known.get(job_id)
+            alive = candidate is not None and candidate.state == "waiting" and candidate.not_before == not_before
+            if alive and not_before > now:
+                return
+            heapq.heappop(self.waiting)
+            if alive and candidate is not None:
+                self.add_ready(candidate)
+
     def pop_ready(self) -> Candidate | None:
         oldest = self.taken % 3 == 2
         while self.ready:
@@ -70,6 +84,10 @@ class _Lane:
         return None
 
 
+def _when(candidate: Candidate) -> float:
+    return candidate.not_before
+
+
 class Candidates:
     """The candidates of all worker types of a daemon, at most so many of each type ready, and as many waiting."""
 
@@ -80,15 +98,22 @@ class Candidates:
     def offer(self, candidate: Candidate, now: float) -> None:
         """Add a candidate, or replace what was known of that job.
 
-        Where there are too many, it is left out, and the lane is marked: `overflowed`. One of higher priority still
-        finds a place.
+        Where there are too many, it is left out, and the lane notes from when on: see `overflowed`. One of higher
+        priority still finds a place; of those that wait, the earliest do.
         """
         lane = self._lanes[candidate.worker]
         lane.forget(candidate.job_id)
         most = self._most if candidate.priority <= 0 else self._most * _ROOM_FOR_PRIORITY
         waits = candidate.not_before > now
-        if (len(lane.known) - lane.ready if waits else lane.ready) >= most:
-            lane.overflowed = True
+        if waits and len(lane.known) - lane.ready >= most:
+            latest = max((one for one in lane.known.values() if one.state == "waiting"), key=_when)
+            if latest.not_before <= candidate.not_before:
+                lane.leave_out(candidate.not_before)
+                return
+            lane.forget(latest.job_id)
+            lane.leave_out(latest.not_before)
+        elif not waits and lane.ready >= most:
+            lane.leave_out(now)
             return
         lane.known[candidate.job_id] = candidate
         if waits:
@@ -109,14 +134,16 @@ class Candidates:
     def take(self, worker_type: str, count: int, now: float) -> list[Candidate]:
         """Remove and return at most `count` ready candidates: two of three by priority, one of three the oldest."""
         lane = self._lanes[worker_type]
-        self._ripen(lane, now)
+        lane.ripen(now)
         taken: list[Candidate] = []
         while len(taken) < count and (candidate := lane.pop_ready()) is not None:
             taken.append(candidate)
         return taken
 
-    def next_ready(self) -> float | None:
-        """Return when the next waiting candidate becomes ready, None where none waits."""
+    def next_ready(self, now: float) -> float | None:
+        """Return when the next candidate that still waits becomes ready, None where none waits."""
+        for lane in self._lanes.values():
+            lane.ripen(now)
         return min((lane.waiting[0][0] for lane in self._lanes.values() if lane.waiting), default=None)
 
     def ready(self, worker_type: str | None = None) -> int:
@@ -124,20 +151,17 @@ class Candidates:
         lanes = self._lanes.values() if worker_type is None else (self._lanes[worker_type],)
         return sum(lane.ready for lane in lanes)
 
-    def left_out(self, worker_type: str) -> None:
-        """Note that there are queued jobs of that type which are no candidates."""
-        self._lanes[worker_type].overflowed = True
+    def left_out(self, worker_type: str, not_before: float) -> None:
+        """Note that queued jobs of that type are no candidates, and from when on they may be claimed."""
+        self._lanes[worker_type].leave_out(not_before)
 
-    def overflowed(self, low_water: int) -> list[str]:
-        """Return the types of which jobs were left out and fewer than `low_water` are ready; forget the marks."""
-        types = [name for name, lane in self._lanes.items() if lane.overflowed and lane.ready < low_water]
+    def overflowed(self, low_water: int, now: float) -> list[str]:
+        """Return the types with jobs left out that may be claimed by now, and few ready; forget the notes."""
+        types = [
+            name
+            for name, lane in self._lanes.items()
+            if lane.left_out_from is not None and lane.left_out_from <= now and lane.ready < low_water
+        ]
         for name in types:
-            self._lanes[name].overflowed = False
+            self._lanes[name].left_out_from = None
         return types
-
-    @staticmethod
-    def _ripen(lane: _Lane, now: float) -> None:
-        while lane.waiting and lane.waiting[0][0] <= now:
-            candidate = lane.known.get(heapq.heappop(lane.waiting)[1])
-            if candidate is not None and candidate.state == "waiting" and candidate.not_before <= now:
-                lane.add_ready(candidate)

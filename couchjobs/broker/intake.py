@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 import orjson
@@ -19,12 +19,13 @@ import orjson
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.database import Row, Update
-from couchjobs.errors import BadDocumentError, NotFound
+from couchjobs.errors import BadDocumentError, CouchError, NotFound
 from couchjobs.jobs.job import Job, State, is_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.settings import Settings
+from couchjobs.timestamps import parse_time
 from couchjobs.workers.config import WorkersList
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _LONGEST_PAUSE_S = 0.1
 _REFILL_PAUSE_S = 0.1
 _MERGE_PAUSE_S = 0.05
 _FEW = 50
+_NAMED = 1000
 _LOOK_AGAIN_S = 1.0
 _LARGE_DOCUMENT = 16_384
 
@@ -51,7 +53,8 @@ class Intake:
         workers: the types that this daemon has.
         settings: of the process.
         found: called when there may be something to claim.
-        running_changed: called with the document of a job that runs here and that somebody else has changed.
+        running_changed: called with the document of a job that runs here and has been changed.
+        reinstall: called where the database of jobs was missing and is there again.
         runs: whether a job runs here.
         refusal: why a job of a type that runs here must not; empty where it may.
     """
@@ -67,6 +70,7 @@ class Intake:
         running_changed: Callable[[Document], None],
         runs: Callable[[str], bool],
         refusal: Callable[[Job], str],
+        reinstall: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._daemon = daemon
@@ -77,8 +81,11 @@ class Intake:
         self._running_changed = running_changed
         self._runs = runs
         self._refusal = refusal
+        self._reinstall = reinstall
+        self._look_again: set[str] = set()
         self._follower: ChangesFollower | None = None
-        self._sweep_at_once = asyncio.Event()
+        self._sweep_at_once = False
+        self._sweep_soon = asyncio.Event()
         self._untaken: set[str] = set()
         self.low_water = max(
             1, min(settings.max_candidates // 2, max(32, sum(config.concurrency for config in workers)))
@@ -88,23 +95,33 @@ class Intake:
 
     async def follow(self) -> None:
         """Read the feed of the jobs database, page by page, at the pace of the workers; a missing one is waited for."""
+        missing = False
         while True:
             try:
                 if self._follower is None:
                     self._follower = await self._begin()
+                    if missing:
+                        await self._reinstall()
+                    missing = False
                 await self._read_pages(self._follower)
             except NotFound:
-                _logger.warning("there is no database of jobs", database=self._store.database.name)
-                self._follower = None
+                if not missing:
+                    _logger.warning("there is no database of jobs", database=self._store.database.name)
+                missing, self._follower = True, None
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         while True:
             await self._until_hungry()
             room = self._settings.max_candidates - self._candidates.ready()
+            since = follower.since
             page = await follower.next_page(limit=max(self.low_water, min(_PAGE, room)))
             own = sum(change.rev in self._store.own_revisions for change in page.changes)
-            await self._take_in_page(page)
+            try:
+                await self._take_in_page(page)
+            except CouchError:
+                follower.since = since
+                raise
             if own > max(_FEW, len(page.changes) // 2):
                 await asyncio.sleep(_MERGE_PAUSE_S)
 
@@ -113,7 +130,8 @@ class Intake:
         since = "0"
         if info["doc_count"] > _LARGE_DATABASE:
             since = await current_sequence(self._store.database)
-            self._sweep_at_once.set()
+            self._sweep_at_once = True
+            self._sweep_soon.set()
         return ChangesFollower(self._store.database, since, heartbeat_s=self._settings.feed_heartbeat)
 
     async def _until_hungry(self) -> None:
@@ -158,7 +176,7 @@ class Intake:
                 await self._store.reject(document, reason)
             else:
                 self._offer(job)
-        elif job.worker not in self._untaken:
+        elif job.worker not in self._untaken and len(self._untaken) < _NAMED:
             self._untaken.add(job.worker)
             _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
 
@@ -174,21 +192,30 @@ class Intake:
         candidate = Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before)
         self._candidates.offer(candidate, present)
 
+    def look_again(self, job_id: str) -> None:
+        """Read the job again soon: it changed while it ran here, and its row of the feed has gone by."""
+        self._look_again.add(job_id)
+        self._sweep_soon.set()
+
     async def sweep_for_ever(self) -> None:
-        """Read the view of due jobs every sweep interval, and at once where candidates were left out."""
+        """Read the view of due jobs every sweep interval, and at once where jobs were left out."""
         loop = asyncio.get_running_loop()
         await self._sweep([*self._workers.names(), None], "false")
         last = loop.time()
         while True:
-            await self._sweep(self._candidates.overflowed(self.low_water), "true")
-            if self._sweep_at_once.is_set() or loop.time() - last >= self._settings.sweep_interval:
-                update: Update = "true" if self._sweep_at_once.is_set() else "lazy"
-                self._sweep_at_once.clear()
+            self._sweep_soon.clear()
+            again, self._look_again = self._look_again, set()
+            if again:
+                await self.take_in((await self._store.database.get_many(again)).values())
+            await self._sweep(self._candidates.overflowed(self.low_water, time.time()), "true")
+            if self._sweep_at_once or loop.time() - last >= self._settings.sweep_interval:
+                update: Update = "true" if self._sweep_at_once else "lazy"
+                self._sweep_at_once = False
                 await self._sweep([*self._workers.names(), None], update)
                 last = loop.time()
             try:
                 async with asyncio.timeout(min(_REFILL_PAUSE_S, self._settings.sweep_interval)):
-                    await self._sweep_at_once.wait()
+                    await self._sweep_soon.wait()
             except TimeoutError:
                 continue
 
@@ -201,9 +228,18 @@ class Intake:
                 if not self._candidates.knows(document["_id"], document["_rev"]):
                     await self.take_in([document])
             if worker_type is not None and len(rows) == self._settings.max_candidates:
-                self._candidates.left_out(worker_type)
+                self._candidates.left_out(worker_type, _due_time(rows[-1]))
 
     async def _due_rows(self, worker_type: str | None, part: str, update: Update) -> list[Row]:
         low = [worker_type, part]
         most = self._settings.max_candidates
         return await self._store.database.view("queue/due", low, [*low, {}], limit=most, update=update)
+
+
+def _due_time(row: Row) -> float:
+    """Return when the job of a row is due; 0 where that is not to be read from it."""
+    try:
+        due = parse_time(row["key"][2])
+    except (ValueError, TypeError):
+        return 0.0
+    return due.timestamp() if due else 0.0

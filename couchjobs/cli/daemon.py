@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from couchjobs.broker.runner import THREADS
 from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.embedded.server import EmbeddedServer
@@ -59,6 +60,9 @@ def run(
     if as_json:
         print_json({"pid": os.getpid(), "workers": workers.names()})
     uvloop.run(run_daemon(settings, workers))
+    if any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(0)  # a function that ignores ctx.cancelled would keep the interpreter from ending
 
 
 def load_workers(names: list[str]) -> WorkersList:

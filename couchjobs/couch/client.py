@@ -46,7 +46,7 @@ class CouchServer:
         self.url, found = find_credentials(url, credentials_file)
         self._credentials = credentials or found
         self._request_timeout = request_timeout
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     def __repr__(self) -> str:
         return f"<CouchServer {self.url}>"
@@ -59,9 +59,9 @@ class CouchServer:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
 
     async def request(
         self,
@@ -113,7 +113,7 @@ class CouchServer:
         else:
             limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
         try:
-            async with self._open_session().request(
+            async with self._open_session(waits=silence_s is not None).request(
                 method, url, data=_as_payload(body), headers=headers, timeout=limit, allow_redirects=False
             ) as response:
                 return await _read(response, max_answer), response.status
@@ -122,10 +122,11 @@ class CouchServer:
         except (aiohttp.ClientError, OSError) as error:
             raise errors.Unavailable(f"{method} /{path}: {type(error).__name__}: {error}") from error
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_POOL, keepalive_timeout=30),
+    def _open_session(self, *, waits: bool) -> aiohttp.ClientSession:
+        """Return the session of requests that wait on purpose, which no limit holds up, or that of the rest."""
+        if waits not in self._sessions:
+            self._sessions[waits] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0 if waits else _POOL, keepalive_timeout=30),
                 headers={
                     "Accept": "application/json",
                     "Content-Type": "application/json",
@@ -133,7 +134,7 @@ class CouchServer:
                 },
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        return self._session
+        return self._sessions[waits]
 
     def _error(self, method: str, path: str, status: int, answer: bytes) -> errors.CouchError:
         try:

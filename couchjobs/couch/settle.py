@@ -6,7 +6,7 @@ import asyncio
 
 from couchjobs.couch.database import Document
 from couchjobs.couch.writer import GroupWriter, WriteAnswer, Written
-from couchjobs.errors import TooLarge, Unavailable
+from couchjobs.errors import Forbidden, NotFound, TooLarge, Unavailable
 from couchjobs.supervisor import backoff
 
 
@@ -37,6 +37,22 @@ async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None
         if deadline is not None and loop.time() > deadline:
             return answer
         await asyncio.sleep(backoff(failures))
+
+
+async def settle_allowed(writer: GroupWriter, doc: Document) -> WriteAnswer:
+    """Do the same, for as long as it takes, where a refusal is nobody's normal case.
+
+    Raises:
+        Forbidden: CouchDB refuses the document.
+        Unavailable: the database does not exist.
+    """
+    try:
+        answer = await settle(writer, doc)
+    except NotFound as error:
+        raise Unavailable(str(error), 404) from error
+    if answer.written is Written.FORBIDDEN:
+        raise Forbidden(f"{doc['_id']} in database {writer.database.name}: {answer.reason}", 403)
+    return answer
 
 
 async def _was_it_ours(writer: GroupWriter, doc: Document, conflict: WriteAnswer) -> WriteAnswer:

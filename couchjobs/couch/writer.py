@@ -13,6 +13,7 @@ What can go wrong, and what the caller is told:
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from enum import Enum
@@ -40,6 +41,8 @@ class WriteAnswer:
     written: Written
     rev: str = ""
     reason: str = ""
+    whole: bool = False
+    """Whether it was the request that was refused, for the user's sake, and not this document."""
 
     @property
     def stored(self) -> bool:
@@ -74,10 +77,7 @@ class GroupWriter:
         Raises:
             BadRequest: the document is not JSON.
         """
-        try:
-            body = orjson.dumps(doc)
-        except (TypeError, orjson.JSONEncodeError) as error:
-            raise BadRequest(f"document {doc.get('_id')!r} is not JSON: {error}") from error
+        body = _encode(doc)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[WriteAnswer] = loop.create_future()
         self._waiting.append(_Waiting(doc["_id"], body, answer))
@@ -138,12 +138,22 @@ class GroupWriter:
             else:
                 _answer_all(batch, Written.FORBIDDEN, str(error))
         except (Unauthorized, Forbidden) as error:
-            _answer_all(batch, Written.FORBIDDEN, str(error))
+            _answer_all(batch, Written.FORBIDDEN, str(error), whole=True)
         except (Unavailable, CouchError) as error:
             _answer_all(batch, Written.UNKNOWN, str(error))
         except BaseException:
             _answer_all(batch, Written.UNKNOWN, "the writer was stopped")
             raise
+
+
+def _encode(doc: Document) -> bytes:
+    try:
+        return orjson.dumps(doc)
+    except TypeError as error:  # orjson reads deeper nesting than it writes
+        try:
+            return json.dumps(doc, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise BadRequest(f"document {doc.get('_id')!r} is not JSON: {error}") from error
 
 
 _REFUSALS = {
@@ -180,7 +190,7 @@ def _read_row(row: dict[str, object]) -> WriteAnswer:
     return WriteAnswer(Written.FORBIDDEN if row.get("error") in _REFUSALS else Written.UNKNOWN, reason=reason)
 
 
-def _answer_all(batch: list[_Waiting], written: Written, reason: str) -> None:
+def _answer_all(batch: list[_Waiting], written: Written, reason: str, *, whole: bool = False) -> None:
     for waiting in batch:
         if not waiting.answer.done():
-            waiting.answer.set_result(WriteAnswer(written, reason=reason))
+            waiting.answer.set_result(WriteAnswer(written, reason=reason, whole=whole))

@@ -17,6 +17,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -24,7 +25,7 @@ import orjson
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.settle import settle
 from couchjobs.couch.writer import Written
-from couchjobs.errors import BadDocumentError, Conflict, Forbidden, JobNotFoundError, TooLarge, Unavailable
+from couchjobs.errors import BadDocumentError, BadRequest, Conflict, Forbidden, JobNotFoundError, TooLarge, Unavailable
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import Changes, Job, State, is_job
 from couchjobs.log import get_logger
@@ -85,10 +86,14 @@ class JobStore:
         Raises:
             BadDocumentError: it cannot be run, and why.
         """
+        try:
+            size = len(orjson.dumps(document.get("message")))
+            orjson.dumps(document)
+        except TypeError as error:
+            raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
         job = Job.from_document(document)
         if "state" not in document:
             raise BadDocumentError('state is missing: write "state": "queued"')
-        size = len(orjson.dumps(document["message"]))
         if size > self._max_message:
             raise BadDocumentError(
                 f"message is {size:,} bytes; {self._max_message:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
@@ -163,19 +168,21 @@ class JobStore:
         return True
 
     async def _claim_is_ours(self, job: Job, document: Document) -> bool:
-        failures = 0
-        while True:
-            try:
-                present = await self.database.find(job.id)
-            except (Unavailable, TooLarge):
-                failures += 1
-                await asyncio.sleep(backoff(failures))
-            else:
-                break
+        present = await self._find_patiently(job.id)
         if present is None or present.get("claim") != document["claim"] or present.get("state") != State.RUNNING:
             return False
         job.adopt(present)
         return True
+
+    async def _find_patiently(self, job_id: str) -> Document | None:
+        """Return the document, however long CouchDB takes to answer."""
+        failures = 0
+        while True:
+            try:
+                return await self.database.find(job_id)
+            except (Unavailable, TooLarge):
+                failures += 1
+                await asyncio.sleep(backoff(failures))
 
     async def ack_consumed(self, job: Job, daemon: str = "") -> bool:
         """Move the job to running with `started_at`; return whether it is ours now."""
@@ -205,13 +212,17 @@ class JobStore:
     async def reject(self, document: Document, reason: str, time: datetime | None = None) -> None:
         """Move a document that cannot be understood to errored, with the reason."""
         _logger.warning("bad job", job=document["_id"], reason=reason)
-        answer = await settle(
-            self.writer, transitions.unreadable(document, time or now(), reason), patience_s=self._patience_s
-        )
+        marked = transitions.unreadable(document, time or now(), reason)
+        try:
+            answer = await settle(self.writer, marked, patience_s=self._patience_s)
+        except BadRequest as error:
+            _logger.warning("bad job cannot be marked", job=document["_id"], reason=str(error))
+            return
         if answer.written is Written.FORBIDDEN:
-            _logger.error("bad job cannot be marked", job=document["_id"], reason=answer.reason)
+            _logger.warning("bad job cannot be marked", job=document["_id"], reason=answer.reason)
 
     async def _end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:
+        refusals = 0
         while True:
             changes = changes_of()
             document = job.document_with(changes)
@@ -222,14 +233,20 @@ class JobStore:
                     self.own_revisions.add(answer.rev)
                 return True
             if answer.written is Written.FORBIDDEN:
+                refusals += 1
                 _logger.error("end of job refused", job=job.id, reason=answer.reason)
-                return False
-            if not await self._still_ours(job):
+                if answer.whole:
+                    await asyncio.sleep(backoff(refusals))
+                elif refusals == 1:
+                    changes_of = partial(transitions.errored, job, now(), f"the end was refused: {answer.reason}")
+                else:
+                    return False
+            elif not await self._still_ours(job):
                 _logger.warning("ClaimLost", job=job.id, claim=job.claim.id if job.claim else None)
                 return False
 
     async def _still_ours(self, job: Job) -> bool:
-        present = await self.database.find(job.id)
+        present = await self._find_patiently(job.id)
         if present is None or not is_job(present) or job.document().get("claim") != present.get("claim"):
             return False
         if present.get("state") != job.state:

@@ -35,7 +35,18 @@ async def audit_own_claims(store: JobStore, daemon: str, grace_s: float, runs: C
         claim = job.claim
         if claim is None or claim.daemon != daemon or job.state is not State.RUNNING or runs(job.id):
             continue
-        if (claim.at is None or claim.at < oldest) and await store.release(job):
+        if claim.at is not None and claim.at >= oldest:
+            continue
+        if await _runs_elsewhere(store, job):
+            _logger.info("a claim of ours is a branch of a job that another daemon runs", job=job.id)
+        elif await store.release(job):
             _logger.warning("put back a job that was claimed but never run", job=job.id)
             released += 1
     return released
+
+
+async def _runs_elsewhere(store: JobStore, job: Job) -> bool:
+    """Return whether another leaf of the document, on a cluster, is running under another daemon."""
+    ours = job.claim.daemon if job.claim else None
+    leaves = (Job.read(leaf) for leaf in await store.database.leaves(job.id) if not leaf.get("_deleted"))
+    return any(leaf.state is State.RUNNING and leaf.claim is not None and leaf.claim.daemon != ours for leaf in leaves)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, NotFound
+from couchjobs.errors import Conflict, CouchError, NotFound
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.rendezvous import first_right
@@ -85,12 +85,18 @@ class Daemon:
         if self._users > 0:
             return
         await self._tasks.stop()
-        if self._rev is not None:
+        try:
+            await self._delete(self.id)
+        except CouchError as error:
+            _logger.warning("daemon document stays; the others will find it still", daemon=self.id, error=str(error))
+
+    async def _delete(self, daemon: str) -> None:
+        present = await self._connection.control.find(PREFIX + daemon)
+        if present is not None:
             try:
-                await self._connection.control.delete(PREFIX + self.id, self._rev)
+                await self._connection.control.delete(present["_id"], present["_rev"])
             except (Conflict, NotFound):
-                _logger.info("daemon document is gone already", daemon=self.id)
-            self._rev = None
+                _logger.debug("daemon document has changed or is gone", daemon=daemon)
 
     def listen(self) -> asyncio.Event:
         """Return an event that is set whenever a daemon comes or goes."""
@@ -120,6 +126,16 @@ class Daemon:
             await asyncio.sleep(self._connection.settings.beat_interval)
             await self._show()
             self._notice_changes()
+            await self._bury_dead()
+
+    async def _bury_dead(self) -> None:
+        """Delete the documents of daemons that have long been still; whoever has the first right does it."""
+        deadline = asyncio.get_running_loop().time() - 2 * self._connection.settings.dead_after
+        for daemon in [daemon for daemon, peer in self._peers.items() if peer.seen < deadline]:
+            if self.has_first_right(f"dead:{daemon}"):
+                _logger.warning("a daemon is dead: its document is removed", daemon=daemon)
+                await self._delete(daemon)
+            del self._peers[daemon]
 
     async def _show(self) -> None:
         async with self._beating:

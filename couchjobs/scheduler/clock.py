@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.settle import settle
-from couchjobs.errors import BadDocumentError, CouchError
+from couchjobs.couch.settle import settle, settle_allowed
+from couchjobs.errors import CouchError
 from couchjobs.jobs.ids import tick_id
+from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
-from couchjobs.scheduler.debounce import Debouncer
+from couchjobs.recovery.daemon import Daemon
+from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.rebuild import rules_of, state_id
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.triggers.infos import TriggerInfos
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
@@ -66,39 +68,37 @@ class Clock:
         connection: Connection,
         triggers: TriggerSet,
         store: TriggerStore,
-        broker: CouchBroker,
-        debouncer: Debouncer,
+        daemon: Daemon,
+        firing: Firing,
     ) -> None:
         self._control = connection.control
         self._writer = connection.writer(self._control.name)
         self._triggers = triggers
         self._store = store
-        self._broker = broker
-        self._debouncer = debouncer
-        self._daemon = broker.daemon
+        self._daemon = daemon
+        self._firing = firing
         self._timers: dict[str, _Timer] = {}
         self._queue: list[tuple[datetime, str]] = []
-        self._dirty = asyncio.Event()
+        self._dirty = triggers.listen()
+        self._daemons_changed = daemon.listen()
 
     async def run(self) -> None:
         """Fire each tick when it comes."""
-        self._dirty = self._triggers.listen()
-        daemons_changed = self._daemon.listen()
         await self._triggers.loaded.wait()
         self._dirty.set()
         while True:
-            if self._dirty.is_set() or daemons_changed.is_set():
+            if self._dirty.is_set() or self._daemons_changed.is_set():
                 self._dirty.clear()
-                daemons_changed.clear()
+                self._daemons_changed.clear()
                 await self._refresh()
             await self.fire_due(now())
-            await self._wait(daemons_changed)
+            await self._wait()
 
-    async def _wait(self, daemons_changed: asyncio.Event) -> None:
+    async def _wait(self) -> None:
         seconds = _LONGEST_WAIT_S
         if self._queue:
             seconds = min(seconds, max(0.0, (self._queue[0][0] - now()).total_seconds()))
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._dirty, daemons_changed)]
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._dirty, self._daemons_changed)]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -116,6 +116,8 @@ class Clock:
             for trigger_id, timer in self._timers.items()
             if trigger_id in mine and mine[trigger_id].infos.rev == timer.trigger.infos.rev
         }
+        for trigger_id in self._timers.keys() - self._triggers.scheduled.keys():
+            await self._drop_state(self._timers[trigger_id])
         fresh = [trigger for trigger_id, trigger in mine.items() if trigger_id not in kept]
         states = await self._control.get_many(
             state_id(self._store.database.name, trigger.infos.id) for trigger in fresh
@@ -144,7 +146,7 @@ class Clock:
             }
             if state is not None:
                 wanted["_rev"] = state["_rev"]
-            answer = await settle(self._writer, wanted)
+            answer = await settle_allowed(self._writer, wanted)
             state = {**wanted, "_rev": answer.rev} if answer.stored else await self._control.find(wanted["_id"])
         anchor, last = parse_time(state["anchor"]), parse_time(state["last"]) if state.get("last") else None
         return _Timer(trigger, state, anchor or now(), last)
@@ -166,7 +168,7 @@ class Clock:
                 if infos.misfire == "skip" and present - tick > _MISSED:
                     _logger.info("missed tick skipped", trigger=infos.id, tick=format_time(tick))
                 else:
-                    await self._store_job(timer, tick)
+                    await self._firing.fire(infos, lambda: self._job(infos, tick))
                 await self._note_fired(timer, tick)
         except CouchError:
             _logger.exception("trigger not fired, tried again", trigger=infos.id)
@@ -176,28 +178,23 @@ class Clock:
         if timer.at is not None:
             heapq.heappush(self._queue, (timer.at, infos.id))
 
-    async def _store_job(self, timer: _Timer, tick: datetime) -> None:
-        infos = timer.trigger.infos
-        if infos.debounce:
-            await self._debouncer.fire(infos)
-            return
-        request = infos.job_request(id=tick_id(infos.id, tick), queued_at=tick)
-        try:
-            await self._broker.store_job(new_job(self._store.db, request))
-        except BadDocumentError as error:
-            _logger.warning("trigger makes a job that cannot be stored", trigger=infos.id, reason=str(error))
-
     async def _note_fired(self, timer: _Timer, tick: datetime) -> None:
         infos = timer.trigger.infos
         timer.last = tick
         if timer.trigger.ticks.once:
             await self._store.delete_revision(infos.id, infos.rev)
-            await settle(self._writer, {"_id": timer.state["_id"], "_rev": timer.state["_rev"], "_deleted": True})
+            await self._drop_state(timer)
             return
         timer.state = {**timer.state, "last": format_time(tick)}
-        answer = await settle(self._writer, timer.state)
+        answer = await settle_allowed(self._writer, timer.state)
         if answer.stored:
             timer.state["_rev"] = answer.rev
         else:
             self._timers.pop(infos.id, None)
             self._dirty.set()
+
+    async def _drop_state(self, timer: _Timer) -> None:
+        await settle(self._writer, {"_id": timer.state["_id"], "_rev": timer.state["_rev"], "_deleted": True})
+
+    def _job(self, infos: TriggerInfos, tick: datetime) -> Job:
+        return new_job(self._store.db, infos.job_request(id=tick_id(infos.id, tick), queued_at=tick))

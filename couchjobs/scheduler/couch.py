@@ -15,6 +15,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.clock import Clock
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.feeds import Feeds
+from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.rebuild import clean, rebuild
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import TriggerSet
@@ -53,8 +54,9 @@ class CouchScheduler:
         self._broker = broker
         await broker.daemon.join()
         self._debouncer = Debouncer(self._connection, self._db, broker)
-        self._clock = Clock(self._connection, self.triggers, self._store, broker, self._debouncer)
-        self._feeds = Feeds(self._connection, self._db, self.triggers, broker, self._debouncer)
+        firing = Firing(broker, self._debouncer)
+        self._clock = Clock(self._connection, self.triggers, self._store, broker.daemon, firing)
+        self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
         self._tasks.start("follow triggers", self.triggers.follow)
         self._tasks.start("clock", self._clock.run)
         self._tasks.start("feeds", self._feeds.run)

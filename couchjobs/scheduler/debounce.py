@@ -21,7 +21,7 @@ import orjson
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.settle import settle
+from couchjobs.couch.settle import settle_allowed
 from couchjobs.errors import Conflict
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job, State
@@ -46,53 +46,69 @@ class Debouncer:
         self._writer = connection.writer(self._control.name)
         self._prefix = f"debounce:{db.database(connection.settings.triggers_doctype)}:"
         self._largest = connection.settings.max_message_bytes
+        self._waiting: defaultdict[str, list[tuple[Any, asyncio.Future[Job]]]] = defaultdict(list)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def fire(self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False) -> Job:
-        """Join the open window of the trigger, or open one; return the job.
+        """Join the open window of the trigger, or open one; return the job. Those who wait meanwhile join together.
 
         Raises:
             Forbidden: CouchDB refuses the job.
             Unavailable: CouchDB does not answer; the firing may be in the job or not.
         """
+        joined: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        self._waiting[infos.id].append((payload, joined))
         async with self._locks[infos.id]:
-            while True:
-                state = await self._control.find(self._prefix + infos.id)
-                job = await self._join(state, infos, payload, manual=manual) if state is not None else None
-                if job is not None:
-                    return job
-                await self._open(state, infos)
+            if not joined.done():
+                together = self._waiting.pop(infos.id)
+                try:
+                    job = await self._fire_together(infos, [payload for payload, _ in together], manual=manual)
+                except BaseException:
+                    self._waiting[infos.id][:0] = [one for one in together if one[1] is not joined]
+                    raise
+                for _, waiting in together:
+                    if not waiting.done():
+                        waiting.set_result(job)
+        return await joined
+
+    async def _fire_together(self, infos: TriggerInfos, payloads: list[Any], *, manual: bool) -> Job:
+        while True:
+            state = await self._control.find(self._prefix + infos.id)
+            job = await self._join(state, infos, payloads, manual=manual) if state is not None else None
+            if job is not None:
+                return job
+            await self._open(state, infos)
 
     async def _open(self, state: Document | None, infos: TriggerInfos) -> None:
         until = now() + timedelta(seconds=infos.debounce or 0)
         window: Document = {"_id": self._prefix + infos.id, "job_id": new_id(), "until": format_time(until)}
         if state is not None:
             window["_rev"] = state["_rev"]
-        await settle(self._writer, window)
+        await settle_allowed(self._writer, window)
 
-    async def _join(self, state: Document, infos: TriggerInfos, payload: Any, *, manual: bool) -> Job | None:
+    async def _join(self, state: Document, infos: TriggerInfos, payloads: list[Any], *, manual: bool) -> Job | None:
         """Return the job of the window, with this firing in it; None where the window is closed or full."""
         document = await self._broker.store.database.find(state["job_id"])
         if document is None:
-            return await self._make(state, infos, payload, manual=manual)
+            return await self._make(state, infos, payloads, manual=manual)
         job = Job.read(document)
         if job.state is not State.QUEUED or job.exec_count > 0:
             return None
         if infos.type != _APPENDS:
             return job
-        payloads = [*(job.payload or {}).get("payloads", []), payload]
-        if len(orjson.dumps(payloads)) > self._largest:
+        all_payloads = [*(job.payload or {}).get("payloads", []), *payloads]
+        if len(orjson.dumps(all_payloads)) > self._largest:
             return None
         try:
-            await self._broker.store.update(job, payload={"payloads": payloads})
+            await self._broker.store.update(job, payload={"payloads": all_payloads})
         except Conflict:
-            return await self._join(state, infos, payload, manual=manual)
+            return await self._join(state, infos, payloads, manual=manual)
         return job
 
-    async def _make(self, state: Document, infos: TriggerInfos, payload: Any, *, manual: bool) -> Job | None:
+    async def _make(self, state: Document, infos: TriggerInfos, payloads: list[Any], *, manual: bool) -> Job | None:
         until = parse_time(state["until"])
-        more = {"payload": {"payloads": [payload]}} if infos.type == _APPENDS else {}
+        more = {"payload": {"payloads": payloads}} if infos.type == _APPENDS else {}
         request = infos.job_request(id=state["job_id"], scheduled_at=until, debounced=True, manual=manual, **more)
         job = new_job(self._db, request)
         made = await self._broker.store_job(job)
-        return await self._join(state, infos, payload, manual=manual) if made is None else job
+        return await self._join(state, infos, payloads, manual=manual) if made is None else job

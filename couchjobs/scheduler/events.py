@@ -9,28 +9,28 @@ one begins at the database's present state, or at its beginning where the databa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.settle import settle
-from couchjobs.errors import BadDocumentError, Forbidden, NotFound
+from couchjobs.couch.settle import settle_allowed
+from couchjobs.errors import NotFound, Unavailable
 from couchjobs.jobs.ids import event_id
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.scheduler.debounce import Debouncer
+from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.trigger import EventTrigger
-from couchjobs.triggers.infos import TriggerInfos
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
+_SURELY_MISSING = 3
 _REMEMBERED = 10_000
 CHECKPOINT = "checkpoint:"
 
@@ -38,14 +38,11 @@ CHECKPOINT = "checkpoint:"
 class EventFollower:
     """Follows the database of one doctype and fires the triggers that name it. `run` goes on until it is cancelled."""
 
-    def __init__(
-        self, connection: Connection, db: Prefixer, doctype: str, broker: CouchBroker, debouncer: Debouncer
-    ) -> None:
+    def __init__(self, connection: Connection, db: Prefixer, doctype: str, firing: Firing) -> None:
         self.triggers: Sequence[EventTrigger] = ()
         self._db = db
         self._doctype = doctype
-        self._broker = broker
-        self._debouncer = debouncer
+        self._firing = firing
         self._database = connection.database(db.database(doctype))
         self._control = connection.control
         self._writer = connection.writer(self._control.name)
@@ -54,19 +51,29 @@ class EventFollower:
         self._created: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Follow the database; one that does not exist yet is waited for."""
+        """Follow the database; one that does not exist yet is waited for, and then read from its beginning."""
+        missing = 0
         while True:
             try:
-                await self._follow()
+                present = await current_sequence(self._database)
+                missing = 0
+                await self._follow(present)
             except NotFound:
-                if self._checkpoint.get("seq") != "0":
+                missing += 1
+                if missing == _SURELY_MISSING or (missing == 1 and await self._stored() is None):
+                    self._checkpoint = await self._stored() or self._new_checkpoint()
                     await self._save("0")
                     _logger.info("database is waited for", database=self._database.name)
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
-    async def _follow(self) -> None:
-        present = await current_sequence(self._database)
-        stored = await self._control.find(self._checkpoint["_id"])
+    async def _stored(self) -> Document | None:
+        try:
+            return await self._control.find(self._checkpoint["_id"])
+        except NotFound as error:
+            raise Unavailable(str(error), 404) from error
+
+    async def _follow(self, present: str) -> None:
+        stored = await self._stored()
         if stored is not None:
             self._checkpoint = stored
         else:
@@ -82,12 +89,11 @@ class EventFollower:
     async def _save(self, seq: str) -> None:
         while True:
             self._checkpoint = {**self._checkpoint, "seq": seq}
-            answer = await settle(self._writer, self._checkpoint)
+            answer = await settle_allowed(self._writer, self._checkpoint)
             if answer.stored:
                 self._checkpoint["_rev"] = answer.rev
                 return
-            present = await self._control.find(self._checkpoint["_id"])
-            self._checkpoint = present or self._new_checkpoint()
+            self._checkpoint = await self._stored() or self._new_checkpoint()
 
     def _new_checkpoint(self) -> Document:
         return {
@@ -109,21 +115,22 @@ class EventFollower:
                 wanted.append(change)
         documents = await self._database.get_revisions([(change.doc_id, change.rev) for change in wanted], revs=True)
         parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != "CREATED"])
-        jobs: list[Job] = []
-        debounced: dict[str, TriggerInfos] = {}
+        firings: list[Awaitable[None]] = []
+        debounced: set[str] = set()
         for document in documents:
             document.pop("_revisions", None)
             verb, old = verbs[document["_id"]], parents.get(document["_id"])
             for trigger in triggers:
-                if not trigger.rules.matches(self._doctype, verb, document, old):
+                if trigger.id in debounced or not trigger.rules.matches(self._doctype, verb, document, old):
                     continue
                 if trigger.infos.debounce:
-                    debounced[trigger.infos.id] = trigger.infos
-                else:
-                    jobs.append(self._job(trigger, verb, document, old))
-        await asyncio.gather(
-            *(self._store(job) for job in jobs), *(self._debouncer.fire(infos) for infos in debounced.values())
-        )
+                    debounced.add(trigger.id)
+                make_job = partial(self._job, trigger, verb, document, old)
+                firings.append(self._firing.fire(trigger.infos, make_job))
+        results = await asyncio.gather(*firings, return_exceptions=True)
+        for error in results:
+            if error is not None:
+                raise error
 
     def _verb(self, change: Change) -> str:
         if change.deleted:
@@ -154,11 +161,3 @@ class EventFollower:
         job = new_job(self._db, trigger.infos.job_request_with_event(event, id=job_id))
         job.queued_at = None  # no time that all daemons would agree on; the claim fills it in
         return job
-
-    async def _store(self, job: Job) -> None:
-        try:
-            await self._broker.store_job(job)
-        except (BadDocumentError, Forbidden) as error:
-            _logger.warning(
-                "event makes a job that cannot be stored", trigger=job.trigger_id, job=job.id, reason=str(error)
-            )

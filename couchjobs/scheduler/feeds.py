@@ -6,13 +6,13 @@ import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
 
-from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.scheduler.debounce import Debouncer
+from couchjobs.recovery.daemon import Daemon
 from couchjobs.scheduler.events import CHECKPOINT, EventFollower
+from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
@@ -30,26 +30,25 @@ class Feeds:
     """The followers of one daemon. `run` goes on until it is cancelled; `stop` ends the followers."""
 
     def __init__(
-        self, connection: Connection, db: Prefixer, triggers: TriggerSet, broker: CouchBroker, debouncer: Debouncer
+        self, connection: Connection, db: Prefixer, triggers: TriggerSet, daemon: Daemon, firing: Firing
     ) -> None:
         self._connection = connection
         self._db = db
         self._triggers = triggers
-        self._broker = broker
-        self._debouncer = debouncer
-        self._daemon = broker.daemon
+        self._daemon = daemon
+        self._firing = firing
+        self._changed = triggers.listen()
+        self._daemons_changed = daemon.listen()
         self._followed: dict[str, _Followed] = {}
         self._tasks = Supervisor()
 
     async def run(self) -> None:
         """Start and stop followers as triggers and daemons come and go."""
-        changed = self._triggers.listen()
-        daemons_changed = self._daemon.listen()
         await self._triggers.loaded.wait()
         unwanted = await self._checkpointed()
         while True:
-            changed.clear()
-            daemons_changed.clear()
+            self._changed.clear()
+            self._daemons_changed.clear()
             wanted = self._wanted()
             for doctype in set(self._followed) - {one for one in wanted if self._is_mine(one)}:
                 await self._unfollow(doctype)
@@ -59,7 +58,7 @@ class Feeds:
             for doctype, triggers in wanted.items():
                 if self._is_mine(doctype):
                     self._follow(doctype).triggers = triggers
-            waits = [asyncio.ensure_future(event.wait()) for event in (changed, daemons_changed)]
+            waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._daemons_changed)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -89,7 +88,7 @@ class Feeds:
     def _follow(self, doctype: str) -> EventFollower:
         followed = self._followed.get(doctype)
         if followed is None:
-            follower = EventFollower(self._connection, self._db, doctype, self._broker, self._debouncer)
+            follower = EventFollower(self._connection, self._db, doctype, self._firing)
             followed = _Followed(follower, self._tasks.start(f"follow {doctype}", follower.run))
             self._followed[doctype] = followed
         return followed.follower

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
+_SURELY_MISSING = 3
 
 
 class TriggerSet:
@@ -44,11 +45,16 @@ class TriggerSet:
 
     async def follow(self) -> None:
         """Read all triggers, then follow their changes. A database that does not exist yet is waited for."""
+        missing = 0
         while True:
             try:
+                await current_sequence(self._database)
+                missing = 0
                 await self._load_and_follow()
             except NotFound:
-                self._forget_all()
+                missing += 1
+                if missing == _SURELY_MISSING:
+                    self._forget_all()
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _load_and_follow(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from couchjobs.durations import Seconds
@@ -49,6 +50,10 @@ class TriggerInfos(BaseModel):
         Raises:
             BadDocumentError: it is none; the message says why.
         """
+        try:
+            orjson.dumps(document)
+        except TypeError as error:
+            raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
         readable = {**document, "debounce": _none_if_empty(document.get("debounce"))}
         try:
             infos = cls.model_validate(readable, by_alias=True, by_name=False)

@@ -22,6 +22,7 @@ from couchjobs.workers.config import WorkerConfig
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 
+_THREAD_GRACE_S = 5.0
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 
 
@@ -69,14 +70,24 @@ class Try:
         try:
             outcome: Outcome = Done(new_message(await self._call_in_time()))
         except asyncio.CancelledError as cancelled:
-            if self._stopped_as is None:
-                raise
-            error, outcome = cancelled, self._stopped_as
+            error, outcome = cancelled, await self._outcome_of_cancellation(cancelled)
         except (Exception, SystemExit) as raised:  # noqa: BLE001  an error of the function is an outcome
             error, outcome = raised, self._outcome_of(raised)
         if isinstance(outcome, Done | Failed | Cancelled):
             await self._commit(None if isinstance(outcome, Done) else error)
         return outcome
+
+    async def _outcome_of_cancellation(self, cancelled: asyncio.CancelledError) -> Outcome:
+        task = asyncio.current_task()
+        if self._stopped_as is None:
+            if task is None or task.cancelling():
+                raise cancelled
+            return self._outcome_of(cancelled)
+        if isinstance(self._stopped_as, Interrupted) and self.thread is not None:
+            await asyncio.wait([self.thread], timeout=_THREAD_GRACE_S)
+            if self.thread.done() and self.thread.exception() is None:
+                return Done(new_message(self.thread.result()))
+        return self._stopped_as
 
     async def _call_in_time(self) -> Any:
         options = self._context.job.options or JobOptions()

@@ -34,7 +34,7 @@ def test_offer_when_not_before_is_later_then_waits() -> None:
     known = Candidates(["w"], 100)
     known.offer(candidate("a", not_before=5), 0)
     known.offer(candidate("b", not_before=3), 0)
-    assert known.next_ready() == 3
+    assert known.next_ready(0) == 3
     assert known.take("w", 9, 2) == []
     assert ids(known.take("w", 9, 3)) == ["b"]
     known.offer(candidate("a", not_before=9, rev="2-b"), 4)
@@ -48,12 +48,33 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     for number in range(5):
         known.offer(candidate(f"job-{number}"), 0)
     assert known.ready() == 3
-    assert known.overflowed(2) == []
+    assert known.overflowed(2, 0) == []
     known.offer(candidate("high", priority=1), 0)
     assert known.ready("w") == 4
     known.take("w", 3, 0)
-    assert known.overflowed(2) == ["w"]
-    assert known.overflowed(2) == []
+    assert known.overflowed(2, 0) == ["w"]
+    assert known.overflowed(2, 0) == []
+
+
+def test_offer_when_too_many_wait_then_the_earliest_do_and_the_rest_is_looked_for_in_time() -> None:
+    """A left out job is not looked for before its time has come."""
+    known = Candidates(["w"], 2)
+    for not_before in (30.0, 20.0, 10.0, 40.0):
+        known.offer(candidate(f"job-{not_before}", not_before=not_before), 0)
+    assert known.next_ready(0) == 10
+    assert known.overflowed(2, 29) == []
+    assert ids(known.take("w", 9, 29)) == ["job-10.0", "job-20.0"]
+    assert known.overflowed(2, 30) == ["w"]
+    assert known.next_ready(30) is None
+
+
+def test_next_ready_when_candidates_are_ripe_then_none_of_them() -> None:
+    """Whoever waits for the next one must not wait for the past."""
+    known = Candidates(["w"], 10)
+    known.offer(candidate("a", not_before=5), 0)
+    known.offer(candidate("b", not_before=9), 0)
+    assert known.next_ready(6) == 9
+    assert known.ready() == 1
 
 
 def test_forget_when_job_moved_on_then_not_taken() -> None:

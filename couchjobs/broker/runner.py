@@ -1,0 +1,186 @@
+"""Running jobs: from a candidate that was taken to the end that is stored, one task a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, assert_never
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import Conflict, CouchError, NotFound
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.worker import Try, Worker
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+_logger = get_logger(__name__)
+THREADS = "couchjobs worker"
+"""What the names of the threads of plain functions begin with."""
+
+_LAST_WRITES_S = 10.0
+_MOST_UNSTORED = 1000
+
+
+class Runner:
+    """The slots of one daemon, and the jobs in them.
+
+    Args:
+        connection: what worker functions use too.
+        store: the jobs.
+        daemon: this daemon's id.
+        workers: the types that this daemon has.
+        freed: called when a slot is free again.
+        look_again: called with the id of a job that changed while it ran here, once it does not.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        store: JobStore,
+        daemon: str,
+        workers: WorkersList,
+        freed: Callable[[], None],
+        look_again: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._store = store
+        self._daemon = daemon
+        self._freed = freed
+        self._look_again = look_again
+        threads = sum(config.concurrency for config in workers if not config.is_coroutine)
+        self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix=THREADS)
+        self._workers = {config.worker_type: Worker(config, self._threads) for config in workers}
+        self._free = {config.worker_type: config.concurrency for config in workers}
+        self.slots = sum(self._free.values())
+        self._running: dict[str, Try | None] = {}
+        self._stirred: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def init_workers(self) -> None:
+        """Call each worker's `worker_init`, whose exceptions pass."""
+        for worker in self._workers.values():
+            await worker.init()
+
+    def runs(self, job_id: str) -> bool:
+        """Return whether the job is being claimed, runs, or ends here."""
+        return job_id in self._running
+
+    def free_slots(self) -> dict[str, int]:
+        """Return how many more jobs of each type may be claimed now."""
+        if len(self._tasks) >= self.slots + _MOST_UNSTORED:
+            return {}
+        return {worker_type: free for worker_type, free in self._free.items() if free > 0}
+
+    def start(self, job: Job) -> None:
+        """Claim the job, run it, and store its end, in a task of its own."""
+        self._free[job.worker] -= 1
+        self._running[job.id] = None
+        task = asyncio.create_task(self._process(job, self._workers[job.worker]), name=f"job {job.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def changed(self, document: Document) -> None:
+        """Take note of a change of a job that is being claimed, runs, or ends: its row of the feed comes only once."""
+        self._stirred.add(document["_id"])
+        running = self._running.get(document["_id"])
+        if running is not None and document.get("cancel_requested") is True:
+            running.stop(Cancelled())
+
+    async def idle(self) -> None:
+        """Return as soon as no job runs here."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def interrupt(self) -> None:
+        """Interrupt all running jobs: their tries do not count, and they go back to the queue."""
+        for running in self._running.values():
+            if running is not None:
+                running.stop(Interrupted())
+
+    async def close(self, timeout: float) -> None:
+        """Let running jobs go on for `timeout` seconds, interrupt the others, and store what became of all of them."""
+        self._closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        self.interrupt()
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=_LAST_WRITES_S)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _process(self, job: Job, worker: Worker) -> None:
+        """Take one job from candidate to end; its slot is free again once its function has ended, stored or not."""
+        try:
+            outcome = await self._claim_and_run(job, worker)
+            if outcome is not None:
+                await self._write(job, outcome)
+        except CouchError:
+            _logger.exception("job left as it is", job=job.id)
+        finally:
+            del self._running[job.id]
+            self._freed()
+            if job.id in self._stirred:
+                self._stirred.discard(job.id)
+                self._look_again(job.id)
+
+    async def _claim_and_run(self, job: Job, worker: Worker) -> Outcome | None:
+        running: Try | None = None
+        try:
+            if not await self._store.claim(job, self._daemon):
+                return None
+            if self._closing:
+                return Interrupted()
+            self._connection.use()
+            running = self._running[job.id] = worker.begin(job, self._daemon)
+            if job.id in self._stirred:
+                self.changed(await self._store.database.find(job.id) or {"_id": job.id})
+            return await running.run()
+        finally:
+            if running is not None and running.thread is not None:
+                running.thread.add_done_callback(lambda _: self._free_slot(job.worker))
+            else:
+                self._free_slot(job.worker)
+
+    def _free_slot(self, worker_type: str) -> None:
+        self._free[worker_type] += 1
+        self._freed()
+
+    async def _write(self, job: Job, outcome: Outcome) -> None:
+        match outcome:
+            case Done(result):
+                await self._store.ack(job, result)
+            case Failed(error, bad_trigger):
+                job.logger.warning("job failed", error=error, exec_count=job.exec_count)
+                await self._store.nack(job, error)
+                if bad_trigger and job.trigger_id:
+                    await self._delete_trigger(job.trigger_id)
+            case Retry(error, delay_s):
+                job.logger.info("job is tried again", error=error, exec_count=job.exec_count, in_s=round(delay_s, 3))
+                await self._store.retry(job, error, delay_s)
+            case Cancelled():
+                await self._store.cancel(job)
+            case Interrupted():
+                await self._store.release(job)
+            case _:
+                assert_never(outcome)
+
+    async def _delete_trigger(self, trigger_id: str) -> None:
+        doctype = self._connection.settings.triggers_doctype
+        database = self._connection.database(self._store.db.database(doctype))
+        trigger = await database.find(trigger_id)
+        if trigger is not None:
+            try:
+                await database.delete(trigger_id, trigger["_rev"])
+            except (Conflict, NotFound):
+                _logger.warning("bad trigger was changed meanwhile, and is left alone", trigger=trigger_id)
+            else:
+                _logger.warning("bad trigger deleted", trigger=trigger_id)
