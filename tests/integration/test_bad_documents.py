@@ -124,3 +124,95 @@ async def test_bad_triggers_when_written_then_shown_with_the_reason_and_left_alo
         return bool([page async for page in store.database.all_docs()])
 
     await eventually(fired)
+
+
+def nested(levels: int) -> Any:
+    """Lists in lists."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+async def test_deep_documents_when_written_then_refused_and_everything_else_goes_on(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A job, a trigger, a source document: 300 levels are read by the parser and not written by it."""
+    import json
+
+    jobs, triggers = connection.database(db.database("jobs")), connection.database(db.database("triggers"))
+    await connection.server.create_database(db.database("orders"))
+    orders = connection.database(db.database("orders"))
+
+    async def put(database: Any, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        await connection.server.request("PUT", f"{database.path}/{document['_id']}", body=body)
+
+    system = await start(echo)
+    event = {"_id": "event", "type": "@event", "arguments": "orders", "worker": "echo", "message": None}
+    await triggers.put(event)
+    await put(triggers, {**event, "_id": "deep", "message": nested(300)})
+    await eventually(lambda: "deep" in system.scheduler.triggers.bad and "event" in system.scheduler.triggers.events)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await put(jobs, {"_id": "deep", "worker": "echo", "message": nested(300), "state": "queued"})
+    await put(orders, {"_id": "deep", "x": nested(300)})
+    await orders.put({"_id": "flat"})
+    await jobs.put({"_id": "good", "worker": "echo", "message": 1, "state": "queued"})
+    assert (await wait(db, "good", 10)).state is State.DONE
+    assert "nested too deep" in str((await wait(db, "deep", 10)).error)
+
+    async def fired() -> bool:
+        found = [document async for page in jobs.all_docs() for document in page]
+        return any(document.get("event", {}).get("doc", {}).get("_id") == "flat" for document in found)
+
+    await eventually(fired)
+
+
+async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """With its design documents."""
+    system = await start(echo)
+    name = db.database("jobs")
+    await connection.server.delete_database(name)
+    await connection.server.create_database(name)
+
+    async def reinstalled() -> bool:
+        return (
+            len((await connection.server.request("GET", f"{system.broker.store.database.path}/_design_docs"))["rows"])
+            == 3
+        )
+
+    await eventually(reinstalled)
+    await connection.database(name).put({"_id": "again", "worker": "echo", "message": 1, "state": "queued"})
+    assert (await wait(db, "again", 10)).state is State.DONE
+
+
+async def test_hook_when_it_refuses_a_trigger_s_job_then_the_feed_goes_on(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """An exception of user code must not hold up events."""
+
+    def refuse(job: Any) -> bool:
+        if job.event["doc"]["_id"] == "bad":
+            raise PermissionError("not this one")
+        return True
+
+    @worker("hooked", before_hook=refuse)
+    async def hooked(ctx: WorkerContext) -> None:
+        return None
+
+    await connection.server.create_database(db.database("orders"))
+    orders = connection.database(db.database("orders"))
+    trigger = {"_id": "event", "type": "@event", "arguments": "orders", "worker": "hooked", "message": None}
+    await connection.database(db.database("triggers")).put(trigger)
+    await start(hooked)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await orders.put({"_id": "bad"})
+    await orders.put({"_id": "good"})
+
+    async def done() -> bool:
+        jobs = connection.database(db.database("jobs"))
+        return [document["state"] async for page in jobs.all_docs() for document in page] == ["done"]
+
+    await eventually(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from couchjobs.errors import (
     AdminOnlyError,
     BadTriggerError,
     ClosedError,
+    Conflict,
     QueueClosedError,
     UnknownWorkerError,
 )
@@ -481,3 +483,50 @@ async def test_go_durations_when_the_setting_says_so_then_numbers_are_nanosecond
     ended = await wait(db, "job", 10)
     assert ended.error == "TimeoutError: no end within 0.1 s"
     assert ended.document()["options"] == {"timeout": 100_000_000}
+
+
+async def test_job_when_edited_between_offer_and_claim_then_still_run(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The row of the edit comes while the claim is under way, and must not be forgotten."""
+
+    @worker("one", concurrency=1)
+    async def one(ctx: WorkerContext, message: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return message
+
+    await start(one, sweep_interval=3600)
+    store = JobStore(connection, db)
+    for number in range(20):
+        await store.database.put({"_id": f"job-{number:02}", "worker": "one", "message": 1, "state": "queued"})
+
+    async def edit(number: int) -> None:
+        document = await store.database.get(f"job-{number:02}")
+        if document["state"] == "queued":
+            with contextlib.suppress(Conflict):
+                await store.database.put({**document, "message": 2})
+
+    await asyncio.gather(*(edit(number) for number in range(20)))
+    for number in range(20):
+        assert (await wait(db, f"job-{number:02}", 15)).state is State.DONE
+
+
+async def test_result_when_the_server_refuses_it_then_errored_and_not_run_again(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A document that may not be stored as it is."""
+    runs: list[int] = []
+
+    @worker("large")
+    async def large(ctx: WorkerContext) -> str:
+        runs.append(1)
+        return "refuse me"
+
+    function = "function (doc) { if (doc.result) throw({forbidden: 'no results'}); }"
+    await connection.database(db.database("jobs")).put({"_id": "_design/v", "validate_doc_update": function})
+    system = await start(large)
+    job = await system.broker.push_job(db, JobRequest(worker_type="large"))
+    ended = await wait(db, job.id, 10)
+    assert ended.state is State.ERRORED
+    assert "no results" in str(ended.error)
+    assert len(runs) == 1

@@ -260,3 +260,15 @@ def test_context_when_used_then_gives_what_the_job_says() -> None:
     shorter.set_no_retry()
     assert shorter.no_retry
     assert ctx.logger is not None
+
+
+async def test_try_when_something_that_it_waits_for_is_cancelled_then_an_error_like_any_other() -> None:
+    """Only a cancelled try is cancelled."""
+
+    async def function(ctx: WorkerContext) -> None:
+        inner = asyncio.create_task(asyncio.Event().wait())
+        inner.cancel()
+        await inner
+
+    outcome = await Worker(config_of(worker("w", max_exec_count=1)(function))).begin(job()).run()
+    assert outcome == Failed("CancelledError")
