@@ -192,7 +192,7 @@ class CouchServer:
                 return
 
 
-_AS_TEXT = {"rev", "since", "feed", "filter", "style", "startkey_docid", "endkey_docid", "update"}
+_AS_TEXT = {"rev", "since", "feed", "filter", "style", "open_revs", "startkey_docid", "endkey_docid", "update"}
 
 
 def _query(params: dict[str, Any] | None) -> str:

@@ -361,11 +361,12 @@ async def test_debounce_when_200_payloads_come_in_a_window_then_one_job_with_all
     """From four writers on two daemons; the next one after the job was claimed opens another window."""
     systems = [await start(note), await start(note)]
     triggers = triggers_of(connection, db)
-    await triggers.put({"_id": "hook", "type": "@webhook", "worker": "note", "message": None, "debounce": "2s"})
+    await triggers.put({"_id": "hook", "type": "@webhook", "worker": "note", "message": None, "debounce": "5s"})
 
     async def write(writer: int) -> set[str]:
         scheduler = systems[writer % 2].scheduler
-        return {(await scheduler.fire_webhook("hook", [writer, number])).id for number in range(50)}
+        jobs = await asyncio.gather(*(scheduler.fire_webhook("hook", [writer, number]) for number in range(50)))
+        return {job.id for job in jobs}
 
     ids = set().union(*await asyncio.gather(*(write(writer) for writer in range(4))))
     assert len(ids) == 1
