@@ -9,6 +9,7 @@ CouchjobsError
 │   ├── NotFound              404
 │   ├── Conflict              409
 │   ├── TooLarge              413, or an answer larger than the limit
+│   ├── Unreadable            an answer that is complete, and nested too deep to be read
 │   └── Unavailable           429, 5xx, no answer, or half of one
 ├── ClosedError               use of a closed system, or start of a started one
 ├── QueueClosedError          push to a closed queue
@@ -66,6 +67,10 @@ class Conflict(CouchError):
 
 class TooLarge(CouchError):
     """A document or an answer is larger than the limit."""
+
+
+class Unreadable(CouchError):
+    """A complete answer holds a document that is nested too deep to be read."""
 
 
 class Unavailable(CouchError):

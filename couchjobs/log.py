@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
-_USERINFO = re.compile(r"(\w+://)[^/\s@]+@")
-_HEADER = re.compile(r"(?i)\b(basic|bearer)\s+[a-z0-9+/=._~-]{6,}")
+_USERINFO = re.compile(r"(?i)\b([a-z]{1,10}://)[^/\s@]{1,500}@")
+_HEADER = re.compile(r"(?i)\b(basic|bearer)\s{1,9}[a-z0-9+/=._~-]{6,}")
 _COOKIE = re.compile(r"(?i)(AuthSession=)[^;\s'\"]+")
+_LONGEST = 20_000
 
 
 def redact(text: str) -> str:
-    """Return `text` without the credentials that an URL, an authorization header or a session cookie holds."""
+    """Return `text`, cut where it is endless, without the credentials of URLs, headers and session cookies."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
     return _COOKIE.sub(r"\1***", _HEADER.sub(r"\1 ***", _USERINFO.sub(r"\1***@", text)))
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -25,7 +26,7 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.settings import Settings
-from couchjobs.timestamps import parse_time
+from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.workers.config import WorkersList
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _LARGE_DATABASE = 100_000
 _PAGE = 1000
 _LONGEST_PAUSE_S = 0.1
 _REFILL_PAUSE_S = 0.1
+_AHEAD = 3
 _MERGE_PAUSE_S = 0.05
 _FEW = 50
 _NAMED = 1000
@@ -221,8 +223,10 @@ class Intake:
 
     async def _sweep(self, worker_types: Iterable[str | None], update: Update) -> None:
         for worker_type in worker_types:
-            first = await self._due_rows(worker_type, "first", update)
-            rows = await self._due_rows(worker_type, "due", update)
+            horizon = format_time(now() + timedelta(seconds=_AHEAD * self._settings.sweep_interval))
+            first = await self._due_rows(worker_type, "first", {}, update)
+            first = [row for row in first if str(row["key"][-1]) <= horizon]
+            rows = await self._due_rows(worker_type, "due", horizon, update)
             ids = dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runs(row["id"]))
             for document in (await self._store.database.get_many(ids)).values():
                 if not self._candidates.knows(document["_id"], document["_rev"]):
@@ -230,10 +234,10 @@ class Intake:
             if worker_type is not None and len(rows) == self._settings.max_candidates:
                 self._candidates.left_out(worker_type, _due_time(rows[-1]))
 
-    async def _due_rows(self, worker_type: str | None, part: str, update: Update) -> list[Row]:
+    async def _due_rows(self, worker_type: str | None, part: str, last: Any, update: Update) -> list[Row]:
         low = [worker_type, part]
         most = self._settings.max_candidates
-        return await self._store.database.view("queue/due", low, [*low, {}], limit=most, update=update)
+        return await self._store.database.view("queue/due", low, [*low, last], limit=most, update=update)
 
 
 def _due_time(row: Row) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from io import BytesIO
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -93,9 +94,11 @@ class CouchServer:
         if status >= 400:
             raise self._error(method, path, status, answer)
         try:
-            return orjson.loads(answer) if answer else None
-        except orjson.JSONDecodeError as error:
+            return _decode(answer) if answer else None
+        except ValueError as error:
             raise errors.Unavailable(f"{method} /{path}: half an answer or none of JSON: {error}") from error
+        except RecursionError as error:
+            raise errors.Unreadable(f"{method} /{path}: something in the answer is nested too deep") from error
 
     async def _exchange(
         self,
@@ -200,6 +203,14 @@ def _query(params: dict[str, Any] | None) -> str:
         return ""
     pairs = {name: str(value) if name in _AS_TEXT else orjson.dumps(value).decode() for name, value in params.items()}
     return "?" + urlencode(pairs, quote_via=quote)
+
+
+def _decode(answer: bytes) -> Any:
+    """Return the JSON; what orjson does not read, such as text with lone surrogates, the standard library may."""
+    try:
+        return orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return json.loads(answer)
 
 
 def _as_payload(body: bytes | None) -> bytes | BytesIO | None:

@@ -10,7 +10,8 @@ from urllib.parse import quote
 import orjson
 
 from couchjobs.couch.client import CouchServer
-from couchjobs.errors import NotFound, TooLarge
+from couchjobs.errors import NotFound, TooLarge, Unreadable
+from couchjobs.log import get_logger
 
 Document = dict[str, Any]
 """A document as JSON has it, `_id` and `_rev` included."""
@@ -20,6 +21,7 @@ Row = dict[str, Any]
 Update = Literal["true", "false", "lazy"]
 """Whether reading a view waits for its index: yes; no, it stays as it is; no, but it is brought up to date then."""
 
+_logger = get_logger(__name__)
 _BULK_GET = 500
 _BULK_GETS_AT_ONCE = 2
 
@@ -68,8 +70,11 @@ class Database:
 
     async def find(self, doc_id: str) -> Document | None:
         """Return the document, or None where there is none. A missing database is still a NotFound."""
-        found = await self.get_many([doc_id])
-        return found.get(doc_id)
+        try:
+            return await self.get(doc_id)
+        except NotFound:
+            await self.info()
+            return None
 
     async def leaves(self, doc_id: str) -> list[Document]:
         """Return the document at each of its leaves, conflicting and deleted ones included."""
@@ -102,12 +107,9 @@ class Database:
     async def get_revisions(self, wanted: Sequence[tuple[str, str | None]], *, revs: bool = False) -> list[Document]:
         """Return the documents at these revisions (None: the winner), deleted ones too, in no particular order.
 
-        One that does not exist, or whose revision was compacted away, is left out. `revs` adds `_revisions`.
-        An answer that is too large is asked for again in halves; a single document that is too large is left out
-        of nothing: it raises.
-
-        Raises:
-            TooLarge: one document alone is larger than the largest answer.
+        One that does not exist, or whose revision was compacted away, is left out. An answer that is too large, or that
+        cannot be read, is asked for again in halves; a document that alone is either is logged and left out. `revs`
+        adds `_revisions`.
         """
         parts = [wanted[start : start + _BULK_GET] for start in range(0, len(wanted), _BULK_GET)]
         docs: list[Document] = []
@@ -127,9 +129,10 @@ class Database:
                 params={"revs": True} if revs else None,
                 body=orjson.dumps({"docs": asked}),
             )
-        except TooLarge:
+        except (TooLarge, Unreadable) as error:
             if len(wanted) == 1:
-                raise
+                _logger.warning("document left out", database=self.name, document=wanted[0][0], reason=str(error))
+                return []
             half = len(wanted) // 2
             return await self._bulk_get(wanted[:half], revs) + await self._bulk_get(wanted[half:], revs)
         return [found["ok"] for result in answer["results"] for found in result["docs"] if "ok" in found]
@@ -147,14 +150,14 @@ class Database:
         """Yield all documents but design documents, in pages, ordered by id."""
         start: str | None = None
         while True:
-            params: dict[str, Any] = {"include_docs": True, "limit": page + 1}
+            params: dict[str, Any] = {"limit": page + 1}
             if start is not None:
                 params["startkey"] = start
-            answer = await self.server.request("GET", f"{self.path}/_all_docs", params=params)
-            rows = answer["rows"]
-            docs = [row["doc"] for row in rows[:page] if row.get("doc") and not row["id"].startswith("_design/")]
-            if docs:
-                yield docs
+            rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params))["rows"]
+            ids = [row["id"] for row in rows[:page] if not row["id"].startswith("_design/")]
+            found = await self.get_many(ids)
+            if found:
+                yield [found[doc_id] for doc_id in ids if doc_id in found]
             if len(rows) <= page:
                 return
             start = rows[page]["id"]

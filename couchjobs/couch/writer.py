@@ -151,7 +151,7 @@ def _encode(doc: Document) -> bytes:
         return orjson.dumps(doc)
     except TypeError as error:  # orjson reads deeper nesting than it writes
         try:
-            return json.dumps(doc, ensure_ascii=False).encode()
+            return json.dumps(doc).encode()
         except (TypeError, ValueError, RecursionError):
             raise BadRequest(f"document {doc.get('_id')!r} is not JSON: {error}") from error
 

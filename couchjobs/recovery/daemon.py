@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Conflict, CouchError, NotFound
+from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.rendezvous import first_right
@@ -124,7 +125,13 @@ class Daemon:
     async def _beat_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._connection.settings.beat_interval)
-            await self._show()
+            try:
+                await self._show()
+            except NotFound:
+                _logger.warning("the control database is gone, and made again")
+                await install(self._connection, self.db)
+                self._rev = None
+                continue
             self._notice_changes()
             await self._bury_dead()
 
@@ -179,7 +186,12 @@ class Daemon:
             beat = document.get("beat", 0)
             known = self._peers.get(daemon)
             if daemon != self.id and (known is None or known.beat != beat):
-                types = frozenset(document.get("worker_types") or ())
+                names = document.get("worker_types")
+                types = (
+                    frozenset(name for name in names if isinstance(name, str))
+                    if isinstance(names, list)
+                    else frozenset()
+                )
                 tenant = (str(document.get("domain") or ""), str(document.get("prefix") or ""))
                 self._peers[daemon] = _Peer(types, tenant, beat, present)
 

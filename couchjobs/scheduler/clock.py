@@ -60,6 +60,15 @@ class _Timer:
         return tick if tick is not None and (self.last is None or tick > self.last) else None
 
 
+def _is_readable(state: Document) -> bool:
+    try:
+        return parse_time(state["anchor"]) is not None and (
+            "last" not in state or parse_time(state["last"]) is not None
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 class Clock:
     """Fires the scheduled triggers to which this daemon has the first right. `run` goes on until it is cancelled."""
 
@@ -138,7 +147,7 @@ class Clock:
     async def _load(self, trigger: ClockTrigger, state: Document | None) -> _Timer:
         infos = trigger.infos
         rules = rules_of(infos.type, infos.arguments, infos.timezone)
-        while state is None or not rules.items() <= {"timezone": None, **state}.items():
+        while state is None or not rules.items() <= {"timezone": None, **state}.items() or not _is_readable(state):
             wanted: Document = {
                 "_id": state_id(self._store.database.name, trigger.infos.id),
                 **rules,

@@ -90,6 +90,8 @@ class Debouncer:
         """Return the job of the window, with this firing in it; None where the window is closed or full."""
         document = await self._broker.store.database.find(state["job_id"])
         if document is None:
+            if (parse_time(state["until"]) or now()) < now():
+                return None
             return await self._make(state, infos, payloads, manual=manual)
         job = Job.read(document)
         if job.state is not State.QUEUED or job.exec_count > 0:

@@ -23,6 +23,7 @@ from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 
 _THREAD_GRACE_S = 5.0
+_LONGEST_ERROR = 10_000
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 
 
@@ -173,7 +174,7 @@ def lower(allowed: float | None, wanted: float | None) -> float | None:
 
 def describe(error: BaseException) -> str:
     """Return the error in one line: its class and what it says."""
-    text = str(error)
+    text = str(error)[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

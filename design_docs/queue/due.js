@@ -3,6 +3,11 @@ function (doc) {
   if (doc.state !== "queued") return;
   var worker = typeof doc.worker === "string" ? doc.worker : null;
   var high = doc.priority === undefined ? (doc.manual_execution ? 1 : 0) : doc.priority;
-  emit([worker, "due", doc.scheduled_at || doc.queued_at || ""], null);
-  if (high > 0) emit([worker, "first", -high, doc.scheduled_at || doc.queued_at || ""], null);
+  var due = doc.scheduled_at || doc.queued_at || "";
+  if (typeof due === "string" && due.charAt(due.length - 1) !== "Z") {
+    var time = new Date(due); // another zone: text order must be time order
+    if (!isNaN(time.getTime())) due = time.toISOString();
+  }
+  emit([worker, "due", due], null);
+  if (high > 0) emit([worker, "first", -high, due], null);
 }

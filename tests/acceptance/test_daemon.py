@@ -79,7 +79,11 @@ async def test_sigterm_when_jobs_run_then_short_ones_end_and_long_ones_are_put_b
     for job_id in long:
         job = await get_job(db, job_id)
         assert (job.state, job.exec_count) == (State.QUEUED, 0)
-    assert await daemons_of(connection, 0) == []
+
+    async def gone() -> bool:
+        return await daemons_of(connection, 0) == []
+
+    await eventually(gone)
 
 
 async def test_second_sigterm_when_jobs_run_on_then_hurries(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -138,8 +139,6 @@ async def test_deep_documents_when_written_then_refused_and_everything_else_goes
     connection: Connection, db: Prefixer, start: Start
 ) -> None:
     """A job, a trigger, a source document: 300 levels are read by the parser and not written by it."""
-    import json
-
     jobs, triggers = connection.database(db.database("jobs")), connection.database(db.database("triggers"))
     await connection.server.create_database(db.database("orders"))
     orders = connection.database(db.database("orders"))
@@ -155,6 +154,9 @@ async def test_deep_documents_when_written_then_refused_and_everything_else_goes
     await eventually(lambda: "deep" in system.scheduler.triggers.bad and "event" in system.scheduler.triggers.events)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     await put(jobs, {"_id": "deep", "worker": "echo", "message": nested(300), "state": "queued"})
+    deepest = b'{"worker": "echo", "state": "queued", "message": ' + b"[" * 1500 + b"]" * 1500 + b"}"
+    for database in (jobs, triggers, orders):
+        await connection.server.request("PUT", f"{database.path}/deepest", body=deepest)
     await put(orders, {"_id": "deep", "x": nested(300)})
     await orders.put({"_id": "flat"})
     await jobs.put({"_id": "good", "worker": "echo", "message": 1, "state": "queued"})
@@ -178,6 +180,8 @@ async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on
     await connection.server.create_database(name)
 
     async def reinstalled() -> bool:
+        if not await system.broker.store.database.exists():
+            return False
         return (
             len((await connection.server.request("GET", f"{system.broker.store.database.path}/_design_docs"))["rows"])
             == 3

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from fault_proxy import Answer, FaultProxy, Refusal
+from waiting import eventually
 
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.writer import GroupWriter, Written
@@ -43,30 +45,46 @@ async def _queued(store: JobStore, job_id: str) -> Job:
     return Job.from_document({"_id": job_id, "_rev": rev, "worker": "w", "message": None, "state": "queued"})
 
 
-async def test_claim_when_twenty_race_in_step_then_one_owner_each(
-    connection: Connection, db: Prefixer, settings_for: Any
-) -> None:
-    """Each of 200 jobs, each claimant with a writer of its own."""
+async def _ended_by(store: JobStore, job_id: str, daemon: str) -> bool:
+    stored = await store.get(job_id)
+    return stored.claim is not None and (stored.state, stored.claim.daemon) == (State.DONE, daemon)
+
+
+async def is_cluster(connection: Connection) -> bool:
+    """Whether several copies of a document may disagree for a while."""
+    return len((await connection.server.request("GET", "_membership"))["cluster_nodes"]) > 1
+
+
+async def test_claim_when_twenty_race_in_step_then_one_owner_each(connection: Connection, db: Prefixer) -> None:
+    """Each of 200 jobs, each claimant with a writer of its own; the owner's end is what stays.
+
+    On a cluster nobody may own a job for a while, all having been told 202; never do two.
+    """
     stores = [JobStore(connection, db) for _ in range(CLAIMANTS)]
     for store in stores:
         store.writer = GroupWriter(store.database)
     documents = [{"_id": f"job-{n:03}", "worker": "w", "message": None, "state": "queued"} for n in range(JOBS)]
     answers = await asyncio.gather(*(stores[0].writer.write(document) for document in documents))
+    owned = 0
     for document, answer in zip(documents, answers, strict=True):
         jobs = [Job.from_document({**document, "_rev": answer.rev}) for _ in stores]
         won = await asyncio.gather(
             *(store.claim(job, f"daemon-{n}") for n, (store, job) in enumerate(zip(stores, jobs, strict=True)))
         )
-        assert sum(won) == 1
-        stored = await stores[0].get(document["_id"])
-        assert stored.claim is not None
-        assert stored.claim.daemon == f"daemon-{won.index(True)}"
+        assert sum(won) <= 1
+        if any(won):
+            owned += 1
+            owner = won.index(True)
+            assert await stores[owner].ack(jobs[owner])
+            await eventually(partial(_ended_by, stores[owner], document["_id"], f"daemon-{owner}"))
+    assert owned == JOBS or await is_cluster(connection)
 
 
 async def test_claim_when_bodies_differ_by_the_nonce_alone_then_one_owner(connection: Connection, db: Prefixer) -> None:
     """Same daemon, same time: without the nonce CouchDB would tell both that they have won."""
     store = JobStore(connection, db)
     time = now()
+    cluster = await is_cluster(connection)
     for number in range(20):
         job = await _queued(store, f"job-{number}")
         bodies = [
@@ -74,8 +92,9 @@ async def test_claim_when_bodies_differ_by_the_nonce_alone_then_one_owner(connec
         ]
         writers = [GroupWriter(store.database) for _ in bodies]
         answers = await asyncio.gather(*(writer.write(body) for writer, body in zip(writers, bodies, strict=True)))
-        assert [answer.written for answer in answers].count(Written.OK) == 1
-        assert {answer.written for answer in answers} == {Written.OK, Written.CONFLICT}
+        written = [answer.written for answer in answers]
+        assert written.count(Written.OK) == 1 or (cluster and written.count(Written.OK) == 0)
+        assert set(written) == {Written.OK, Written.CONFLICT} or (cluster and Written.ACCEPTED in written)
 
 
 async def test_claim_when_answer_says_accepted_then_not_ours_and_the_audit_puts_it_back(

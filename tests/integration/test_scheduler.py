@@ -387,7 +387,7 @@ async def test_debounce_when_events_come_in_a_window_then_one_job_without_event_
 ) -> None:
     """The window is fixed, not pushed back by later events."""
     orders = await orders_of(connection, db)
-    trigger = {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": 1, "debounce": "1s"}
+    trigger = {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": 1, "debounce": "5s"}
     await triggers_of(connection, db).put(trigger)
     await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))

@@ -157,7 +157,7 @@ async def test_settle_when_answer_is_lost_then_the_document_decides() -> None:
             return [{"id": "a", "error": "conflict", "reason": "r"}]
         if asked == 3:
             raise Unavailable("lost")
-        return {"results": [{"id": "a", "docs": [{"ok": stored}]}]}
+        return stored
 
     writer, _ = writer_on(answer)
     found = await settle(writer, {"_id": "a", "x": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -205,6 +206,14 @@ def test_new_message_when_json_can_hold_it_then_plain() -> None:
     assert new_message((1, "x")) == [1, "x"]
     with pytest.raises(MessageUnmarshalError):
         new_message(object())
+
+
+def test_redact_when_text_is_long_then_quick_and_cut() -> None:
+    """An error text of megabytes must not hold up the daemon."""
+    began = time.monotonic()
+    for text in ("A" * 10_000_000, "://" * 1_000_000, "http://" + "a" * 1_000_000, "basic " * 500_000):
+        assert len(redact(text)) < 30_000
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
