@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.design import install_design_document, read_design_document
-from couchjobs.errors import Forbidden, Unauthorized
+from couchjobs.errors import Forbidden
 from couchjobs.prefixer import Prefixer
 
 JOBS_DESIGN = ("queue", "jobs", "recovery")
@@ -28,8 +28,8 @@ async def install(connection: Connection, db: Prefixer) -> list[str]:
         for name in JOBS_DESIGN:
             installed = await install_design_document(connection.database(jobs), read_design_document(name))
             changed += [f"installed _design/{name} in {jobs}"] * installed
-    except (Unauthorized, Forbidden) as error:
-        raise type(error)(f"{error}; run `couchjobs init` as an administrator", error.status) from error
+    except Forbidden as error:
+        raise Forbidden(f"{error.args[0].rstrip('.')}: run `couchjobs init` as an administrator", 403) from error
     return changed
 
 

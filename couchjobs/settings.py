@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from couchjobs.durations import Seconds
 from couchjobs.errors import ConfigurationError
+from couchjobs.log import redact
 from couchjobs.prefixer import Prefixer
 
 _PREFIX = "COUCHJOBS_"
@@ -60,6 +62,10 @@ class Settings(BaseSettings):
     """The largest message of a job, as JSON. Defaults to 1 MiB."""
     max_candidates: int = Field(default=2000, ge=1)
     """How many queued jobs of one worker type a daemon looks ahead. Defaults to 2000."""
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show no credentials, neither in a repr nor where a traceback prints its locals."""
+        return [(name, redact(value) if isinstance(value, str) else value) for name, value in super().__repr_args__()]
 
     @property
     def tenant(self) -> Prefixer:

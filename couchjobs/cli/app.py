@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from couchjobs import errors
 from couchjobs.cli import bench, daemon, foresee, jobs, push, triggers
 from couchjobs.log import redact
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"couchjobs {version('couchjobs')}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     help="A job engine for people whose data lives in CouchDB.",
@@ -26,6 +35,16 @@ triggers.app.command("match")(foresee.match)
 triggers.app.command("test")(foresee.explain)
 app.add_typer(triggers.app, name="triggers")
 app.command("bench")(bench.bench)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """A job engine for people whose data lives in CouchDB."""
+
 
 _NOT_THE_USERS_FAULT = (errors.Unavailable,)
 

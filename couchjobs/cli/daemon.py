@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -75,10 +76,19 @@ def load_workers(names: list[str]) -> WorkersList:
     modules = []
     for name in names:
         try:
-            modules.append(importlib.import_module(name.removesuffix(".py").replace("/", ".")))
+            modules.append(importlib.import_module(name.removeprefix("./").removesuffix(".py").replace("/", ".")))
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 f"module {name!r} cannot be imported: {error} (looked in {Path.cwd()} and the Python path)"
+            ) from error
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            line = getattr(error, "lineno", None) or where.lineno
+            file = getattr(error, "filename", None) or where.filename
+            raise ConfigurationError(
+                f"module {name!r} fails when it is imported: {type(error).__name__}: {error} ({file}, line {line})"
             ) from error
     workers = workers_of(*modules)
     for config in get_workers_list():
@@ -100,7 +110,8 @@ def dev(
 ) -> None:
     """Start the embedded server, for trying things out. Production means Apache CouchDB.
 
-    The administrator is `admin`; the password is COUCHJOBS_PASSWORD, or one that is generated into the data folder.
+    It ends with Ctrl-C, or with the shell that started it. The administrator is `admin`; the password is
+    COUCHJOBS_PASSWORD, or one that is generated into the data folder.
     """
     if memory and data is not None:
         raise ConfigurationError("--data and --memory exclude each other")

@@ -17,7 +17,7 @@ from couchjobs.couch.database import Database
 from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
-from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.store import JobStore, RecentRevisions
 from couchjobs.recovery.daemon import PREFIX as DAEMON
 from couchjobs.timestamps import format_time, now
 
@@ -153,6 +153,7 @@ def watch(
             tell(job.document())
             if job.state in ENDED:
                 return
+        told = RecentRevisions()
         follower = ChangesFollower(database, start, heartbeat_s=connection.settings.feed_heartbeat)
         while True:
             page = await follower.next_page()
@@ -163,6 +164,9 @@ def watch(
             ]
             documents = await database.get_many(ids)
             for document in (documents[one] for one in ids if one in documents):
+                if document["_rev"] in told:
+                    continue
+                told.add(document["_rev"])
                 tell(document)
                 if job_id is not None and document.get("state") in ENDED:
                     return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Annotated
 
 import typer
@@ -10,9 +12,10 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
-from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job, State
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest
+from couchjobs.recovery.daemon import PREFIX as DAEMON
 
 
 def push(
@@ -30,6 +33,8 @@ def push(
 ) -> None:
     """Store a job, and print its id."""
     value = read_json("MESSAGE", message)
+    if not worker or len(worker) > MAX_NAME:
+        raise ConfigurationError(f"WORKER must be the name of a worker, of at most {MAX_NAME} characters")
 
     async def work(connection: Connection) -> Job:
         tenant = connection.settings.tenant
@@ -40,6 +45,9 @@ def push(
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
         if job is None:
             raise ConfigurationError("the worker does not want this job")
+        daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
+        if not any(worker in (daemon.get("worker_types") or ()) for daemon in daemons) and worker != CLIENT_WORKER:
+            print(f"couchjobs: job {job.id} is queued; no daemon has a worker {worker!r} now", file=sys.stderr)
         return await wait_for(tenant, job.id, timeout) if wait else job
 
     try:
@@ -49,7 +57,8 @@ def push(
     if as_json:
         print_json(job.document())
     elif wait:
-        print(f"{job.id} {job.state}{': ' + job.error if job.error else ''}")
+        told = job.error or (json.dumps(job.result) if job.result is not None else "")
+        print(f"{job.id} {job.state}{': ' + told if told else ''}")
     else:
         print(job.id)
     if wait and job.state is State.ERRORED:

@@ -14,7 +14,9 @@ from yarl import URL
 
 from couchjobs import errors
 from couchjobs.couch.credentials import Credentials, find_credentials
+from couchjobs.log import get_logger
 
+_logger = get_logger(__name__)
 _CONNECT_S = 10.0
 _POOL = 64
 _ERROR_TEXT = 500
@@ -145,6 +147,8 @@ class CouchServer:
             reason = f"{said['error']}: {said['reason']}"
         except (orjson.JSONDecodeError, KeyError, TypeError):
             reason = answer[:_ERROR_TEXT].decode("utf-8", "replace").strip()
+        if status == 401:
+            reason += f" (asked {self.url} with credentials of kind {self._credentials.kind}; see COUCHJOBS_URL)"
         kind = _BY_STATUS.get(status) or (errors.Unavailable if status >= 500 else errors.BadRequest)
         return kind(f"{method} /{path}: {status} {reason[:_ERROR_TEXT]}", status)
 
@@ -184,12 +188,16 @@ class CouchServer:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        told = False
         while True:
             try:
                 await self.welcome()
             except errors.Unavailable:
                 if loop.time() > deadline:
                     raise
+                if not told:
+                    _logger.warning("waiting for CouchDB", url=self.url, seconds=timeout)
+                    told = True
                 await asyncio.sleep(0.1)
             else:
                 return

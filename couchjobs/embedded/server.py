@@ -10,7 +10,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from couchjobs.embedded.node import find_node, install_server
 from couchjobs.errors import ConfigurationError
@@ -98,9 +98,9 @@ class EmbeddedServer:
         said = self._first_line()
         if "port" not in said:
             self.stop()
-            raise ConfigurationError(
-                f"the embedded server did not start on port {self.port}: {said.get('error', 'no answer')}"
-            )
+            reason = said.get("error", "no answer; is another one using that data folder?")
+            hint = "; the port is taken: choose another, 0 takes a free one" if reason == "EADDRINUSE" else ""
+            raise ConfigurationError(f"the embedded server did not start on port {self.port}: {reason}{hint}")
         self.port = said["port"]
 
     def stop(self) -> None:
@@ -129,12 +129,12 @@ class EmbeddedServer:
         """Return whether the server has ended by itself."""
         return self._process is not None and self._process.poll() is not None
 
-    def _first_line(self) -> dict[str, int]:
+    def _first_line(self) -> dict[str, Any]:
         if self._process is None or self._process.stdout is None:
             return {}
         ready, _, _ = select.select([self._process.stdout], [], [], _START_S)
         line = self._process.stdout.readline() if ready else ""
-        said: dict[str, int] = json.loads(line) if line else {}
+        said: dict[str, Any] = json.loads(line) if line else {}
         return said
 
 

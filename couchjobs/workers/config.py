@@ -12,6 +12,9 @@ from couchjobs.errors import ConfigurationError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job
 from couchjobs.workers.context import WorkerContext
 
+MARK = "__couchjobs_worker__"
+"""The attribute of a decorated function that holds its configuration."""
+
 WorkerInitFunc = Callable[[], Awaitable[None] | None]
 WorkerStartFunc = Callable[[WorkerContext], Awaitable[WorkerContext] | WorkerContext]
 WorkerFunc = Callable[..., Any]
@@ -88,10 +91,11 @@ class WorkerConfig:
 class WorkersList:
     """The types of workers of a process, each once."""
 
-    def __init__(self, configs: Iterable[WorkerConfig] = ()) -> None:
+    def __init__(self, workers: Iterable[WorkerConfig | Callable[..., Any]] = ()) -> None:
+        """Take configurations, or functions that are decorated with @worker."""
         self._configs: dict[str, WorkerConfig] = {}
-        for config in configs:
-            self.add(config)
+        for worker in workers:
+            self.add(worker)
 
     def __iter__(self) -> Iterator[WorkerConfig]:
         return iter(self._configs.values())
@@ -102,12 +106,15 @@ class WorkersList:
     def __contains__(self, worker_type: object) -> bool:
         return worker_type in self._configs
 
-    def add(self, config: WorkerConfig) -> None:
-        """Add one type.
+    def add(self, worker: WorkerConfig | Callable[..., Any]) -> None:
+        """Add one type: its configuration, or a function that is decorated with @worker.
 
         Raises:
             ConfigurationError: it has no name, or there is one of that name.
         """
+        config = worker if isinstance(worker, WorkerConfig) else getattr(worker, MARK, None)
+        if not isinstance(config, WorkerConfig):
+            raise ConfigurationError(f"{worker!r} is neither a WorkerConfig nor decorated with @worker")
         if not config.worker_type:
             raise ConfigurationError("a worker needs a type: a name that jobs give")
         if config.worker_type in self._configs:

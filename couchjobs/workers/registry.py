@@ -8,11 +8,10 @@ from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
 from couchjobs.errors import ConfigurationError
-from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.config import MARK, WorkerConfig, WorkersList
 from couchjobs.workers.context import WorkerContext
 
 F = TypeVar("F", bound=Callable[..., Any])
-_MARK = "__couchjobs_worker__"
 _added = WorkersList()
 
 
@@ -38,7 +37,7 @@ def worker(worker_type: str, **options: Any) -> Callable[[F], F]:
             )
         except TypeError as error:
             raise ConfigurationError(f"@worker({worker_type!r}): {error}") from None
-        setattr(function, _MARK, config)
+        setattr(function, MARK, config)
         return function
 
     return declare
@@ -68,7 +67,7 @@ def config_of(function: Callable[..., Any]) -> WorkerConfig:
     Raises:
         ConfigurationError: it is no worker.
     """
-    config = getattr(function, _MARK, None)
+    config = getattr(function, MARK, None)
     if not isinstance(config, WorkerConfig):
         raise ConfigurationError(f"{function!r} is not decorated with @worker")
     return config
@@ -84,7 +83,7 @@ def workers_of(*modules: ModuleType) -> WorkersList:
         id(value): value
         for module in modules
         for value in vars(module).values()
-        if isinstance(getattr(value, _MARK, None), WorkerConfig)
+        if isinstance(getattr(value, MARK, None), WorkerConfig)
     }
     return WorkersList(config_of(function) for function in functions.values())
 

@@ -137,6 +137,8 @@ async def test_watch_when_a_job_runs_then_prints_its_states(
         (["run", "nothing_here"], {}, "module 'nothing_here' cannot be imported"),
         (["run", "json"], {}, "there is no @worker function in json"),
         (["run", "program", "--log-level", "loud"], {}, "--log-level"),
+        (["run", "./broken.py"], {}, "module './broken.py' fails when it is imported: SyntaxError"),
+        (["push", "", "1"], {}, "WORKER must be the name"),
         (["push", "append", "{"], {}, "MESSAGE is not JSON"),
         (["jobs", "show", "nope"], {}, "no job 'nope'"),
         (["jobs", "ls", "--state", "lost"], {}, "lost"),
@@ -150,9 +152,10 @@ async def test_watch_when_a_job_runs_then_prints_its_states(
     ],
 )
 async def test_mistakes_when_made_then_exit_code_2_and_one_helpful_line(
-    connection: Connection, run: Run, arguments: list[str], environment: dict[str, str], says: str
+    connection: Connection, run: Run, program: Path, arguments: list[str], environment: dict[str, str], says: str
 ) -> None:
     """What, where and how to mend it; never a traceback."""
+    (program / "broken.py").write_text("def (")
     failed = await in_thread(run, *arguments, **environment)
     assert failed.returncode == 2, failed.stderr
     assert says in failed.stderr

@@ -214,6 +214,9 @@ async def test_credentials_when_given_then_of_that_kind_and_never_shown(
     bare, credentials = find_credentials(url)
     assert credentials.kind == kind
     assert "hush" not in bare + repr(credentials) + repr(CouchServer(url))
+    assert "hush" not in repr(load_settings(url=url))
+    if kind in ("basic", "bearertoken"):
+        assert "***" in repr(await credentials.headers())
     if kind == "basic":
         assert await credentials.headers() == {"Authorization": "Basic YW5uOmh1c2hA"}
     if kind == "bearertoken":
