@@ -56,7 +56,7 @@ class Intake:
         settings: of the process.
         found: called when there may be something to claim.
         running_changed: called with the document of a job that runs here and has been changed.
-        reinstall: called where the database of jobs was missing and is there again.
+        reinstall: called where the database of jobs, or its views, were missing.
         runs: whether a job runs here.
         refusal: why a job of a type that runs here must not; empty where it may.
     """
@@ -201,6 +201,16 @@ class Intake:
 
     async def sweep_for_ever(self) -> None:
         """Read the view of due jobs every sweep interval, and at once where jobs were left out."""
+        while True:
+            try:
+                await self._sweep_until_views_are_missing()
+            except NotFound:
+                if await self._store.database.exists():
+                    _logger.warning("views are missing, and installed again", database=self._store.database.name)
+                    await self._reinstall()
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _sweep_until_views_are_missing(self) -> None:
         loop = asyncio.get_running_loop()
         await self._sweep([*self._workers.names(), None], "false")
         last = loop.time()
