@@ -10,7 +10,7 @@ import pytest
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import BadDocumentError
+from couchjobs.errors import BadDocumentError, CouchError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_job, get_lasts_jobs, wait
 from couchjobs.jobs.request import JobRequest
@@ -180,12 +180,11 @@ async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on
     await connection.server.create_database(name)
 
     async def reinstalled() -> bool:
-        if not await system.broker.store.database.exists():
+        try:
+            answer = await connection.server.request("GET", f"{system.broker.store.database.path}/_design_docs")
+        except CouchError:  # CouchDB needs a moment between the two
             return False
-        return (
-            len((await connection.server.request("GET", f"{system.broker.store.database.path}/_design_docs"))["rows"])
-            == 3
-        )
+        return len(answer["rows"]) == 3
 
     await eventually(reinstalled)
     await connection.database(name).put({"_id": "again", "worker": "echo", "message": 1, "state": "queued"})
