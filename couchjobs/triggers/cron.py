@@ -106,7 +106,7 @@ class CronTrigger:
 
     def _next_naive(self, local: datetime) -> datetime | None:
         try:
-            return croniter(
+            found: datetime = croniter(
                 self.fields.expression(),
                 local,
                 ret_type=datetime,
@@ -116,6 +116,7 @@ class CronTrigger:
             ).get_next(datetime)
         except (CroniterBadDateError, OverflowError, ValueError):
             return None
+        return found
 
 
 def parse_cron(arguments: str, timezone: str | None) -> Schedule:
