@@ -52,4 +52,4 @@ class AdminProof:
 
     def holds(self, job: Job) -> bool:
         """Return whether the document carries the proof of what it is."""
-        return hmac.compare_digest(self.of(job), job.admin_proof or "")
+        return hmac.compare_digest(self.of(job).encode(), (job.admin_proof or "").encode("utf-8", "replace"))

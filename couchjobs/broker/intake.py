@@ -162,7 +162,12 @@ class Intake:
             if self._runs(document["_id"]):
                 self._running_changed(document)
             elif is_job(document) and document.get("state") not in (State.RUNNING, State.DONE, State.ERRORED):
-                await self._take_in_queued(document)
+                try:
+                    await self._take_in_queued(document)
+                except CouchError:
+                    raise
+                except Exception:  # one document must never hold up the others
+                    _logger.exception("job left out", job=document["_id"])
         self._found()
 
     async def _take_in_queued(self, document: Document) -> None:

@@ -164,9 +164,10 @@ def watch(
             ]
             documents = await database.get_many(ids)
             for document in (documents[one] for one in ids if one in documents):
-                if document["_rev"] in told:
+                revision = f"{document['_id']} {document['_rev']}"
+                if revision in told:
                     continue
-                told.add(document["_rev"])
+                told.add(revision)
                 tell(document)
                 if job_id is not None and document.get("state") in ENDED:
                     return

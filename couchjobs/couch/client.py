@@ -18,6 +18,7 @@ from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _CONNECT_S = 10.0
+_LONGEST_NUMBER = 4000
 _POOL = 64
 _ERROR_TEXT = 500
 _LARGE_BODY = 2**20
@@ -218,7 +219,12 @@ def _decode(answer: bytes) -> Any:
     try:
         return orjson.loads(answer)
     except orjson.JSONDecodeError:
-        return json.loads(answer)
+        return json.loads(answer, parse_int=_parse_int)
+
+
+def _parse_int(digits: str) -> int | str:
+    """Return the number; one that is too long for Python to read stays text."""
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else digits
 
 
 def _as_payload(body: bytes | None) -> bytes | BytesIO | None:

@@ -142,7 +142,7 @@ class Daemon:
             if self.has_first_right(f"dead:{daemon}"):
                 _logger.warning("a daemon is dead: its document is removed", daemon=daemon)
                 await self._delete(daemon)
-            del self._peers[daemon]
+            self._peers.pop(daemon, None)
 
     async def _show(self) -> None:
         async with self._beating:

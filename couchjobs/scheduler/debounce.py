@@ -77,14 +77,19 @@ class Debouncer:
             job = await self._join(state, infos, payloads, manual=manual) if state is not None else None
             if job is not None:
                 return job
-            await self._open(state, infos)
+            window = await self._open(state, infos)
+            job = await self._make(window, infos, payloads, manual=manual) if window is not None else None
+            if job is not None:
+                return job
 
-    async def _open(self, state: Document | None, infos: TriggerInfos) -> None:
+    async def _open(self, state: Document | None, infos: TriggerInfos) -> Document | None:
+        """Return the window that was opened, None where another daemon was quicker."""
         until = now() + timedelta(seconds=infos.debounce or 0)
         window: Document = {"_id": self._prefix + infos.id, "job_id": new_id(), "until": format_time(until)}
         if state is not None:
             window["_rev"] = state["_rev"]
-        await settle_allowed(self._writer, window)
+        answer = await settle_allowed(self._writer, window)
+        return window if answer.stored else None
 
     async def _join(self, state: Document, infos: TriggerInfos, payloads: list[Any], *, manual: bool) -> Job | None:
         """Return the job of the window, with this firing in it; None where the window is closed or full."""

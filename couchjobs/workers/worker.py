@@ -174,7 +174,11 @@ def lower(allowed: float | None, wanted: float | None) -> float | None:
 
 def describe(error: BaseException) -> str:
     """Return the error in one line: its class and what it says."""
-    text = str(error)[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  an error that cannot even be told is an outcome all the same
+        return type(error).__name__
+    text = text[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
