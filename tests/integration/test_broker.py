@@ -444,6 +444,7 @@ async def test_admin_only_when_request_is_not_admins_then_refused(
     for job_id, document in (
         ("bare", {**forged, "admin_proof": None}),
         ("forged", forged),
+        ("odd", {**forged, "admin_proof": "é"}),
         (f"{job.id}x", {**forged, "message": job.message}),
     ):
         await store.database.put({"_id": job_id, **document})

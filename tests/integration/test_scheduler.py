@@ -447,3 +447,13 @@ async def test_rebuild_when_two_daemons_run_then_no_tick_is_doubled_and_none_ski
         gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ticks)]
         assert all(gap >= 0.9 for gap in gaps), "doubled"
         assert all(gap <= 2.1 for gap in gaps), "skipped"
+
+
+async def test_debounce_when_shorter_than_a_round_trip_then_still_a_job(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A window that is over before its job is made has its job all the same."""
+    system = await start(note)
+    await triggers_of(connection, db).put({"_id": "hook", "type": "@webhook", "worker": "note", "debounce": "1us"})
+    job = await asyncio.wait_for(system.scheduler.fire_webhook("hook", 1), 5)
+    assert job.payload == {"payloads": [1]}
