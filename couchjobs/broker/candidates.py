@@ -1,18 +1,23 @@
 """Queued jobs that this daemon knows of and may claim: a bounded look ahead, never the backlog.
 
-A candidate is ready (it may be claimed now), or waits: for its `scheduled_at`, or for the daemon that has the first
-right to it. Nothing here touches the network, and the present time is an argument.
+A candidate is ready (it may be claimed now), or waits for its `scheduled_at`, or is left to the daemon that has the
+first right to it. What is still left there after a delay is taken over, by slots that have nothing of their own, and
+by each of them at most once in every such delay: a daemon that is full or stuck gets help, one that is merely slower
+keeps its share. Nothing here touches the network, and the present time is an argument.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from couchjobs.jobs.job import Job
 
 _ROOM_FOR_PRIORITY = 2
+_ROOM_TO_SORT = 2
 _STALE_ENTRIES = 5000
 
 
@@ -27,20 +32,26 @@ class Candidate:
     priority: int
     job: Job | None
     not_before: float = 0.0
-    state: Literal["ready", "waiting"] = "ready"
+    first_right: bool = True
+    state: Literal["ready", "waiting", "left"] = "ready"
 
 
 class _Lane:
-    """The candidates of one worker type. Heaps hold ids that may be gone: `known` says which are not."""
+    """The candidates of one worker type. Queues hold ids that may be gone: `known` says which are not."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int, delay_s: float) -> None:
         self.known: dict[str, Candidate] = {}
         self.by_priority: list[tuple[int, float, str]] = []
         self.by_age: list[tuple[float, str]] = []
         self.waiting: list[tuple[float, str]] = []
+        self.left: deque[str] = deque()
         self.ready = 0
         self.taken = 0
         self.left_out_from: float | None = None
+        self._slots = slots
+        self._delay_s = delay_s
+        self._help = float(slots)
+        self._help_at = 0.0
 
     def add_ready(self, candidate: Candidate) -> None:
         candidate.state = "ready"
@@ -50,6 +61,20 @@ class _Lane:
             heapq.heapify(self.by_priority)
         heapq.heappush(self.by_priority, (-candidate.priority, candidate.due, candidate.job_id))
         heapq.heappush(self.by_age, (candidate.due, candidate.job_id))
+
+    def add_waiting(self, candidate: Candidate, most: int) -> None:
+        candidate.state = "waiting"
+        self.known[candidate.job_id] = candidate
+        heapq.heappush(self.waiting, (candidate.not_before, candidate.job_id))
+        if len(self.known) - self.ready > _ROOM_TO_SORT * most:
+            self._leave_out_latest(most)
+
+    def _leave_out_latest(self, most: int) -> None:
+        unready = sorted((one.not_before, one.job_id) for one in self.known.values() if one.state != "ready")
+        for _, job_id in unready[most:]:
+            del self.known[job_id]
+        self.leave_out(unready[most][0])
+        self.waiting = [entry for entry in unready[:most] if self.known[entry[-1]].state == "waiting"]
 
     def forget(self, job_id: str) -> Candidate | None:
         candidate = self.known.pop(job_id, None)
@@ -69,7 +94,11 @@ class _Lane:
                 return
             heapq.heappop(self.waiting)
             if alive and candidate is not None:
-                self.add_ready(candidate)
+                if candidate.first_right:
+                    self.add_ready(candidate)
+                else:
+                    candidate.state = "left"
+                    self.left.append(job_id)
 
     def pop_ready(self) -> Candidate | None:
         oldest = self.taken % 3 == 2
@@ -83,17 +112,40 @@ class _Lane:
         self.by_priority.clear()
         return None
 
+    def pop_left(self, now: float) -> Candidate | None:
+        if self._delay_s > 0:
+            self._help = min(self._slots, self._help + (now - self._help_at) * self._slots / self._delay_s)
+        self._help_at = now
+        while self.left and self._help >= 1:
+            candidate = self.known.get(self.left.popleft())
+            if candidate is not None and candidate.state == "left":
+                self._help -= self._delay_s > 0
+                return self.forget(candidate.job_id)
+        return None
 
-def _when(candidate: Candidate) -> float:
-    return candidate.not_before
+    def next_ready(self, now: float) -> float | None:
+        """Return when a candidate that waits, or is left, may be taken at the earliest."""
+        while self.left and self.left[0] not in self.known:
+            self.left.popleft()
+        times = [self.waiting[0][0]] if self.waiting else []
+        if self.left:
+            times.append(now + max(0.0, 1 - self._help) * self._delay_s / self._slots)
+        return min(times, default=None)
 
 
 class Candidates:
-    """The candidates of all worker types of a daemon, at most so many of each type ready, and as many waiting."""
+    """The candidates of all worker types of a daemon.
 
-    def __init__(self, worker_types: list[str], most: int) -> None:
-        self._lanes = {worker_type: _Lane() for worker_type in worker_types}
+    Args:
+        slots: how many jobs of each worker type run at once.
+        most: how many of each type are ready at most; about as many wait.
+        delay_s: how long a job is left to the daemon that has the first right to it.
+    """
+
+    def __init__(self, slots: Mapping[str, int], most: int, delay_s: float = 0.0) -> None:
+        self._lanes = {worker_type: _Lane(count, delay_s) for worker_type, count in slots.items()}
         self._most = most
+        self._delay_s = delay_s
 
     def offer(self, candidate: Candidate, now: float) -> None:
         """Add a candidate, or replace what was known of that job.
@@ -104,22 +156,15 @@ class Candidates:
         lane = self._lanes[candidate.worker]
         lane.forget(candidate.job_id)
         most = self._most if candidate.priority <= 0 else self._most * _ROOM_FOR_PRIORITY
-        waits = candidate.not_before > now
-        if waits and len(lane.known) - lane.ready >= most:
-            latest = max((one for one in lane.known.values() if one.state == "waiting"), key=_when)
-            if latest.not_before <= candidate.not_before:
-                lane.leave_out(candidate.not_before)
-                return
-            lane.forget(latest.job_id)
-            lane.leave_out(latest.not_before)
-        elif not waits and lane.ready >= most:
+        if not candidate.first_right:
+            candidate.not_before = max(candidate.not_before, now) + self._delay_s
+        if candidate.not_before > now or not candidate.first_right:
+            candidate.job = None
+            lane.add_waiting(candidate, most)
+        elif lane.ready >= most:
             lane.leave_out(now)
-            return
-        lane.known[candidate.job_id] = candidate
-        if waits:
-            candidate.state = "waiting"
-            heapq.heappush(lane.waiting, (candidate.not_before, candidate.job_id))
         else:
+            lane.known[candidate.job_id] = candidate
             lane.add_ready(candidate)
 
     def forget(self, job_id: str) -> None:
@@ -132,19 +177,26 @@ class Candidates:
         return any(job_id in lane.known and lane.known[job_id].rev == rev for lane in self._lanes.values())
 
     def take(self, worker_type: str, count: int, now: float) -> list[Candidate]:
-        """Remove and return at most `count` ready candidates: two of three by priority, one of three the oldest."""
+        """Remove and return at most `count` candidates: two of three by priority, one of three the oldest.
+
+        Where none of them is left, those that other daemons leave lying.
+        """
         lane = self._lanes[worker_type]
         lane.ripen(now)
         taken: list[Candidate] = []
-        while len(taken) < count and (candidate := lane.pop_ready()) is not None:
+        while len(taken) < count and (candidate := lane.pop_ready() or lane.pop_left(now)) is not None:
             taken.append(candidate)
         return taken
 
-    def next_ready(self, now: float) -> float | None:
-        """Return when the next candidate that still waits becomes ready, None where none waits."""
-        for lane in self._lanes.values():
+    def next_ready(self, worker_types: Iterable[str], now: float) -> float | None:
+        """Return when the next candidate of these types that is not ready may be taken, None where there is none."""
+        times: list[float] = []
+        for worker_type in worker_types:
+            lane = self._lanes[worker_type]
             lane.ripen(now)
-        return min((lane.waiting[0][0] for lane in self._lanes.values() if lane.waiting), default=None)
+            if (time := lane.next_ready(now)) is not None:
+                times.append(time)
+        return min(times, default=None)
 
     def ready(self, worker_type: str | None = None) -> int:
         """Return how many candidates are ready, of that type or of all."""

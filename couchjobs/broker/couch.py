@@ -46,7 +46,7 @@ class CouchBroker:
         self._runner: Runner | None = None
         self._tasks = Supervisor()
         self._wake = asyncio.Event()
-        self._candidates = Candidates([], 0)
+        self._candidates = Candidates({}, 0)
         self._intake: Intake | None = None
         self._admin_proof = AdminProof(connection)
         self._state = "new"
@@ -64,7 +64,11 @@ class CouchBroker:
         self._configs = workers
         if any(config.admin_only for config in workers):
             await self._admin_proof.load()
-        self._candidates = Candidates(workers.names(), self._settings.max_candidates)
+        self._candidates = Candidates(
+            {config.worker_type: config.concurrency for config in workers},
+            self._settings.max_candidates,
+            self._settings.first_right_delay,
+        )
         runner = self._runner = Runner(
             self._connection, self.store, self.daemon.id, workers, self._wake.set, self._look_again
         )
@@ -78,10 +82,12 @@ class CouchBroker:
             self._wake.set,
             runner.changed,
             runner.runs,
+            runner.free_slots,
             self._refusal,
             self._reinstall,
         )
-        await self.daemon.join(workers.names(), runner.slots)
+        await self.daemon.join()
+        await self.daemon.take_jobs(workers.names(), runner.slots)
         self._tasks.start("follow jobs", self._intake.follow)
         self._tasks.start("sweep jobs", self._intake.sweep_for_ever)
         self._tasks.start("claim jobs", lambda: self._claim_for_ever(runner))
@@ -100,6 +106,7 @@ class CouchBroker:
             raise ClosedError(f"the broker is {self._state}")
         self._state = "closed"
         await self._tasks.stop()
+        await self.daemon.take_jobs((), 0)
         if self._runner is not None:
             await self._runner.close(self._settings.shutdown_timeout if timeout is None else timeout)
         await self.daemon.leave()
@@ -168,7 +175,7 @@ class CouchBroker:
         while True:
             self._wake.clear()
             await self._claim_round(runner)
-            ripe = self._candidates.next_ready(time.time())
+            ripe = self._candidates.next_ready(runner.free_slots(), time.time())
             try:
                 async with asyncio.timeout(None if ripe is None else max(0.0, ripe - time.time())):
                     await self._wake.wait()

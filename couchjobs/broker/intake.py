@@ -1,10 +1,11 @@
 """How queued jobs become candidates: by the changes feed, which is a hint, and by the view of due jobs, the truth.
 
 The feed is asked for its next page only when fewer candidates are ready than the low-water mark, or after a short
-while, for cancellations and other worker types; and a little later where a page held little but one's own writes: a
-job's three revisions are one row if nobody asks in between, and CouchDB pays for each row. The view is read at the
-start, every sweep interval, and where candidates had to be left out. A daemon begins with the feed's beginning, which
-needs no index, unless the database is large.
+while, for cancellations; and a little later where a page held little but one's own writes: a job's three revisions
+are one row if nobody asks in between, and CouchDB pays for each row. Where a worker type has free slots and no
+candidate, the feed is read at full pace, past whatever lies before its jobs. The view is read at the start, every
+sweep interval, and where candidates had to be left out. A daemon begins with the feed's beginning, which needs no
+index, unless the database is large.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _logger = get_logger(__name__)
 _LARGE_DATABASE = 100_000
 _PAGE = 1000
-_LONGEST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 0.25
 _REFILL_PAUSE_S = 0.1
 _AHEAD = 3
 _MERGE_PAUSE_S = 0.05
@@ -58,6 +59,7 @@ class Intake:
         running_changed: called with the document of a job that runs here and has been changed.
         reinstall: called where the database of jobs, or its views, were missing.
         runs: whether a job runs here.
+        free_slots: the types that have free slots, and how many.
         refusal: why a job of a type that runs here must not; empty where it may.
     """
 
@@ -71,6 +73,7 @@ class Intake:
         found: Callable[[], None],
         running_changed: Callable[[Document], None],
         runs: Callable[[str], bool],
+        free_slots: Callable[[], dict[str, int]],
         refusal: Callable[[Job], str],
         reinstall: Callable[[], Awaitable[None]],
     ) -> None:
@@ -82,6 +85,7 @@ class Intake:
         self._found = found
         self._running_changed = running_changed
         self._runs = runs
+        self._free_slots = free_slots
         self._refusal = refusal
         self._reinstall = reinstall
         self._look_again: set[str] = set()
@@ -113,11 +117,14 @@ class Intake:
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
+        behind = True
         while True:
-            await self._until_hungry()
+            in_time = await self._until_hungry(behind)
             room = self._settings.max_candidates - self._candidates.ready()
+            limit = max(self.low_water, min(_PAGE, room)) if in_time else _PAGE
             since = follower.since
-            page = await follower.next_page(limit=max(self.low_water, min(_PAGE, room)))
+            page = await follower.next_page(limit)
+            behind = len(page.changes) == limit
             own = sum(change.rev in self._store.own_revisions for change in page.changes)
             try:
                 await self._take_in_page(page)
@@ -136,14 +143,21 @@ class Intake:
             self._sweep_soon.set()
         return ChangesFollower(self._store.database, since, heartbeat_s=self._settings.feed_heartbeat)
 
-    async def _until_hungry(self) -> None:
+    async def _until_hungry(self, behind: bool) -> bool:
+        """Return True as soon as few candidates are ready; False where the next page must not wait for that."""
+        if self._candidates.ready() < self.low_water:
+            return True
+        starved = any(not self._candidates.ready(worker_type) for worker_type in self._free_slots())
+        if starved and behind:
+            return False
         try:
-            async with asyncio.timeout(_LONGEST_PAUSE_S):
+            async with asyncio.timeout(_MERGE_PAUSE_S if starved else _LONGEST_PAUSE_S):
                 while self._candidates.ready() >= self.low_water:
                     self.taken.clear()
                     await self.taken.wait()
         except TimeoutError:
-            return
+            return False
+        return True
 
     async def _take_in_page(self, page: Page) -> None:
         wanted: list[str] = []
@@ -193,11 +207,11 @@ class Intake:
         due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
         priority = job.priority if job.priority is not None else int(job.manual_execution)
         keep = len(orjson.dumps(job.document())) <= _LARGE_DOCUMENT
-        if not self._daemon.has_first_right(job.id, job.worker):
-            not_before = max(not_before, present) + self._settings.first_right_delay
-            keep = False
-        candidate = Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before)
-        self._candidates.offer(candidate, present)
+        first_right = self._daemon.has_first_right(job.id, job.worker)
+        self._candidates.offer(
+            Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before, first_right),
+            present,
+        )
 
     def look_again(self, job_id: str) -> None:
         """Read the job again soon: it changed while it ran here, and its row of the feed has gone by."""

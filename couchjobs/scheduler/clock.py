@@ -118,7 +118,7 @@ class Clock:
         mine = {
             trigger_id: trigger
             for trigger_id, trigger in self._triggers.scheduled.items()
-            if self._daemon.has_first_right(f"trigger:{trigger_id}")
+            if self._daemon.fires(f"trigger:{trigger_id}")
         }
         kept = {
             trigger_id: timer

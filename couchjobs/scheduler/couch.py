@@ -53,6 +53,7 @@ class CouchScheduler:
         self._state = "running"
         self._broker = broker
         await broker.daemon.join()
+        await broker.daemon.take_triggers(True)
         self._debouncer = Debouncer(self._connection, self._db, broker)
         firing = Firing(broker, self._debouncer)
         self._clock = Clock(self._connection, self.triggers, self._store, broker.daemon, firing)
@@ -72,6 +73,7 @@ class CouchScheduler:
         self._state = "closed"
         await self._tasks.stop()
         await self._feeds.stop()
+        await self._broker.daemon.take_triggers(False)
         await self._broker.daemon.leave()
 
     async def poll_scheduler(self, now: datetime) -> None:

@@ -83,7 +83,7 @@ class Feeds:
         return dict(wanted)
 
     def _is_mine(self, doctype: str) -> bool:
-        return self._daemon.has_first_right(f"feed:{doctype}")
+        return self._daemon.fires(f"feed:{doctype}")
 
     def _follow(self, doctype: str) -> EventFollower:
         followed = self._followed.get(doctype)

@@ -60,7 +60,6 @@ def daemon(
             "control_db",
             "beat_interval",
             "dead_after",
-            "first_right_delay",
             "sweep_interval",
             "shutdown_timeout",
             "feed_heartbeat",

@@ -36,8 +36,8 @@ async def test_two_daemons_when_2000_jobs_are_written_then_each_runs_once_and_bo
     connection: Connection, db: Prefixer, daemon: Start, program: Path
 ) -> None:
     """By raw `_bulk_docs`; no conflicts are left in the database."""
-    for _ in range(2):  # on a busy machine the quicker daemon would take over much within the default of 0.25 s
-        daemon(first_right_delay=3)
+    daemon()
+    daemon()
     await eventually(lambda: daemons_of(connection, 2), 20)
     jobs = connection.database(db.database("jobs"))
     writer = connection.writer(jobs.name)
@@ -84,6 +84,30 @@ async def test_sigterm_when_jobs_run_then_short_ones_end_and_long_ones_are_put_b
         return await daemons_of(connection, 0) == []
 
     await eventually(gone)
+
+
+async def test_sigterm_when_a_job_runs_on_then_another_daemon_takes_the_triggers_at_once(
+    connection: Connection, db: Prefixer, daemon: Start, program: Path
+) -> None:
+    """A daemon that finishes its last jobs owns no triggers and no feeds any more."""
+    first = daemon(shutdown_timeout=60)
+    await connection.writer(db.database("jobs")).write(queued("long", "sleeps", 60))
+    await eventually(lambda: len(ran(program)) == 1, 20)
+    second = daemon()
+    await eventually(lambda: daemons_of(connection, 2), 20)
+    first.signal(signal.SIGTERM)
+    await eventually(lambda: first.says("daemon stops"))
+    triggers = connection.database(db.database("triggers"))
+    names = [f"trigger-{n}" for n in range(8)]
+    for name in names:
+        rules = {"type": "@in", "arguments": "100ms", "worker": "append", "message": None}
+        await triggers.put({"_id": name, **rules})
+    await eventually(lambda: len(ran(program)) == 1 + len(names), 10)
+    assert first.process.poll() is None
+    assert len({name for _, name in ran(program)}) == 2
+    second.signal(signal.SIGTERM)
+    first.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(first.wait, 10) == 0
 
 
 async def test_second_sigterm_when_jobs_run_on_then_hurries(

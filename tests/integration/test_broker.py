@@ -24,7 +24,7 @@ from couchjobs.errors import (
     UnknownWorkerError,
 )
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job, get_queued_jobs, wait
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
@@ -467,6 +467,29 @@ async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
         return all(document["state"] == "done" for document in found.values())
 
     await eventually(all_done, 60)
+
+
+async def test_idle_type_when_a_backlog_of_another_lies_before_its_job_then_not_held_up(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The feed is read past jobs that wait for slots; nor is a request to cancel held up by them."""
+    started = asyncio.Event()
+
+    @worker("stuck", concurrency=1, timeout=None)
+    async def stuck(ctx: WorkerContext) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    store = JobStore(connection, db)
+    backlog = [{"_id": f"job-{n:04}", "worker": "stuck", "message": None, "state": "queued"} for n in range(4000)]
+    await asyncio.gather(*(store.writer.write(document) for document in backlog))
+    await start(stuck, echo, max_candidates=20, sweep_interval=3600)
+    await started.wait()
+    await store.database.put({"_id": "late", "worker": "echo", "message": 1, "state": "queued"})
+    assert (await wait(db, "late", 5)).state is State.DONE
+    (running,) = [job for job in await get_queued_jobs(db, "stuck") if job.state is State.RUNNING]
+    await store.update(running, cancel_requested=True)
+    assert (await wait(db, running.id, 5)).error == "cancelled"
 
 
 async def test_go_durations_when_the_setting_says_so_then_numbers_are_nanoseconds(

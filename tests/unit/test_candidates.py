@@ -8,9 +8,16 @@ from hypothesis import strategies as st
 from couchjobs.broker.candidates import Candidate, Candidates
 
 
-def candidate(job_id: str, due: float = 0, priority: int = 0, not_before: float = 0, rev: str = "1-a") -> Candidate:
+def candidate(
+    job_id: str,
+    due: float = 0,
+    priority: int = 0,
+    not_before: float = 0,
+    rev: str = "1-a",
+    first_right: bool = True,
+) -> Candidate:
     """A candidate of worker w."""
-    return Candidate(job_id, rev, "w", due, priority, None, not_before)
+    return Candidate(job_id, rev, "w", due, priority, None, not_before, first_right)
 
 
 def ids(candidates: list[Candidate]) -> list[str]:
@@ -20,7 +27,7 @@ def ids(candidates: list[Candidate]) -> list[str]:
 
 def test_take_when_priorities_differ_then_two_of_three_by_priority() -> None:
     """One of three is the oldest."""
-    known = Candidates(["w"], 100)
+    known = Candidates({"w": 2}, 100)
     for number in range(4):
         known.offer(candidate(f"low-{number}", due=number), 0)
         known.offer(candidate(f"high-{number}", due=100 + number, priority=1), 0)
@@ -31,10 +38,10 @@ def test_take_when_priorities_differ_then_two_of_three_by_priority() -> None:
 
 def test_offer_when_not_before_is_later_then_waits() -> None:
     """And replaces what was known of the job before."""
-    known = Candidates(["w"], 100)
+    known = Candidates({"w": 2}, 100)
     known.offer(candidate("a", not_before=5), 0)
     known.offer(candidate("b", not_before=3), 0)
-    assert known.next_ready(0) == 3
+    assert known.next_ready(["w"], 0) == 3
     assert known.take("w", 9, 2) == []
     assert ids(known.take("w", 9, 3)) == ["b"]
     known.offer(candidate("a", not_before=9, rev="2-b"), 4)
@@ -44,7 +51,7 @@ def test_offer_when_not_before_is_later_then_waits() -> None:
 
 def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     """Priority still finds a place; the mark is given out once few are ready."""
-    known = Candidates(["w"], 3)
+    known = Candidates({"w": 2}, 3)
     for number in range(5):
         known.offer(candidate(f"job-{number}"), 0)
     assert known.ready() == 3
@@ -58,33 +65,57 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
 
 def test_offer_when_too_many_wait_then_the_earliest_do_and_the_rest_is_looked_for_in_time() -> None:
     """A left out job is not looked for before its time has come."""
-    known = Candidates(["w"], 2)
-    for not_before in (30.0, 20.0, 10.0, 40.0):
+    known = Candidates({"w": 2}, 2)
+    for not_before in (30.0, 20.0, 10.0, 40.0, 50.0):
         known.offer(candidate(f"job-{not_before}", not_before=not_before), 0)
-    assert known.next_ready(0) == 10
+    assert known.next_ready(["w"], 0) == 10
     assert known.overflowed(2, 29) == []
     assert ids(known.take("w", 9, 29)) == ["job-10.0", "job-20.0"]
     assert known.overflowed(2, 30) == ["w"]
-    assert known.next_ready(30) is None
+    assert known.next_ready(["w"], 30) is None
 
 
 def test_next_ready_when_candidates_are_ripe_then_none_of_them() -> None:
     """Whoever waits for the next one must not wait for the past."""
-    known = Candidates(["w"], 10)
+    known = Candidates({"w": 2}, 10)
     known.offer(candidate("a", not_before=5), 0)
     known.offer(candidate("b", not_before=9), 0)
-    assert known.next_ready(6) == 9
+    assert known.next_ready(["w"], 6) == 9
     assert known.ready() == 1
 
 
 def test_forget_when_job_moved_on_then_not_taken() -> None:
     """The feed says that somebody else has it."""
-    known = Candidates(["w"], 10)
+    known = Candidates({"w": 2}, 10)
     known.offer(candidate("a"), 0)
     assert known.knows("a", "1-a")
     assert not known.knows("a", "2-b")
     known.forget("a")
     assert known.take("w", 1, 0) == []
+
+
+def test_take_when_jobs_are_left_to_others_then_own_ones_first_and_few_are_taken_over() -> None:
+    """At most one for each slot and delay, however many lie there."""
+    known = Candidates({"w": 2}, 100, delay_s=0.25)
+    for number in range(10):
+        known.offer(candidate(f"other-{number}", first_right=False), 0)
+    known.offer(candidate("own"), 0)
+    assert ids(known.take("w", 9, 0)) == ["own"]
+    assert known.next_ready(["w"], 0) == 0.25
+    assert ids(known.take("w", 9, 0.25)) == ["other-0", "other-1"]
+    assert known.take("w", 9, 0.25) == []
+    assert known.next_ready(["w"], 0.25) == 0.375
+    assert ids(known.take("w", 9, 0.375)) == ["other-2"]
+    known.offer(candidate("own"), 1)
+    assert ids(known.take("w", 9, 9)) == ["own", "other-3", "other-4"]
+
+
+def test_next_ready_when_slots_are_full_then_jobs_left_to_others_wake_nobody() -> None:
+    """They are looked at once a slot is free."""
+    known = Candidates({"w": 2, "full": 1}, 100, delay_s=0.25)
+    known.offer(Candidate("other", "1-a", "full", 0, 0, None, first_right=False), 0)
+    assert known.next_ready(["w"], 9) is None
+    assert known.next_ready(["w", "full"], 9) == 9
 
 
 @given(
@@ -96,7 +127,7 @@ def test_candidates_when_anything_happens_then_each_is_taken_at_most_once_and_co
     steps: list[tuple[int, int, float, bool]],
 ) -> None:
     """Offers, replacements, takes and forgets in any order."""
-    known = Candidates(["w"], 10)
+    known = Candidates({"w": 2}, 10)
     present: set[str] = set()
     for number, priority, not_before, take in steps:
         if take:
@@ -111,6 +142,7 @@ def test_candidates_when_anything_happens_then_each_is_taken_at_most_once_and_co
             present.discard(str(number))
             if known.knows(str(number), "1-a"):
                 present.add(str(number))
+    present = {job_id for job_id in present if known.knows(job_id, "1-a")}
     rest = {one.job_id for one in known.take("w", 1000, 10)}
     assert rest == present
     assert known.ready() == 0
