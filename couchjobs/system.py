@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
-from couchjobs.couch.connection import connect
+from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import ClosedError
 from couchjobs.installation import install
 from couchjobs.log import get_logger
@@ -38,7 +39,12 @@ class JobSystem:
             raise ClosedError(f"the system is {self.state}")
         self.state = "running"
         await self.broker.start_workers(self.workers)
-        await self.scheduler.start_scheduler(self.broker)
+        try:
+            await self.scheduler.start_scheduler(self.broker)
+        except BaseException:
+            self.state = "closed"
+            await self.broker.shutdown_workers(0)
+            raise
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Stop the triggers, then the workers: running jobs may go on for `timeout` seconds.
@@ -49,8 +55,10 @@ class JobSystem:
         if self.state != "running":
             raise ClosedError(f"the system is {self.state}")
         self.state = "closed"
-        await self.scheduler.shutdown_scheduler()
-        await self.broker.shutdown_workers(timeout)
+        try:
+            await self.scheduler.shutdown_scheduler()
+        finally:
+            await self.broker.shutdown_workers(timeout)
 
 
 async def system_start(broker: Broker, scheduler: Scheduler, workers_list: WorkersList) -> JobSystem:
@@ -63,27 +71,49 @@ async def system_start(broker: Broker, scheduler: Scheduler, workers_list: Worke
 async def run_daemon(settings: Settings, workers: WorkersList) -> None:
     """Run a system until SIGTERM or SIGINT; a second one interrupts the running jobs."""
     async with connect(settings) as connection:
-        await connection.server.wait_until_up(settings.request_timeout)
-        for change in await install(connection, settings.tenant):
-            _logger.info(change)
         broker = CouchBroker(connection)
-        system = await system_start(broker, CouchScheduler(connection), workers)
+        asked = _signals(broker.hurry)
+        starting = asyncio.ensure_future(_start(connection, broker, workers))
+        await _first(starting, asked.wait())
+        if not starting.done():
+            starting.cancel()
+        try:
+            system = await starting
+        except asyncio.CancelledError:
+            _logger.info("daemon stops before it has started")
+            return
         _logger.info("daemon runs", daemon=broker.daemon.id, workers=workers.names(), url=connection.server.url)
-        await _until_signal(broker)
+        await asked.wait()
         _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
         await system.shutdown()
         _logger.info("daemon has stopped", daemon=broker.daemon.id)
 
 
-async def _until_signal(broker: CouchBroker) -> None:
-    loop = asyncio.get_running_loop()
+async def _start(connection: Connection, broker: CouchBroker, workers: WorkersList) -> JobSystem:
+    await connection.server.wait_until_up(connection.settings.request_timeout)
+    for change in await install(connection, connection.settings.tenant):
+        _logger.info(change)
+    return await system_start(broker, CouchScheduler(connection), workers)
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Return as soon as one of these is done; the tasks made for the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, wait in zip(tasks, waits, strict=True):
+        if task is not wait:
+            task.cancel()
+
+
+def _signals(again: Callable[[], None]) -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; `again` is called by each further one."""
     asked = asyncio.Event()
 
     def ask() -> None:
         if asked.is_set():
-            broker.hurry()
+            again()
         asked.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask)
-    await asked.wait()
+        asyncio.get_running_loop().add_signal_handler(number, ask)
+    return asked

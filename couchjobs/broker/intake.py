@@ -25,6 +25,7 @@ from couchjobs.errors import BadDocumentError, CouchError, NotFound
 from couchjobs.jobs.job import Job, State, is_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
+from couchjobs.recovery.audit import is_claimed_by, put_back
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.settings import Settings
 from couchjobs.timestamps import format_time, now, parse_time
@@ -167,14 +168,21 @@ class Intake:
             self._candidates.forget(change.doc_id)
             if not change.deleted and not change.doc_id.startswith("_design/"):
                 wanted.append(change.doc_id)
-        if wanted:
-            await self.take_in((await self._store.database.get_many(wanted)).values())
+        await self._read(wanted)
+
+    async def _read(self, ids: Iterable[str]) -> None:
+        async for documents in self._store.database.revisions([(job_id, None) for job_id in ids]):
+            await self.take_in(document for document in documents if not document.get("_deleted"))
 
     async def take_in(self, documents: Iterable[Document]) -> None:
         """Look at documents of the jobs database and make candidates of the queued ones that this daemon can run."""
         for document in documents:
             if self._runs(document["_id"]):
                 self._running_changed(document)
+            elif self._candidates.knows(document["_id"], document["_rev"]):
+                continue
+            elif is_claimed_by(document, self._daemon.id):
+                await put_back(self._store, document, self._daemon.id)
             elif is_job(document) and document.get("state") not in (State.RUNNING, State.DONE, State.ERRORED):
                 try:
                     await self._take_in_queued(document)
@@ -236,8 +244,7 @@ class Intake:
         while True:
             self._sweep_soon.clear()
             again, self._look_again = self._look_again, set()
-            if again:
-                await self.take_in((await self._store.database.get_many(again)).values())
+            await self._read(again)
             await self._sweep(self._candidates.overflowed(self.low_water, time.time()), "true")
             if self._sweep_at_once or loop.time() - last >= self._settings.sweep_interval:
                 update: Update = "true" if self._sweep_at_once else "lazy"
@@ -256,10 +263,7 @@ class Intake:
             first = await self._due_rows(worker_type, "first", {}, update)
             first = [row for row in first if str(row["key"][-1]) <= horizon]
             rows = await self._due_rows(worker_type, "due", horizon, update)
-            ids = dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runs(row["id"]))
-            for document in (await self._store.database.get_many(ids)).values():
-                if not self._candidates.knows(document["_id"], document["_rev"]):
-                    await self.take_in([document])
+            await self._read(dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runs(row["id"])))
             if worker_type is not None and len(rows) == self._settings.max_candidates:
                 self._candidates.left_out(worker_type, _due_time(rows[-1]))
 

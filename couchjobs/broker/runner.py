@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, assert_never
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, CouchError, NotFound
+from couchjobs.errors import Conflict, NotFound
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _logger = get_logger(__name__)
 THREADS = "couchjobs worker"
 """What the names of the threads of plain functions begin with."""
+TASKS = "couchjobs job"
+"""What the names of the tasks of running jobs begin with."""
 
 _LAST_WRITES_S = 10.0
 _MOST_UNSTORED = 1000
@@ -82,7 +84,7 @@ class Runner:
         """Claim the job, run it, and store its end, in a task of its own."""
         self._free[job.worker] -= 1
         self._running[job.id] = None
-        task = asyncio.create_task(self._process(job, self._workers[job.worker]), name=f"job {job.id}")
+        task = asyncio.create_task(self._process(job, self._workers[job.worker]), name=f"{TASKS} {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -114,7 +116,10 @@ class Runner:
             _, left = await asyncio.wait(self._tasks, timeout=_LAST_WRITES_S)
             for task in left:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            if left:
+                _, stuck = await asyncio.wait(left, timeout=_LAST_WRITES_S)
+                for task in stuck:
+                    _logger.error("does not end, and is left to itself", task=task.get_name())
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _process(self, job: Job, worker: Worker) -> None:
@@ -123,7 +128,7 @@ class Runner:
             outcome = await self._claim_and_run(job, worker)
             if outcome is not None:
                 await self._write(job, outcome)
-        except CouchError:
+        except Exception:
             _logger.exception("job left as it is", job=job.id)
         finally:
             del self._running[job.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import signal
@@ -15,13 +16,14 @@ from typing import Annotated
 import typer
 import uvloop
 
-from couchjobs.broker.runner import THREADS
+from couchjobs.broker.runner import TASKS, THREADS
 from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
 from couchjobs.installation import install
 from couchjobs.log import configure_logging
+from couchjobs.settings import Settings
 from couchjobs.system import run_daemon
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import get_workers_list, workers_of
@@ -60,10 +62,16 @@ def run(
     workers = load_workers(modules)
     if as_json:
         print_json({"pid": os.getpid(), "workers": workers.names()})
-    uvloop.run(run_daemon(settings, workers))
-    if any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
+    uvloop.run(_run_to_the_end(settings, workers))
+
+
+async def _run_to_the_end(settings: Settings, workers: WorkersList) -> None:
+    """Run the daemon; a worker function that ignores being cancelled must not keep the process alive."""
+    await run_daemon(settings, workers)
+    names = [task.get_name() for task in asyncio.all_tasks()] + [thread.name for thread in threading.enumerate()]
+    if any(name.startswith((TASKS, THREADS)) for name in names):
         sys.stderr.flush()
-        os._exit(0)  # a function that ignores ctx.cancelled would keep the interpreter from ending
+        os._exit(0)
 
 
 def load_workers(names: list[str]) -> WorkersList:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
@@ -23,7 +23,12 @@ Update = Literal["true", "false", "lazy"]
 
 _logger = get_logger(__name__)
 _BULK_GET = 500
-_BULK_GETS_AT_ONCE = 2
+_BULK_BYTES = 16 * 1024 * 1024
+
+
+def generation(rev: str) -> int:
+    """Return the generation of a revision: how many changes led to it."""
+    return int(rev.partition("-")[0])
 
 
 class Database:
@@ -54,8 +59,10 @@ class Database:
             return False
         return True
 
-    async def get(self, doc_id: str, *, rev: str | None = None, conflicts: bool = False) -> Document:
-        """Return the document, at the winning revision unless `rev` says another.
+    async def get(
+        self, doc_id: str, *, rev: str | None = None, conflicts: bool = False, revs: bool = False
+    ) -> Document:
+        """Return the document, at the winning revision unless `rev` says another; `revs` adds `_revisions`.
 
         Raises:
             NotFound: it does not exist, is deleted, or that revision is gone.
@@ -65,6 +72,8 @@ class Database:
             params["rev"] = rev
         if conflicts:
             params["conflicts"] = True
+        if revs:
+            params["revs"] = True
         found: Document = await self.server.request("GET", self._path_of(doc_id), params=params)
         return found
 
@@ -105,37 +114,44 @@ class Database:
         return {doc["_id"]: doc for doc in docs if not doc.get("_deleted")}
 
     async def get_revisions(self, wanted: Sequence[tuple[str, str | None]], *, revs: bool = False) -> list[Document]:
-        """Return the documents at these revisions (None: the winner), deleted ones too, in no particular order.
+        """Return the documents that `revisions` yields, all of them; meant for small ones."""
+        return [doc async for docs in self.revisions(wanted, revs=revs) for doc in docs]
+
+    async def revisions(
+        self, wanted: Sequence[tuple[str, str | None]], *, revs: bool = False
+    ) -> AsyncIterator[list[Document]]:
+        """Yield the documents at these revisions (None: the winner), deleted ones too, in no particular order.
 
         One that does not exist, or whose revision was compacted away, is left out. An answer that is too large, or that
-        cannot be read, is asked for again in halves; a document that alone is either is logged and left out. `revs`
-        adds `_revisions`.
+        cannot be read, is asked for again in halves, so that memory holds one answer at a time; a document that alone
+        is either is logged and left out. `revs` adds `_revisions`.
         """
-        parts = [wanted[start : start + _BULK_GET] for start in range(0, len(wanted), _BULK_GET)]
-        docs: list[Document] = []
-        for at in range(0, len(parts), _BULK_GETS_AT_ONCE):
-            for found in await asyncio.gather(
-                *(self._bulk_get(part, revs) for part in parts[at : at + _BULK_GETS_AT_ONCE])
-            ):
-                docs += found
-        return docs
+        parts = deque(wanted[start : start + _BULK_GET] for start in range(0, len(wanted), _BULK_GET))
+        while parts:
+            part = parts.popleft()
+            asked = [{"id": doc_id} if rev is None else {"id": doc_id, "rev": rev} for doc_id, rev in part]
+            try:
+                answer = await self.server.request(
+                    "POST",
+                    f"{self.path}/_bulk_get",
+                    params={"revs": True} if revs else None,
+                    body=orjson.dumps({"docs": asked}),
+                    max_answer=_BULK_BYTES,
+                )
+            except (TooLarge, Unreadable) as error:
+                if len(part) == 1:
+                    _logger.warning("document left out", database=self.name, document=part[0][0], reason=str(error))
+                else:
+                    parts.extendleft((part[len(part) // 2 :], part[: len(part) // 2]))
+            else:
+                yield [found["ok"] for result in answer["results"] for found in result["docs"] if "ok" in found]
 
-    async def _bulk_get(self, wanted: Sequence[tuple[str, str | None]], revs: bool) -> list[Document]:
-        asked = [{"id": doc_id} if rev is None else {"id": doc_id, "rev": rev} for doc_id, rev in wanted]
-        try:
-            answer = await self.server.request(
-                "POST",
-                f"{self.path}/_bulk_get",
-                params={"revs": True} if revs else None,
-                body=orjson.dumps({"docs": asked}),
-            )
-        except (TooLarge, Unreadable) as error:
-            if len(wanted) == 1:
-                _logger.warning("document left out", database=self.name, document=wanted[0][0], reason=str(error))
-                return []
-            half = len(wanted) // 2
-            return await self._bulk_get(wanted[:half], revs) + await self._bulk_get(wanted[half:], revs)
-        return [found["ok"] for result in answer["results"] for found in result["docs"] if "ok" in found]
+    async def all_revisions(self) -> dict[str, str]:
+        """Return the winning revision of each document but design documents, by id."""
+        found: dict[str, str] = {}
+        async for rows in self._all_rows(10_000):
+            found |= {row["id"]: row["value"]["rev"] for row in rows}
+        return found
 
     async def security(self) -> dict[str, Any]:
         """Return the security object: who may read and write."""
@@ -148,16 +164,20 @@ class Database:
 
     async def all_docs(self, page: int = 500) -> AsyncIterator[list[Document]]:
         """Yield all documents but design documents, in pages, ordered by id."""
+        async for rows in self._all_rows(page):
+            ids = [row["id"] for row in rows]
+            found = await self.get_many(ids)
+            if found:
+                yield [found[doc_id] for doc_id in ids if doc_id in found]
+
+    async def _all_rows(self, page: int) -> AsyncIterator[list[Row]]:
         start: str | None = None
         while True:
             params: dict[str, Any] = {"limit": page + 1}
             if start is not None:
                 params["startkey"] = start
             rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params))["rows"]
-            ids = [row["id"] for row in rows[:page] if not row["id"].startswith("_design/")]
-            found = await self.get_many(ids)
-            if found:
-                yield [found[doc_id] for doc_id in ids if doc_id in found]
+            yield [row for row in rows[:page] if not row["id"].startswith("_design/")]
             if len(rows) <= page:
                 return
             start = rows[page]["id"]

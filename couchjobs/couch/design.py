@@ -88,6 +88,8 @@ async def _build_aside(database: Database, wanted: Document) -> None:
             try:
                 await database.view(f"{staged_id.removeprefix('_design/')}/{name}", None, None, limit=1)
             except (Unavailable, NotFound):  # the index takes longer than a request may, or has not reached this node
+                if await _find(database, staged_id) is None:  # another process has finished the same
+                    return
                 await asyncio.sleep(0.2)
             else:
                 break

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo
 
-from couchjobs.durations import Seconds
+from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.message import decode_message, reasons
 from couchjobs.log import get_logger
@@ -49,6 +49,20 @@ class State(StrEnum):
 ENDED = (State.DONE, State.ERRORED)
 
 
+GO_DURATIONS = {"go_durations": True}
+"""The context of validation in which the numbers of stored options are Go's nanoseconds."""
+
+
+def _read_stored(value: object, info: ValidationInfo) -> float | None:
+    """Return seconds; of Go's nanoseconds, zero is none. Text is Go's form in either case."""
+    if info.context == GO_DURATIONS and isinstance(value, int | float) and not isinstance(value, bool):
+        return read_seconds(value / 1e9) or None
+    return None if value is None else read_seconds(value)
+
+
+StoredSeconds = Annotated[float | None, BeforeValidator(_read_stored)]
+
+
 class JobOptions(BaseModel):
     """What one job asks of its worker. It may lower what the worker allows, never raise it."""
 
@@ -56,17 +70,18 @@ class JobOptions(BaseModel):
 
     max_exec_count: Annotated[int, Field(ge=1, strict=True)] | None = None
     """How many tries."""
-    max_exec_time: Seconds | None = None
+    max_exec_time: StoredSeconds = None
     """How long all tries may take together, waits included."""
-    timeout: Seconds | None = None
+    timeout: StoredSeconds = None
     """How long one try may take."""
 
-    def read_nanoseconds(self, stored: dict[str, Any]) -> None:
-        """Take the numbers of the stored options for Go's nanoseconds; zero is none. Text stays what it is."""
+    def stored(self, *, go_durations: bool = False) -> dict[str, Any]:
+        """Return the options as JSON, durations in seconds, or in Go's nanoseconds."""
+        options = self.model_dump(mode="json", exclude_none=True)
         for name in ("max_exec_time", "timeout"):
-            number = stored.get(name)
-            if isinstance(number, int | float):
-                setattr(self, name, number / 1e9 or None)
+            if go_durations and name in options:
+                options[name] = round(options[name] * 1e9)
+        return options
 
 
 class Event(BaseModel):
@@ -137,8 +152,8 @@ class Job(BaseModel):
     _document: Document = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def from_document(cls, document: Document) -> Self:
-        """Return the job that the document holds.
+    def from_document(cls, document: Document, *, go_durations: bool = False) -> Self:
+        """Return the job that the document holds, numbers in its options being seconds, or Go's nanoseconds.
 
         Raises:
             BadDocumentError: it is no job; the message says why and how to mend it.
@@ -146,7 +161,8 @@ class Job(BaseModel):
         if "message" not in document:
             raise BadDocumentError('message is missing: write "message": null for a worker that takes none')
         try:
-            job = cls.model_validate(document, by_alias=True, by_name=False)
+            context = GO_DURATIONS if go_durations else None
+            job = cls.model_validate(document, by_alias=True, by_name=False, context=context)
             decoded = decode_message(job.message)
         except ValidationError as error:
             raise BadDocumentError(reasons(error)) from None
@@ -195,16 +211,17 @@ class Job(BaseModel):
         """Become what `document_with(changes)` says, which was stored as revision `rev`."""
         document["_rev"] = rev
         self._document = document
-        defaults = type(self).model_fields
+        fields = type(self).model_fields
         values = {
-            name: defaults[name].get_default(call_default_factory=True) if value is None else value
+            name: fields[name].get_default(call_default_factory=True) if value is None else value
             for name, value in changes.items()
+            if name in fields
         }
         self.__dict__.update(values, rev=rev)
 
     def adopt(self, document: Document) -> None:
         """Become what the document says, which is a revision that others wrote."""
-        self.__dict__.update(type(self).read(document).__dict__)
+        self.__dict__.update(type(self).read(document).__dict__, options=self.options)
         self._document = document
 
     def clone(self) -> Self:

@@ -16,7 +16,6 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
 _MOST = 50
-_HIGH = "\ufff0"
 
 
 async def get_job(db: Prefixer, job_id: str) -> Job:
@@ -39,12 +38,12 @@ async def get_jobs(db: Prefixer, trigger_id: str, limit: int = 0) -> list[Job]:
 
 
 async def iter_jobs_before_date(db: Prefixer, date: datetime) -> AsyncIterator[Job]:
-    """Yield all jobs queued before `date`, oldest first, a page in memory at a time."""
+    """Yield all jobs queued before `date`, oldest first, a page in memory at a time. Undated ones are left out."""
     async with connected() as connection:
         database = JobStore(connection, db).database
-        async for rows in database.view_pages("jobs/by_queued_at", "", format_time(date)):
+        async for rows in database.view_pages("jobs/by_queued_at", "0", format_time(date)):
             for job in await _jobs(database, rows):
-                if job.queued_at is None or job.queued_at < date:
+                if job.queued_at is not None and job.queued_at < date:
                     yield job
 
 
@@ -58,7 +57,7 @@ async def iter_queued_jobs(db: Prefixer, worker_type: str) -> AsyncIterator[Job]
     async with connected() as connection:
         database = JobStore(connection, db).database
         for state in (State.QUEUED, State.RUNNING):
-            async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, _HIGH]):
+            async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, {}]):
                 for job in await _jobs(database, rows):
                     if job.state is state:
                         yield job
@@ -76,7 +75,7 @@ async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
         database = JobStore(connection, db).database
         for state in State:
             rows = await database.view(
-                "jobs/by_state", [worker_type, state, _HIGH], [worker_type, state], limit=_MOST, descending=True
+                "jobs/by_state", [worker_type, state, {}], [worker_type, state], limit=_MOST, descending=True
             )
             jobs += reversed(await _jobs(database, rows))
     return jobs

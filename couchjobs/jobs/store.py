@@ -91,7 +91,7 @@ class JobStore:
             orjson.dumps(document)
         except TypeError as error:
             raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
-        job = Job.from_document(document)
+        job = Job.from_document(document, go_durations=self._go_durations)
         if "state" not in document:
             raise BadDocumentError('state is missing: write "state": "queued"')
         if size > self._max_message:
@@ -99,8 +99,6 @@ class JobStore:
                 f"message is {size:,} bytes; {self._max_message:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
                 "store large data in a document or attachment of its own and name it in the message"
             )
-        if self._go_durations and job.options is not None:
-            job.options.read_nanoseconds(document["options"])
         return job
 
     async def create(self, job: Job) -> bool:
@@ -111,11 +109,14 @@ class JobStore:
             Unavailable: CouchDB does not answer; the job may be there or not.
             NotFound: the database of jobs does not exist.
         """
-        self.check(job.document())
-        answer = await settle(self.writer, job.document(), patience_s=self._patience_s)
+        document = job.document()
+        if self._go_durations and job.options is not None:
+            document = {**document, "options": job.options.stored(go_durations=True)}
+        self.check(document)
+        answer = await settle(self.writer, document, patience_s=self._patience_s)
         match answer.written:
             case Written.OK | Written.ACCEPTED:
-                job.moved({}, job.document(), answer.rev)
+                job.moved({}, document, answer.rev)
                 return True
             case Written.CONFLICT:
                 return False
@@ -150,6 +151,10 @@ class JobStore:
         if not answer.stored:
             kind = {Written.CONFLICT: Conflict, Written.FORBIDDEN: Forbidden}.get(answer.written, Unavailable)
             raise kind(f"job {job.id} in database {self.database.name}: {answer.reason}")
+        if answer.written is Written.ACCEPTED:  # by a cluster, perhaps on a branch that loses
+            present = await self.database.find(job.id)
+            if present is None or present["_rev"] != answer.rev:
+                raise Conflict(f"job {job.id} in database {self.database.name}: another branch wins")
         job.moved(changes, document, answer.rev)
 
     async def claim(self, job: Job, daemon: str) -> bool:
@@ -242,7 +247,8 @@ class JobStore:
                 else:
                     return False
             elif not await self._still_ours(job):
-                _logger.warning("ClaimLost", job=job.id, claim=job.claim.id if job.claim else None)
+                if job.claim is not None:
+                    _logger.warning("ClaimLost", job=job.id, claim=job.claim.id)
                 return False
 
     async def _still_ours(self, job: Job) -> bool:

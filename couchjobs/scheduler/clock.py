@@ -36,6 +36,7 @@ _logger = get_logger(__name__)
 _MISSED = timedelta(seconds=5)
 _AFTER_FAILURE = timedelta(seconds=1)
 _LONGEST_WAIT_S = 60.0
+_AT_A_TIME = 50
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class _Timer:
 
     def due_tick(self, present: datetime) -> datetime | None:
         """Return the tick that has come and is not stored yet; earlier ones are collapsed into it."""
-        tick = self.trigger.ticks.latest(present, self.anchor)
+        tick = self.trigger.ticks.latest(present, self.anchor, self.last)
         return tick if tick is not None and (self.last is None or tick > self.last) else None
 
 
@@ -139,8 +140,10 @@ class Clock:
         )
         self._timers = kept | {timer.trigger.infos.id: timer for timer in loaded}
         present = now()
-        for timer in loaded:
+        for number, timer in enumerate(loaded):
             timer.set(present)
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
         self._queue = [(timer.at, trigger_id) for trigger_id, timer in self._timers.items() if timer.at is not None]
         heapq.heapify(self._queue)
 
@@ -189,11 +192,12 @@ class Clock:
 
     async def _note_fired(self, timer: _Timer, tick: datetime) -> None:
         infos = timer.trigger.infos
-        timer.last = tick
         if timer.trigger.ticks.once:
             await self._store.delete_revision(infos.id, infos.rev)
+            timer.last = tick
             await self._drop_state(timer)
             return
+        timer.last = tick
         timer.state = {**timer.state, "last": format_time(tick)}
         answer = await settle_allowed(self._writer, timer.state)
         if answer.stored:

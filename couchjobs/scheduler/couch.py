@@ -31,7 +31,7 @@ class CouchScheduler:
         self._connection = connection
         self._db = db or connection.settings.tenant
         self._store = TriggerStore(connection, self._db)
-        self.triggers = TriggerSet(self._db, self._store.database, connection.settings.feed_heartbeat)
+        self.triggers = TriggerSet(self._store, connection.settings.feed_heartbeat)
         self._tasks = Supervisor()
         self._broker: CouchBroker | None = None
         self._clock: Clock | None = None
@@ -59,6 +59,9 @@ class CouchScheduler:
         self._clock = Clock(self._connection, self.triggers, self._store, broker.daemon, firing)
         self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
         self._tasks.start("follow triggers", self.triggers.follow)
+        self._tasks.start(
+            "sweep triggers", lambda: self.triggers.sweep_for_ever(self._connection.settings.sweep_interval)
+        )
         self._tasks.start("clock", self._clock.run)
         self._tasks.start("feeds", self._feeds.run)
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import generation
 from couchjobs.couch.settle import settle_allowed
-from couchjobs.errors import NotFound, Unavailable
+from couchjobs.errors import NotFound, TooLarge, Unavailable, Unreadable
 from couchjobs.jobs.ids import event_id
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
@@ -113,7 +114,33 @@ class EventFollower:
             verb = verbs[change.doc_id] = self._verb(change)
             if any(trigger.rules.may_match(self._doctype, verb, change.doc_id) for trigger in triggers):
                 wanted.append(change)
-        documents = await self._database.get_revisions([(change.doc_id, change.rev) for change in wanted], revs=True)
+        missing = {change.doc_id: change for change in wanted}
+        async for documents in self._database.revisions([(change.doc_id, change.rev) for change in wanted], revs=True):
+            for document in documents:
+                missing.pop(document["_id"], None)
+            await self._fire_all(triggers, verbs, documents)
+        late = [found for change in missing.values() if (found := await self._read_surely(change)) is not None]
+        await self._fire_all(triggers, verbs, late)
+
+    async def _read_surely(self, change: Change) -> Document | None:
+        """Return the document of a row that the copy asked first does not have; None where a later row tells more.
+
+        Raises:
+            Unavailable: no copy that answers now has it.
+        """
+        try:
+            return await self._database.get(change.doc_id, rev=change.rev, revs=True)
+        except (TooLarge, Unreadable):
+            return None
+        except NotFound:
+            present = await self._database.find(change.doc_id)
+            if present is not None and generation(present["_rev"]) < generation(change.rev):
+                raise Unavailable(f"{change.doc_id} in {self._database.name}: {change.rev} is not to be had") from None
+            return None
+
+    async def _fire_all(
+        self, triggers: Sequence[EventTrigger], verbs: dict[str, str], documents: list[Document]
+    ) -> None:
         parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != "CREATED"])
         firings: list[Awaitable[None]] = []
         debounced: set[str] = set()

@@ -95,7 +95,7 @@ class MemScheduler:
                 await self._fire_tick(known, known.schedule, now)
 
     async def _fire_tick(self, known: _Known, schedule: Schedule, present: datetime) -> None:
-        tick = schedule.latest(present, known.anchor)
+        tick = schedule.latest(present, known.anchor, known.last)
         if tick is None or (known.last is not None and tick <= known.last):
             return
         known.last = tick

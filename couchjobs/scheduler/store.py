@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
     BadDocumentError,
@@ -17,6 +19,9 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
 
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
 _logger = get_logger(__name__)
 
 
@@ -26,6 +31,15 @@ class TriggerStore:
     def __init__(self, connection: Connection, db: Prefixer) -> None:
         self.db = db
         self.database = connection.database(db.database(connection.settings.triggers_doctype))
+        self._go_durations = connection.settings.go_durations
+
+    def read(self, document: Document) -> TriggerInfos:
+        """Return the trigger that the document holds.
+
+        Raises:
+            BadDocumentError: it is none; the message says why.
+        """
+        return TriggerInfos.from_document(document, go_durations=self._go_durations)
 
     async def add(self, infos: TriggerInfos) -> TriggerInfos:
         """Store a trigger and return it as it was stored.
@@ -36,11 +50,11 @@ class TriggerStore:
             Conflict: there is a trigger with that id.
         """
         parse_trigger(infos)
-        document = {"_id": new_id(), "domain": self.db.domain, **infos.document()}
+        document = {"_id": new_id(), "domain": self.db.domain, **infos.document(go_durations=self._go_durations)}
         if self.db.prefix:
             document.setdefault("prefix", self.db.prefix)
         document["_rev"] = await self.database.put(document)
-        return TriggerInfos.from_document(document)
+        return self.read(document)
 
     async def get(self, trigger_id: str) -> TriggerInfos:
         """Return the trigger.
@@ -52,7 +66,7 @@ class TriggerStore:
         document = await self.database.find(trigger_id) if trigger_id and not trigger_id.startswith("_") else None
         if document is None:
             raise TriggerNotFoundError(f"no trigger {trigger_id!r} in database {self.database.name}")
-        return TriggerInfos.from_document(document)
+        return self.read(document)
 
     async def delete(self, trigger_id: str) -> None:
         """Delete the trigger, whatever it has become.
@@ -91,7 +105,7 @@ class TriggerStore:
         async for documents in self.database.all_docs():
             for document in documents:
                 try:
-                    found.append(TriggerInfos.from_document(document))
+                    found.append(self.read(document))
                 except BadDocumentError as error:
                     _logger.warning("bad trigger", trigger=document["_id"], reason=str(error))
         return found

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
-from couchjobs.couch.database import Database
 from couchjobs.errors import BadDocumentError, MalformedTriggerError, NotFound, UnknownTriggerError
 from couchjobs.log import get_logger
-from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger, EventTrigger, new_trigger
-from couchjobs.triggers.infos import TriggerInfos
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
@@ -25,11 +23,12 @@ _SURELY_MISSING = 3
 class TriggerSet:
     """All enabled triggers, and the reasons of those that cannot be understood."""
 
-    def __init__(self, db: Prefixer, database: Database, heartbeat_s: float) -> None:
-        self._db = db
-        self._database = database
+    def __init__(self, store: TriggerStore, heartbeat_s: float) -> None:
+        self._store = store
+        self._database = store.database
         self._heartbeat_s = heartbeat_s
         self._listeners: list[asyncio.Event] = []
+        self._revs: dict[str, str] = {}
         self.scheduled: dict[str, ClockTrigger] = {}
         self.events: dict[str, EventTrigger] = {}
         self.bad: dict[str, str] = {}
@@ -57,15 +56,33 @@ class TriggerSet:
                     self._forget_all()
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
+    async def sweep_for_ever(self, interval_s: float) -> None:
+        """Compare the revisions that are known with those of the database: the feed may have left one out."""
+        await self.loaded.wait()
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                present = await self._database.all_revisions()
+            except NotFound:
+                continue
+            changed = [one for one in {*present, *self._revs} if present.get(one) != self._revs.get(one)]
+            for trigger_id in changed:
+                document = await self._database.find(trigger_id)
+                if document is None:
+                    self._forget(trigger_id)
+                else:
+                    self.take_in([document])
+            if changed:
+                self._notify()
+
     async def _load_and_follow(self) -> None:
         since = await current_sequence(self._database)
         seen: set[str] = set()
         async for documents in self._database.all_docs():
             self.take_in(documents)
             seen |= {document["_id"] for document in documents}
-        for gone in [*self.scheduled, *self.events, *self.bad]:
-            if gone not in seen:
-                self._forget(gone)
+        for gone in self._revs.keys() - seen:
+            self._forget(gone)
         self.loaded.set()
         self._notify()
         follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
@@ -83,9 +100,10 @@ class TriggerSet:
         for document in documents:
             trigger_id = document["_id"]
             self._forget(trigger_id)
+            self._revs[trigger_id] = document["_rev"]
             try:
-                infos = TriggerInfos.from_document(document)
-                trigger = new_trigger(self._db, infos)
+                infos = self._store.read(document)
+                trigger = new_trigger(self._store.db, infos)
             except (BadDocumentError, MalformedTriggerError, UnknownTriggerError) as error:
                 self.bad[trigger_id] = str(error)
                 _logger.warning("bad trigger", trigger=trigger_id, reason=str(error))
@@ -98,11 +116,11 @@ class TriggerSet:
                 self.scheduled[trigger_id] = trigger
 
     def _forget(self, trigger_id: str) -> None:
-        for known in (self.scheduled, self.events, self.bad):
+        for known in (self.scheduled, self.events, self.bad, self._revs):
             known.pop(trigger_id, None)
 
     def _forget_all(self) -> None:
-        for known in (self.scheduled, self.events, self.bad):
+        for known in (self.scheduled, self.events, self.bad, self._revs):
             known.clear()
         self._notify()
 

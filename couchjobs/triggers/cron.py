@@ -43,9 +43,9 @@ class CronTrigger:
         """Return the first tick later than `after`."""
         return self._next_real(after) if self.fields.every_hour else self._next_local(after)
 
-    def latest(self, until: datetime, anchor: datetime) -> datetime | None:
+    def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:
         """Return the last tick not later than `until`, and later than the anchor."""
-        return latest_by_search(self, until, anchor)
+        return latest_by_search(self, until, anchor, since)
 
     def _next_local(self, after: datetime) -> datetime | None:
         """Walk through local times: one that does not exist is moved behind the gap, of two the first counts."""

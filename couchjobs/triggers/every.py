@@ -23,7 +23,7 @@ class EveryTrigger:
         periods = max(0, (after - anchor) // self.period) + 1
         return _at(anchor, self.period, periods)
 
-    def latest(self, until: datetime, anchor: datetime) -> datetime | None:
+    def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:  # noqa: ARG002
         """Return the last tick not later than `until`."""
         periods = (until - anchor) // self.period
         return _at(anchor, self.period, periods) if periods >= 1 else None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from couchjobs.durations import Seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
-from couchjobs.jobs.job import MAX_NAME, WORKER_TYPE, JobOptions
+from couchjobs.jobs.job import GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions
 from couchjobs.jobs.message import decode_message, reasons
 from couchjobs.jobs.request import JobRequest
 
@@ -44,8 +44,8 @@ class TriggerInfos(BaseModel):
     _document: Document = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def from_document(cls, document: Document) -> Self:
-        """Return the trigger that the document holds.
+    def from_document(cls, document: Document, *, go_durations: bool = False) -> Self:
+        """Return the trigger that the document holds, numbers in its options being seconds, or Go's nanoseconds.
 
         Raises:
             BadDocumentError: it is none; the message says why.
@@ -56,7 +56,8 @@ class TriggerInfos(BaseModel):
             raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
         readable = {**document, "debounce": _none_if_empty(document.get("debounce"))}
         try:
-            infos = cls.model_validate(readable, by_alias=True, by_name=False)
+            context = GO_DURATIONS if go_durations else None
+            infos = cls.model_validate(readable, by_alias=True, by_name=False, context=context)
             infos.message = decode_message(infos.message)
         except ValidationError as error:
             raise BadDocumentError(reasons(error)) from None
@@ -65,11 +66,13 @@ class TriggerInfos(BaseModel):
         infos._document = document  # noqa: SLF001  an alternative constructor
         return infos
 
-    def document(self) -> Document:
+    def document(self, *, go_durations: bool = False) -> Document:
         """Return the document as it was read, or the fields of a new trigger that say something."""
         if self._document:
             return self._document
         document: Document = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+        if self.options is not None:
+            document["options"] = self.options.stored(go_durations=go_durations)
         return document
 
     def clone(self) -> Self:

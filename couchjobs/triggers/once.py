@@ -24,7 +24,7 @@ class AtTrigger:
         """Return the tick, where it is later than `after`."""
         return self.time if self.time > after else None
 
-    def latest(self, until: datetime, anchor: datetime) -> datetime | None:  # noqa: ARG002  the protocol's
+    def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:  # noqa: ARG002
         """Return the tick, where it has come and is not older than a day."""
         return self.time if self.time <= until <= self.time + LATEST else None
 
@@ -40,7 +40,7 @@ class InTrigger:
         """Return the tick, where it is later than `after`."""
         return AtTrigger(anchor + self.delay).next(after, anchor)
 
-    def latest(self, until: datetime, anchor: datetime) -> datetime | None:
+    def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:  # noqa: ARG002
         """Return the tick, where it has come and is not older than a day."""
         return AtTrigger(anchor + self.delay).latest(until, anchor)
 

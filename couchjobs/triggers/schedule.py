@@ -20,19 +20,19 @@ class Schedule(Protocol):
     def next(self, after: datetime, anchor: datetime) -> datetime | None:
         """Return the first tick later than `after`, None where there is none."""
 
-    def latest(self, until: datetime, anchor: datetime) -> datetime | None:
-        """Return the last tick not later than `until`, None where there is none."""
+    def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:
+        """Return the last tick not later than `until`, None where there is none; one before `since` is of no use."""
 
 
-def latest_by_search(schedule: Schedule, until: datetime, anchor: datetime) -> datetime | None:
-    """Return the last tick not later than `until` and later than the anchor, for ticks on whole seconds.
+def latest_by_search(schedule: Schedule, until: datetime, anchor: datetime, since: datetime | None) -> datetime | None:
+    """Return the last tick not later than `until` and later than the anchor, and `since`, for ticks on whole seconds.
 
     The first tick after a moment never comes before the first tick after an earlier one: so the moment is halved.
     """
-    found = schedule.next(anchor, anchor)
+    found = schedule.next(max(anchor, since or anchor), anchor)
     if found is None or found > until:
         return None
-    low, high = anchor, until
+    low, high = found, until
     while high - low > timedelta(seconds=1):
         middle = low + (high - low) / 2
         tick = schedule.next(middle, anchor)

@@ -33,8 +33,8 @@ class WorkerConfig:
         message_model: what the message is read into before it is given to `worker_func`; None: as it is.
         takes_message: whether `worker_func` takes the message as its second argument.
         worker_init: called once, before the first claim; if it raises, the start fails.
-        worker_start: called before each try; returns the context to go on with.
-        worker_commit: called once, after the last try, with the error or None.
+        worker_start: called once for each claim, before its try; returns the context to go on with.
+        worker_commit: called once, after the last try, with the error or None, for at most `timeout`.
         before_hook: called before a job is stored; False skips it, an exception refuses it.
         error_hook: asked with the last error before a retry; False stops the retries.
         concurrency: how many jobs of this type one daemon runs at once. Defaults to 4.

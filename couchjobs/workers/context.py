@@ -26,7 +26,7 @@ class WorkerContext:
         """Whatever `worker_start` wants `worker_func` to have."""
         self.deadline: float | None = None
         """When the try must end, by `time.monotonic()`; None: no limit."""
-        self._no_retry = False
+        self._no_retry = threading.Event()
         self._cancelled = threading.Event()
 
     @property
@@ -57,11 +57,11 @@ class WorkerContext:
     @property
     def no_retry(self) -> bool:
         """Return whether `set_no_retry` was called."""
-        return self._no_retry
+        return self._no_retry.is_set()
 
     def set_no_retry(self) -> None:
         """Make a failure of this try the last one."""
-        self._no_retry = True
+        self._no_retry.set()
 
     @property
     def cancelled(self) -> bool:

@@ -10,8 +10,8 @@ import asyncio
 import contextvars
 import inspect
 import random
+import time
 from concurrent.futures import Executor
-from datetime import timedelta
 from typing import Any
 
 from couchjobs.errors import AbortJob, BadTriggerError, MessageNilError, MessageUnmarshalError
@@ -52,6 +52,7 @@ class Try:
         self._config = worker.config
         self._executor = worker.executor
         self._context = context
+        self._options = context.job.options or JobOptions()
         self._task: asyncio.Task[Any] | None = None
         self._stopped_as: Cancelled | Interrupted | None = None
         self.thread: asyncio.Future[Any] | None = None
@@ -72,7 +73,7 @@ class Try:
             outcome: Outcome = Done(new_message(await self._call_in_time()))
         except asyncio.CancelledError as cancelled:
             error, outcome = cancelled, await self._outcome_of_cancellation(cancelled)
-        except (Exception, SystemExit) as raised:  # noqa: BLE001  an error of the function is an outcome
+        except BaseException as raised:  # noqa: BLE001  an error of the function is an outcome, whatever it is
             error, outcome = raised, self._outcome_of(raised)
         if isinstance(outcome, Done | Failed | Cancelled):
             await self._commit(None if isinstance(outcome, Done) else error)
@@ -91,30 +92,42 @@ class Try:
         return self._stopped_as
 
     async def _call_in_time(self) -> Any:
-        options = self._context.job.options or JobOptions()
-        seconds = lower(self._config.timeout, options.timeout)
+        seconds = lower(self._config.timeout, self._options.timeout)
+        left = self._time_left()
+        if left is not None and (seconds is None or left < seconds):
+            seconds = max(0.0, left)
         task = self._task = asyncio.current_task()
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds) as limit:
                 if self._stopped_as is not None:
                     raise asyncio.CancelledError
                 if seconds is not None:
                     self._context = self._context.with_timeout(seconds)
-                return await self._call()
+                return await self._call(limit)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             self._context.cancel()
-            raise TimeoutError(f"no end within {seconds:g} s") from error
+            raise TimeoutError(f"no end within {round((limit.when() or began) - began, 3):g} s") from error
         finally:
             self._task = None
             if task is not None and self._stopped_as is not None:
                 task.uncancel()
 
-    async def _call(self) -> Any:
+    def _time_left(self) -> float | None:
+        """Return how long all tries together may still take, None where there is no limit."""
+        job, limit = self._context.job, lower(self._config.max_exec_time, self._options.max_exec_time)
+        if limit is None or job.started_at is None:
+            return limit
+        return limit - (now() - job.started_at).total_seconds()
+
+    async def _call(self, limit: asyncio.Timeout) -> Any:
         config = self._config
         if config.worker_start is not None:
             self._context = await _maybe_await(config.worker_start(self._context))
+            if self._context.deadline is not None:
+                limit.reschedule(asyncio.get_running_loop().time() + self._context.deadline - time.monotonic())
         arguments: list[Any] = [self._context]
         if config.takes_message:
             message, model = self._context.job.message, config.message_model
@@ -135,24 +148,20 @@ class Try:
             return Failed(text)
         jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
         delay = self._config.retry_delay * 2 ** min(job.exec_count - 1, 30) * jitter
-        limit = lower(self._config.max_exec_time, job.options.max_exec_time if job.options else None)
-        if (
-            limit is not None
-            and job.started_at is not None
-            and now() + timedelta(seconds=delay - limit) > job.started_at
-        ):
+        left = self._time_left()
+        if left is not None and delay > left:
             return Failed(text)
         return Retry(text, delay)
 
     def _may_try_again(self, job: Job, error: BaseException) -> bool:
-        wanted = job.options.max_exec_count if job.options else None
+        wanted = self._options.max_exec_count
         if job.exec_count >= min(self._config.max_exec_count, wanted or self._config.max_exec_count):
             return False
         if self._config.error_hook is None:
             return True
         try:
             return self._config.error_hook(error) is not False
-        except Exception:
+        except BaseException:
             self._context.logger.exception("error_hook failed; the job is not tried again")
             return False
 
@@ -160,8 +169,11 @@ class Try:
         if self._config.worker_commit is None:
             return
         try:
-            await _maybe_await(self._config.worker_commit(self._context, error))
-        except Exception:
+            async with asyncio.timeout(self._config.timeout):
+                await _maybe_await(self._config.worker_commit(self._context, error))
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
             self._context.logger.exception("worker_commit failed")
 
 

@@ -1,3 +1,3 @@
 function (doc) {
-  if (doc.worker && doc.state) emit(doc.queued_at || "", null);
+  if (doc.worker && doc.state) emit(doc.queued_at || (doc.state === "queued" ? {} : ""), null);
 }

@@ -1,5 +1,5 @@
 function (doc) {
   if (doc.trigger_id && doc.state) {
-    emit([doc.trigger_id, doc.queued_at || ""], [doc.state, doc.manual_execution === true, doc.started_at || null]);
+    emit([doc.trigger_id, doc.queued_at || (doc.state === "queued" ? {} : "")], [doc.state, doc.manual_execution === true, doc.started_at || null]);
   }
 }

@@ -15,10 +15,13 @@ from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.writer import GroupWriter, Written
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import audit_own_claims
 from couchjobs.timestamps import now
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
 
 JOBS = 200
 CLAIMANTS = 20
@@ -119,6 +122,30 @@ async def test_claim_when_answer_says_accepted_then_not_ours_and_the_audit_puts_
     assert await audit_own_claims(store, "daemon", 0, lambda job_id: False) == 1
     put_back = await store.get("job")
     assert (put_back.state, put_back.exec_count, put_back.claim) == (State.QUEUED, 0, None)
+
+
+async def test_claim_when_answer_says_accepted_then_run_again_without_waiting_for_the_audit(
+    proxy: FaultProxy, connection: Connection, db: Prefixer, start: Callable[..., Any]
+) -> None:
+    """The feed shows the daemon its own claim, of which it knows nothing; the try does not count."""
+    claims = 0
+
+    def accept(answer: Answer) -> None:
+        nonlocal claims
+        if answer.path.endswith("_bulk_docs") and b'"running"' in answer.sent:
+            claims += 1
+            if claims == 1:
+                answer.json = [{**row, "accepted": True} for row in answer.json]
+
+    @worker("counts", concurrency=1)
+    async def counts(ctx: WorkerContext) -> int:
+        return ctx.exec_count
+
+    proxy.after = accept
+    await start(counts, url=proxy.url, sweep_interval=3600)
+    await JobStore(connection, db).database.put({"_id": "a", "worker": "counts", "message": None, "state": "queued"})
+    assert (await wait(db, "a", 5)).result == 1
+    assert claims == 2
 
 
 @pytest.mark.parametrize("how", ["lose", "cut"])

@@ -69,6 +69,17 @@ async def test_get_jobs_before_date_when_many_then_all_in_order(connection: Conn
     assert first == [0, 1]
 
 
+async def test_queries_when_a_queued_job_is_undated_then_it_is_the_newest(connection: Connection, db: Prefixer) -> None:
+    """A job of an event has no `queued_at` before it is claimed; nobody deletes it as an old one."""
+    undated = job(0, "queued", trigger_id="t", _id="undated")
+    del undated["queued_at"]
+    await store(connection, db, [job(n, trigger_id="t") for n in range(3)] + [undated])
+    assert [one.id for one in await get_jobs(db, "t", 1)] == ["undated"]
+    assert "undated" not in [one.id for one in await get_jobs_before_date(db, NOW + timedelta(days=1))]
+    assert [one.id for one in await get_queued_jobs(db, "w")] == ["undated"]
+    assert (await get_lasts_jobs(db, "w"))[0].id == "undated"
+
+
 async def test_get_lasts_jobs_when_many_then_the_newest_50_of_each_state(connection: Connection, db: Prefixer) -> None:
     """In the order queued, running, done, errored; oldest of those first."""
     await store(

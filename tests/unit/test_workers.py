@@ -37,7 +37,7 @@ class Mail(BaseModel):
 
 def job(**fields: Any) -> Job:
     """A job that has just been claimed for its first try."""
-    return Job(id="j", worker="w", exec_count=1, started_at=now(), **fields)
+    return Job(**{"id": "j", "worker": "w", "exec_count": 1, "started_at": now()} | fields)
 
 
 def run(function: Any, given: Job | None = None, **options: Any) -> Outcome:
@@ -189,6 +189,35 @@ async def test_try_when_thread_runs_on_after_its_time_then_outcome_at_once() -> 
     assert await running.run() == Failed("TimeoutError: no end within 0.05 s")
     assert running.thread is not None
     await asyncio.wait_for(running.thread, 5)
+
+
+async def test_try_when_all_tries_have_little_time_left_then_it_ends_with_that() -> None:
+    """`max_exec_time` bounds the try that runs, too; `ctx.with_timeout` of a hook may shorten it."""
+
+    async def function(ctx: WorkerContext) -> None:
+        await asyncio.Event().wait()
+
+    started = now() - timedelta(seconds=9.95)
+    first = Worker(config_of(worker("w", max_exec_time=10)(function))).begin(job(started_at=started))
+    outcome = await first.run()
+    assert isinstance(outcome, Failed)
+    assert "no end within 0.0" in outcome.error
+    hooked = worker("w", max_exec_count=1, worker_start=lambda ctx: ctx.with_timeout(0.05))(function)
+    assert await Worker(config_of(hooked)).begin(job()).run() == Failed("TimeoutError: no end within 0.05 s")
+
+
+async def test_try_when_the_function_raises_what_is_no_exception_then_an_outcome_all_the_same() -> None:
+    """Nor do hooks that do so, or that never end, hold the job up."""
+
+    async def function(ctx: WorkerContext) -> None:
+        ctx.with_cookie(1).set_no_retry()
+        raise KeyboardInterrupt
+
+    async def never(ctx: WorkerContext, error: BaseException | None) -> None:
+        await asyncio.Event().wait()
+
+    config = config_of(worker("w", timeout=0.05, worker_commit=never)(function))
+    assert await Worker(config).begin(job()).run() == Failed("KeyboardInterrupt")
 
 
 def test_worker_when_declared_wrongly_then_configuration_error() -> None:
