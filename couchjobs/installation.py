@@ -7,7 +7,7 @@ from couchjobs.couch.design import install_design_document, read_design_document
 from couchjobs.errors import Forbidden
 from couchjobs.prefixer import Prefixer
 
-JOBS_DESIGN = ("queue", "jobs", "recovery")
+JOBS_DESIGN = ("queue", "jobs")
 
 
 async def install(connection: Connection, db: Prefixer) -> list[str]:

@@ -41,6 +41,7 @@ _LONGEST_PAUSE_S = 0.25
 _REFILL_PAUSE_S = 0.1
 _AHEAD = 3
 _MERGE_PAUSE_S = 0.05
+_SHORT_PAUSE_S = 0.01
 _FEW = 50
 _NAMED = 1000
 _LOOK_AGAIN_S = 1.0
@@ -132,8 +133,7 @@ class Intake:
             except CouchError:
                 follower.since = since
                 raise
-            if own > max(_FEW, len(page.changes) // 2):
-                await asyncio.sleep(_MERGE_PAUSE_S)
+            await asyncio.sleep(_MERGE_PAUSE_S if own > max(_FEW, len(page.changes) // 2) else _SHORT_PAUSE_S)
 
     async def _begin(self) -> ChangesFollower:
         info = await self._store.database.info()
@@ -181,7 +181,7 @@ class Intake:
                 self._running_changed(document)
             elif self._candidates.knows(document["_id"], document["_rev"]):
                 continue
-            elif is_claimed_by(document, self._daemon.id):
+            elif document["_rev"] not in self._store.own_revisions and is_claimed_by(document, self._daemon.id):
                 await put_back(self._store, document, self._daemon.id)
             elif is_job(document) and document.get("state") not in (State.RUNNING, State.DONE, State.ERRORED):
                 try:

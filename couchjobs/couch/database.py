@@ -182,6 +182,13 @@ class Database:
                 return
             start = rows[page]["id"]
 
+    async def newest(self, last_id: str, most: int) -> AsyncIterator[list[Document]]:
+        """Yield the `most` documents whose ids come last before `last_id`, this one included, in pages."""
+        params = {"startkey": last_id, "descending": True, "limit": most}
+        rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params))["rows"]
+        async for documents in self.revisions([(row["id"], None) for row in rows]):
+            yield documents
+
     async def with_prefix(self, prefix: str) -> list[Document]:
         """Return all documents whose ids begin so, ordered by id; meant for few."""
         params = {"startkey": prefix, "endkey": prefix + "\ufff0", "include_docs": True}

@@ -29,6 +29,11 @@ def tick_id(trigger_id: str, tick: datetime) -> str:
     return _uuid7(milliseconds, digest >> 68, digest)
 
 
+def latest_id(time: datetime) -> str:
+    """Return the id that follows all those that `new_id` and `tick_id` give until then."""
+    return _uuid7(int(time.timestamp() * 1000), -1, -1)
+
+
 def event_id(doctype: str, doc_id: str, rev: str, trigger_id: str) -> str:
     """Return the id of the job of one event: the document's id first, so that it inherits the order of the source."""
     name = (

@@ -37,7 +37,7 @@ async def audit_own_claims(store: JobStore, daemon: str, grace_s: float, runs: C
         grace_s: seconds, by this daemon's own clock, which also wrote the time of the claim.
         runs: whether this daemon runs the job with that id.
     """
-    rows = await store.database.view("recovery/claimed", [daemon], [daemon, {}], limit=500)
+    rows = await store.database.view("queue/claimed", [daemon], [daemon, {}], limit=500)
     documents = await store.database.get_many(row["id"] for row in rows if not runs(row["id"]))
     oldest = now() - timedelta(seconds=grace_s)
     released = 0
@@ -53,7 +53,9 @@ async def audit_own_claims(store: JobStore, daemon: str, grace_s: float, runs: C
 async def put_back(store: JobStore, document: Document, daemon: str) -> bool:
     """Release a job that `daemon` has claimed and does not run, unless another one runs it; return whether it was."""
     job = Job.read(document)
-    leaves = (leaf for leaf in await store.database.leaves(job.id) if not leaf.get("_deleted"))
+    leaves = [leaf for leaf in await store.database.leaves(job.id) if not leaf.get("_deleted")]
+    if all(leaf["_rev"] != job.rev for leaf in leaves):
+        return False  # it has moved on since it was read
     if any(leaf.get("state") == State.RUNNING and not is_claimed_by(leaf, daemon) for leaf in leaves):
         _logger.info("a claim of ours is a branch of a job that another daemon runs", job=job.id)
         return False

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 PREFIX = "daemon:"
+_MERGE_PAUSE_S = 0.25
 
 
 @dataclass(slots=True)
@@ -232,6 +233,7 @@ class Daemon:
                 self._notice_changes()
                 if newcomers:
                     await self._show()  # a newcomer counts on those whose beat it sees moving
+            await asyncio.sleep(_MERGE_PAUSE_S)
 
     def _note(self, documents: Iterable[Document], *, moved: bool) -> None:
         present = asyncio.get_running_loop().time()

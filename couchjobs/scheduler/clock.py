@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 _MISSED = timedelta(seconds=5)
+_LONGEST_DELAY = timedelta(seconds=60)
 _AFTER_FAILURE = timedelta(seconds=1)
 _LONGEST_WAIT_S = 60.0
 _AT_A_TIME = 50
@@ -41,13 +42,15 @@ _AT_A_TIME = 50
 
 @dataclass(slots=True)
 class _Timer:
-    """One trigger that this daemon fires, with its stored state."""
+    """One trigger that this daemon fires, with its stored state, and since when it does."""
 
     trigger: ClockTrigger
     state: Document
     anchor: datetime
     last: datetime | None
+    since: datetime
     at: datetime | None = None
+    stale: bool = False
 
     def set(self, present: datetime) -> None:
         """Find out when to look at the trigger next: at once where a tick is due, None for never."""
@@ -56,9 +59,16 @@ class _Timer:
         self.at = due if due is not None else ticks.next(present, self.anchor)
 
     def due_tick(self, present: datetime) -> datetime | None:
-        """Return the tick that has come and is not stored yet; earlier ones are collapsed into it."""
-        tick = self.trigger.ticks.latest(present, self.anchor, self.last)
-        return tick if tick is not None and (self.last is None or tick > self.last) else None
+        """Return the first tick that has come and is not stored yet.
+
+        Those that were missed before this daemon had the trigger, or long ago, are collapsed into the last of them.
+        """
+        ticks, last = self.trigger.ticks, self.last
+        latest = ticks.latest(present, self.anchor, last)
+        if latest is None or (last is not None and latest <= last):
+            return None
+        first = ticks.next(max(last or self.anchor, self.since, present - _LONGEST_DELAY), self.anchor)
+        return first if first is not None and first < latest else latest
 
 
 def _is_readable(state: Document) -> bool:
@@ -124,7 +134,7 @@ class Clock:
         kept = {
             trigger_id: timer
             for trigger_id, timer in self._timers.items()
-            if trigger_id in mine and mine[trigger_id].infos.rev == timer.trigger.infos.rev
+            if not timer.stale and trigger_id in mine and mine[trigger_id].infos.rev == timer.trigger.infos.rev
         }
         for trigger_id in self._timers.keys() - self._triggers.scheduled.keys():
             await self._drop_state(self._timers[trigger_id])
@@ -161,7 +171,8 @@ class Clock:
             answer = await settle_allowed(self._writer, wanted)
             state = {**wanted, "_rev": answer.rev} if answer.stored else await self._control.find(wanted["_id"])
         anchor, last = parse_time(state["anchor"]), parse_time(state["last"]) if state.get("last") else None
-        return _Timer(trigger, state, anchor or now(), last)
+        known = self._timers.get(infos.id)
+        return _Timer(trigger, state, anchor or now(), last, since=known.since if known is not None else now())
 
     async def fire_due(self, present: datetime) -> None:
         """Fire every tick that has come by `present`."""
@@ -203,7 +214,7 @@ class Clock:
         if answer.stored:
             timer.state["_rev"] = answer.rev
         else:
-            self._timers.pop(infos.id, None)
+            timer.stale = True
             self._dirty.set()
 
     async def _drop_state(self, timer: _Timer) -> None:

@@ -7,11 +7,14 @@ has fired already makes the same job id again: no tick fires twice.
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.settle import settle
+from couchjobs.couch.database import Update
+from couchjobs.couch.settle import settle, settle_allowed
+from couchjobs.couch.writer import GroupWriter
+from couchjobs.jobs.ids import latest_id
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now, parse_time
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 
 SCHEDULE = "schedule:"
 _LOOKED_AT = 50
-_AT_A_TIME = 20
+_NEWEST = 2000
+_AHEAD = timedelta(minutes=1)
 
 
 def state_id(triggers_database: str, trigger_id: str) -> str:
@@ -46,41 +50,74 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
     """Write the schedule state of all triggers of the tenant anew; return of how many.
 
     The last job of a trigger that no person asked for tells its last tick, which every later tick is counted from. A
-    trigger without jobs begins now.
+    trigger without jobs begins now. States are replaced one by one, not dropped first: a daemon that fires meanwhile
+    always finds one.
     """
-    await clean(connection, db)
-    limit = asyncio.Semaphore(_AT_A_TIME)
+    scheduled = [infos for infos, parsed in await store.parsed() if not isinstance(parsed, EventRules | OnDemand)]
+    last_ticks = await _last_ticks(JobStore(connection, db), {infos.id for infos in scheduled})
+    old = {state["_id"]: state for state in await connection.control.with_prefix(state_id(store.database.name, ""))}
     writer = connection.writer(connection.control.name)
-
-    async def write(infos_id: str, rules: Document) -> None:
-        async with limit:
-            last = await _last_tick(JobStore(connection, db), infos_id)
+    states: list[Document] = []
+    for infos in scheduled:
+        last = last_ticks.get(infos.id)
         state: Document = {
-            "_id": state_id(store.database.name, infos_id),
-            **rules,
+            "_id": state_id(store.database.name, infos.id),
+            **rules_of(infos.type, infos.arguments, infos.timezone),
             "anchor": format_time(last or now()),
         }
         if last is not None:
             state["last"] = format_time(last)
-        await settle(writer, state)
-
-    scheduled = [infos for infos, parsed in await store.parsed() if not isinstance(parsed, EventRules | OnDemand)]
+        states.append(state)
+    gone = old.keys() - {state["_id"] for state in states}
     await asyncio.gather(
-        *(write(infos.id, rules_of(infos.type, infos.arguments, infos.timezone)) for infos in scheduled)
+        *(_replace(writer, state, old.get(state["_id"])) for state in states),
+        *(settle(writer, {"_id": one, "_rev": old[one]["_rev"], "_deleted": True}) for one in gone),
     )
-    return len(scheduled)
+    return len(states)
+
+
+async def _replace(writer: GroupWriter, state: Document, old: Document | None) -> None:
+    """Write the state over the present one, which a daemon that fires may change meanwhile."""
+    while True:
+        answer = await settle_allowed(writer, {**state, "_rev": old["_rev"]} if old is not None else state)
+        if answer.stored:
+            return
+        old = await writer.database.find(state["_id"])
+
+
+async def _last_ticks(store: JobStore, trigger_ids: set[str]) -> dict[str, datetime]:
+    """Return the last tick of each trigger that has one: from the newest jobs, whose ids come by time, or by the view.
+
+    The view is brought up to date once, and then read as it is.
+    """
+    found: dict[str, datetime] = {}
+    async for documents in store.database.newest(latest_id(now() + _AHEAD), _NEWEST):
+        for document in documents:
+            trigger_id, tick = document.get("trigger_id"), _tick_of(document.get("queued_at"))
+            if trigger_id in trigger_ids and tick is not None and not document.get("manual_execution"):
+                found[trigger_id] = max(tick, found.get(trigger_id, tick))
+    update: Update = "true"
+    for trigger_id in trigger_ids - found.keys():
+        low = [trigger_id]
+        rows = await store.database.view(
+            "jobs/by_trigger", [trigger_id, {}], low, limit=_LOOKED_AT, descending=True, update=update
+        )
+        update = "false"
+        for row in rows:
+            tick = _tick_of(row["key"][1])
+            if tick is not None and not row["value"][1]:
+                found[trigger_id] = tick
+                break
+    return found
+
+
+def _tick_of(queued_at: object) -> datetime | None:
+    try:
+        return parse_time(queued_at) if isinstance(queued_at, str) else None
+    except ValueError:
+        return None
 
 
 def rules_of(kind: str, arguments: str, timezone: str | None) -> Document:
     """Return what schedule state belongs to: where a trigger says something else, the state is another's."""
     return {"type": kind, "arguments": arguments, "timezone": timezone}
-
-
-async def _last_tick(store: JobStore, trigger_id: str) -> datetime | None:
-    rows = await store.database.view(
-        "jobs/by_trigger", [trigger_id, {}], [trigger_id], limit=_LOOKED_AT, descending=True
-    )
-    for row in rows:
-        if not row["value"][1] and row["key"][1]:
-            return parse_time(row["key"][1])
-    return None

@@ -29,6 +29,11 @@ async def sleeps(ctx: WorkerContext, message: float) -> None:
     note(f"{ctx.id} {ctx.daemon}")
     await asyncio.sleep(message)
 
+@worker("collect")
+async def collect(ctx: WorkerContext) -> int:
+    note(f"{ctx.id} {ctx.daemon}")
+    return len(ctx.job.payload["payloads"])
+
 @worker("thread", concurrency=4)
 def thread(ctx: WorkerContext, message: float) -> str:
     note(f"{ctx.id} {ctx.daemon}")

@@ -140,6 +140,31 @@ async def test_kill_when_two_daemons_run_then_the_other_goes_on(
     assert len({name for _, name in ran(program)}) == 1
 
 
+async def test_debounce_when_a_daemon_is_killed_in_the_window_then_one_job_with_all_payloads(
+    connection: Connection, db: Prefixer, daemon: Start, start: Callable[..., Any], program: Path
+) -> None:
+    """200 payloads of four writers; the window is in documents, and nobody's own."""
+    processes = [daemon(), daemon()]
+    writers = [await start() for _ in range(4)]
+    await eventually(lambda: daemons_of(connection, 6), 20)
+    hook = {"_id": "hook", "type": "@webhook", "worker": "collect", "message": None, "debounce": "6s"}
+    await connection.database(db.database("triggers")).put(hook)
+
+    async def write(number: int, payloads: range) -> set[str]:
+        scheduler = writers[number].scheduler
+        jobs = await asyncio.gather(*(scheduler.fire_webhook("hook", [number, payload]) for payload in payloads))
+        return {job.id for job in jobs}
+
+    before = await asyncio.gather(*(write(number, range(25)) for number in range(4)))
+    processes[0].signal(signal.SIGKILL)
+    after = await asyncio.gather(*(write(number, range(25, 50)) for number in range(4)))
+    (job_id,) = set().union(*before, *after)
+    ended = await wait(db, job_id, 30)
+    assert (ended.state, ended.result) == (State.DONE, 200)
+    assert sorted(ended.payload["payloads"]) == [[number, payload] for number in range(4) for payload in range(50)]
+    assert [one for one, _ in ran(program)] == [job_id]
+
+
 async def test_threads_when_a_plain_function_works_then_its_result_is_stored(
     connection: Connection, db: Prefixer, daemon: Start
 ) -> None:

@@ -184,7 +184,7 @@ async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on
             answer = await connection.server.request("GET", f"{system.broker.store.database.path}/_design_docs")
         except CouchError:  # CouchDB needs a moment between the two
             return False
-        return len(answer["rows"]) == 3
+        return len(answer["rows"]) == 2
 
     await eventually(reinstalled)
     await connection.database(name).put({"_id": "again", "worker": "echo", "message": 1, "state": "queued"})
