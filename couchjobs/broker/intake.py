@@ -43,6 +43,7 @@ _AHEAD = 3
 _MERGE_PAUSE_S = 0.05
 _SHORT_PAUSE_S = 0.01
 _FEW = 50
+_AT_REST = 4
 _NAMED = 1000
 _LOOK_AGAIN_S = 1.0
 _LARGE_DOCUMENT = 16_384
@@ -133,7 +134,10 @@ class Intake:
             except CouchError:
                 follower.since = since
                 raise
-            await asyncio.sleep(_MERGE_PAUSE_S if own > max(_FEW, len(page.changes) // 2) else _SHORT_PAUSE_S)
+            if own > max(_FEW, len(page.changes) // 2):
+                await asyncio.sleep(_MERGE_PAUSE_S)
+            elif len(page.changes) > _AT_REST:
+                await asyncio.sleep(_SHORT_PAUSE_S)
 
     async def _begin(self) -> ChangesFollower:
         info = await self._store.database.info()
