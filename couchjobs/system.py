@@ -12,6 +12,7 @@ from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import ClosedError
 from couchjobs.installation import install
 from couchjobs.log import get_logger
+from couchjobs.recovery.watchdog import Watchdog
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.settings import Settings
@@ -73,20 +74,27 @@ async def run_daemon(settings: Settings, workers: WorkersList) -> None:
     async with connect(settings) as connection:
         broker = CouchBroker(connection)
         asked = _signals(broker.hurry)
-        starting = asyncio.ensure_future(_start(connection, broker, workers))
-        await _first(starting, asked.wait())
-        if not starting.done():
-            starting.cancel()
-        try:
-            system = await starting
-        except asyncio.CancelledError:
-            _logger.info("daemon stops before it has started")
-            return
-        _logger.info("daemon runs", daemon=broker.daemon.id, workers=workers.names(), url=connection.server.url)
-        await asked.wait()
-        _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
-        await system.shutdown()
-        _logger.info("daemon has stopped", daemon=broker.daemon.id)
+        with Watchdog():
+            await _run_until_asked(broker, asked, connection, workers)
+
+
+async def _run_until_asked(
+    broker: CouchBroker, asked: asyncio.Event, connection: Connection, workers: WorkersList
+) -> None:
+    starting = asyncio.ensure_future(_start(connection, broker, workers))
+    await _first(starting, asked.wait())
+    if not starting.done():
+        starting.cancel()
+    try:
+        system = await starting
+    except asyncio.CancelledError:
+        _logger.info("daemon stops before it has started")
+        return
+    _logger.info("daemon runs", daemon=broker.daemon.id, workers=workers.names(), url=connection.server.url)
+    await asked.wait()
+    _logger.info("daemon stops: running jobs may go on", seconds=connection.settings.shutdown_timeout)
+    await system.shutdown()
+    _logger.info("daemon has stopped", daemon=broker.daemon.id)
 
 
 async def _start(connection: Connection, broker: CouchBroker, workers: WorkersList) -> JobSystem:

@@ -26,10 +26,13 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import audit_own_claims
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.recovery.rescue import Rescuer
 from couchjobs.supervisor import Supervisor
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.worker import most_tries
 
 _logger = get_logger(__name__)
+_LOOKS_A_DEATH = 30
 
 
 class CouchBroker:
@@ -70,7 +73,7 @@ class CouchBroker:
             self._settings.first_right_delay,
         )
         runner = self._runner = Runner(
-            self._connection, self.store, self.daemon.id, workers, self._wake.set, self._look_again
+            self._connection, self.store, self.daemon, workers, self._wake.set, self._look_again
         )
         await runner.init_workers()
         self._intake = Intake(
@@ -92,6 +95,9 @@ class CouchBroker:
         self._tasks.start("sweep jobs", self._intake.sweep_for_ever)
         self._tasks.start("claim jobs", lambda: self._claim_for_ever(runner))
         self._tasks.start("audit claims", lambda: self._audit_for_ever(runner))
+        self._tasks.start("mind own beats", lambda: self._mind_own_beats(runner))
+        rescuer = Rescuer(self.store, self.daemon, self._may_try_again)
+        self._tasks.start("rescue", lambda: rescuer.run(self._settings.dead_after, self._settings.sweep_interval))
 
     async def shutdown_workers(self, timeout: float | None = None) -> None:
         """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
@@ -171,9 +177,28 @@ class CouchBroker:
         """Return the types of workers, sorted."""
         return self._configs.names()
 
+    async def _mind_own_beats(self, runner: Runner) -> None:
+        """Interrupt the running jobs where this daemon cannot beat: the others are about to take them over."""
+        lost = False
+        while True:
+            await asyncio.sleep(self._settings.dead_after / _LOOKS_A_DEATH)
+            if self.daemon.is_lost and not lost:
+                _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
+                runner.interrupt()
+            elif lost and not self.daemon.is_lost:
+                _logger.warning("this daemon beats again")
+                self._wake.set()
+            lost = self.daemon.is_lost
+
+    def _may_try_again(self, job: Job) -> bool:
+        return job.worker not in self._configs or job.exec_count < most_tries(self._configs.get(job.worker), job)
+
     async def _claim_for_ever(self, runner: Runner) -> None:
         while True:
             self._wake.clear()
+            if self.daemon.is_lost:
+                await self._wake.wait()
+                continue
             await self._claim_round(runner)
             ripe = self._candidates.next_ready(runner.free_slots(), time.time())
             try:
@@ -213,6 +238,9 @@ class CouchBroker:
         return jobs
 
     def _refusal(self, job: Job) -> str:
+        """Return why the job must not run; empty where it may."""
+        if not self._may_try_again(job):
+            return f"worker lost: {job.exec_count} tries have not come back, and that is all it has"
         if self._configs.get(job.worker).admin_only and not self._admin_proof.holds(job):
             return f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
         return ""

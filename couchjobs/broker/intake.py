@@ -206,7 +206,7 @@ class Intake:
             await self._store.cancel(job)
         elif job.worker in self._workers:
             if reason := self._refusal(job):
-                await self._store.reject(document, reason)
+                await self._store.nack(job, reason)
             else:
                 self._offer(job)
         elif job.worker not in self._untaken and len(self._untaken) < _NAMED:

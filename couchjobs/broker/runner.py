@@ -12,6 +12,7 @@ from couchjobs.errors import Conflict, NotFound
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
+from couchjobs.recovery.daemon import Daemon
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.worker import Try, Worker
@@ -35,7 +36,7 @@ class Runner:
     Args:
         connection: what worker functions use too.
         store: the jobs.
-        daemon: this daemon's id.
+        daemon: this daemon.
         workers: the types that this daemon has.
         freed: called when a slot is free again.
         look_again: called with the id of a job that changed while it ran here, once it does not.
@@ -45,7 +46,7 @@ class Runner:
         self,
         connection: Connection,
         store: JobStore,
-        daemon: str,
+        daemon: Daemon,
         workers: WorkersList,
         freed: Callable[[], None],
         look_again: Callable[[str], None],
@@ -140,12 +141,12 @@ class Runner:
     async def _claim_and_run(self, job: Job, worker: Worker) -> Outcome | None:
         running: Try | None = None
         try:
-            if not await self._store.claim(job, self._daemon):
+            if not await self._store.claim(job, self._daemon.id):
                 return None
-            if self._closing:
+            if self._closing or self._daemon.is_lost:
                 return Interrupted()
             self._connection.use()
-            running = self._running[job.id] = worker.begin(job, self._daemon)
+            running = self._running[job.id] = worker.begin(job, self._daemon.id)
             if job.id in self._stirred:
                 self.changed(await self._store.database.find(job.id) or {"_id": job.id})
             return await running.run()

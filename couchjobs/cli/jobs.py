@@ -18,7 +18,7 @@ from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
 from couchjobs.jobs.store import JobStore, RecentRevisions
-from couchjobs.recovery.daemon import PREFIX as DAEMON
+from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.timestamps import format_time, now
 
 if TYPE_CHECKING:

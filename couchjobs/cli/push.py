@@ -15,7 +15,7 @@ from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job, State
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest
-from couchjobs.recovery.daemon import PREFIX as DAEMON
+from couchjobs.recovery.peers import PREFIX as DAEMON
 
 
 def push(

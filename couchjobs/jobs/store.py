@@ -214,6 +214,12 @@ class JobStore:
         """Move the job to errored ("cancelled"); False where it was taken away."""
         return await self._end(job, lambda: transitions.cancelled(now()))
 
+    async def rescue(self, job: Job, *, again: bool) -> bool:
+        """Take the job from the dead daemon that runs it, to be tried again or not; False where it has moved on."""
+        daemon = job.claim.daemon if job.claim else "nobody"
+        error = f"worker lost: daemon {daemon} is dead"
+        return await self._end(job, lambda: transitions.lost(job, now(), error, again=again))
+
     async def reject(self, document: Document, reason: str, time: datetime | None = None) -> None:
         """Move a document that cannot be understood to errored, with the reason."""
         _logger.warning("bad job", job=document["_id"], reason=reason)

@@ -2,7 +2,7 @@ r"""How a job moves: each function returns the fields that the next revision of 
 
     queued --claimed--> running --done--> done
       ^                    |  \---errored--> errored
-      |---retried/released-|
+      |-retried/released/lost-|
 
 Every write after the claim carries the claim's revision. Fields that are not named here are left as they are.
 """
@@ -72,6 +72,13 @@ def released(job: Job) -> Changes:
     if tries == 0:
         changes["started_at"] = None
     return changes
+
+
+def lost(job: Job, now: datetime, error: str, *, again: bool) -> Changes:
+    """Return what changes where the daemon that ran the job is dead: it is tried again, or that was its last try."""
+    if not again:
+        return errored(job, now, error)
+    return {**_one_more_error(job, now, error), "state": State.QUEUED, "claim": None}
 
 
 def cancelled(now: datetime) -> Changes:

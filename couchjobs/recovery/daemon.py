@@ -1,8 +1,6 @@
-"""This daemon, as the others see it, and the others, as this one sees them.
+"""This daemon, as the others see it: its document in the control database, and a counter in it that moves.
 
-Each daemon has a document in the control database, with a counter that moves while it lives. The others time the
-counter by their own monotonic clock, so that the clocks of hosts are never compared: a counter that stands still
-for `dead_after` belongs to a dead daemon.
+A daemon that cannot move its counter must assume, a little before the others do, that it is taken for dead.
 """
 
 from __future__ import annotations
@@ -11,8 +9,8 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,7 @@ from couchjobs.errors import Conflict, CouchError, NotFound
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
+from couchjobs.recovery.peers import PREFIX, Peers
 from couchjobs.recovery.rendezvous import first_right
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import format_time, now
@@ -30,20 +29,10 @@ if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
-PREFIX = "daemon:"
 _MERGE_PAUSE_S = 0.25
-
-
-@dataclass(slots=True)
-class _Peer:
-    """Another daemon. One that was there before this one lives for certain once its beat has been seen to move."""
-
-    worker_types: frozenset[str]
-    schedules: bool
-    tenant: tuple[str, str]
-    beat: object
-    seen: float
-    moved: bool
+_MARGIN = 1 / 6
+_BLIND_AFTER = 2
+_BURIED_AFTER = 4
 
 
 class Daemon:
@@ -57,12 +46,13 @@ class Daemon:
         self.id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
         self.db = db
         self._connection = connection
+        self.peers = Peers(self.id, connection.settings.dead_after)
         self._worker_types: set[str] = set()
         self._slots = 0
         self._schedules = False
         self._beat = 0
+        self._shown_at = time.monotonic()
         self._rev: str | None = None
-        self._peers: dict[str, _Peer] = {}
         self._living: tuple[object, ...] = ()
         self._users = 0
         self._tasks = Supervisor()
@@ -82,7 +72,7 @@ class Daemon:
         follower = ChangesFollower(
             control, await current_sequence(control), heartbeat_s=self._connection.settings.feed_heartbeat
         )
-        self._note(await control.with_prefix(PREFIX), moved=False)
+        self.peers.note(await control.with_prefix(PREFIX), moved=False)
         await self._show()
         self._tasks.start("beat", self._beat_for_ever)
         self._tasks.start("watch daemons", lambda: self._watch(follower))
@@ -127,22 +117,29 @@ class Daemon:
             return False
         return True
 
+    @property
+    def is_lost(self) -> bool:
+        """Return whether the others may soon take this daemon for dead: its last beat is too long ago."""
+        return time.monotonic() - self._shown_at > self._connection.settings.dead_after * (1 - _MARGIN)
+
     def listen(self) -> asyncio.Event:
         """Return an event that is set whenever a daemon comes or goes."""
         event = asyncio.Event()
         self._listeners.append(event)
         return event
 
+    @property
+    def _tenant(self) -> tuple[str, str]:
+        return self.db.domain, self.db.db_prefix
+
     def living(self, worker_type: str | None = None) -> list[str]:
         """Return the living daemons of this tenant, this one first; of those with that worker, if given."""
-        return [
-            self.id,
-            *(
-                daemon
-                for daemon, peer in self._living_peers()
-                if worker_type is None or worker_type in peer.worker_types
-            ),
-        ]
+        others = (
+            daemon
+            for daemon, peer in self.peers.living(self._tenant)
+            if worker_type is None or worker_type in peer.worker_types
+        )
+        return [self.id, *others]
 
     def has_first_right(self, job_id: str, worker_type: str) -> bool:
         """Return whether this daemon, among the living ones with that worker, has the first right to the job."""
@@ -156,15 +153,22 @@ class Daemon:
         """
         if not self._schedules:
             return False
-        others = [daemon for daemon, peer in self._living_peers() if peer.schedules and peer.moved]
+        others = [daemon for daemon, peer in self.peers.living(self._tenant) if peer.schedules and peer.moved]
         return first_right(key, [self.id, *others]) == self.id
 
-    def _living_peers(self) -> Iterator[tuple[str, _Peer]]:
-        tenant = (self.db.domain, self.db.db_prefix)
-        deadline = asyncio.get_running_loop().time() - self._connection.settings.dead_after
-        return (
-            (daemon, peer) for daemon, peer in self._peers.items() if peer.seen > deadline and peer.tenant == tenant
-        )
+    def answers_for(self, daemon: str) -> bool:
+        """Return whether it is this daemon, among those that claim jobs, that puts right what a dead one has left."""
+        others = [peer_id for peer_id, peer in self.peers.living(self._tenant) if peer.worker_types and peer.moved]
+        return first_right(f"dead:{daemon}", [self.id, *others]) == self.id
+
+    async def is_surely_dead(self, daemon: str) -> bool:
+        """Return whether a daemon is dead, having read its document once more: the feed may be behind."""
+        if not self.peers.is_dead(daemon):
+            return False
+        present = await self._connection.control.find(PREFIX + daemon)
+        if present is not None:
+            self.peers.note([present], moved=True)
+        return self.peers.is_dead(daemon)
 
     async def _beat_for_ever(self) -> None:
         interval = self._connection.settings.beat_interval
@@ -184,16 +188,17 @@ class Daemon:
             await self._bury_dead()
 
     async def _bury_dead(self) -> None:
-        """Delete the documents of daemons that have long been still; whoever has the first right does it."""
-        deadline = asyncio.get_running_loop().time() - 2 * self._connection.settings.dead_after
-        for daemon, peer in [*self._peers.items()]:
-            if peer.seen < deadline:
-                if first_right(f"dead:{daemon}", self.living()) == self.id and await self._delete(daemon, peer.beat):
+        """Delete the documents of daemons that have long been dead; whoever has the first right does it."""
+        for daemon in self.peers.suspects():
+            if self.peers.is_dead(daemon, _BURIED_AFTER):
+                beat = self.peers.beat_of(daemon)
+                if beat is not None and self.answers_for(daemon) and await self._delete(daemon, beat):
                     _logger.warning("a daemon is dead: its document is removed", daemon=daemon)
-                self._peers.pop(daemon, None)
+                self.peers.forget(daemon)
 
     async def _show(self) -> None:
         async with self._beating:
+            began = time.monotonic()
             self._beat += 1
             document: Document = {
                 "_id": PREFIX + self.id,
@@ -214,6 +219,9 @@ class Daemon:
                 present = await self._connection.control.find(document["_id"])
                 self._rev = present["_rev"] if present else None
                 await self._put(document)
+            if began - self._shown_at > _BLIND_AFTER * self._connection.settings.beat_interval:
+                self.peers.blinded()
+            self._shown_at = began
 
     async def _put(self, document: Document) -> None:
         fields = document if self._rev is None else {**document, "_rev": self._rev}
@@ -227,36 +235,16 @@ class Daemon:
             if ids:
                 found = await self._connection.control.get_many(ids)
                 for gone in ids - found.keys():
-                    self._peers.pop(gone.removeprefix(PREFIX), None)
-                newcomers = found.keys() - {PREFIX + daemon for daemon in self._peers}
-                self._note(found.values(), moved=True)
+                    self.peers.gone(gone.removeprefix(PREFIX))
+                new = self.peers.note(found.values(), moved=True)
                 self._notice_changes()
-                if newcomers:
+                if new:
                     await self._show()  # a newcomer counts on those whose beat it sees moving
             await asyncio.sleep(_MERGE_PAUSE_S)
 
-    def _note(self, documents: Iterable[Document], *, moved: bool) -> None:
-        present = asyncio.get_running_loop().time()
-        for document in documents:
-            daemon = document["_id"].removeprefix(PREFIX)
-            beat = document.get("beat", 0)
-            known = self._peers.get(daemon)
-            if daemon != self.id and (known is None or known.beat != beat):
-                names = document.get("worker_types")
-                self._peers[daemon] = _Peer(
-                    frozenset(name for name in names if isinstance(name, str))
-                    if isinstance(names, list)
-                    else frozenset(),
-                    document.get("schedules") is True,
-                    (str(document.get("domain") or ""), str(document.get("prefix") or "")),
-                    beat,
-                    present,
-                    moved,
-                )
-
     def _notice_changes(self) -> None:
-        firing = tuple(sorted((daemon, peer.schedules and peer.moved) for daemon, peer in self._living_peers()))
-        living = (self._schedules, *firing)
+        others = ((daemon, peer.schedules and peer.moved) for daemon, peer in self.peers.living(self._tenant))
+        living = (self._schedules, *sorted(others))
         if living != self._living:
             self._living = living
             _logger.debug("daemons", living=living)

@@ -154,8 +154,7 @@ class Try:
         return Retry(text, delay)
 
     def _may_try_again(self, job: Job, error: BaseException) -> bool:
-        wanted = self._options.max_exec_count
-        if job.exec_count >= min(self._config.max_exec_count, wanted or self._config.max_exec_count):
+        if job.exec_count >= most_tries(self._config, job):
             return False
         if self._config.error_hook is None:
             return True
@@ -175,6 +174,12 @@ class Try:
             raise
         except BaseException:
             self._context.logger.exception("worker_commit failed")
+
+
+def most_tries(config: WorkerConfig, job: Job) -> int:
+    """Return how many tries the job has: what its worker allows, or fewer where its options say so."""
+    wanted = job.options.max_exec_count if job.options else None
+    return min(config.max_exec_count, wanted or config.max_exec_count)
 
 
 def lower(allowed: float | None, wanted: float | None) -> float | None:

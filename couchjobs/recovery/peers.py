@@ -1,0 +1,111 @@
+"""The other daemons, as one of them sees them: who lives, who is dead, who has gone.
+
+Every daemon counts in its document while it lives. The count is timed by the observer's own monotonic clock, so that
+the clocks of hosts are never compared: one that stands still for `dead_after` belongs to a dead daemon. Time in which
+the observer could see nothing does not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+PREFIX = "daemon:"
+"""What the ids of daemon documents begin with."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """Another daemon. One that was there before the observer lives for certain once its count has been seen to move."""
+
+    worker_types: frozenset[str]
+    schedules: bool
+    tenant: tuple[str, str]
+    beat: object
+    seen: float
+    moved: bool
+
+
+class Peers:
+    """All daemons but `own`."""
+
+    def __init__(self, own: str, dead_after: float) -> None:
+        self._own = own
+        self._dead_after = dead_after
+        self._peers: dict[str, Peer] = {}
+        self._absent: dict[str, float] = {}
+        self._sees_since = time.monotonic()
+
+    def note(self, documents: Iterable[Document], *, moved: bool) -> bool:
+        """Take note of daemon documents, as read at the start or as changed since; return whether one is new."""
+        new = False
+        for document in documents:
+            daemon = document["_id"].removeprefix(PREFIX)
+            beat = document.get("beat", 0)
+            known = self._peers.get(daemon)
+            if daemon != self._own and (known is None or known.beat != beat):
+                new |= known is None
+                self._absent.pop(daemon, None)
+                self._peers[daemon] = _read(document, beat, moved=moved)
+        return new
+
+    def gone(self, daemon: str) -> None:
+        """Take note that the document of a daemon is no longer there."""
+        if self._peers.pop(daemon, None) is not None:
+            self._absent[daemon] = time.monotonic()
+
+    def forget(self, daemon: str) -> None:
+        """Forget a daemon of which nothing is left."""
+        self._peers.pop(daemon, None)
+        self._absent.pop(daemon, None)
+
+    def blinded(self) -> None:
+        """Take note that nothing could be seen until now."""
+        self._sees_since = time.monotonic()
+
+    def beat_of(self, daemon: str) -> object:
+        """Return the last count of a daemon that was seen, None where it is not known."""
+        return self._peers[daemon].beat if daemon in self._peers else None
+
+    def living(self, tenant: tuple[str, str]) -> Iterator[tuple[str, Peer]]:
+        """Yield the living daemons of the tenant."""
+        return (
+            (daemon, peer)
+            for daemon, peer in self._peers.items()
+            if peer.tenant == tenant and self._silence(peer.seen) <= self._dead_after
+        )
+
+    def is_dead(self, daemon: str, times: float = 1.0) -> bool:
+        """Return whether a daemon has been still, or has had no document, for `times` as long as it takes to be dead.
+
+        The time of one that was never heard of begins with the first question.
+        """
+        if daemon == self._own:
+            return False
+        known = self._peers.get(daemon)
+        since = known.seen if known is not None else self._absent.setdefault(daemon, time.monotonic())
+        return self._silence(since) > times * self._dead_after
+
+    def suspects(self) -> list[str]:
+        """Return the daemons that are dead by now, or soon may be: those that are still, and those that are gone."""
+        return [daemon for daemon in (*self._peers, *self._absent) if self.is_dead(daemon)]
+
+    def _silence(self, since: float) -> float:
+        return time.monotonic() - max(since, self._sees_since)
+
+
+def _read(document: Document, beat: object, *, moved: bool) -> Peer:
+    names = document.get("worker_types")
+    return Peer(
+        frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset(),
+        document.get("schedules") is True,
+        (str(document.get("domain") or ""), str(document.get("prefix") or "")),
+        beat,
+        time.monotonic(),
+        moved,
+    )

@@ -1,0 +1,102 @@
+"""Jobs of dead daemons go back to the queue, or, when their tries are spent, to errored: "worker lost".
+
+Every daemon that claims jobs looks; of those, one has the first right to a dead one's jobs, and the revision fences
+the others out. A dead daemon is found by its beat that stands still; one whose document is gone altogether by the
+claims that name it, which are listed now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from couchjobs.errors import CouchError
+from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
+from couchjobs.recovery.audit import is_claimed_by
+from couchjobs.recovery.daemon import Daemon
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document
+
+_logger = get_logger(__name__)
+_LOOKS_A_DEATH = 30
+_PAGE = 500
+
+
+class Rescuer:
+    """Looks after the jobs of other daemons. `run` goes on until it is cancelled.
+
+    Args:
+        store: the jobs.
+        daemon: this daemon, and what it knows of the others.
+        may_try_again: whether a job that has lost its worker has tries left.
+    """
+
+    def __init__(self, store: JobStore, daemon: Daemon, may_try_again: Callable[[Job], bool]) -> None:
+        self._store = store
+        self._daemon = daemon
+        self._may_try_again = may_try_again
+
+    async def run(self, dead_after: float, sweep_interval: float) -> None:
+        """Look for daemons that have died, often; for claims of daemons that nobody knows, at each sweep."""
+        loop = asyncio.get_running_loop()
+        swept, done = loop.time(), set[str]()
+        while True:
+            await asyncio.sleep(dead_after / _LOOKS_A_DEATH)
+            suspects = {*self._daemon.peers.suspects()}
+            done &= suspects
+            if loop.time() - swept > sweep_interval:
+                swept = loop.time()
+                suspects |= {name for name in await claimants(self._store) if self._daemon.peers.is_dead(name)}
+                done.clear()
+            for suspect in suspects - done:
+                if self._daemon.answers_for(suspect):
+                    if await self._daemon.is_surely_dead(suspect):
+                        await self.rescue(suspect)
+                    done.add(suspect)
+
+    async def rescue(self, dead: str) -> int:
+        """Take all jobs from a daemon that is dead; return how many they were."""
+        rescued = 0
+        seen: set[str] = set()
+        while True:
+            rows = await self._store.database.view("queue/claimed", [dead], [dead, {}], limit=_PAGE)
+            fresh = [row["id"] for row in rows if row["id"] not in seen]
+            if not fresh:
+                break
+            seen.update(fresh)
+            documents = await self._store.database.get_many(fresh)
+            taken = await asyncio.gather(*(self._take(document, dead) for document in documents.values()))
+            rescued += sum(taken)
+        if rescued:
+            _logger.warning("jobs of a dead daemon rescued", daemon=dead, jobs=rescued)
+        return rescued
+
+    async def _take(self, document: Document, dead: str) -> bool:
+        """Take one job, unless another branch of it has ended or is run by a daemon that is not dead."""
+        if not is_claimed_by(document, dead):
+            return False
+        try:
+            for leaf in await self._store.database.leaves(document["_id"]):
+                if leaf["_rev"] != document["_rev"] and not leaf.get("_deleted") and self._is_settled(leaf):
+                    return False
+            job = Job.read(document)
+            return await self._store.rescue(job, again=self._may_try_again(job))
+        except CouchError:
+            _logger.exception("job of a dead daemon not rescued yet", job=document["_id"])
+            return False
+
+    def _is_settled(self, leaf: Document) -> bool:
+        if leaf.get("state") in ENDED:
+            return True
+        claim = Job.read(leaf).claim
+        return leaf.get("state") == State.RUNNING and claim is not None and not self._daemon.peers.is_dead(claim.daemon)
+
+
+async def claimants(store: JobStore) -> list[str]:
+    """Return the daemons that running jobs name."""
+    rows = await store.database.reduced("queue/claimed", [""], [{}], group_level=1)
+    return [row["key"][0] for row in rows if isinstance(row["key"][0], str)]

@@ -1,0 +1,3 @@
+function (doc) {
+  if (doc._conflicts && doc.worker) emit(doc._id, doc._conflicts);
+}

@@ -1,0 +1,202 @@
+"""What becomes of the jobs of daemons that die, stop, or cannot be heard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+import pytest
+from fault_proxy import FaultProxy, Refusal
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.jobs.job import State
+from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+from couchjobs.recovery import watchdog
+from couchjobs.recovery.daemon import Daemon
+from couchjobs.recovery.peers import Peers
+from couchjobs.recovery.rescue import Rescuer, claimants
+from couchjobs.recovery.watchdog import Watchdog
+from couchjobs.timestamps import format_time, now
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
+
+Start = Callable[..., Any]
+
+
+@worker("count", max_exec_count=3)
+async def count(ctx: WorkerContext) -> int:
+    """Tell which try it is."""
+    return ctx.exec_count
+
+
+def claimed(job_id: str, daemon: str, **more: Any) -> dict[str, Any]:
+    """A job that a daemon runs, or ran when it died."""
+    return {
+        "_id": job_id,
+        "worker": "count",
+        "message": None,
+        "state": "running",
+        "queued_at": format_time(now()),
+        "exec_count": 1,
+        "claim": {"id": "c", "daemon": daemon, "at": format_time(now())},
+        **more,
+    }
+
+
+@pytest.fixture
+async def neighbour(connection: Connection, db: Prefixer) -> AsyncIterator[Daemon]:
+    """A daemon that lives, and does nothing else."""
+    daemon = Daemon(connection, db)
+    await daemon.join()
+    yield daemon
+    await daemon.leave()
+
+
+async def test_claims_when_their_daemon_is_unknown_then_jobs_are_rescued(
+    connection: Connection, db: Prefixer, start: Start, neighbour: Daemon
+) -> None:
+    """With tries left they run again, without they end; those of a living daemon are left alone."""
+    store = JobStore(connection, db)
+    await store.database.put(claimed("again", "ghost"))
+    await store.database.put(claimed("spent", "ghost", exec_count=3))
+    await store.database.put(claimed("few", "ghost", options={"max_exec_count": 1}))
+    await store.database.put(claimed("other", "ghost", worker="elsewhere"))
+    await store.database.put(claimed("living", neighbour.id))
+    assert sorted(await claimants(store)) == sorted(["ghost", neighbour.id])
+    await start(count, dead_after=0.5, beat_interval=0.1, sweep_interval=0.2)
+    again = await wait(db, "again", 10)
+    assert (again.state, again.result) == (State.DONE, 2)
+    assert again.errors[0].error == "worker lost: daemon ghost is dead"
+    for job_id in ("spent", "few"):
+        ended = await wait(db, job_id, 10)
+        assert (ended.state, ended.error) == (State.ERRORED, "worker lost: daemon ghost is dead")
+
+    async def queued() -> bool:
+        return (await get_job(db, "other")).state is State.QUEUED
+
+    await eventually(queued)
+    assert (await get_job(db, "living")).state is State.RUNNING
+
+
+async def test_queued_job_when_its_tries_are_spent_then_not_run(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Whoever rescued it may not have known how many it has."""
+    await start(count)
+    document = {"_id": "spent", "worker": "count", "message": None, "state": "queued", "exec_count": 3}
+    await JobStore(connection, db).database.put(document)
+    ended = await wait(db, "spent", 10)
+    assert (ended.state, ended.exec_count) == (State.ERRORED, 3)
+    assert str(ended.error).startswith("worker lost")
+
+
+@pytest.mark.parametrize("other", ["running", "done"])
+async def test_rescue_when_another_branch_is_settled_then_the_job_is_left_alone(
+    connection: Connection, db: Prefixer, neighbour: Daemon, other: str
+) -> None:
+    """On a cluster, the winner may be the dead daemon's, and the owner another one."""
+    store = JobStore(connection, db)
+    leaves = [claimed("job", "ghost"), claimed("job", neighbour.id, state=other)]
+    revisions = [{"start": 2, "ids": ["f" * 32, "1" * 32]}, {"start": 2, "ids": ["a" * 32, "1" * 32]}]
+    docs = [
+        {**leaf, "_rev": f"2-{revision['ids'][0]}", "_revisions": revision}
+        for leaf, revision in zip(leaves, revisions, strict=True)
+    ]
+    body = {"docs": docs, "new_edits": False}
+    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=orjson.dumps(body))
+    assert (await store.get("job")).rev.startswith("2-f")
+    assert await Rescuer(store, neighbour, lambda job: True).rescue("ghost") == 0
+    assert (await store.get("job")).rev.startswith("2-f")
+
+
+async def test_daemon_when_it_cannot_beat_then_stops_its_jobs_before_others_take_them(
+    connection: Connection, db: Prefixer, start: Start, server_url: str
+) -> None:
+    """It claims again once it beats; the try does not count."""
+    async with FaultProxy(server_url) as proxy:
+        silent = False
+        tries: list[int] = []
+
+        def before(method: str, path: str, body: bytes) -> None:
+            if silent and b'"daemon:' in body and method == "PUT":
+                raise Refusal(503)
+
+        @worker("endless", timeout=None)
+        async def endless(ctx: WorkerContext) -> None:
+            tries.append(ctx.exec_count)
+            await asyncio.Event().wait()
+
+        proxy.before = before
+        await start(endless, url=proxy.url, dead_after=1, beat_interval=0.1)
+        await JobStore(connection, db).database.put(
+            {"_id": "job", "worker": "endless", "message": None, "state": "queued"}
+        )
+        await eventually(lambda: tries)
+        silent = True
+
+        async def put_back() -> bool:
+            job = await get_job(db, "job")
+            return (job.state, job.exec_count) == (State.QUEUED, 0)
+
+        await eventually(put_back)
+        silent = False
+        await eventually(lambda: len(tries) == 2)
+        assert tries == [1, 1]
+
+
+def test_peers_when_time_passes_then_still_ones_are_dead_unless_nobody_could_see(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The observer's own clock; a pause of its own sight counts for nobody."""
+    present = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: present)
+    peers = Peers("own", dead_after=30)
+    document = {"_id": "daemon:a", "beat": 1, "domain": "d", "prefix": "", "worker_types": ["w"]}
+    assert peers.note([document], moved=False)
+    assert not peers.note([document], moved=True), "the same beat is no sign of life"
+    present += 20
+    assert not peers.is_dead("unknown")
+    assert [name for name, _ in peers.living(("d", ""))] == ["a"]
+    assert not list(peers.living(("other", "")))
+    present += 11
+    assert peers.is_dead("a")
+    assert peers.suspects() == ["a"]
+    assert not peers.is_dead("unknown"), "asked about for 11 s"
+    peers.blinded()
+    assert not peers.is_dead("a")
+    peers.note([{**document, "beat": 2}], moved=True)
+    peers.gone("a")
+    present += 31
+    assert peers.is_dead("a")
+    assert peers.is_dead("unknown")
+    assert not peers.is_dead("own")
+
+
+async def test_watchdog_when_the_loop_is_blocked_then_says_by_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, with the task and its stack."""
+    told: list[dict[str, Any]] = []
+
+    class Log:
+        def error(self, _: str, **fields: Any) -> None:
+            told.append(fields)
+
+    monkeypatch.setattr(watchdog, "_logger", Log())
+    monkeypatch.setattr(watchdog, "_LOOK_S", 0.05)
+
+    async def blocks() -> None:
+        until = time.monotonic() + 10
+        while not told and time.monotonic() < until:
+            time.sleep(0.01)  # noqa: ASYNC251  that is what it is about
+
+    with Watchdog(blocked_s=0.2):
+        await asyncio.sleep(0)
+        await asyncio.create_task(blocks(), name="couchjobs job j-1")
+    (fields,) = told
+    assert fields["task"] == "couchjobs job j-1"
+    assert "blocks" in fields["stack"]
