@@ -1,13 +1,18 @@
-"""The databases that couchjobs needs, and what is in them before the first job."""
+"""The databases that couchjobs needs, what is in them before the first job, and who may use them."""
 
 from __future__ import annotations
 
+from couchjobs.couch.access import admit
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.design import install_design_document, read_design_document
 from couchjobs.errors import Forbidden
 from couchjobs.prefixer import Prefixer
 
 JOBS_DESIGN = ("queue", "jobs")
+JOBS_GUARD = "guard-jobs"
+TRIGGERS_GUARD = "guard-triggers"
+WORKER_ROLE = "couchjobs-worker"
+PRODUCER_ROLE = "couchjobs-producer"
 
 
 async def install(connection: Connection, db: Prefixer) -> list[str]:
@@ -26,12 +31,52 @@ async def install(connection: Connection, db: Prefixer) -> list[str]:
         for name in (jobs, db.database(settings.triggers_doctype), settings.control_db):
             changed += [f"created database {name}"] * await _create(connection, name)
         for name in JOBS_DESIGN:
-            installed = await install_design_document(connection.database(jobs), read_design_document(name))
-            changed += [f"installed _design/{name} in {jobs}"] * installed
+            changed += await _install(connection, jobs, name)
     except Forbidden as error:
         raise Forbidden(f"{error.args[0].rstrip('.')}: run `couchjobs init` as an administrator", 403) from error
     return changed
 
 
+async def secure(connection: Connection, db: Prefixer) -> list[str]:
+    """Leave no database open: workers may use all, producers those of jobs and triggers; return what was changed.
+
+    Raises:
+        Forbidden: only an administrator may.
+    """
+    changed: list[str] = []
+    for name, roles in roles_of(connection, db).items():
+        if await admit(connection.database(name), roles):
+            changed.append(f"database {name} is for the roles {' and '.join(roles)}")
+    return changed
+
+
+def roles_of(connection: Connection, db: Prefixer) -> dict[str, tuple[str, ...]]:
+    """Return which roles may use which database. The control database holds what producers must not read."""
+    settings = connection.settings
+    return {
+        db.database(settings.jobs_doctype): (WORKER_ROLE, PRODUCER_ROLE),
+        db.database(settings.triggers_doctype): (WORKER_ROLE, PRODUCER_ROLE),
+        settings.control_db: (WORKER_ROLE,),
+    }
+
+
+async def guard(connection: Connection, db: Prefixer) -> list[str]:
+    """Have CouchDB check every write of jobs and triggers; return what was changed.
+
+    Raises:
+        Forbidden: only an administrator may.
+    """
+    settings = connection.settings
+    return [
+        *await _install(connection, db.database(settings.jobs_doctype), JOBS_GUARD),
+        *await _install(connection, db.database(settings.triggers_doctype), TRIGGERS_GUARD),
+    ]
+
+
 async def _create(connection: Connection, name: str) -> bool:
     return not await connection.database(name).exists() and await connection.server.create_database(name)
+
+
+async def _install(connection: Connection, database: str, name: str) -> list[str]:
+    installed = await install_design_document(connection.database(database), read_design_document(name))
+    return [f"installed _design/{name} in {database}"] * installed

@@ -10,6 +10,7 @@ import typer
 
 from couchjobs import errors
 from couchjobs.cli import bench, daemon, foresee, jobs, push, triggers
+from couchjobs.cli.init import init
 from couchjobs.log import redact
 
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("init")(daemon.init)
+app.command("init")(init)
 app.command("run")(daemon.run)
 app.command("dev")(daemon.dev)
 app.command("push")(push.push)

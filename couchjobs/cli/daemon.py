@@ -1,4 +1,4 @@
-"""`init`, `run` and `dev`."""
+"""`run` and `dev`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ import typer
 import uvloop
 
 from couchjobs.broker.runner import TASKS, THREADS
-from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of, with_connection
-from couchjobs.couch.connection import Connection
+from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
-from couchjobs.installation import install
 from couchjobs.log import configure_logging
 from couchjobs.settings import Settings
 from couchjobs.system import run_daemon
@@ -29,19 +27,6 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import get_workers_list, workers_of
 
 _PARENT_LOOK_S = 0.5
-
-
-def init(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
-    """Create the databases and design documents that are not there yet."""
-
-    async def work(connection: Connection) -> list[str]:
-        return await install(connection, connection.settings.tenant)
-
-    changed = with_connection(url, domain, prefix, work)
-    if as_json:
-        print_json({"changed": changed})
-    else:
-        print("\n".join(changed) or "everything is there already")
 
 
 def run(

@@ -16,16 +16,27 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.errors import Conflict, NotFound, Unavailable
 
 _STAGED = "-next"
+_VALIDATES = "validate_doc_update"
 
 
 def read_design_document(name: str) -> Document:
     """Return the design document `name` that is shipped with couchjobs: one file a view, `reduce` in its first line.
 
-    A view file may begin with `// reduce: _count`; its id is `_design/<name>`.
+    A view file may begin with `// reduce: _count`; `validate_doc_update.js` is no view. The id is `_design/<name>`.
     """
     folder = files("couchjobs.design_docs") / name
-    views = {file.name.removesuffix(".js"): _read_view(file) for file in _sorted(folder) if file.name.endswith(".js")}
-    return {"_id": f"_design/{name}", "language": "javascript", "views": views}
+    sources = {file.name.removesuffix(".js"): file for file in _sorted(folder) if file.name.endswith(".js")}
+    document: Document = {"_id": f"_design/{name}", "language": "javascript"}
+    if _VALIDATES in sources:
+        document[_VALIDATES] = _without_comment(sources.pop(_VALIDATES).read_text(encoding="utf-8"))
+    if sources:
+        document["views"] = {view: _read_view(file) for view, file in sources.items()}
+    return document
+
+
+def _without_comment(text: str) -> str:
+    """Return the function alone: CouchDB compiles the text as one expression."""
+    return text[text.index("function") :].strip()
 
 
 def _sorted(folder: Traversable) -> list[Traversable]:
@@ -83,7 +94,7 @@ async def _build_aside(database: Database, wanted: Document) -> None:
     if present is not None:
         staged["_rev"] = present["_rev"]
     await database.put(staged)
-    for name in wanted["views"]:
+    for name in wanted.get("views", {}):
         while True:
             try:
                 await database.view(f"{staged_id.removeprefix('_design/')}/{name}", None, None, limit=1)

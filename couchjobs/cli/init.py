@@ -1,0 +1,60 @@
+"""`init`: databases, views, who may use them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import Annotated
+
+import typer
+
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
+from couchjobs.couch.access import give_role
+from couchjobs.couch.connection import Connection
+from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, secure
+
+_PASSWORD = "COUCHJOBS_NEW_PASSWORD"  # noqa: S105  the name of a variable
+
+
+def init(
+    guarded: Annotated[
+        bool, typer.Option("--guard", help="Have CouchDB check every write: for databases that browsers write into.")
+    ] = False,
+    worker_user: Annotated[
+        str | None, typer.Option("--worker-user", help="Create a user for daemons, or give an existing one the role.")
+    ] = None,
+    producer_user: Annotated[
+        str | None, typer.Option("--producer-user", help="Create a user for programs that only write jobs.")
+    ] = None,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Create the databases and design documents that are not there yet, and say who may use them.
+
+    The password of a user that is created is COUCHJOBS_NEW_PASSWORD, or one that is generated and printed once.
+    """
+
+    async def work(connection: Connection) -> tuple[list[str], dict[str, str]]:
+        tenant = connection.settings.tenant
+        changed = await install(connection, tenant) + await secure(connection, tenant)
+        if guarded:
+            changed += await guard(connection, tenant)
+        passwords: dict[str, str] = {}
+        for name, role in ((worker_user, WORKER_ROLE), (producer_user, PRODUCER_ROLE)):
+            if name is None:
+                continue
+            password = os.environ.get(_PASSWORD) or secrets.token_urlsafe(18)
+            if await give_role(connection.server, name, role, password):
+                changed.append(f"created user {name} with the role {role}")
+                passwords |= {name: password} if _PASSWORD not in os.environ else {}
+        return changed, passwords
+
+    changed, passwords = with_connection(url, domain, prefix, work)
+    if as_json:
+        print_json({"changed": changed, "passwords": passwords})
+        return
+    print("\n".join(changed) or "everything is there already")
+    for name, password in passwords.items():
+        print(f"password of {name}: {password}")

@@ -1,0 +1,56 @@
+"""Who may read and write: the security object of a database, and users with roles.
+
+Source: CouchDB docs, api/database/security and intro/security.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from couchjobs.couch.client import CouchServer
+from couchjobs.couch.database import Database
+
+_USER = "org.couchdb.user:"
+
+
+async def admit(database: Database, roles: Collection[str]) -> bool:
+    """Make the database one that only these roles, and whoever is named already, may use; return whether it was not.
+
+    Raises:
+        Forbidden: only an administrator may.
+    """
+    security = await database.security()
+    members, admins = dict(security.get("members") or {}), dict(security.get("admins") or {})
+    present = members.get("roles") or []
+    missing = [role for role in roles if role not in present]
+    has_admins = bool(admins.get("names") or admins.get("roles"))
+    if not missing and has_admins:
+        return False
+    members["roles"] = [*present, *missing]
+    if not has_admins:
+        admins["roles"] = ["_admin"]
+    await database.set_security({**security, "members": members, "admins": admins})
+    return True
+
+
+async def is_open(database: Database) -> bool:
+    """Return whether anybody who can reach the server may read and write the database."""
+    members = (await database.security()).get("members") or {}
+    return not (members.get("names") or members.get("roles"))
+
+
+async def give_role(server: CouchServer, name: str, role: str, password: str) -> bool:
+    """Make sure that there is such a user, with that role; return whether it had to be created, with that password.
+
+    Raises:
+        Forbidden: only an administrator may.
+        Unauthorized: CouchDB wants other credentials.
+    """
+    users = Database(server, "_users")
+    user = await users.find(_USER + name)
+    if user is None:
+        await users.put({"_id": _USER + name, "name": name, "type": "user", "roles": [role], "password": password})
+        return True
+    if role not in user.get("roles", []):
+        await users.put({**user, "roles": [*user.get("roles", []), role]})
+    return False
