@@ -26,6 +26,7 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import audit_own_claims
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.recovery.reaper import reap
 from couchjobs.recovery.rescue import Rescuer
 from couchjobs.supervisor import Supervisor
 from couchjobs.workers.config import WorkersList
@@ -33,6 +34,7 @@ from couchjobs.workers.worker import most_tries
 
 _logger = get_logger(__name__)
 _LOOKS_A_DEATH = 30
+_CONFLICTS = "conflicts"
 
 
 class CouchBroker:
@@ -94,7 +96,7 @@ class CouchBroker:
         self._tasks.start("follow jobs", self._intake.follow)
         self._tasks.start("sweep jobs", self._intake.sweep_for_ever)
         self._tasks.start("claim jobs", lambda: self._claim_for_ever(runner))
-        self._tasks.start("audit claims", lambda: self._audit_for_ever(runner))
+        self._tasks.start("audit", lambda: self._audit_for_ever(runner))
         self._tasks.start("mind own beats", lambda: self._mind_own_beats(runner))
         rescuer = Rescuer(self.store, self.daemon, self._may_try_again)
         self._tasks.start("rescue", lambda: rescuer.run(self._settings.dead_after, self._settings.sweep_interval))
@@ -256,3 +258,5 @@ class CouchBroker:
         while True:
             await asyncio.sleep(self._settings.sweep_interval)
             await audit_own_claims(self.store, self.daemon.id, self._settings.audit_grace, runner.runs)
+            if self.daemon.answers_for(_CONFLICTS):
+                await reap(self.store, self.daemon.peers)

@@ -56,8 +56,9 @@ async def put_back(store: JobStore, document: Document, daemon: str) -> bool:
     leaves = [leaf for leaf in await store.database.leaves(job.id) if not leaf.get("_deleted")]
     if all(leaf["_rev"] != job.rev for leaf in leaves):
         return False  # it has moved on since it was read
-    if any(leaf.get("state") == State.RUNNING and not is_claimed_by(leaf, daemon) for leaf in leaves):
-        _logger.info("a claim of ours is a branch of a job that another daemon runs", job=job.id)
+    others = [leaf for leaf in leaves if leaf["_rev"] != job.rev and leaf.get("state") != State.QUEUED]
+    if any(not is_claimed_by(leaf, daemon) for leaf in others):
+        _logger.info("a claim of ours is a branch of a job that another daemon runs or has done", job=job.id)
         return False
     if not await store.release(job):
         return False

@@ -20,6 +20,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.recovery import watchdog
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.recovery.peers import Peers
+from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer, claimants
 from couchjobs.recovery.watchdog import Watchdog
 from couchjobs.timestamps import format_time, now
@@ -113,6 +114,45 @@ async def test_rescue_when_another_branch_is_settled_then_the_job_is_left_alone(
     assert (await store.get("job")).rev.startswith("2-f")
     assert await Rescuer(store, neighbour, lambda job: True).rescue("ghost") == 0
     assert (await store.get("job")).rev.startswith("2-f")
+
+
+LIVING, GHOST = "living", "ghost"
+
+
+@pytest.mark.parametrize(
+    ("leaves", "left"),
+    [
+        ([("f", 3, "done", GHOST), ("a", 2, "running", GHOST), ("b", 2, "running", GHOST)], ["done"]),
+        ([("f", 4, "queued", None), ("a", 3, "done", GHOST)], ["done"]),
+        ([("f", 2, "running", LIVING), ("a", 2, "running", GHOST)], ["running"]),
+        ([("f", 2, "queued", None), ("a", 2, "queued", None)], ["queued"]),
+        ([("f", 2, "queued", None), ("a", 2, "running", LIVING)], ["queued", "running"]),
+        ([("f", 3, "done", GHOST), ("a", 2, "running", LIVING)], ["done", "running"]),
+    ],
+)
+async def test_reap_when_jobs_are_in_conflict_then_the_branch_that_counts_stays(
+    connection: Connection, db: Prefixer, neighbour: Daemon, leaves: list[Any], left: list[str]
+) -> None:
+    """Never all leaves; what a living daemon runs is waited for."""
+    store = JobStore(connection, db)
+    docs = []
+    for name, length, state, daemon in leaves:
+        ids = [name * 32, *(f"{name if number > 1 else 0}{number}" * 16 for number in range(length - 1, 0, -1))]
+        document = claimed("job", neighbour.id if daemon == LIVING else GHOST, state=state)
+        if daemon is None:
+            del document["claim"]
+        docs.append({**document, "_rev": f"{length}-{ids[0]}", "_revisions": {"start": length, "ids": ids}})
+    body = orjson.dumps({"docs": docs, "new_edits": False})
+    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
+    peers = Peers("own", dead_after=1000)
+    peers.note([{"_id": f"daemon:{neighbour.id}", "beat": 1}], moved=True)
+    peers.is_dead = lambda daemon, times=1.0: daemon == GHOST  # type: ignore[method-assign]
+    assert await conflicted(store) == ["job"]
+    assert await reap(store, peers) == (len(left) == 1)
+    present = [leaf["state"] for leaf in await store.database.leaves("job") if not leaf.get("_deleted")]
+    assert sorted(present) == left
+    assert (await store.get("job")).state == left[0]
+    assert await conflicted(store) == (["job"] if len(left) > 1 else [])
 
 
 async def test_daemon_when_it_cannot_beat_then_stops_its_jobs_before_others_take_them(
