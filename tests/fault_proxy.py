@@ -61,6 +61,8 @@ class FaultProxy:
         self._credentials = f"{parts.username}:{parts.password}@" if parts.username else ""
         self.before: Before = lambda method, path, body: None
         self.after: After = lambda answer: None
+        self.path_of: Callable[[str], str] = lambda path: path
+        """What is asked of the server instead of a path."""
         self.url = ""
         self._writers: set[web.StreamResponse] = set()
 
@@ -92,7 +94,7 @@ class FaultProxy:
         }
         try:
             async with self._session.request(
-                request.method, URL(self._target + path, encoded=True), data=sent, headers=headers
+                request.method, URL(self._target + self.path_of(path), encoded=True), data=sent, headers=headers
             ) as response:
                 answer = Answer(request.method, path, response.status, await response.read(), sent)
         except (aiohttp.ClientError, OSError):
@@ -100,7 +102,10 @@ class FaultProxy:
         await _maybe(self.after(answer))
         if answer.lose:
             return self._close(request)
-        return await self._send(request, answer)
+        try:
+            return await self._send(request, answer)
+        except (aiohttp.ClientError, ConnectionError):  # the client has not waited for it
+            return self._close(request)
 
     async def _send(self, request: web.Request, answer: Answer) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
