@@ -177,12 +177,12 @@ async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on
     system = await start(echo)
     name = db.database("jobs")
     await connection.server.delete_database(name)
-    await connection.server.create_database(name)
+    await eventually(lambda: connection.server.create_database(name))  # CouchDB needs a moment between the two
 
     async def reinstalled() -> bool:
         try:
             answer = await connection.server.request("GET", f"{system.broker.store.database.path}/_design_docs")
-        except CouchError:  # CouchDB needs a moment between the two
+        except CouchError:
             return False
         return len(answer["rows"]) == 2
 
