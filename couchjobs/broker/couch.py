@@ -26,7 +26,7 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import audit_own_claims
 from couchjobs.recovery.daemon import Daemon
-from couchjobs.recovery.reaper import reap
+from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer
 from couchjobs.supervisor import Supervisor
 from couchjobs.workers.config import WorkersList
@@ -98,8 +98,8 @@ class CouchBroker:
         self._tasks.start("claim jobs", lambda: self._claim_for_ever(runner))
         self._tasks.start("audit", lambda: self._audit_for_ever(runner))
         self._tasks.start("mind own beats", lambda: self._mind_own_beats(runner))
-        rescuer = Rescuer(self.store, self.daemon, self._may_try_again)
-        self._tasks.start("rescue", lambda: rescuer.run(self._settings.dead_after, self._settings.sweep_interval))
+        rescuer = Rescuer(self.store, self.daemon.peers, self._may_try_again)
+        self._tasks.start("rescue", lambda: rescuer.run(self.daemon, self._settings))
 
     async def shutdown_workers(self, timeout: float | None = None) -> None:
         """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
@@ -259,4 +259,4 @@ class CouchBroker:
             await asyncio.sleep(self._settings.sweep_interval)
             await audit_own_claims(self.store, self.daemon.id, self._settings.audit_grace, runner.runs)
             if self.daemon.answers_for(_CONFLICTS):
-                await reap(self.store, self.daemon.peers)
+                await reap(self.store, self.daemon.peers, await conflicted(self.store))

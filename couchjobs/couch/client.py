@@ -51,6 +51,8 @@ class CouchServer:
         self._credentials = credentials or found
         self._request_timeout = request_timeout
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self.date: str | None = None
+        """What the server's clock said with its last answer, as HTTP writes it."""
 
     def __repr__(self) -> str:
         return f"<CouchServer {self.url}>"
@@ -122,6 +124,7 @@ class CouchServer:
             async with self._open_session(waits=silence_s is not None).request(
                 method, url, data=_as_payload(body), headers=headers, timeout=limit, allow_redirects=False
             ) as response:
+                self.date = response.headers.get("Date")
                 return await _read(response, max_answer), response.status
         except TimeoutError as error:
             raise errors.Unavailable(f"{method} /{path}: no answer in time") from error

@@ -31,6 +31,12 @@ def generation(rev: str) -> int:
     return int(rev.partition("-")[0])
 
 
+def sequence_number(seq: str) -> int:
+    """Return the number that a sequence begins with: how many changes came before, roughly; 0 where there is none."""
+    number = seq.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
 class Database:
     """A database of a server, whether or not it exists. The constructor does not touch the network."""
 

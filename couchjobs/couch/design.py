@@ -76,6 +76,12 @@ async def install_design_document(database: Database, wanted: Document) -> bool:
         changed = True
 
 
+async def is_installed(database: Database, wanted: Document) -> bool:
+    """Return whether the database holds this design document, as it is."""
+    present = await _find(database, wanted["_id"])
+    return present is not None and _same(present, wanted)
+
+
 def _same(present: Document, wanted: Document) -> bool:
     return {key: value for key, value in present.items() if key != "_rev"} == wanted
 

@@ -7,6 +7,7 @@ that of all leaves, whoever else deletes some at the same time, one stays.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from couchjobs.couch.database import generation
@@ -29,10 +30,10 @@ async def conflicted(store: JobStore) -> list[str]:
     return [row["id"] for row in await store.database.view("queue/conflicts", None, {}, limit=_PAGE)]
 
 
-async def reap(store: JobStore, peers: Peers) -> int:
-    """Settle what can be settled of all conflicted jobs; return how many documents are in conflict no longer."""
+async def reap(store: JobStore, peers: Peers, job_ids: Iterable[str]) -> int:
+    """Settle what can be settled of these jobs; return how many of them are in conflict no longer."""
     settled = 0
-    for job_id in await conflicted(store):
+    for job_id in job_ids:
         if await _settle(store, peers, job_id):
             _logger.info("conflict settled", job=job_id)
             settled += 1

@@ -17,6 +17,8 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.audit import is_claimed_by
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.recovery.peers import Peers
+from couchjobs.settings import Settings
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
@@ -31,30 +33,30 @@ class Rescuer:
 
     Args:
         store: the jobs.
-        daemon: this daemon, and what it knows of the others.
+        peers: the other daemons.
         may_try_again: whether a job that has lost its worker has tries left.
     """
 
-    def __init__(self, store: JobStore, daemon: Daemon, may_try_again: Callable[[Job], bool]) -> None:
+    def __init__(self, store: JobStore, peers: Peers, may_try_again: Callable[[Job], bool]) -> None:
         self._store = store
-        self._daemon = daemon
+        self._peers = peers
         self._may_try_again = may_try_again
 
-    async def run(self, dead_after: float, sweep_interval: float) -> None:
+    async def run(self, daemon: Daemon, settings: Settings) -> None:
         """Look for daemons that have died, often; for claims of daemons that nobody knows, at each sweep."""
         loop = asyncio.get_running_loop()
         swept, done = loop.time(), set[str]()
         while True:
-            await asyncio.sleep(dead_after / _LOOKS_A_DEATH)
-            suspects = {*self._daemon.peers.suspects()}
+            await asyncio.sleep(settings.dead_after / _LOOKS_A_DEATH)
+            suspects = {*self._peers.suspects()}
             done &= suspects
-            if loop.time() - swept > sweep_interval:
+            if loop.time() - swept > settings.sweep_interval:
                 swept = loop.time()
-                suspects |= {name for name in await claimants(self._store) if self._daemon.peers.is_dead(name)}
+                suspects |= {name for name in await claimants(self._store) if self._peers.is_dead(name)}
                 done.clear()
             for suspect in suspects - done:
-                if self._daemon.answers_for(suspect):
-                    if await self._daemon.is_surely_dead(suspect):
+                if daemon.answers_for(suspect):
+                    if await daemon.is_surely_dead(suspect):
                         await self.rescue(suspect)
                     done.add(suspect)
 
@@ -93,7 +95,7 @@ class Rescuer:
         if leaf.get("state") in ENDED:
             return True
         claim = Job.read(leaf).claim
-        return leaf.get("state") == State.RUNNING and claim is not None and not self._daemon.peers.is_dead(claim.daemon)
+        return leaf.get("state") == State.RUNNING and claim is not None and not self._peers.is_dead(claim.daemon)
 
 
 async def claimants(store: JobStore) -> list[str]:

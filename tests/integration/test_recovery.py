@@ -112,7 +112,7 @@ async def test_rescue_when_another_branch_is_settled_then_the_job_is_left_alone(
     body = {"docs": docs, "new_edits": False}
     await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=orjson.dumps(body))
     assert (await store.get("job")).rev.startswith("2-f")
-    assert await Rescuer(store, neighbour, lambda job: True).rescue("ghost") == 0
+    assert await Rescuer(store, neighbour.peers, lambda job: True).rescue("ghost") == 0
     assert (await store.get("job")).rev.startswith("2-f")
 
 
@@ -148,7 +148,7 @@ async def test_reap_when_jobs_are_in_conflict_then_the_branch_that_counts_stays(
     peers.note([{"_id": f"daemon:{neighbour.id}", "beat": 1}], moved=True)
     peers.is_dead = lambda daemon, times=1.0: daemon == GHOST  # type: ignore[method-assign]
     assert await conflicted(store) == ["job"]
-    assert await reap(store, peers) == (len(left) == 1)
+    assert await reap(store, peers, ["job"]) == (len(left) == 1)
     present = [leaf["state"] for leaf in await store.database.leaves("job") if not leaf.get("_deleted")]
     assert sorted(present) == left
     assert (await store.get("job")).state == left[0]

@@ -1,0 +1,134 @@
+"""Checks of jobs and triggers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from functools import partial
+
+from couchjobs.couch.database import Database, Document
+from couchjobs.doctor.finding import Finding, Patient
+from couchjobs.errors import BadDocumentError, Conflict, MalformedTriggerError, NotFound, UnknownTriggerError
+from couchjobs.jobs.job import CLIENT_WORKER, Job, State
+from couchjobs.recovery.peers import PREFIX as DAEMON
+from couchjobs.recovery.peers import Peers
+from couchjobs.recovery.reaper import conflicted, reap
+from couchjobs.recovery.rescue import Rescuer, claimants
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.triggers.kinds import parse_trigger
+
+_LOOK_S = 0.2
+_MOST_LOOKED_AT = 10_000
+
+
+async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
+    """Find running jobs that no living daemon owns. Daemons are watched for as long as one may be still."""
+    names = await claimants(patient.store)
+    peers = await _watch(patient, names)
+    rescuer = Rescuer(patient.store, peers, lambda _: True)
+    for name in names:
+        if peers.is_dead(name):
+            what = "has claimed jobs, and does not live: they wait for it"
+            yield Finding("orphans", name, what, partial(_rescue, rescuer, name))
+    rows = await patient.store.database.view("queue/claimed", [None], [None, {}], limit=_MOST_LOOKED_AT)
+    for document in (await patient.store.database.get_many(row["id"] for row in rows)).values():
+        what = "is running and names no daemon: nobody will end it"
+        yield Finding("orphans", document["_id"], what, partial(_put_back, patient, document))
+
+
+async def _watch(patient: Patient, names: list[str]) -> Peers:
+    peers = Peers("", patient.connection.settings.dead_after)
+    moved: set[str] = set()
+    first = {document["_id"]: document.get("beat") for document in await patient.control.with_prefix(DAEMON)}
+    while True:
+        documents = await patient.control.with_prefix(DAEMON)
+        peers.note(documents, moved=True)
+        moved |= {one["_id"].removeprefix(DAEMON) for one in documents if one.get("beat") != first.get(one["_id"])}
+        if all(name in moved or peers.is_dead(name) for name in names):
+            return peers
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _rescue(rescuer: Rescuer, name: str) -> str:
+    return f"{await rescuer.rescue(name)} jobs are back in the queue"
+
+
+async def _put_back(patient: Patient, document: Document) -> str:
+    moved = await patient.store.rescue(Job.read(document), again=True)
+    return "back in the queue" if moved else "it has moved on"
+
+
+async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
+    """Find worker types with queued jobs that no daemon has."""
+    taken = {CLIENT_WORKER}
+    for daemon in await patient.control.with_prefix(DAEMON):
+        if (daemon.get("domain"), daemon.get("prefix")) == patient.tenant:
+            taken.update(daemon.get("worker_types") or ())
+    queued: Counter[str] = Counter()
+    for row in await patient.store.database.reduced("jobs/by_state", [""], [{}], group_level=2):
+        worker, state = row["key"]
+        if state == State.QUEUED and isinstance(worker, str) and worker not in taken:
+            queued[worker] += row["value"]
+    for worker, count in queued.items():
+        yield Finding("takers", worker, f"{count:,} queued jobs, and no daemon has this worker: start one")
+
+
+async def check_documents(patient: Patient) -> AsyncIterator[Finding]:
+    """Find queued jobs and triggers that cannot be understood."""
+    looked_at = 0
+    async for rows in patient.store.database.view_pages("queue/due", [None], [{}]):
+        documents = await patient.store.database.get_many(row["id"] for row in rows if row["key"][1] == "due")
+        for document in documents.values():
+            try:
+                patient.store.check(document)
+            except BadDocumentError as error:
+                yield Finding("job", document["_id"], str(error), partial(_reject, patient, document, str(error)))
+        looked_at += len(rows)
+        if looked_at > _MOST_LOOKED_AT:
+            break
+    triggers = TriggerStore(patient.connection, patient.db)
+    async for documents_of_page in triggers.database.all_docs():
+        for document in documents_of_page:
+            try:
+                parse_trigger(triggers.read(document))
+            except (BadDocumentError, MalformedTriggerError, UnknownTriggerError) as error:
+                yield Finding("trigger", document["_id"], f"never fires: {error}")
+
+
+async def _reject(patient: Patient, document: Document, reason: str) -> str:
+    await patient.store.reject(document, reason)
+    return "errored, with the reason"
+
+
+async def check_conflicts(patient: Patient) -> AsyncIterator[Finding]:
+    """Find documents in conflict: of a job the branch that counts stays, of anything else the winner."""
+    peers = Peers("", patient.connection.settings.dead_after)
+    peers.note(await patient.control.with_prefix(DAEMON), moved=False)
+    for job_id in await conflicted(patient.store):
+        what = "is in conflict: a cluster has taken two writes"
+        yield Finding("conflict", job_id, what, partial(_reap, patient, peers, job_id))
+    for database in (TriggerStore(patient.connection, patient.db).database, patient.control):
+        params = {"include_docs": True, "conflicts": True}
+        rows = (await database.server.request("GET", f"{database.path}/_all_docs", params=params))["rows"]
+        for row in rows:
+            losers = row["doc"].get("_conflicts", [])
+            if losers:
+                mend = partial(_delete_losers, database, row["id"], losers)
+                yield Finding(
+                    "conflict", f"{database.name}/{row['id']}", f"losing revisions: {', '.join(losers)}", mend
+                )
+
+
+async def _reap(patient: Patient, peers: Peers, job_id: str) -> str:
+    settled = await reap(patient.store, peers, [job_id])
+    return "settled" if settled else "left: a daemon runs a branch of it, whose end will win"
+
+
+async def _delete_losers(database: Database, doc_id: str, losers: list[str]) -> str:
+    for rev in losers:
+        try:
+            await database.delete(doc_id, rev)
+        except (Conflict, NotFound):
+            continue
+    return "losing revisions deleted, the winner stays"

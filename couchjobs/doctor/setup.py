@@ -1,0 +1,115 @@
+"""Checks of the server and of what was set up on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from functools import partial
+from importlib.metadata import version
+
+from couchjobs.couch.access import is_open
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database, Document, sequence_number
+from couchjobs.couch.design import is_installed, read_design_document
+from couchjobs.doctor.finding import Finding, Patient
+from couchjobs.errors import BadRequest, NotFound
+from couchjobs.installation import JOBS_DESIGN, install, roles_of, secure
+from couchjobs.prefixer import Prefixer
+from couchjobs.recovery.peers import PREFIX as DAEMON
+from couchjobs.scheduler.events import CHECKPOINT
+from couchjobs.timestamps import now
+
+_OLDEST_MAJOR = 3
+_SKEW_S = 5.0
+_MANY = 1000
+
+
+async def check_versions(patient: Patient) -> AsyncIterator[Finding]:
+    """Find a server that is too old, and daemons of another version than this program."""
+    welcome = await patient.connection.server.welcome()
+    server = str(welcome.get("version"))
+    major = server.partition(".")[0]
+    if not major.isdecimal() or int(major) < _OLDEST_MAJOR:
+        yield Finding("version", patient.connection.server.url, f"CouchDB {server} is older than 3.0: upgrade it")
+    for daemon in await patient.control.with_prefix(DAEMON):
+        if daemon.get("version") != version("couchjobs"):
+            what = f"runs couchjobs {daemon.get('version')}, this is {version('couchjobs')}: bring all to one version"
+            yield Finding("version", daemon["_id"], what)
+
+
+async def check_clock(patient: Patient) -> AsyncIterator[Finding]:
+    """Find a clock that differs from the server's. Jobs are not harmed, but times in documents are wrong."""
+    await patient.connection.server.welcome()
+    date = patient.connection.server.date
+    if date is not None:
+        skew = (now() - parsedate_to_datetime(date)).total_seconds()
+        if abs(skew) > _SKEW_S:
+            what = f"the clock here is {skew:+.0f} s off the server's: triggers fire by it; have both hosts use NTP"
+            yield Finding("clock", patient.connection.server.url, what)
+
+
+async def check_security(patient: Patient) -> AsyncIterator[Finding]:
+    """Find databases that anybody may use."""
+    mend = partial(_mend, secure, patient)
+    for name in roles_of(patient.connection, patient.db):
+        if await is_open(patient.connection.database(name)):
+            yield Finding("security", name, "anybody who reaches the server may read and write it", mend)
+
+
+async def check_views(patient: Patient) -> AsyncIterator[Finding]:
+    """Find design documents that are missing or old, and indexes that are far behind."""
+    mend = partial(_mend, install, patient)
+    database = patient.store.database
+    for name in JOBS_DESIGN:
+        wanted = read_design_document(name)
+        if not await is_installed(database, wanted):
+            yield Finding("views", f"{database.name}/{wanted['_id']}", "is missing, or of another version", mend)
+            continue
+        info = await database.server.request("GET", f"{database.path}/{wanted['_id']}/_info")
+        index = info.get("view_index")
+        pending = index.get("updates_pending", {}).get("total", 0) if isinstance(index, dict) else 0
+        if pending > _MANY:
+            build = partial(_build, database, f"{name}/{next(iter(wanted['views']))}")
+            yield Finding(
+                "views", f"{database.name}/{wanted['_id']}", f"{pending:,} changes are not indexed yet", build
+            )
+
+
+async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
+    """Find positions in feeds that no longer exist, or that have been left far behind."""
+    for checkpoint in await patient.control.with_prefix(CHECKPOINT):
+        if (checkpoint.get("domain"), checkpoint.get("prefix")) != patient.tenant:
+            continue
+        name = checkpoint["_id"].removeprefix(CHECKPOINT)
+        database = patient.connection.database(name)
+        seq = str(checkpoint.get("seq"))
+        mend = partial(_begin_anew, patient, checkpoint)
+        try:
+            present = str((await database.info())["update_seq"])
+            params = {"since": seq, "limit": 1}
+            answer = await database.server.request("GET", f"{database.path}/_changes", params=params)
+        except NotFound:
+            continue  # it is waited for
+        except BadRequest:
+            yield Finding("checkpoint", checkpoint["_id"], f"{seq[:40]!r} is no position of a feed", mend)
+            continue
+        if sequence_number(seq) > sequence_number(present):
+            yield Finding("checkpoint", checkpoint["_id"], "the database was made anew since: events are missed", mend)
+        elif int(answer.get("pending", 0)) > _MANY:
+            what = f"{answer['pending']:,} changes are not looked at yet: does a daemon run?"
+            yield Finding("checkpoint", checkpoint["_id"], what)
+
+
+async def _begin_anew(patient: Patient, checkpoint: Document) -> str:
+    await patient.control.put({**checkpoint, "seq": "0"})
+    return "begins at the feed's beginning; what has fired does not fire again"
+
+
+async def _mend(what: Callable[[Connection, Prefixer], Awaitable[list[str]]], patient: Patient) -> str:
+    changed = await what(patient.connection, patient.db)
+    return "; ".join(changed) or "done by somebody else"
+
+
+async def _build(database: Database, view: str) -> str:
+    await database.view(view, None, None, limit=1)
+    return "built"

@@ -1,0 +1,84 @@
+"""The doctor: every trouble is planted, found, and mended where that can be done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from couchjobs import timestamps
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
+from couchjobs.doctor import setup
+from couchjobs.doctor.examine import examine
+from couchjobs.installation import secure
+from couchjobs.jobs.job import State
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+
+QUEUED = {"worker": "w", "message": None, "state": "queued"}
+
+
+async def plant_conflict(database: Database, document: dict[str, Any]) -> None:
+    """Two branches of one document."""
+    docs = [{**document, "_rev": f"1-{name * 32}", "branch": name} for name in "ab"]
+    body = orjson.dumps({"docs": docs, "new_edits": False})
+    await database.server.request("POST", f"{database.path}/_bulk_docs", body=body)
+
+
+async def test_doctor_when_all_is_well_then_finds_nothing(connection: Connection, db: Prefixer) -> None:
+    """A fresh installation."""
+    await secure(connection, db)
+    assert await examine(connection, db) == []
+
+
+async def test_doctor_when_troubles_are_planted_then_found_and_mended(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once; what is left is for people."""
+    await secure(connection, db)
+    store, control = JobStore(connection, db), connection.control
+    jobs, triggers = store.database, connection.database(db.database("triggers"))
+    monkeypatch.setattr(setup, "now", lambda: timestamps.now() + timedelta(hours=1))
+    connection.settings = connection.settings.model_copy(update={"dead_after": 0.5})
+    await control.set_security({})
+    ddoc = await jobs.get("_design/jobs")
+    await jobs.delete(ddoc["_id"], ddoc["_rev"])
+    await plant_conflict(jobs, {"_id": "job-conflict", **QUEUED, "worker": "client"})
+    await plant_conflict(triggers, {"_id": "trigger-conflict", "type": "@every", "arguments": "1h", "worker": "w"})
+    await plant_conflict(control, {"_id": "schedule:conflict"})
+    running = {**QUEUED, "state": "running", "exec_count": 1}
+    await jobs.put({"_id": "orphan", **running, "claim": {"id": "c", "daemon": "ghost"}})
+    await jobs.put({"_id": "unclaimed", **running})
+    await jobs.put({"_id": "bad", **QUEUED, "worker": ["w"]})
+    await triggers.put({"_id": "bad", "type": "@nothing", "worker": "w"})
+    await connection.server.create_database(db.database("orders"))
+    checkpoint = {"domain": db.domain, "prefix": db.db_prefix, "doctype": "orders", "seq": "999999999-none"}
+    await control.put({"_id": f"checkpoint:{db.database('orders')}", **checkpoint})
+    daemon = {"beat": 1, "version": "0.0.1", "domain": db.domain, "prefix": db.db_prefix, "worker_types": ["other"]}
+    await control.put({"_id": "daemon:old", **daemon})
+
+    found = await examine(connection, db, repair=True)
+    kinds = [one.kind for one in found]
+    assert Counter(kinds) == Counter(conflict=3, orphans=2) + Counter(
+        ("version", "clock", "security", "views", "checkpoint", "job", "trigger", "takers")
+    )
+    left = {(one.kind, one.where) for one in found if one.done is None}
+    assert left == {
+        ("version", "daemon:old"),
+        ("clock", connection.server.url),
+        ("trigger", "bad"),
+        ("takers", "w"),
+    }
+    assert {(one.kind, one.where) for one in await examine(connection, db)} == left
+    for job_id in ("orphan", "unclaimed"):
+        assert (await store.get(job_id)).state is State.QUEUED
+    bad = await store.get("bad")
+    assert bad.state is State.ERRORED
+    assert "worker" in str(bad.error)
+    for database, doc_id in ((jobs, "job-conflict"), (triggers, "trigger-conflict"), (control, "schedule:conflict")):
+        assert "_conflicts" not in await database.get(doc_id, conflicts=True)
+    assert (await control.get(f"checkpoint:{db.database('orders')}"))["seq"] == "0"
