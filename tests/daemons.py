@@ -13,11 +13,13 @@ from typing import Any
 class DaemonProcess:
     """`couchjobs run` as a process of its own, with its log in a file."""
 
-    def __init__(self, folder: Path, module: str, name: str, **environment: Any) -> None:
+    def __init__(
+        self, folder: Path, module: str, name: str, arguments: tuple[str, ...] = (), **environment: Any
+    ) -> None:
         self.log = folder / f"{name}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "couchjobs", "run", module],
+                [sys.executable, "-m", "couchjobs", "run", module, *arguments],
                 cwd=folder,
                 stdout=log,
                 stderr=log,

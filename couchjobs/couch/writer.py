@@ -23,6 +23,8 @@ import orjson
 from couchjobs.couch.database import Database, Document
 from couchjobs.errors import BadRequest, CouchError, Forbidden, NotFound, TooLarge, Unauthorized, Unavailable
 
+_MAX_ANSWER = 4_000_000
+
 
 class Written(Enum):
     """What became of a document that was written."""
@@ -124,14 +126,18 @@ class GroupWriter:
     async def _write_batch(self, batch: list[_Waiting]) -> None:
         body = b'{"docs":[' + b",".join(waiting.body for waiting in batch) + b"]}"
         try:
-            rows = await self.database.server.request("POST", f"{self.database.path}/_bulk_docs", body=body)
+            rows = await self.database.server.request(
+                "POST", f"{self.database.path}/_bulk_docs", body=body, max_answer=_MAX_ANSWER
+            )
             _answer_by_row(batch, rows)
         except NotFound as error:
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(NotFound(str(error), 404))
         except (BadRequest, TooLarge) as error:
-            if len(batch) > 1:
+            if not error.status:  # it is the answer that is too large: the write may have happened
+                _answer_all(batch, Written.UNKNOWN, str(error))
+            elif len(batch) > 1:
                 half = len(batch) // 2
                 await self._write_batch(batch[:half])
                 await self._write_batch(batch[half:])

@@ -17,6 +17,7 @@ from typing import Any
 from couchjobs.errors import AbortJob, BadTriggerError, MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.message import new_message, unmarshal
+from couchjobs.log import redact
 from couchjobs.timestamps import now
 from couchjobs.workers.config import WorkerConfig
 from couchjobs.workers.context import WorkerContext
@@ -190,12 +191,12 @@ def lower(allowed: float | None, wanted: float | None) -> float | None:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error in one line: its class and what it says."""
+    """Return the error in one line: its class and what it says, credentials in URLs left out."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001  an error that cannot even be told is an outcome all the same
         return type(error).__name__
-    text = text[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
+    text = redact(text[:_LONGEST_ERROR].encode("utf-8", "replace").decode())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -58,7 +58,7 @@ class Ground:
     killed: set[int] = field(default_factory=set)
     """The pids of daemons that were killed, stopped, or ended by their own worker functions."""
     expected: dict[str, str] = field(default_factory=dict)
-    """By id of the job: the state that it must end in."""
+    """By id of the job: the state that it must end in; `ended` is either."""
     recovery_s: float = 0.0
 
     def start(self, **settings: Any) -> DaemonProcess:
@@ -158,7 +158,7 @@ class Ground:
             job_id
             for job_id, state in self.expected.items()
             if job_id not in states
-            or (states[job_id] in ENDED and states[job_id] != state)
+            or (states[job_id] in ENDED and state not in (states[job_id], "ended"))
             or (state == "done" == states[job_id] and not ended[job_id])
         ]
         database = self.connection.database(self.connection.settings.tenant.database("jobs"))

@@ -124,17 +124,20 @@ async def bad_workers(ground: Ground) -> None:
     await ground.push(1, "exits", expected="errored")
     await ground.push(2, "never", expected="errored")
     await ground.push(2, "eats", expected="errored")
-    blocking = await ground.push(1, "blocks", message=ground.size.dead_after * 1.5)
+    blocking = await ground.push(1, "blocks", message=ground.size.dead_after * 1.5, expected="ended")
     await ground.push(ground.size.jobs)
     everything = asyncio.create_task(ground.until_ended([*ground.expected]))
+    recoveries: list[asyncio.Task[float]] = []
     while not everything.done():
         for daemon in [*ground.daemons]:
             if daemon.process.poll() is not None:
                 ground.killed.add(daemon.process.pid)
+                orphans = [one for one in ground.running(daemon.process.pid) if ground.expected[one] == "done"]
+                recoveries.append(asyncio.create_task(ground.until_ended(orphans)))
                 ground.daemons.remove(daemon)
                 ground.start()
         await asyncio.wait([everything], timeout=0.2)
-    ground.recovery_s = await everything
+    ground.recovery_s = max(await asyncio.gather(*recoveries), default=0.0)
     ground.killed |= {pid_of(daemon) for _, job_id, daemon, _ in ground.lines() if job_id in blocking}
 
 

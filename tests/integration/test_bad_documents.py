@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fault_proxy import Answer, FaultProxy
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
@@ -168,6 +169,48 @@ async def test_deep_documents_when_written_then_refused_and_everything_else_goes
         return any(document.get("event", {}).get("doc", {}).get("_id") == "flat" for document in found)
 
     await eventually(fired)
+
+
+async def test_answer_when_50_megabytes_then_not_read_and_nothing_lost(
+    connection: Connection, db: Prefixer, start: Start, server_url: str
+) -> None:
+    """Whoever sends it; the document says what became of the write."""
+    async with FaultProxy(server_url) as proxy:
+        swollen = 0
+
+        def swell(answer: Answer) -> None:
+            nonlocal swollen
+            if answer.path.endswith("_bulk_docs") and b'"echo"' in answer.sent and swollen < 3:
+                swollen += 1
+                answer.body = b'[{"x":"' + b"x" * 50_000_000 + b'"}]'
+
+        proxy.after = swell
+        await start(echo, url=proxy.url)
+        jobs = connection.database(db.database("jobs"))
+        await jobs.put({"_id": "a", "worker": "echo", "message": 1, "state": "queued"})
+        done = await wait(db, "a", 10)
+    assert (done.state, done.exec_count) == (State.DONE, 1)
+    assert swollen >= 2, "that of the claim, and that of the end"
+
+
+async def test_documents_when_8_megabytes_or_10000_deep_then_the_others_go_on(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Where CouchDB takes them at all."""
+    jobs = connection.database(db.database("jobs"))
+    head = b'{"worker":"echo","state":"queued","message":'
+    taken = []
+    for name, message in (("large", b'"' + b"x" * 7_900_000 + b'"'), ("deep", b"[" * 10_000 + b"]" * 10_000)):
+        try:
+            await connection.server.request("PUT", f"{jobs.path}/{name}", body=head + message + b"}")
+        except CouchError:
+            continue
+        taken.append(name)
+    await start(echo)
+    await jobs.put({"_id": "good", "worker": "echo", "message": 1, "state": "queued"})
+    assert (await wait(db, "good", 20)).state is State.DONE
+    if "large" in taken:
+        assert "bytes" in str((await wait(db, "large", 20)).error)
 
 
 async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on(
