@@ -17,6 +17,7 @@ from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.settings import Settings
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.pool import ChildPool
 
 _logger = get_logger(__name__)
 
@@ -69,10 +70,10 @@ async def system_start(broker: Broker, scheduler: Scheduler, workers_list: Worke
     return system
 
 
-async def run_daemon(settings: Settings, workers: WorkersList) -> None:
+async def run_daemon(settings: Settings, workers: WorkersList, pool: ChildPool | None = None) -> None:
     """Run a system until SIGTERM or SIGINT; a second one interrupts the running jobs."""
     async with connect(settings) as connection:
-        broker = CouchBroker(connection)
+        broker = CouchBroker(connection, pool=pool)
         asked = _signals(broker.hurry)
         with Watchdog():
             await _run_until_asked(broker, asked, connection, workers)

@@ -30,6 +30,7 @@ from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer
 from couchjobs.supervisor import Supervisor
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.pool import ChildPool
 from couchjobs.workers.worker import most_tries
 
 _logger = get_logger(__name__)
@@ -40,9 +41,19 @@ _CONFLICTS = "conflicts"
 class CouchBroker:
     """Takes jobs of one tenant into CouchDB, and runs those that its workers can do; built without the network."""
 
-    def __init__(self, connection: Connection, db: Prefixer | None = None, daemon: Daemon | None = None) -> None:
-        """Take the tenant of the settings unless `db` says another, and a daemon of its own unless one is given."""
+    def __init__(
+        self,
+        connection: Connection,
+        db: Prefixer | None = None,
+        daemon: Daemon | None = None,
+        pool: ChildPool | None = None,
+    ) -> None:
+        """Take the tenant of the settings unless `db` says another, and a daemon of its own unless one is given.
+
+        With a pool, worker functions run in its child processes, each of which has all the slots.
+        """
         self._connection = connection
+        self._pool = pool
         self._settings = connection.settings
         self._db = db or connection.settings.tenant
         self.daemon = daemon or Daemon(connection, self._db)
@@ -69,13 +80,14 @@ class CouchBroker:
         self._configs = workers
         if any(config.admin_only for config in workers):
             await self._admin_proof.load()
+        processes = self._pool.count if self._pool is not None else 1
         self._candidates = Candidates(
-            {config.worker_type: config.concurrency for config in workers},
+            {config.worker_type: processes * config.concurrency for config in workers},
             self._settings.max_candidates,
             self._settings.first_right_delay,
         )
         runner = self._runner = Runner(
-            self._connection, self.store, self.daemon, workers, self._wake.set, self._look_again
+            self._connection, self.store, self.daemon, workers, self._wake.set, self._look_again, self._pool
         )
         await runner.init_workers()
         self._intake = Intake(
@@ -83,6 +95,7 @@ class CouchBroker:
             self.daemon,
             self._candidates,
             workers,
+            runner.slots,
             self._settings,
             self._wake.set,
             runner.changed,

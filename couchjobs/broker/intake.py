@@ -43,6 +43,7 @@ _AHEAD = 3
 _MERGE_PAUSE_S = 0.05
 _SHORT_PAUSE_S = 0.01
 _FEW = 50
+_LEAST_AHEAD = 32
 _AT_REST = 4
 _NAMED = 1000
 _LOOK_AGAIN_S = 1.0
@@ -57,6 +58,7 @@ class Intake:
         daemon: this daemon, for the first right to a job.
         candidates: where they go.
         workers: the types that this daemon has.
+        slots: how many jobs this daemon runs at once.
         settings: of the process.
         found: called when there may be something to claim.
         running_changed: called with the document of a job that runs here and has been changed.
@@ -72,6 +74,7 @@ class Intake:
         daemon: Daemon,
         candidates: Candidates,
         workers: WorkersList,
+        slots: int,
         settings: Settings,
         found: Callable[[], None],
         running_changed: Callable[[Document], None],
@@ -96,9 +99,7 @@ class Intake:
         self._sweep_at_once = False
         self._sweep_soon = asyncio.Event()
         self._untaken: set[str] = set()
-        self.low_water = max(
-            1, min(settings.max_candidates // 2, max(32, sum(config.concurrency for config in workers)))
-        )
+        self.low_water = max(1, min(settings.max_candidates // 2, max(_LEAST_AHEAD, slots)))
         self.taken = asyncio.Event()
         """Set by the broker when it has taken candidates."""
 

@@ -15,6 +15,7 @@ from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.pool import ChildPool, RemoteTry
 from couchjobs.workers.worker import Try, Worker
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Runner:
         workers: the types that this daemon has.
         freed: called when a slot is free again.
         look_again: called with the id of a job that changed while it ran here, once it does not.
+        pool: child processes that run the functions; None: they run in this one.
     """
 
     def __init__(
@@ -50,24 +52,30 @@ class Runner:
         workers: WorkersList,
         freed: Callable[[], None],
         look_again: Callable[[str], None],
+        pool: ChildPool | None = None,
     ) -> None:
         self._connection = connection
         self._store = store
         self._daemon = daemon
         self._freed = freed
         self._look_again = look_again
+        self._pool = pool
         threads = sum(config.concurrency for config in workers if not config.is_coroutine)
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix=THREADS)
         self._workers = {config.worker_type: Worker(config, self._threads) for config in workers}
-        self._free = {config.worker_type: config.concurrency for config in workers}
+        processes = pool.count if pool is not None else 1
+        self._free = {config.worker_type: processes * config.concurrency for config in workers}
         self.slots = sum(self._free.values())
-        self._running: dict[str, Try | None] = {}
+        self._running: dict[str, Try | RemoteTry | None] = {}
         self._stirred: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def init_workers(self) -> None:
-        """Call each worker's `worker_init`, whose exceptions pass."""
+        """Call each worker's `worker_init`, whose exceptions pass; the children of a pool do so themselves."""
+        if self._pool is not None:
+            await self._pool.start()
+            return
         for worker in self._workers.values():
             await worker.init()
 
@@ -85,7 +93,7 @@ class Runner:
         """Claim the job, run it, and store its end, in a task of its own."""
         self._free[job.worker] -= 1
         self._running[job.id] = None
-        task = asyncio.create_task(self._process(job, self._workers[job.worker]), name=f"{TASKS} {job.id}")
+        task = asyncio.create_task(self._process(job), name=f"{TASKS} {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -122,11 +130,13 @@ class Runner:
                 for task in stuck:
                     _logger.error("does not end, and is left to itself", task=task.get_name())
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._pool is not None:
+            await self._pool.close()
 
-    async def _process(self, job: Job, worker: Worker) -> None:
+    async def _process(self, job: Job) -> None:
         """Take one job from candidate to end; its slot is free again once its function has ended, stored or not."""
         try:
-            outcome = await self._claim_and_run(job, worker)
+            outcome = await self._claim_and_run(job)
             if outcome is not None:
                 await self._write(job, outcome)
         except Exception:
@@ -138,15 +148,16 @@ class Runner:
                 self._stirred.discard(job.id)
                 self._look_again(job.id)
 
-    async def _claim_and_run(self, job: Job, worker: Worker) -> Outcome | None:
-        running: Try | None = None
+    async def _claim_and_run(self, job: Job) -> Outcome | None:
+        running: Try | RemoteTry | None = None
         try:
             if not await self._store.claim(job, self._daemon.id):
                 return None
             if self._closing or self._daemon.is_lost:
                 return Interrupted()
             self._connection.use()
-            running = self._running[job.id] = worker.begin(job, self._daemon.id)
+            begin = self._workers[job.worker].begin if self._pool is None else self._pool.begin
+            running = self._running[job.id] = begin(job, self._daemon.id)
             if job.id in self._stirred:
                 self.changed(await self._store.database.find(job.id) or {"_id": job.id})
             return await running.run()

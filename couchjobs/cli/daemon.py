@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -24,7 +22,8 @@ from couchjobs.log import configure_logging
 from couchjobs.settings import Settings
 from couchjobs.system import run_daemon
 from couchjobs.workers.config import WorkersList
-from couchjobs.workers.registry import get_workers_list, workers_of
+from couchjobs.workers.loading import load_workers
+from couchjobs.workers.pool import ChildPool
 
 _PARENT_LOOK_S = 0.5
 
@@ -36,6 +35,13 @@ def run(
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=0, help="Run the functions in so many processes, each with all slots."),
+    ] = 0,
+    max_jobs_per_child: Annotated[
+        int, typer.Option("--max-jobs-per-child", min=0, help="Replace a child after so many jobs; 0 for never.")
+    ] = 0,
     log_level: LogLevel = "info",
     as_json: Json = False,
 ) -> None:
@@ -47,48 +53,19 @@ def run(
     workers = load_workers(modules)
     if as_json:
         print_json({"pid": os.getpid(), "workers": workers.names()})
-    uvloop.run(_run_to_the_end(settings, workers))
+    uvloop.run(_run_to_the_end(settings, workers, modules, processes, log_level, max_jobs_per_child))
 
 
-async def _run_to_the_end(settings: Settings, workers: WorkersList) -> None:
+async def _run_to_the_end(
+    settings: Settings, workers: WorkersList, modules: list[str], processes: int, log_level: str, max_jobs: int
+) -> None:
     """Run the daemon; a worker function that ignores being cancelled must not keep the process alive."""
-    await run_daemon(settings, workers)
+    pool = ChildPool(processes, modules, workers, settings, log_level, max_jobs) if processes else None
+    await run_daemon(settings, workers, pool)
     names = [task.get_name() for task in asyncio.all_tasks()] + [thread.name for thread in threading.enumerate()]
     if any(name.startswith((TASKS, THREADS)) for name in names):
         sys.stderr.flush()
         os._exit(0)
-
-
-def load_workers(names: list[str]) -> WorkersList:
-    """Return the workers of these modules; the working directory is importable.
-
-    Raises:
-        ConfigurationError: a module cannot be imported, or there is no worker in them.
-    """
-    sys.path.insert(0, str(Path.cwd()))
-    modules = []
-    for name in names:
-        try:
-            modules.append(importlib.import_module(name.removeprefix("./").removesuffix(".py").replace("/", ".")))
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"module {name!r} cannot be imported: {error} (looked in {Path.cwd()} and the Python path)"
-            ) from error
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            line = getattr(error, "lineno", None) or where.lineno
-            file = getattr(error, "filename", None) or where.filename
-            raise ConfigurationError(
-                f"module {name!r} fails when it is imported: {type(error).__name__}: {error} ({file}, line {line})"
-            ) from error
-    workers = workers_of(*modules)
-    for config in get_workers_list():
-        workers.add(config)
-    if not len(workers):
-        raise ConfigurationError(f"there is no @worker function in {', '.join(names)}")
-    return workers
 
 
 def dev(

@@ -1,8 +1,8 @@
 """Jobs of dead daemons go back to the queue, or, when their tries are spent, to errored: "worker lost".
 
-Every daemon that claims jobs looks; of those, one has the first right to a dead one's jobs, and the revision fences
-the others out. A dead daemon is found by its beat that stands still; one whose document is gone altogether by the
-claims that name it, which are listed now and then.
+Every daemon that claims jobs looks; of those, one has the first right to a dead one's jobs, the others a little later,
+and the revision fences all but one out. A dead daemon is found by its beat that stands still; one whose document is
+gone altogether by the claims that name it, which are listed now and then.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 _LOOKS_A_DEATH = 30
+_ANYBODY_AFTER = 1.3
 _PAGE = 500
 
 
@@ -55,7 +56,7 @@ class Rescuer:
                 suspects |= {name for name in await claimants(self._store) if self._peers.is_dead(name)}
                 done.clear()
             for suspect in suspects - done:
-                if daemon.answers_for(suspect):
+                if daemon.answers_for(suspect) or self._peers.is_dead(suspect, _ANYBODY_AFTER):
                     if await daemon.is_surely_dead(suspect):
                         await self.rescue(suspect)
                     done.add(suspect)

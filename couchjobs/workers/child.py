@@ -1,0 +1,104 @@
+"""A child process of a daemon: it runs worker functions, and nothing else. `python -m couchjobs.workers.child FD`.
+
+It talks to its parent alone, over the socket FD; worker functions have a connection of their own to CouchDB. It ends
+when the parent closes the socket, or is gone. Signals are the parent's business: one that stops a whole group of
+processes must not end a job that may still go on for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import uvloop
+
+from couchjobs.couch.connection import connect
+from couchjobs.errors import ConfigurationError
+from couchjobs.jobs.job import Job
+from couchjobs.log import configure_logging, get_logger
+from couchjobs.settings import Settings
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.loading import load_workers
+from couchjobs.workers.wire import pack, receive, send, unpack
+from couchjobs.workers.worker import Try, Worker
+
+_logger = get_logger(__name__)
+
+
+class _Child:
+    def __init__(self, workers: WorkersList, settings: Settings, writer: asyncio.StreamWriter) -> None:
+        threads = sum(config.concurrency for config in workers if not config.is_coroutine)
+        pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="couchjobs worker")
+        self.workers = {config.worker_type: Worker(config, pool) for config in workers}
+        self._settings = settings
+        self._writer = writer
+        self._tries: dict[int, Try] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Do what the parent wants: begin a try, or stop one."""
+        number = message["try"]
+        if "job" in message:
+            task = asyncio.create_task(self._run(number, message), name=f"couchjobs job {message['job']['_id']}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif number in self._tries:
+            self._tries[number].stop(unpack(message["stop"]))  # type: ignore[arg-type]
+
+    async def _run(self, number: int, message: dict[str, Any]) -> None:
+        job = Job.from_document(message["job"], go_durations=self._settings.go_durations)
+        running = self._tries[number] = self.workers[job.worker].begin(job, message["daemon"])
+        try:
+            outcome = await running.run()
+        finally:
+            del self._tries[number]
+        busy = running.thread is not None and not running.thread.done()
+        send(self._writer, {"try": number, "outcome": pack(outcome), "busy": busy})
+        if running.thread is not None and busy:
+            running.thread.add_done_callback(lambda _: send(self._writer, {"try": number, "free": True}))
+
+
+async def _serve(handle: int) -> None:
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=handle))
+    hello = await receive(reader)
+    if hello is None:
+        return
+    configure_logging(hello["log_level"])
+    settings = Settings(**hello["settings"])
+    async with connect(settings):
+        try:
+            child = _Child(load_workers(hello["modules"]), settings, writer)
+            for worker in child.workers.values():
+                await worker.init()
+        except Exception as error:  # noqa: BLE001  the parent says so, and does not start
+            send(writer, {"failed": str(error) if isinstance(error, ConfigurationError) else repr(error)})
+            await writer.drain()
+            return
+        send(writer, {"ready": True})
+        while (message := await receive(reader)) is not None:
+            child.take(message)
+
+
+def main() -> None:
+    """Serve the parent until it has gone; whatever still runs then is the others' to do again."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        uvloop.run(_ending(_serve(int(sys.argv[1]))))
+    except KeyboardInterrupt:
+        os._exit(1)
+
+
+async def _ending(serving: Any) -> None:
+    await serving
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The workers of a program: what the modules that it names declare."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from couchjobs.errors import ConfigurationError
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.registry import get_workers_list, workers_of
+
+
+def load_workers(names: Iterable[str]) -> WorkersList:
+    """Return the workers of these modules; the working directory is importable.
+
+    Raises:
+        ConfigurationError: a module cannot be imported, or there is no worker in them.
+    """
+    sys.path.insert(0, str(Path.cwd()))
+    modules = []
+    for name in names:
+        try:
+            modules.append(importlib.import_module(name.removeprefix("./").removesuffix(".py").replace("/", ".")))
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"module {name!r} cannot be imported: {error} (looked in {Path.cwd()} and the Python path)"
+            ) from error
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            line = getattr(error, "lineno", None) or where.lineno
+            file = getattr(error, "filename", None) or where.filename
+            raise ConfigurationError(
+                f"module {name!r} fails when it is imported: {type(error).__name__}: {error} ({file}, line {line})"
+            ) from error
+    workers = workers_of(*modules)
+    for config in get_workers_list():
+        workers.add(config)
+    if not len(workers):
+        raise ConfigurationError(f"there is no @worker function in {', '.join(names)}")
+    return workers
