@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.admission import check_admin, is_wanted
@@ -35,6 +37,7 @@ from couchjobs.workers.worker import most_tries
 
 _logger = get_logger(__name__)
 _LOOKS_A_DEATH = 30
+_PUSHED_TOGETHER = 2000
 _CONFLICTS = "conflicts"
 
 
@@ -163,6 +166,17 @@ class CouchBroker:
             job.document()["admin_proof"] = job.admin_proof = self._admin_proof.of(job)
         return job if await self.store_job(job) is not False else None
 
+    async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
+        """Store many jobs in few requests; return for each the job, None where it is skipped, or what refused it."""
+        answers: list[Job | Exception | None] = []
+        for some in _in_parts(requests, _PUSHED_TOGETHER):
+            found = await asyncio.gather(*(self.push_job(db, one) for one in some), return_exceptions=True)
+            for answer in found:
+                if isinstance(answer, BaseException) and not isinstance(answer, Exception):
+                    raise answer
+                answers.append(answer)
+        return answers
+
     async def store_job(self, job: Job) -> bool | None:
         """Store a job for whichever daemon has its worker; None where it was there already, False where it is skipped.
 
@@ -273,3 +287,9 @@ class CouchBroker:
             await audit_own_claims(self.store, self.daemon.id, self._settings.audit_grace, runner.runs)
             if self.daemon.answers_for(_CONFLICTS):
                 await reap(self.store, self.daemon.peers, await conflicted(self.store))
+
+
+def _in_parts(requests: Iterable[JobRequest], size: int) -> Iterator[list[JobRequest]]:
+    rest = iter(requests)
+    while part := list(islice(rest, size)):
+        yield part

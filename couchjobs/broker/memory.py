@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -100,6 +100,16 @@ class MemBroker:
         self.jobs[job.id] = job
         await self._notify()
         return job
+
+    async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
+        """Take many jobs; return for each the job, None where it is skipped, or what refused it."""
+        answers: list[Job | Exception | None] = []
+        for request in requests:
+            try:
+                answers.append(await self.push_job(db, request))
+            except Exception as error:  # noqa: BLE001  each has its own answer
+                answers.append(error)
+        return answers
 
     async def worker_queue_len(self, worker_type: str) -> int:
         """Return how many jobs of that type are queued.

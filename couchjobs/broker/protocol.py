@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from couchjobs.jobs.job import Job
@@ -35,6 +36,9 @@ class Broker(Protocol):
             UnknownWorkerError: no worker of that type is registered.
             AdminOnlyError: the worker takes only requests of administrators.
         """
+
+    async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
+        """Store many jobs together; return for each the job, None where it is skipped, or what refused it."""
 
     async def worker_queue_len(self, worker_type: str) -> int:
         """Return how many jobs of that type are queued.

@@ -87,8 +87,9 @@ class JobStore:
             BadDocumentError: it cannot be run, and why.
         """
         try:
-            size = len(orjson.dumps(document.get("message")))
-            orjson.dumps(document)
+            size = len(orjson.dumps(document))
+            if size > self._max_message:
+                size = len(orjson.dumps(document.get("message")))
         except TypeError as error:
             raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
         job = Job.from_document(document, go_durations=self._go_durations)

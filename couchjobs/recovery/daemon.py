@@ -143,7 +143,7 @@ class Daemon:
 
     def has_first_right(self, job_id: str, worker_type: str) -> bool:
         """Return whether this daemon, among the living ones with that worker, has the first right to the job."""
-        return first_right(job_id, self.living(worker_type)) == self.id
+        return self.peers.none or first_right(job_id, self.living(worker_type)) == self.id
 
     def fires(self, key: str) -> bool:
         """Return whether this daemon, among those that fire triggers, has the first right to one, or to a feed.

@@ -41,6 +41,11 @@ class Peers:
         self._absent: dict[str, float] = {}
         self._sees_since = time.monotonic()
 
+    @property
+    def none(self) -> bool:
+        """Return whether no other daemon is known."""
+        return not self._peers
+
     def note(self, documents: Iterable[Document], *, moved: bool) -> bool:
         """Take note of daemon documents, as read at the start or as changed since; return whether one is new."""
         new = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,6 +15,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Flags:
+    """What all copies of a context share: plain attributes, which threads may read and set."""
+
+    __slots__ = ("cancelled", "no_retry")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.no_retry = False
+
+
 class WorkerContext:
     """One try of one job. The same object is given to all hooks of the try, unless one returns another."""
 
@@ -26,8 +35,7 @@ class WorkerContext:
         """Whatever `worker_start` wants `worker_func` to have."""
         self.deadline: float | None = None
         """When the try must end, by `time.monotonic()`; None: no limit."""
-        self._no_retry = threading.Event()
-        self._cancelled = threading.Event()
+        self._flags = _Flags()
 
     @property
     def id(self) -> str:
@@ -57,20 +65,20 @@ class WorkerContext:
     @property
     def no_retry(self) -> bool:
         """Return whether `set_no_retry` was called."""
-        return self._no_retry.is_set()
+        return self._flags.no_retry
 
     def set_no_retry(self) -> None:
         """Make a failure of this try the last one."""
-        self._no_retry.set()
+        self._flags.no_retry = True
 
     @property
     def cancelled(self) -> bool:
         """Return whether a plain function should end: the job was cancelled, ran out of time, or the daemon stops."""
-        return self._cancelled.is_set()
+        return self._flags.cancelled
 
     def cancel(self) -> None:
         """Ask the function to end; `cancelled` is true from now on."""
-        self._cancelled.set()
+        self._flags.cancelled = True
 
     def with_cookie(self, cookie: Any) -> Self:
         """Return this context with that cookie."""

@@ -104,7 +104,7 @@ class Try:
                 if self._stopped_as is not None:
                     raise asyncio.CancelledError
                 if seconds is not None:
-                    self._context = self._context.with_timeout(seconds)
+                    self._context.deadline = time.monotonic() + seconds
                 return await self._call(limit)
         except TimeoutError as error:
             if not limit.expired():

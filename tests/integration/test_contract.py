@@ -169,6 +169,20 @@ async def test_push_when_it_must_not_be_then_refused(kind: Kind) -> None:
     assert (await kind.end("choosy", "take")).state is State.DONE
 
 
+async def test_push_jobs_when_many_then_each_has_its_answer(kind: Kind) -> None:
+    """Stored, skipped or refused, in the order of the requests."""
+    requests = [JobRequest(worker_type="echo", message=number) for number in range(300)]
+    requests[7] = JobRequest(worker_type="nothing")
+    requests[8] = JobRequest(worker_type="choosy", message="skip")
+    answers = await kind.broker.push_jobs(kind.db, iter(requests))
+    assert isinstance(answers[7], UnknownWorkerError)
+    assert answers[8] is None
+    jobs = [answer for answer in answers if isinstance(answer, Job)]
+    assert [job.message for job in jobs] == [number for number in range(300) if number not in (7, 8)]
+    for job in jobs:
+        assert (await kind.ended(job.id)).state is State.DONE
+
+
 async def test_broker_when_asked_then_its_types_and_queue_lengths(kind: Kind) -> None:
     """A job that waits for its time is queued."""
     assert kind.broker.workers_types() == ["admins", "choosy", "echo", "endless", "plain"]
