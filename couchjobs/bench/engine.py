@@ -10,12 +10,17 @@ from contextlib import asynccontextmanager
 from couchjobs.bench.limit import job_documents, write_all
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
+from couchjobs.jobs.request import JobRequest
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import WorkerContext
 
 _SLOTS = 1000
 _SINGLE_JOBS = 200
+_PUSHERS = 16
+_HALF_LOAD_S = 5.0
+_LONGEST_COMPACTION = 60
 
 
 class Counter:
@@ -84,3 +89,49 @@ async def measure_end_to_end(connection: Connection, db: Prefixer, count: int) -
         await write_all(database, documents)
         await counter.wait(broker, _SINGLE_JOBS + count)
         return count / (time.perf_counter() - started), latencies
+
+
+async def measure_enqueue(connection: Connection, db: Prefixer, count: int) -> tuple[float, float]:
+    """Return the jobs a second of `push_jobs`, and of 16 programs that push one job after another."""
+    broker = CouchBroker(connection, db)
+    started = time.perf_counter()
+    await broker.push_jobs(db, (JobRequest(worker_type="none", message=number) for number in range(count)))
+    bulk = count / (time.perf_counter() - started)
+
+    async def push() -> None:
+        for number in range(count // _PUSHERS // 4):
+            await broker.push_job(db, JobRequest(worker_type="none", message=number))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(push() for _ in range(_PUSHERS)))
+    return bulk, _PUSHERS * (count // _PUSHERS // 4) / (time.perf_counter() - started)
+
+
+async def measure_half_load(connection: Connection, db: Prefixer, jobs_per_s: float) -> list[float]:
+    """Return the latencies in s, from the request to the start, while so many jobs a second are written for 5 s."""
+    database = connection.database(db.database(connection.settings.jobs_doctype))
+    writer = connection.writer(database.name)
+    counter = Counter()
+    sent: dict[str, float] = {}
+    async with _daemon(connection, db, counter) as broker:
+        documents = job_documents(int(jobs_per_s * _HALF_LOAD_S), "noop")
+        started = time.perf_counter()
+        for number, document in enumerate(documents):
+            ahead = started + number / jobs_per_s - time.perf_counter()
+            if ahead > 0:
+                await asyncio.sleep(ahead)
+            sent[document["_id"]] = time.perf_counter()
+            writer.submit(document)
+        await counter.wait(broker, len(documents))
+    return [counter.begun[job_id] - at for job_id, at in sent.items()]
+
+
+async def measure_bytes(database: Database) -> float:
+    """Return the bytes on disk of one document of the database, after compaction; 0 where the server does not say."""
+    await database.server.request("POST", f"{database.path}/_compact", body=b"{}")
+    for _ in range(_LONGEST_COMPACTION):
+        info = await database.info()
+        if not info.get("compact_running"):
+            return float(info.get("sizes", {}).get("file", 0)) / max(1, int(info["doc_count"]))
+        await asyncio.sleep(1)
+    return 0.0

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from couchjobs.bench.engine import measure_drain, measure_end_to_end
+from couchjobs.bench.engine import (
+    measure_bytes,
+    measure_drain,
+    measure_end_to_end,
+    measure_enqueue,
+    measure_half_load,
+)
 from couchjobs.bench.limit import measure_limit
+from couchjobs.bench.scale import scale
 from couchjobs.couch.connection import connect
 from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
@@ -32,27 +41,44 @@ class BenchResult:
     drain_jobs_per_s: float
     end_to_end_jobs_per_s: float
     latency_ms: Percentiles
+    latency_at_half_load_ms: Percentiles
     drain_ratio: float
     end_to_end_ratio: float
+    enqueue_jobs_per_s: dict[str, float]
+    """`bulk` by `push_jobs`, `single` by 16 concurrent programs."""
+    cpu_ms_per_job: float
+    """Of the daemon, while it drains the queue."""
+    bytes_per_job: float
+    """On disk, after compaction; 0 where the server does not say."""
+    memory_mb: float
+    """The most that this process has had."""
+    scale: dict[str, dict[str, float]] | None = None
+    """Drain with 1, 2, 4, 8 `daemons` or child `processes`, as shares of one; `busy_processes`: 20 ms of CPU a job."""
 
     def as_json(self) -> dict[str, object]:
         """Return the result as JSON has it."""
         return asdict(self)
 
 
-async def run_bench(settings: Settings, jobs: int) -> BenchResult:
-    """Measure and return the result."""
+async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> BenchResult:
+    """Measure and return the result; `scaled`: with several processes and daemons too, which takes minutes."""
     name = f"bench-{secrets.token_hex(4)}"
     settings = settings.model_copy(update={"control_db": f"{name}-control"})
-    tenants = [Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "end")]
+    tenants = [Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "end", "half", "push")]
     async with connect(settings) as connection:
         welcome = await connection.server.welcome()
         try:
             for tenant in tenants:
                 await install(connection, tenant)
             limit = await measure_limit(connection.database(tenants[0].database(settings.jobs_doctype)), jobs)
+            cpu = time.process_time()
             drain = await measure_drain(connection, tenants[1], jobs)
+            cpu = time.process_time() - cpu
             end_to_end, latencies = await measure_end_to_end(connection, tenants[2], jobs)
+            at_half_load = await measure_half_load(connection, tenants[3], end_to_end / 2)
+            bulk, single = await measure_enqueue(connection, tenants[4], jobs)
+            on_disk = await measure_bytes(connection.database(tenants[1].database(settings.jobs_doctype)))
+            shares = await scale(connection, name, jobs) if scaled else None
         finally:
             for tenant in tenants:
                 for doctype in (settings.jobs_doctype, settings.triggers_doctype):
@@ -66,8 +92,14 @@ async def run_bench(settings: Settings, jobs: int) -> BenchResult:
         drain_jobs_per_s=round(drain, 1),
         end_to_end_jobs_per_s=round(end_to_end, 1),
         latency_ms=Percentiles(percentile(latencies, 0.5), percentile(latencies, 0.99)),
+        latency_at_half_load_ms=Percentiles(percentile(at_half_load, 0.5), percentile(at_half_load, 0.99)),
         drain_ratio=round(drain / limit, 3),
         end_to_end_ratio=round(end_to_end / limit, 3),
+        enqueue_jobs_per_s={"bulk": round(bulk, 1), "single": round(single, 1)},
+        cpu_ms_per_job=round(1000 * cpu / jobs, 3),
+        bytes_per_job=round(on_disk, 1),
+        memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        scale=shares,
     )
 
 

@@ -19,6 +19,9 @@ from couchjobs.log import configure_logging
 
 def bench(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="How many jobs each measurement takes.")] = 5000,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="Also with 2, 4 and 8 child processes and daemons; takes minutes.")
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -28,13 +31,12 @@ def bench(
     """
     configure_logging("warning")
     if url is not None or "COUCHJOBS_URL" in os.environ:
-        result = uvloop.run(run_bench(settings_of(url, None, None), jobs))
+        result = uvloop.run(run_bench(settings_of(url, None, None), jobs, scaled=scale))
     else:
         print("couchjobs: no COUCHJOBS_URL: measuring the embedded server, in memory", file=sys.stderr)
         with EmbeddedServer() as server:
-            result = uvloop.run(
-                run_bench(settings_of(server.bare_url, None, None).model_copy(update={"url": server.url}), jobs)
-            )
+            settings = settings_of(server.bare_url, None, None).model_copy(update={"url": server.url})
+            result = uvloop.run(run_bench(settings, jobs, scaled=scale))
     if as_json:
         print_json(result.as_json())
     else:
@@ -56,6 +58,13 @@ def _print_table(result: BenchResult) -> None:
     )
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
+    for when, latency in (("at rest", result.latency_ms), ("at half load", result.latency_at_half_load_ms)):
+        console.print(f"latency {when}, from document to start: p50 {latency.p50} ms, p99 {latency.p99} ms")
+    pushed = result.enqueue_jobs_per_s
+    console.print(f"pushing: {pushed['bulk']:,.0f} jobs/s together, {pushed['single']:,.0f} jobs/s one by one from 16")
     console.print(
-        f"latency at rest, from document to start: p50 {result.latency_ms.p50} ms, p99 {result.latency_ms.p99} ms"
+        f"{result.cpu_ms_per_job} ms of the daemon's CPU and {result.bytes_per_job:,.0f} bytes on disk a job, "
+        f"{result.memory_mb:.0f} MB of memory"
     )
+    for kind, shares in (result.scale or {}).items():
+        console.print(f"{kind.replace('_', ' ')}: " + ", ".join(f"{n}: {share}" for n, share in shares.items()))

@@ -210,6 +210,12 @@ async def test_bench_when_run_small_then_all_keys(connection: Connection, run: R
         "latency_ms",
         "drain_ratio",
         "end_to_end_ratio",
+        "latency_at_half_load_ms",
+        "enqueue_jobs_per_s",
+        "cpu_ms_per_job",
+        "bytes_per_job",
+        "memory_mb",
+        "scale",
     }
     assert result["latency_ms"].keys() == {"p50", "p99"}
     assert set(await connection.server.all_databases()) <= before
