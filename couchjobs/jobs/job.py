@@ -130,6 +130,7 @@ class Job(BaseModel):
     message: Any = None
     event: dict[str, Any] | None = None
     payload: Any = None
+    payload_ids: list[str] | None = None
     manual_execution: bool = False
     debounced: bool = False
     options: JobOptions | None = None

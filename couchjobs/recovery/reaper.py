@@ -1,7 +1,8 @@
 """Conflicted job documents of a cluster: the branch that counts wins, and the losing leaves are deleted.
 
 A leaf counts more that has ended, or that a living daemon runs: an ended one is extended until it wins; a running one
-wins by its owner's next write, and is waited for. The winner, as CouchDB itself determines it, is never deleted, so
+wins by its owner's next write, and is waited for. Payloads that a losing leaf of a queued job holds alone are kept. The
+winner, as CouchDB itself determines it, is never deleted, so
 that of all leaves, whoever else deletes some at the same time, one stays.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from couchjobs.couch.database import generation
 from couchjobs.couch.settle import settle
 from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.payloads import missing
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.peers import Peers
@@ -53,6 +55,10 @@ async def _settle(store: JobStore, peers: Peers, job_id: str) -> bool:
         if _is_run(winner, peers) or not await _extend(store, ended[0], winner):
             return False
         losers = [winner, *(leaf for leaf in losers if leaf is not ended[0])]
+    elif winner.get("state") == State.QUEUED and (more := missing(winner, losers)) is not None:
+        answer = await settle(store.writer, {**winner, **more})
+        if not answer.stored:
+            return False
     for leaf in losers:
         await settle(store.writer, {"_id": job_id, "_rev": leaf["_rev"], "_deleted": True})
     return True

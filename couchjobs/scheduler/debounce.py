@@ -13,6 +13,7 @@ rather than one too few.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,13 @@ import orjson
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.settle import settle_allowed
-from couchjobs.errors import Conflict
+from couchjobs.errors import Conflict, NotFound
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.payloads import as_changes, gathered
 from couchjobs.jobs.request import new_job
 from couchjobs.prefixer import Prefixer
+from couchjobs.recovery.reaper import reap
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
 
@@ -46,7 +49,7 @@ class Debouncer:
         self._writer = connection.writer(self._control.name)
         self._prefix = f"debounce:{db.database(connection.settings.triggers_doctype)}:"
         self._largest = connection.settings.max_message_bytes
-        self._waiting: defaultdict[str, list[tuple[Any, asyncio.Future[Job]]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[tuple[str, Any, asyncio.Future[Job]]]] = defaultdict(list)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def fire(self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False) -> Job:
@@ -57,30 +60,42 @@ class Debouncer:
             Unavailable: CouchDB does not answer; the firing may be in the job or not.
         """
         joined: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        self._waiting[infos.id].append((payload, joined))
+        self._waiting[infos.id].append((secrets.token_hex(4), payload, joined))
         async with self._locks[infos.id]:
             if not joined.done():
                 together = self._waiting.pop(infos.id)
                 try:
-                    job = await self._fire_together(infos, [payload for payload, _ in together], manual=manual)
+                    payloads = {name: payload for name, payload, _ in together}
+                    job = await self._fire_together(infos, payloads, manual=manual)
                 except BaseException:
-                    self._waiting[infos.id][:0] = [one for one in together if one[1] is not joined]
+                    self._waiting[infos.id][:0] = [one for one in together if one[2] is not joined]
                     raise
-                for _, waiting in together:
+                for _, _, waiting in together:
                     if not waiting.done():
                         waiting.set_result(job)
         return await joined
 
-    async def _fire_together(self, infos: TriggerInfos, payloads: list[Any], *, manual: bool) -> Job:
+    async def _fire_together(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool) -> Job:
         while True:
             state = await self._control.find(self._prefix + infos.id)
             job = await self._join(state, infos, payloads, manual=manual) if state is not None else None
-            if job is not None:
+            if job is None:
+                window = await self._open(state, infos)
+                job = await self._make(window, infos, payloads, manual=manual) if window is not None else None
+            if job is not None and (infos.type != _APPENDS or await self._holds(job, payloads)):
                 return job
-            window = await self._open(state, infos)
-            job = await self._make(window, infos, payloads, manual=manual) if window is not None else None
-            if job is not None:
-                return job
+
+    async def _holds(self, job: Job, payloads: dict[str, Any]) -> bool:
+        """Return whether the job as CouchDB has it holds the payloads; on a cluster, it may have taken two writes."""
+        store = self._broker.store
+        try:
+            present = await store.database.get(job.id, conflicts=True)
+            if "_conflicts" in present:
+                await reap(store, self._broker.daemon.peers, [job.id])
+                present = await store.database.get(job.id)
+        except NotFound:
+            return True  # done and deleted already
+        return payloads.keys() <= gathered(present).keys()
 
     async def _open(self, state: Document | None, infos: TriggerInfos) -> Document | None:
         """Return the window that was opened, None where another daemon was quicker."""
@@ -91,7 +106,9 @@ class Debouncer:
         answer = await settle_allowed(self._writer, window)
         return window if answer.stored else None
 
-    async def _join(self, state: Document, infos: TriggerInfos, payloads: list[Any], *, manual: bool) -> Job | None:
+    async def _join(
+        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool
+    ) -> Job | None:
         """Return the job of the window, with this firing in it; None where the window is closed or full."""
         document = await self._broker.store.database.find(state["job_id"])
         if document is None:
@@ -103,19 +120,23 @@ class Debouncer:
             return None
         if infos.type != _APPENDS:
             return job
-        all_payloads = [*(job.payload or {}).get("payloads", []), *payloads]
-        if len(orjson.dumps(all_payloads)) > self._largest:
+        together = as_changes(gathered(document) | payloads)
+        if len(orjson.dumps(together)) > self._largest:
             return None
         try:
-            await self._broker.store.update(job, payload={"payloads": all_payloads})
+            await self._broker.store.update(job, **together)
         except Conflict:
             return await self._join(state, infos, payloads, manual=manual)
         return job
 
-    async def _make(self, state: Document, infos: TriggerInfos, payloads: list[Any], *, manual: bool) -> Job | None:
+    async def _make(
+        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool
+    ) -> Job | None:
         until = parse_time(state["until"])
-        more = {"payload": {"payloads": payloads}} if infos.type == _APPENDS else {}
-        request = infos.job_request(id=state["job_id"], scheduled_at=until, debounced=True, manual=manual, **more)
+        request = infos.job_request(id=state["job_id"], scheduled_at=until, debounced=True, manual=manual)
         job = new_job(self._db, request)
+        if infos.type == _APPENDS:
+            together = as_changes(payloads)
+            job.payload, job.payload_ids = together["payload"], together["payload_ids"]
         made = await self._broker.store_job(job)
         return await self._join(state, infos, payloads, manual=manual) if made is None else job

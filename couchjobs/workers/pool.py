@@ -65,7 +65,8 @@ class RemoteTry:
         send(child.writer, {"try": self._number, "job": self._job.document(), "daemon": self._daemon})
         options = self._job.options or JobOptions()
         seconds = lower(self._config.timeout, options.timeout)
-        done, _ = await asyncio.wait([self._outcome], timeout=None if seconds is None else seconds + _STUCK_AFTER_S)
+        longest = None if seconds is None else 2 * seconds + _STUCK_AFTER_S  # the function, and its worker_commit
+        done, _ = await asyncio.wait([self._outcome], timeout=longest)
         if not done:
             _logger.error("child does not end a try in time, and is killed", job=self._job.id, pid=child.process.pid)
             child.process.kill()
@@ -139,6 +140,7 @@ class ChildPool:
         self._tasks = Supervisor()
         self._changed = asyncio.Condition()
         self._failed: str | None = None
+        self._started = False
 
     async def start(self) -> None:
         """Start the children and wait until all are ready.
@@ -153,6 +155,7 @@ class ChildPool:
         if self._failed is not None:
             await self.close()
             raise ConfigurationError(f"a child process cannot start: {self._failed}")
+        self._started = True
 
     async def close(self) -> None:
         """End all children, whatever they do."""
@@ -176,12 +179,13 @@ class ChildPool:
 
     async def _keep_child(self) -> None:
         loop, deaths = asyncio.get_running_loop(), 0
-        while self._failed is None:
+        while True:
             began = loop.time()
             child = await self._spawn()
-            if child is None:
+            if child is not None:
+                await self._listen(child)
+            elif not self._started:
                 return
-            await self._listen(child)
             deaths = deaths + 1 if loop.time() - began < _QUICK_DEATH_S else 0
             if deaths > 1:
                 await asyncio.sleep(backoff(deaths))
@@ -197,6 +201,7 @@ class ChildPool:
         answer = await receive(reader)
         if answer is None or "failed" in answer:
             self._failed = answer["failed"] if answer else f"it ended at once, with {await process.wait()}"
+            _logger.error("a child process cannot start", reason=self._failed)
             async with self._changed:
                 self._changed.notify_all()
             return None

@@ -64,7 +64,7 @@ def spoilt(chance: random.Random, base: dict[str, Any], fields: list[str]) -> di
     return document
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 async def test_daemon_when_10000_odd_documents_are_written_then_each_bad_one_has_its_reason(
     connection: Connection, db: Prefixer, start: Callable[..., Any]
 ) -> None:
@@ -96,7 +96,7 @@ async def test_daemon_when_10000_odd_documents_are_written_then_each_bad_one_has
         writes.append(connection.writer(connection.control.name).write({**document, "_id": doc_id}))
     assert all(answer.stored for answer in await asyncio.gather(*writes))
     await store.database.put({**JOB, "_id": "good"})
-    assert (await wait(db, "good", 60)).state is State.DONE
+    assert (await wait(db, "good", 200)).state is State.DONE
 
     async def unsettled() -> list[str]:
         found = []
@@ -114,7 +114,7 @@ async def test_daemon_when_10000_odd_documents_are_written_then_each_bad_one_has
     async def settled() -> bool:
         return await unsettled() == []
 
-    await eventually(settled, 120)
+    await eventually(settled, 200)
     async for documents in store.database.all_docs():
         assert all(document.get("error") for document in documents if document.get("state") == "errored")
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import JobNotFoundError
@@ -29,9 +30,16 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def store(connection: Connection, db: Prefixer, documents: list[dict[str, Any]]) -> None:
-    """Store these documents."""
+    """Store these documents, and wait until each copy of the index, which a cluster has several of, knows them."""
     writer = connection.writer(db.database("jobs"))
     await asyncio.gather(*(writer.write(document) for document in documents))
+
+    async def indexed() -> bool:
+        counts = [await writer.database.reduced("jobs/by_state", ["w"], ["x"]) for _ in range(5)]
+        mine = sum(document["worker"] == "w" for document in documents)
+        return all(rows and rows[0]["value"] == mine for rows in counts)
+
+    await eventually(indexed)
 
 
 def job(number: int, state: str = "done", **more: Any) -> dict[str, Any]:

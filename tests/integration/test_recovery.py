@@ -147,12 +147,35 @@ async def test_reap_when_jobs_are_in_conflict_then_the_branch_that_counts_stays(
     peers = Peers("own", dead_after=1000)
     peers.note([{"_id": f"daemon:{neighbour.id}", "beat": 1}], moved=True)
     peers.is_dead = lambda daemon, times=1.0: daemon == GHOST  # type: ignore[method-assign]
-    assert await conflicted(store) == ["job"]
+    await eventually(lambda: conflicted(store))
     assert await reap(store, peers, ["job"]) == (len(left) == 1)
     present = [leaf["state"] for leaf in await store.database.leaves("job") if not leaf.get("_deleted")]
     assert sorted(present) == left
     assert (await store.get("job")).state == left[0]
-    assert await conflicted(store) == (["job"] if len(left) > 1 else [])
+
+    async def indexed() -> bool:
+        return await conflicted(store) == (["job"] if len(left) > 1 else [])
+
+    await eventually(indexed)
+
+
+async def test_reap_when_both_branches_gathered_payloads_then_all_are_kept(
+    connection: Connection, db: Prefixer, neighbour: Daemon
+) -> None:
+    """Each once, however often."""
+    store = JobStore(connection, db)
+    docs = []
+    for name, numbers in (("f", (1, 2)), ("a", (1, 3)), ("b", (1, 2, 4))):
+        together = {"payload": {"payloads": [*numbers]}, "payload_ids": [f"p{number}" for number in numbers]}
+        fields = {"_id": "hook", "worker": "w", "message": None, "state": "queued", **together}
+        revisions = {"start": 2, "ids": [name * 32, "1" * 32]}
+        docs.append({**fields, "_rev": f"2-{name * 32}", "_revisions": revisions})
+    body = orjson.dumps({"docs": docs, "new_edits": False})
+    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
+    assert await reap(store, neighbour.peers, ["hook", "hook"]) == 2
+    (leaf,) = [leaf for leaf in await store.database.leaves("hook") if not leaf.get("_deleted")]
+    assert sorted(leaf["payload"]["payloads"]) == [1, 2, 3, 4]
+    assert leaf["payload_ids"] == [f"p{number}" for number in leaf["payload"]["payloads"]]
 
 
 async def test_daemon_when_it_cannot_beat_then_stops_its_jobs_before_others_take_them(
