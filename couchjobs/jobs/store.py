@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -65,6 +66,8 @@ class JobStore:
         self.writer = connection.writer(self.database.name)
         self.own_revisions = RecentRevisions()
         """Revisions that this process wrote and that nobody need look at: claims and ends."""
+        self.doubtful: dict[str, float] = {}
+        """Jobs that this process may have claimed and does not own, and since when, by `time.monotonic()`."""
         self._go_durations = connection.settings.go_durations
         self._max_message = connection.settings.max_message_bytes
         self._patience_s = connection.settings.request_timeout
@@ -168,6 +171,8 @@ class JobStore:
         if answer.written is not Written.OK:
             if answer.written is Written.FORBIDDEN:
                 _logger.warning("claim refused", job=job.id, reason=answer.reason)
+            elif answer.written is Written.ACCEPTED:
+                self.doubtful[job.id] = time.monotonic()
             return False
         job.moved(changes, document, answer.rev)
         self.own_revisions.add(answer.rev)

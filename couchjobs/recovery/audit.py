@@ -1,8 +1,9 @@
-"""A daemon's audit of itself: jobs whose documents name it as claimant, and that it does not run, go back to the queue.
+"""A daemon's audit of itself: jobs whose documents name it as claimant, and that it does not run, are given up.
 
 That happens where a claim was stored although its answer said otherwise: a lost answer, or a cluster that told all
-claimants `accepted`. The feed shows such a job soon; the view of claims, read now and then, shows it in any case. By
-the view, a claim that is younger than the grace period is left alone, for an index may be behind.
+claimants `accepted`. What to do depends on the other branches of the document. A branch that loses is withdrawn by its
+claimant. One that wins goes back to the queue as soon as it is alone: the claimant of another one either owns the job,
+and its end will win, or withdraws. So of all branches one always stays.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from couchjobs.couch.settle import settle
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
@@ -29,38 +31,37 @@ def is_claimed_by(document: Document, daemon: str) -> bool:
 
 
 async def audit_own_claims(store: JobStore, daemon: str, grace_s: float, runs: Callable[[str], bool]) -> int:
-    """Put back what `daemon` has claimed, longer ago than `grace_s`, and does not run; return how many jobs that were.
+    """Give up what `daemon` has claimed, longer ago than `grace_s`, and does not run; return how many jobs that were.
 
     Args:
         store: the jobs.
         daemon: this daemon's id.
-        grace_s: seconds, by this daemon's own clock, which also wrote the time of the claim.
+        grace_s: seconds, by this daemon's own clock, which also wrote the time of the claim; an index may be behind.
         runs: whether this daemon runs the job with that id.
     """
     rows = await store.database.view("queue/claimed", [daemon], [daemon, {}], limit=500)
     documents = await store.database.get_many(row["id"] for row in rows if not runs(row["id"]))
     oldest = now() - timedelta(seconds=grace_s)
-    released = 0
+    given_up = 0
     for document in documents.values():
         claim = Job.read(document).claim
         if claim is not None and claim.at is not None and claim.at >= oldest:
             continue
         if is_claimed_by(document, daemon) and not runs(document["_id"]):
-            released += await put_back(store, document, daemon)
-    return released
+            given_up += await give_up(store, document["_id"], daemon)
+    return given_up
 
 
-async def put_back(store: JobStore, document: Document, daemon: str) -> bool:
-    """Release a job that `daemon` has claimed and does not run, unless another one runs it; return whether it was."""
-    job = Job.read(document)
-    leaves = [leaf for leaf in await store.database.leaves(job.id) if not leaf.get("_deleted")]
-    if all(leaf["_rev"] != job.rev for leaf in leaves):
-        return False  # it has moved on since it was read
-    others = [leaf for leaf in leaves if leaf["_rev"] != job.rev and leaf.get("state") != State.QUEUED]
-    if any(not is_claimed_by(leaf, daemon) for leaf in others):
-        _logger.info("a claim of ours is a branch of a job that another daemon runs or has done", job=job.id)
-        return False
-    if not await store.release(job):
-        return False
-    _logger.warning("put back a job that was claimed but never run", job=job.id)
+async def give_up(store: JobStore, job_id: str, daemon: str) -> bool:
+    """Give up a job that `daemon` does not run, whatever its claim became; False where that must wait for others."""
+    leaves = [leaf for leaf in await store.database.leaves(job_id) if not leaf.get("_deleted")]
+    winner = await store.database.find(job_id)
+    for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, daemon)):
+        if winner is not None and winner["_rev"] != leaf["_rev"]:
+            await settle(store.writer, {"_id": job_id, "_rev": leaf["_rev"], "_deleted": True})
+            _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
+        elif any(other["_rev"] != leaf["_rev"] and other.get("state") != State.QUEUED for other in leaves):
+            return False
+        elif await store.release(Job.read(leaf)):
+            _logger.warning("put back a job that was claimed but never run", job=job_id)
     return True

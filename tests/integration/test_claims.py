@@ -144,7 +144,7 @@ async def test_claim_when_answer_says_accepted_then_run_again_without_waiting_fo
     proxy.after = accept
     await start(counts, url=proxy.url, sweep_interval=3600)
     await JobStore(connection, db).database.put({"_id": "a", "worker": "counts", "message": None, "state": "queued"})
-    assert (await wait(db, "a", 5)).result == 1
+    assert (await wait(db, "a", 15)).result == 1
     assert claims == 2
 
 
