@@ -25,7 +25,7 @@ from couchjobs.errors import BadDocumentError, CouchError, NotFound
 from couchjobs.jobs.job import Job, State, is_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
-from couchjobs.recovery.audit import give_up, is_claimed_by
+from couchjobs.recovery.audit import give_up_doubtful, is_claimed_by
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.settings import Settings
 from couchjobs.timestamps import format_time, now, parse_time
@@ -47,7 +47,6 @@ _LEAST_AHEAD = 32
 _AT_REST = 4
 _NAMED = 1000
 _LOOK_AGAIN_S = 1.0
-_DOUBT_S = 3.0
 _LARGE_DOCUMENT = 16_384
 
 
@@ -250,8 +249,12 @@ class Intake:
         while True:
             self._sweep_soon.clear()
             again, self._look_again = self._look_again, set()
-            await self._read(again)
-            await self._give_up_doubtful()
+            try:
+                await self._read(again)
+            except CouchError:
+                self._look_again |= again
+                raise
+            await give_up_doubtful(self._store, self._daemon.id, self._runs)
             await self._sweep(self._candidates.overflowed(self.low_water, time.time()), "true")
             if self._sweep_at_once or loop.time() - last >= self._settings.sweep_interval:
                 update: Update = "true" if self._sweep_at_once else "lazy"
@@ -263,15 +266,6 @@ class Intake:
                     await self._sweep_soon.wait()
             except TimeoutError:
                 continue
-
-    async def _give_up_doubtful(self) -> None:
-        """Give up claims of unclear answer, once all copies of a document may be expected to know of all claims."""
-        doubtful, present = self._store.doubtful, time.monotonic()
-        for job_id in [job_id for job_id, since in doubtful.items() if present - since > _DOUBT_S]:
-            if self._runs(job_id) or await give_up(self._store, job_id, self._daemon.id):
-                doubtful.pop(job_id, None)
-            else:
-                doubtful[job_id] = present
 
     async def _sweep(self, worker_types: Iterable[str | None], update: Update) -> None:
         for worker_type in worker_types:

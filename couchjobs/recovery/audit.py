@@ -8,6 +8,8 @@ and its end will win, or withdraws. So of all branches one always stays.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
+_DOUBT_S = 3.0
+_AT_A_TIME = 50
 
 
 def is_claimed_by(document: Document, daemon: str) -> bool:
@@ -50,6 +54,18 @@ async def audit_own_claims(store: JobStore, daemon: str, grace_s: float, runs: C
         if is_claimed_by(document, daemon) and not runs(document["_id"]):
             given_up += await give_up(store, document["_id"], daemon)
     return given_up
+
+
+async def give_up_doubtful(store: JobStore, daemon: str, runs: Callable[[str], bool]) -> None:
+    """Give up claims of unclear answer, once all copies of a document may be expected to know of all claims."""
+    doubtful, present = store.doubtful, time.monotonic()
+    ripe = [job_id for job_id, since in doubtful.items() if present - since > _DOUBT_S and not runs(job_id)]
+    given_up = await asyncio.gather(*(give_up(store, job_id, daemon) for job_id in ripe[:_AT_A_TIME]))
+    for job_id, settled in zip(ripe, given_up, strict=False):
+        if settled:
+            del doubtful[job_id]
+        else:
+            doubtful[job_id] = present
 
 
 async def give_up(store: JobStore, job_id: str, daemon: str) -> bool:
