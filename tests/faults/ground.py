@@ -41,7 +41,7 @@ class Size:
 
 
 FULL = Size(jobs=2000, work=0.5, beat_interval=10, dead_after=30, rounds=5, patience=300)
-SHORT = Size(jobs=300, work=0.2, beat_interval=0.3, dead_after=3, rounds=2, patience=60)
+SHORT = Size(jobs=300, work=0.2, beat_interval=0.5, dead_after=6, rounds=2, patience=90)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from fault_proxy import Answer, Refusal
-from ground import Ground, pid_of
+from ground import FULL, Ground, pid_of
 
 Scenario = Callable[[Ground], Awaitable[None]]
 _CHANCE = random.Random(20261124)  # noqa: S311  the same faults in each run
@@ -42,9 +42,12 @@ async def stopped_and_continued(ground: Ground) -> None:
 
 
 async def server_restarted(ground: Ground) -> None:
-    """The server is killed and started again; one that is not ours is out of reach for a while instead."""
+    """The server is killed and started again; one that is not ours is out of reach for a while instead.
+
+    It is away for less than a daemon may be still: one that cannot beat for longer stops its jobs, to be run again.
+    """
     for _ in range(3):
-        ground.start()
+        ground.start(dead_after=FULL.dead_after)
     await ground.push(ground.size.jobs)
     for number in range(ground.size.rounds):
         await ground.until_begun((number + 1) * ground.size.jobs // (ground.size.rounds + 2))
