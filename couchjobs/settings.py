@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         return [(name, redact(value) if isinstance(value, str) else value) for name, value in super().__repr_args__()]
 
     @property
+    def look_interval(self) -> float:
+        """Return how often a daemon looks at its own beats and at those of the others, in seconds."""
+        return self.dead_after / 30
+
+    @property
     def tenant(self) -> Prefixer:
         """Return the tenant that this process works for."""
         return Prefixer(self.domain, self.prefix)

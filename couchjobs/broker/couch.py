@@ -36,7 +36,6 @@ from couchjobs.workers.pool import ChildPool
 from couchjobs.workers.worker import most_tries
 
 _logger = get_logger(__name__)
-_LOOKS_A_DEATH = 30
 _PUSHED_TOGETHER = 2000
 _CONFLICTS = "conflicts"
 
@@ -210,13 +209,12 @@ class CouchBroker:
         """Interrupt the running jobs where this daemon cannot beat: the others are about to take them over."""
         lost = False
         while True:
-            await asyncio.sleep(self._settings.dead_after / _LOOKS_A_DEATH)
+            await asyncio.sleep(self._settings.look_interval)
             if self.daemon.is_lost and not lost:
                 _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
                 runner.interrupt()
             elif lost and not self.daemon.is_lost:
                 _logger.warning("this daemon beats again")
-                self._wake.set()
             lost = self.daemon.is_lost
 
     def _may_try_again(self, job: Job) -> bool:
@@ -226,7 +224,7 @@ class CouchBroker:
         while True:
             self._wake.clear()
             if self.daemon.is_lost:
-                await self._wake.wait()
+                await asyncio.sleep(self._settings.look_interval)
                 continue
             await self._claim_round(runner)
             ripe = self._candidates.next_ready(runner.free_slots(), time.time())

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
-_LOOKS_A_DEATH = 30
 _ANYBODY_AFTER = 1.3
 _PAGE = 500
 
@@ -48,7 +47,7 @@ class Rescuer:
         loop = asyncio.get_running_loop()
         swept, done = loop.time(), set[str]()
         while True:
-            await asyncio.sleep(settings.dead_after / _LOOKS_A_DEATH)
+            await asyncio.sleep(settings.look_interval)
             suspects = {*self._peers.suspects()}
             done &= suspects
             if loop.time() - swept > settings.sweep_interval:
