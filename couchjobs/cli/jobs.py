@@ -16,9 +16,10 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
-from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
+from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.store import JobStore, RecentRevisions
 from couchjobs.recovery.peers import PREFIX as DAEMON
+from couchjobs.recovery.peers import taken_types
 from couchjobs.timestamps import format_time, now
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def ls(
         except NotFound as error:
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
         found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
-        return found, {name for daemon in daemons for name in daemon.get("worker_types") or ()}
+        return found, taken_types(daemons, connection.settings.tenant)
 
     documents, taken = with_connection(url, domain, prefix, work)
     notes = [_note(document, taken) for document in documents]
@@ -94,7 +95,7 @@ def _seconds(option: str, text: str) -> float:
 
 
 def _note(document: Document, taken: set[str]) -> str:
-    if document.get("state") == State.QUEUED and document.get("worker") not in {*taken, CLIENT_WORKER}:
+    if document.get("state") == State.QUEUED and document.get("worker") not in taken:
         return _NOBODY
     if document.get("state") == State.QUEUED and document.get("errors"):
         return f"tried again at {document.get('scheduled_at')}: {document['errors'][-1].get('error')}"

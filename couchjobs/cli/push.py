@@ -12,10 +12,11 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
-from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job, State
+from couchjobs.jobs.job import MAX_NAME, Job, State
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest
 from couchjobs.recovery.peers import PREFIX as DAEMON
+from couchjobs.recovery.peers import taken_types
 
 
 def push(
@@ -46,7 +47,7 @@ def push(
         if job is None:
             raise ConfigurationError("the worker does not want this job")
         daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
-        if not any(worker in (daemon.get("worker_types") or ()) for daemon in daemons) and worker != CLIENT_WORKER:
+        if worker not in taken_types(daemons, tenant):
             print(f"couchjobs: job {job.id} is queued; no daemon has a worker {worker!r} now", file=sys.stderr)
         return await wait_for(tenant, job.id, timeout) if wait else job
 

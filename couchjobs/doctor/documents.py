@@ -10,9 +10,9 @@ from functools import partial
 from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, Conflict, MalformedTriggerError, NotFound, UnknownTriggerError
-from couchjobs.jobs.job import CLIENT_WORKER, Job, State
+from couchjobs.jobs.job import Job, State
 from couchjobs.recovery.peers import PREFIX as DAEMON
-from couchjobs.recovery.peers import Peers
+from couchjobs.recovery.peers import Peers, taken_types
 from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer, claimants
 from couchjobs.scheduler.store import TriggerStore
@@ -61,10 +61,7 @@ async def _put_back(patient: Patient, document: Document) -> str:
 
 async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
     """Find worker types with queued jobs that no daemon has."""
-    taken = {CLIENT_WORKER}
-    for daemon in await patient.control.with_prefix(DAEMON):
-        if (daemon.get("domain"), daemon.get("prefix")) == patient.tenant:
-            taken.update(daemon.get("worker_types") or ())
+    taken = taken_types(await patient.control.with_prefix(DAEMON), patient.db)
     queued: Counter[str] = Counter()
     for row in await patient.store.database.reduced("jobs/by_state", [""], [{}], group_level=2):
         worker, state = row["key"]

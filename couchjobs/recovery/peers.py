@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from couchjobs.jobs.job import CLIENT_WORKER
+from couchjobs.prefixer import Prefixer
+
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
@@ -102,6 +105,13 @@ class Peers:
 
     def _silence(self, since: float) -> float:
         return time.monotonic() - max(since, self._sees_since)
+
+
+def taken_types(documents: Iterable[Document], db: Prefixer) -> set[str]:
+    """Return the worker types whose jobs somebody takes: daemons of that tenant, by their documents, and clients."""
+    peers = (_read(document, None, moved=False) for document in documents)
+    tenant = (db.domain, db.db_prefix)
+    return {CLIENT_WORKER}.union(*(peer.worker_types for peer in peers if peer.tenant == tenant))
 
 
 def _read(document: Document, beat: object, *, moved: bool) -> Peer:

@@ -19,7 +19,7 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery import watchdog
 from couchjobs.recovery.daemon import Daemon
-from couchjobs.recovery.peers import Peers
+from couchjobs.recovery.peers import Peers, taken_types
 from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer, claimants
 from couchjobs.recovery.watchdog import Watchdog
@@ -239,6 +239,17 @@ def test_peers_when_time_passes_then_still_ones_are_dead_unless_nobody_could_see
     assert peers.is_dead("a")
     assert peers.is_dead("unknown")
     assert not peers.is_dead("own")
+
+
+def test_taken_types_when_documents_are_odd_or_of_others_then_only_this_tenants_names() -> None:
+    """A daemon document may have been written by anybody."""
+    documents = [
+        {"_id": "daemon:a", "domain": "d", "prefix": "", "worker_types": ["w", 5, None]},
+        {"_id": "daemon:b", "domain": "other", "prefix": "", "worker_types": ["theirs"]},
+        {"_id": "daemon:c", "domain": "d", "worker_types": 7},
+        {"_id": "daemon:d"},
+    ]
+    assert taken_types(documents, Prefixer("d")) == {"w", "client"}
 
 
 async def test_watchdog_when_the_loop_is_blocked_then_says_by_what(monkeypatch: pytest.MonkeyPatch) -> None:
