@@ -82,14 +82,11 @@ class CouchBroker:
         self._configs = workers
         if any(config.admin_only for config in workers):
             await self._admin_proof.load()
-        processes = self._pool.count if self._pool is not None else 1
-        self._candidates = Candidates(
-            {config.worker_type: processes * config.concurrency for config in workers},
-            self._settings.max_candidates,
-            self._settings.first_right_delay,
-        )
         runner = self._runner = Runner(
             self._connection, self.store, self.daemon, workers, self._wake.set, self._look_again, self._pool
+        )
+        self._candidates = Candidates(
+            runner.free_slots(), self._settings.max_candidates, self._settings.first_right_delay
         )
         await runner.init_workers()
         self._intake = Intake(

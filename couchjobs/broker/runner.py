@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, assert_never
 
 from couchjobs.couch.connection import Connection
@@ -16,17 +15,12 @@ from couchjobs.recovery.daemon import Daemon
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.pool import ChildPool, RemoteTry
-from couchjobs.workers.worker import Try, Worker
+from couchjobs.workers.worker import TASKS, Try, make_workers
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
-THREADS = "couchjobs worker"
-"""What the names of the threads of plain functions begin with."""
-TASKS = "couchjobs job"
-"""What the names of the tasks of running jobs begin with."""
-
 _LAST_WRITES_S = 10.0
 _MOST_UNSTORED = 1000
 
@@ -60,9 +54,7 @@ class Runner:
         self._freed = freed
         self._look_again = look_again
         self._pool = pool
-        threads = sum(config.concurrency for config in workers if not config.is_coroutine)
-        self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix=THREADS)
-        self._workers = {config.worker_type: Worker(config, self._threads) for config in workers}
+        self._workers, self._threads = make_workers(workers)
         processes = pool.count if pool is not None else 1
         self._free = {config.worker_type: processes * config.concurrency for config in workers}
         self.slots = sum(self._free.values())

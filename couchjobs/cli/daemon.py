@@ -14,7 +14,6 @@ from typing import Annotated
 import typer
 import uvloop
 
-from couchjobs.broker.runner import TASKS, THREADS
 from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
@@ -24,6 +23,7 @@ from couchjobs.system import run_daemon
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.loading import load_workers
 from couchjobs.workers.pool import ChildPool
+from couchjobs.workers.worker import TASKS, THREADS
 
 _PARENT_LOOK_S = 0.5
 

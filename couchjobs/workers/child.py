@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvloop
@@ -25,16 +24,14 @@ from couchjobs.settings import Settings
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.loading import load_workers
 from couchjobs.workers.wire import pack, receive, send, unpack
-from couchjobs.workers.worker import Try, Worker
+from couchjobs.workers.worker import TASKS, Try, make_workers
 
 _logger = get_logger(__name__)
 
 
 class _Child:
     def __init__(self, workers: WorkersList, settings: Settings, writer: asyncio.StreamWriter) -> None:
-        threads = sum(config.concurrency for config in workers if not config.is_coroutine)
-        pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="couchjobs worker")
-        self.workers = {config.worker_type: Worker(config, pool) for config in workers}
+        self.workers, _ = make_workers(workers)
         self._settings = settings
         self._writer = writer
         self._tries: dict[int, Try] = {}
@@ -44,7 +41,7 @@ class _Child:
         """Do what the parent wants: begin a try, or stop one."""
         number = message["try"]
         if "job" in message:
-            task = asyncio.create_task(self._run(number, message), name=f"couchjobs job {message['job']['_id']}")
+            task = asyncio.create_task(self._run(number, message), name=f"{TASKS} {message['job']['_id']}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif number in self._tries:

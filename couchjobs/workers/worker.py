@@ -11,7 +11,7 @@ import contextvars
 import inspect
 import random
 import time
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from couchjobs.errors import AbortJob, BadTriggerError, MessageNilError, MessageUnmarshalError
@@ -19,9 +19,14 @@ from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.message import new_message, unmarshal
 from couchjobs.log import redact
 from couchjobs.timestamps import now
-from couchjobs.workers.config import WorkerConfig
+from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+
+THREADS = "couchjobs worker"
+"""What the names of the threads of plain functions begin with."""
+TASKS = "couchjobs job"
+"""What the names of the tasks of running jobs begin with."""
 
 _THREAD_GRACE_S = 5.0
 _LONGEST_ERROR = 10_000
@@ -175,6 +180,13 @@ class Try:
             raise
         except BaseException:
             self._context.logger.exception("worker_commit failed")
+
+
+def make_workers(configs: WorkersList) -> tuple[dict[str, Worker], ThreadPoolExecutor]:
+    """Return a worker for each type, and the threads that their plain functions share: one a slot."""
+    count = sum(config.concurrency for config in configs if not config.is_coroutine)
+    threads = ThreadPoolExecutor(max(1, count), thread_name_prefix=THREADS)
+    return {config.worker_type: Worker(config, threads) for config in configs}, threads
 
 
 def most_tries(config: WorkerConfig, job: Job) -> int:
