@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import records
 from daemons import DaemonProcess
 from fault_proxy import FaultProxy
 
@@ -25,7 +27,7 @@ from couchjobs.installation import install
 from couchjobs.jobs.ids import new_id
 
 HERE = Path(__file__).parent
-ENDED = ("done", "errored")
+_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,14 @@ class Ground:
     server: EmbeddedServer | None
     folder: Path
     name: str
+    processes: int = 0
+    """How many child processes each daemon has."""
     daemons: list[DaemonProcess] = field(default_factory=list)
-    killed: set[int] = field(default_factory=set)
-    """The pids of daemons that were killed, stopped, or ended by their own worker functions."""
+    deaths: dict[int, float] = field(default_factory=dict)
+    """By pid, when it was: of processes that were killed, stopped, or ended by their own worker functions."""
     expected: dict[str, str] = field(default_factory=dict)
     """By id of the job: the state that it must end in; `ended` is either."""
-    recovery_s: float = 0.0
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self, **settings: Any) -> DaemonProcess:
         """Start one more daemon, through the proxy."""
@@ -74,10 +78,14 @@ class Ground:
             "shutdown_timeout": 5,
             "request_timeout": 20,
         }
-        os.environ["FAULTS_LOG"] = str(self.folder / "log")
+        os.environ["FAULTS_LOG"] = str(self.log)
         os.environ["FAULTS_CLOCK_OFF"] = str(settings.pop("clock_off", 0))
         process = DaemonProcess(
-            HERE, "program", str(self.folder / f"daemon-{len(self.daemons)}"), **(environment | settings)
+            HERE,
+            "program",
+            str(self.folder / f"daemon-{next(self._numbers)}"),
+            ("--processes", str(self.processes)),
+            **(environment | settings),
         )
         self.daemons.append(process)
         return process
@@ -97,23 +105,30 @@ class Ground:
         )
         return ids
 
-    def lines(self) -> list[tuple[str, str, str, float]]:
-        """What the workers have noted: began or ended, the job, the daemon, when."""
-        file = self.folder / "log"
-        rows = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
-        return [(what, job_id, daemon, float(at)) for what, job_id, daemon, at in rows]
+    @property
+    def log(self) -> Path:
+        """The file that the workers append to."""
+        return self.folder / "log"
 
-    def running(self, pid: int) -> list[str]:
-        """The jobs that the daemon with this pid has begun and not ended."""
-        mine = [(what, job_id) for what, job_id, daemon, _ in self.lines() if pid_of(daemon) == pid]
-        ended = {job_id for what, job_id in mine if what == "ended"}
-        return [job_id for what, job_id in mine if what == "began" and job_id not in ended]
+    def lines(self) -> list[records.Line]:
+        """What the workers have noted."""
+        return records.read(self.log)
+
+    def died(self, pid: int, at: float | None = None) -> None:
+        """Note that a process is dead, or as good as that, since then, or now."""
+        self.deaths.setdefault(pid, time.monotonic() if at is None else at)
+
+    def orphans(self, pid: int) -> list[str]:
+        """The jobs that are to be done, and whose tries a process cuts short."""
+        return [
+            line.job_id for line in records.cut_short(self.lines(), pid) if self.expected.get(line.job_id) == "done"
+        ]
 
     async def until_begun(self, count: int) -> None:
         """Wait until so many tries have begun."""
         deadline = time.monotonic() + self.size.patience
         while True:
-            if sum(what == "began" for what, *_ in self.lines()) >= count or time.monotonic() > deadline:
+            if sum(line.what == "began" for line in self.lines()) >= count or time.monotonic() > deadline:
                 return
             await asyncio.sleep(0.05)
 
@@ -127,62 +142,65 @@ class Ground:
         began = time.monotonic()
         while time.monotonic() - began < self.size.patience:
             states = await self.states(ids)
-            if all(states.get(job_id) in ENDED for job_id in ids):
+            if all(states.get(job_id) in records.ENDED for job_id in ids):
                 break
             await asyncio.sleep(0.2)
         return time.monotonic() - began
 
     async def kill(self, victim: DaemonProcess) -> None:
-        """Kill a daemon that runs jobs, start another one, and time how long its jobs take to be done."""
-        self.killed.add(victim.process.pid)
+        """Kill a daemon that runs jobs, start another one, and wait until its jobs are done."""
         victim.signal(signal.SIGKILL)
+        self.died(victim.process.pid)
         await asyncio.to_thread(victim.wait)
-        orphans = self.running(victim.process.pid)
         self.start()
-        self.recovery_s = max(self.recovery_s, await self.until_ended(orphans))
+        await self.until_ended(self.orphans(victim.process.pid))
 
     async def count(self, scenario: str) -> dict[str, Any]:
         """Wait until all is done that will be, and count from both records."""
         waited = await self.until_ended([*self.expected])
-        self.recovery_s = self.recovery_s or waited
         states = await self.states([*self.expected])
-        begun: defaultdict[str, list[str]] = defaultdict(list)
-        ended = Counter(job_id for what, job_id, *_ in self.lines() if what == "ended")
-        for what, job_id, daemon, _ in self.lines():
-            if what == "began":
-                begun[job_id].append(daemon)
+        lines = self.lines()
+        begun = records.tries(lines)
         works = [job_id for job_id, state in self.expected.items() if state == "done"]
-        twice = [job_id for job_id in works if len(begun[job_id]) > 1]
-        unexplained = [job_id for job_id in twice if any(pid_of(one) not in self.killed for one in begun[job_id][:-1])]
-        lost = [
-            job_id
-            for job_id, state in self.expected.items()
-            if job_id not in states
-            or (states[job_id] in ENDED and state not in (states[job_id], "ended"))
-            or (state == "done" == states[job_id] and not ended[job_id])
-        ]
+        lost = records.lost(lines, states, self.expected)
+        unexplained = records.unexplained(lines, self.deaths, works)
+        stuck = [job_id for job_id in self.expected if states.get(job_id) not in records.ENDED]
         database = self.connection.database(self.connection.settings.tenant.database("jobs"))
         params = {"include_docs": True, "conflicts": True}
         rows = (await self.connection.server.request("GET", f"{database.path}/_all_docs", params=params))["rows"]
+        conflicts = [row["id"] for row in rows if "_conflicts" in row["doc"]]
+        for what, job_ids in (("lost", lost), ("unexplained", unexplained), ("stuck", stuck), ("conflict", conflicts)):
+            for job_id in job_ids[:_TOLD]:
+                await self.tell(what, job_id, lines)
+        recovery = records.recovery_s(lines, self.deaths, self.expected)
         return {
             "scenario": scenario,
             "jobs": len(self.expected),
             "lost": len(lost),
-            "doubles": len(twice),
+            "doubles": sum(len(begun.get(job_id, ())) > 1 for job_id in works),
             "unexplained_doubles": len(unexplained),
-            "stuck": sum(states.get(job_id) not in ENDED for job_id in self.expected),
-            "conflicts_left": sum("_conflicts" in row["doc"] for row in rows),
-            "recovery_s": round(self.recovery_s, 1),
+            "stuck": len(stuck),
+            "conflicts_left": len(conflicts),
+            "recovery_s": round(waited if recovery is None else recovery, 1),
         }
 
-
-def pid_of(daemon: str) -> int:
-    """The pid in a daemon's id."""
-    return int(daemon.rsplit("-", 2)[1])
+    async def tell(self, what: str, job_id: str, lines: list[records.Line]) -> None:
+        """Print all that is known of a job that should have fared better: both records, and the daemons' logs."""
+        print(f"--- {what}: {job_id}; deaths: {self.deaths}", file=sys.stderr)
+        for line in lines:
+            if line.job_id == job_id:
+                print(f"    {line}", file=sys.stderr)
+        database = self.connection.database(self.connection.settings.tenant.database("jobs"))
+        for leaf in await database.leaves(job_id):
+            print(f"    {leaf}", file=sys.stderr)
+        for log in sorted(self.folder.glob("daemon-*.log")):
+            for text in log.read_text(errors="replace").splitlines():
+                if job_id in text or "this daemon" in text:
+                    print(f"    {log.stem}: {text}", file=sys.stderr)
 
 
 @asynccontextmanager
-async def ground(size: Size, url: str | None) -> AsyncIterator[Ground]:
+async def ground(size: Size, url: str | None, processes: int = 0) -> AsyncIterator[Ground]:
     """A fresh ground, on the embedded server unless a URL says another; nothing of it is left afterwards."""
     name = f"faults{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory(prefix="couchjobs-faults-") as folder:
@@ -193,7 +211,7 @@ async def ground(size: Size, url: str | None) -> AsyncIterator[Ground]:
         try:
             async with connect(**given) as connection, FaultProxy(given["url"]) as proxy:
                 await install(connection, connection.settings.tenant)
-                it = Ground(size, connection, proxy, server, Path(folder), name)
+                it = Ground(size, connection, proxy, server, Path(folder), name, processes)
                 try:
                     yield it
                 finally:

@@ -29,7 +29,7 @@ if OFF:
 def note(what: str, ctx: WorkerContext) -> None:
     """One line, in one write."""
     handle = os.open(os.environ["FAULTS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(handle, f"{what} {ctx.id} {ctx.daemon} {time.monotonic()}\n".encode())
+    os.write(handle, f"{what} {ctx.id} {ctx.daemon} {os.getpid()} {time.monotonic()}\n".encode())
     os.close(handle)
 
 

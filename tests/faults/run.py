@@ -28,9 +28,9 @@ def is_bad(row: dict[str, Any]) -> bool:
     return bool(row["lost"] or row["unexplained_doubles"] or row["stuck"] or row["conflicts_left"])
 
 
-async def run(name: str, scenario: Scenario, *, short: bool, url: str | None) -> dict[str, Any]:
+async def run(name: str, scenario: Scenario, *, short: bool, url: str | None, processes: int) -> dict[str, Any]:
     """Run one scenario and return its row."""
-    async with ground(SHORT if short else FULL, url) as it:
+    async with ground(SHORT if short else FULL, url, processes) as it:
         await scenario(it)
         return await it.count(name)
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--url", help="an Apache CouchDB with an administrator; the embedded server unless given")
     parser.add_argument("--only", type=int, nargs="*", help="the numbers of scenarios")
+    parser.add_argument("--processes", type=int, default=0, help="child processes of each daemon")
     parser.add_argument("--node-command", help="stops and starts a node of the cluster: called with stop, then start")
     given = parser.parse_args()
     configure_logging("error")
@@ -51,7 +52,7 @@ def main() -> None:
     rows = []
     for name, scenario in scenarios.items():
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows.append(asyncio.run(run(name, scenario, short=given.short, url=given.url)))
+        rows.append(asyncio.run(run(name, scenario, short=given.short, url=given.url, processes=given.processes)))
     if given.json:
         print(orjson.dumps(rows).decode())
     else:

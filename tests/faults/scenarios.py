@@ -8,7 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from fault_proxy import Answer, Refusal
-from ground import FULL, Ground, pid_of
+from ground import FULL, Ground
 
 Scenario = Callable[[Ground], Awaitable[None]]
 _CHANCE = random.Random(20261124)  # noqa: S311  the same faults in each run
@@ -31,12 +31,12 @@ async def stopped_and_continued(ground: Ground) -> None:
     await ground.push(ground.size.jobs // 2)
     await ground.until_begun(ground.size.jobs // 4)
     victim = ground.daemons[0]
-    ground.killed.add(victim.process.pid)
     victim.signal(signal.SIGSTOP)
-    orphans = ground.running(victim.process.pid)
+    ground.died(victim.process.pid)
+    orphans = ground.orphans(victim.process.pid)
     began = asyncio.get_running_loop().time()
     await ground.push(ground.size.jobs // 2)
-    ground.recovery_s = await ground.until_ended(orphans)
+    await ground.until_ended(orphans)
     await asyncio.sleep(max(0.0, began + 2 * ground.size.dead_after - asyncio.get_running_loop().time()))
     victim.signal(signal.SIGCONT)
 
@@ -124,24 +124,22 @@ async def bad_workers(ground: Ground) -> None:
     """Worker functions that exit the process, block the loop, never end, or take all memory, among good ones."""
     ground.start()
     ground.start()
-    await ground.push(1, "exits", expected="errored")
+    exiting = await ground.push(1, "exits", expected="errored")
     await ground.push(2, "never", expected="errored")
     await ground.push(2, "eats", expected="errored")
     blocking = await ground.push(1, "blocks", message=ground.size.dead_after * 1.5, expected="ended")
     await ground.push(ground.size.jobs)
     everything = asyncio.create_task(ground.until_ended([*ground.expected]))
-    recoveries: list[asyncio.Task[float]] = []
     while not everything.done():
         for daemon in [*ground.daemons]:
             if daemon.process.poll() is not None:
-                ground.killed.add(daemon.process.pid)
-                orphans = [one for one in ground.running(daemon.process.pid) if ground.expected[one] == "done"]
-                recoveries.append(asyncio.create_task(ground.until_ended(orphans)))
+                ground.died(daemon.process.pid)
                 ground.daemons.remove(daemon)
                 ground.start()
+        for line in ground.lines():
+            if line.job_id in (*exiting, *blocking):
+                ground.died(line.pid, line.at)
         await asyncio.wait([everything], timeout=0.2)
-    ground.recovery_s = max(await asyncio.gather(*recoveries), default=0.0)
-    ground.killed |= {pid_of(daemon) for _, job_id, daemon, _ in ground.lines() if job_id in blocking}
 
 
 async def disk_full(ground: Ground) -> None:
