@@ -16,7 +16,18 @@ from couchjobs.log import redact
 from couchjobs.prefixer import Prefixer
 
 _PREFIX = "COUCHJOBS_"
-_ELSEWHERE = {"AUTH_", "TEST_", "CACHE_DIR", "USERNAME", "PASSWORD", "NEW_PASSWORD", "APIKEY", "BEARER_TOKEN", "IAM_"}
+_ELSEWHERE = {
+    "AUTH_",
+    "TEST_",
+    "CACHE_DIR",
+    "USERNAME",
+    "PASSWORD",
+    "KEYRING",
+    "NEW_PASSWORD",
+    "APIKEY",
+    "BEARER_TOKEN",
+    "IAM_",
+}
 
 
 class Settings(BaseSettings):

@@ -2,7 +2,8 @@
 
 The kinds are those of ibmcloudant's authenticators: basic, session cookie, bearer, IAM and the rest of the IBM
 family. They come from the URL, from the environment (COUCHJOBS_AUTH_TYPE and its companions) or from a file of such
-lines. Source: IBM Cloud SDK core, "Authentication"; ibmcloudant, "Authentication with external configuration".
+lines; a password may lie in the keyring of the system instead (COUCHJOBS_KEYRING names the service). Source: IBM Cloud
+SDK core, "Authentication"; ibmcloudant, "Authentication with external configuration"; keyring, "get_password".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import ibmcloudant.couchdb_session_get_authenticator_patch as session_patch
-from ibm_cloud_sdk_core.authenticators import Authenticator, BasicAuthenticator, NoAuthAuthenticator
+from ibm_cloud_sdk_core.authenticators import Authenticator, BasicAuthenticator
 from ibmcloudant import CouchDbSessionAuthenticator
 from requests import Session
 from requests.cookies import RequestsCookieJar
@@ -133,18 +134,11 @@ def find_credentials(url: str, file: str | None = None) -> tuple[str, Credential
     given = _read_file(file) if file else dict(os.environ)
     config = {key.removeprefix(_PREFIX): value for key, value in given.items() if key.startswith(_PREFIX)}
     if name is not None:
-        config |= {"USERNAME": name, "PASSWORD": password or ""}
-        config.setdefault("AUTH_TYPE", "BASIC")
-    elif "AUTH_TYPE" not in config:
-        if "USERNAME" in config:
-            config["AUTH_TYPE"] = "BASIC"
-        elif "APIKEY" in config:
-            config["AUTH_TYPE"] = "IAM"
-        elif "BEARER_TOKEN" in config:
-            config["AUTH_TYPE"] = "BEARERTOKEN"
-        else:
-            return bare, Credentials(NoAuthAuthenticator())
-    if config["AUTH_TYPE"].upper() == "BASIC" and "USERNAME" in config:
+        config |= {"USERNAME": name} | ({"PASSWORD": password} if password else {})
+    kind = config.setdefault("AUTH_TYPE", _kind_of(config)).upper()
+    if "KEYRING" in config and "USERNAME" in config and "PASSWORD" not in config:
+        config["PASSWORD"] = _from_keyring(config["KEYRING"], config["USERNAME"])
+    if kind == "BASIC" and "USERNAME" in config:
         return bare, Credentials(BasicAuthenticator(config["USERNAME"], config.get("PASSWORD", "")))
     try:
         authenticator = session_patch.new_construct_authenticator(config)
@@ -154,6 +148,26 @@ def find_credentials(url: str, file: str | None = None) -> tuple[str, Credential
         kinds = "BASIC, COUCHDB_SESSION, BEARERTOKEN, IAM"
         raise ConfigurationError(f"COUCHJOBS_AUTH_TYPE={config['AUTH_TYPE']} is no kind of credentials: {kinds}")
     return bare, Credentials(authenticator, bare)
+
+
+def _kind_of(config: dict[str, str]) -> str:
+    """Return the kind of credentials that the variables are for, where none of them says it."""
+    kinds = {"USERNAME": "BASIC", "APIKEY": "IAM", "BEARER_TOKEN": "BEARERTOKEN"}
+    return next((kind for name, kind in kinds.items() if name in config), "NOAUTH")
+
+
+def _from_keyring(service: str, name: str) -> str:
+    try:
+        import keyring  # noqa: PLC0415  an extra
+    except ImportError:
+        raise ConfigurationError("COUCHJOBS_KEYRING is set: pip install 'couchjobs[keyring]'") from None
+    try:
+        password = keyring.get_password(service, name)
+    except Exception as error:  # noqa: BLE001  each backend has errors of its own
+        raise ConfigurationError(f"the keyring cannot be read: {type(error).__name__}") from None
+    if password is None:
+        raise ConfigurationError(f"the keyring holds no password: keyring set {service} {name}")
+    return password
 
 
 def _read_file(path: str) -> dict[str, str]:

@@ -82,7 +82,7 @@ async def connections_cut(ground: Ground) -> None:
 
 
 async def feed_replayed(ground: Ground) -> None:
-    """Now and then the feed begins anew, from zero."""
+    """Now and then the feed begins anew, from zero, and its rows come in any order."""
     asked = 0
 
     def rewind(path: str) -> str:
@@ -94,7 +94,14 @@ async def feed_replayed(ground: Ground) -> None:
                 return f"{head}since=0{tail[len(tail.split('&')[0]) :]}"
         return path
 
+    def shuffle(answer: Answer) -> None:
+        if "/_changes" in answer.path and answer.status == 200:
+            page = answer.json
+            _CHANCE.shuffle(page["results"])
+            answer.json = page
+
     ground.proxy.path_of = rewind
+    ground.proxy.after = shuffle
     for _ in range(3):
         ground.start()
     await ground.push(ground.size.jobs)
