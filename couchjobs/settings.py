@@ -52,8 +52,8 @@ class Settings(BaseSettings):
 
     request_timeout: Seconds = 60.0
     """The longest that one request to CouchDB may take. Defaults to 60 s."""
-    feed_heartbeat: Seconds = Field(default=10.0, ge=0.1)
-    """How often CouchDB shows that a waiting feed lives; after three times that it is asked anew. Defaults to 10 s."""
+    feed_heartbeat: Seconds = Field(default=1.0, ge=0.1)
+    """How often CouchDB looks again for changes at a feed that waits, and shows that it lives. Defaults to 1 s."""
     beat_interval: Seconds = Field(default=10.0, ge=0.05)
     """How often a daemon shows that it lives. Defaults to 10 s."""
     dead_after: Seconds = Field(default=30.0, ge=0.1)

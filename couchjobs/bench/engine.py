@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from couchjobs.bench.limit import job_documents, write_all
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.client import CouchServer
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.jobs.request import JobRequest
@@ -21,6 +22,18 @@ _SINGLE_JOBS = 200
 _PUSHERS = 16
 _HALF_LOAD_S = 5.0
 _LONGEST_COMPACTION = 60
+_QUIET_S = 1.5
+_LONGEST_WAIT_S = 30.0
+
+
+async def until_quiet(server: CouchServer) -> None:
+    """Wait until the server compacts and indexes nothing: one measurement must not pay for what another one left."""
+    loop = asyncio.get_running_loop()
+    begun = busy_at = loop.time()
+    while loop.time() - busy_at < _QUIET_S and loop.time() - begun < _LONGEST_WAIT_S:
+        await asyncio.sleep(0.1)
+        if await server.active_tasks():
+            busy_at = loop.time()
 
 
 class Counter:

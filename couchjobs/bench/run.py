@@ -14,6 +14,7 @@ from couchjobs.bench.engine import (
     measure_end_to_end,
     measure_enqueue,
     measure_half_load,
+    until_quiet,
 )
 from couchjobs.bench.limit import measure_limit
 from couchjobs.bench.scale import scale
@@ -70,12 +71,17 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
         try:
             for tenant in tenants:
                 await install(connection, tenant)
+            await until_quiet(connection.server)
             limit = await measure_limit(connection.database(tenants[0].database(settings.jobs_doctype)), jobs)
+            await until_quiet(connection.server)
             cpu = time.process_time()
             drain = await measure_drain(connection, tenants[1], jobs)
             cpu = time.process_time() - cpu
+            await until_quiet(connection.server)
             end_to_end, latencies = await measure_end_to_end(connection, tenants[2], jobs)
+            await until_quiet(connection.server)
             at_half_load = await measure_half_load(connection, tenants[3], end_to_end / 2)
+            await until_quiet(connection.server)
             bulk, single = await measure_enqueue(connection, tenants[4], jobs)
             on_disk = await measure_bytes(connection.database(tenants[1].database(settings.jobs_doctype)))
             shares = await scale(connection, name, jobs) if scaled else None

@@ -94,12 +94,9 @@ class CouchBroker:
             self.daemon,
             self._candidates,
             workers,
-            runner.slots,
             self._settings,
+            runner,
             self._wake.set,
-            runner.changed,
-            runner.runs,
-            runner.free_slots,
             self._refusal,
             self._reinstall,
         )

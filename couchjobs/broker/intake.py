@@ -1,11 +1,12 @@
 """How queued jobs become candidates: by the changes feed, which is a hint, and by the view of due jobs, the truth.
 
 The feed is asked for its next page only when fewer candidates are ready than the low-water mark, or after a short
-while, for cancellations; and a little later where a page held little but one's own writes: a job's three revisions
-are one row if nobody asks in between, and CouchDB pays for each row. Where a worker type has free slots and no
-candidate, the feed is read at full pace, past whatever lies before its jobs. The view is read at the start, every
-sweep interval, and where candidates had to be left out. A daemon begins with the feed's beginning, which needs no
-index, unless the database is large.
+while, for cancellations; and not before the writes that were out when the last page came have been answered. A job's
+three revisions are one row if nobody asks in between, and CouchDB pays for each row: so there is one page a commit,
+large under load, at once at rest. A page brings its documents along where most rows are likely to be other people's
+writes. Where a worker type has free slots and no candidate, the feed is read at full pace, past whatever lies before
+its jobs. The view is read at the start, every sweep interval, and where candidates had to be left out. A daemon
+begins with the feed's beginning, which needs no index, unless the database is large.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.workers.config import WorkersList
 
 if TYPE_CHECKING:
+    from couchjobs.broker.runner import Runner
     from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
@@ -40,11 +42,9 @@ _PAGE = 1000
 _LONGEST_PAUSE_S = 0.25
 _REFILL_PAUSE_S = 0.1
 _AHEAD = 3
-_MERGE_PAUSE_S = 0.05
-_SHORT_PAUSE_S = 0.01
+_STARVED_PAUSE_S = 0.05
 _FEW = 50
 _LEAST_AHEAD = 32
-_AT_REST = 4
 _NAMED = 1000
 _LOOK_AGAIN_S = 1.0
 _LARGE_DOCUMENT = 16_384
@@ -58,13 +58,10 @@ class Intake:
         daemon: this daemon, for the first right to a job.
         candidates: where they go.
         workers: the types that this daemon has.
-        slots: how many jobs this daemon runs at once.
         settings: of the process.
         found: called when there may be something to claim.
-        running_changed: called with the document of a job that runs here and has been changed.
+        runner: the slots, and the jobs in them.
         reinstall: called where the database of jobs, or its views, were missing.
-        runs: whether a job runs here.
-        free_slots: the types that have free slots, and how many.
         refusal: why a job of a type that runs here must not; empty where it may.
     """
 
@@ -74,12 +71,9 @@ class Intake:
         daemon: Daemon,
         candidates: Candidates,
         workers: WorkersList,
-        slots: int,
         settings: Settings,
+        runner: Runner,
         found: Callable[[], None],
-        running_changed: Callable[[Document], None],
-        runs: Callable[[str], bool],
-        free_slots: Callable[[], dict[str, int]],
         refusal: Callable[[Job], str],
         reinstall: Callable[[], Awaitable[None]],
     ) -> None:
@@ -89,9 +83,7 @@ class Intake:
         self._workers = workers
         self._settings = settings
         self._found = found
-        self._running_changed = running_changed
-        self._runs = runs
-        self._free_slots = free_slots
+        self._runner = runner
         self._refusal = refusal
         self._reinstall = reinstall
         self._look_again: set[str] = set()
@@ -99,7 +91,7 @@ class Intake:
         self._sweep_at_once = False
         self._sweep_soon = asyncio.Event()
         self._untaken: set[str] = set()
-        self.low_water = max(1, min(settings.max_candidates // 2, max(_LEAST_AHEAD, slots)))
+        self.low_water = max(1, min(settings.max_candidates // 2, max(_LEAST_AHEAD, runner.slots)))
         self.taken = asyncio.Event()
         """Set by the broker when it has taken candidates."""
 
@@ -121,24 +113,21 @@ class Intake:
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
-        behind = True
+        behind = documents = True
         while True:
             in_time = await self._until_hungry(behind)
             room = self._settings.max_candidates - self._candidates.ready()
             limit = max(self.low_water, min(_PAGE, room)) if in_time else _PAGE
             since = follower.since
-            page = await follower.next_page(limit)
-            behind = len(page.changes) == limit
+            page = await follower.next_page(limit, documents=documents)
             own = sum(change.rev in self._store.own_revisions for change in page.changes)
+            behind, documents = len(page.changes) == limit, own < max(_FEW, len(page.changes) // 2)
             try:
                 await self._take_in_page(page)
             except CouchError:
                 follower.since = since
                 raise
-            if own > max(_FEW, len(page.changes) // 2):
-                await asyncio.sleep(_MERGE_PAUSE_S)
-            elif len(page.changes) > _AT_REST:
-                await asyncio.sleep(_SHORT_PAUSE_S)
+            await self._store.writer.answered(_LONGEST_PAUSE_S)
 
     async def _begin(self) -> ChangesFollower:
         info = await self._store.database.info()
@@ -153,11 +142,11 @@ class Intake:
         """Return True as soon as few candidates are ready; False where the next page must not wait for that."""
         if self._candidates.ready() < self.low_water:
             return True
-        starved = any(not self._candidates.ready(worker_type) for worker_type in self._free_slots())
+        starved = any(not self._candidates.ready(worker_type) for worker_type in self._runner.free_slots())
         if starved and behind:
             return False
         try:
-            async with asyncio.timeout(_MERGE_PAUSE_S if starved else _LONGEST_PAUSE_S):
+            async with asyncio.timeout(_STARVED_PAUSE_S if starved else _LONGEST_PAUSE_S):
                 while self._candidates.ready() >= self.low_water:
                     self.taken.clear()
                     await self.taken.wait()
@@ -166,14 +155,22 @@ class Intake:
         return True
 
     async def _take_in_page(self, page: Page) -> None:
-        wanted: list[str] = []
+        documents: list[Document] = []
+        unread: list[str] = []
         for change in page.changes:
             if change.rev in self._store.own_revisions or self._candidates.knows(change.doc_id, change.rev):
                 continue
             self._candidates.forget(change.doc_id)
-            if not change.deleted and not change.doc_id.startswith("_design/"):
-                wanted.append(change.doc_id)
-        await self._read(wanted)
+            if self._runner.is_claiming(change.doc_id, change.rev):
+                continue
+            if change.deleted or change.doc_id.startswith("_design/"):
+                continue
+            if change.document is not None:
+                documents.append(change.document)
+            else:
+                unread.append(change.doc_id)
+        await self.take_in(documents)
+        await self._read(unread)
 
     async def _read(self, ids: Iterable[str]) -> None:
         async for documents in self._store.database.revisions([(job_id, None) for job_id in ids]):
@@ -182,8 +179,8 @@ class Intake:
     async def take_in(self, documents: Iterable[Document]) -> None:
         """Look at documents of the jobs database and make candidates of the queued ones that this daemon can run."""
         for document in documents:
-            if self._runs(document["_id"]):
-                self._running_changed(document)
+            if self._runner.runs(document["_id"]):
+                self._runner.changed(document)
             elif self._candidates.knows(document["_id"], document["_rev"]):
                 continue
             elif document["_rev"] not in self._store.own_revisions and is_claimed_by(document, self._daemon.id):
@@ -254,7 +251,7 @@ class Intake:
             except CouchError:
                 self._look_again |= again
                 raise
-            await give_up_doubtful(self._store, self._daemon.id, self._runs)
+            await give_up_doubtful(self._store, self._daemon.id, self._runner.runs)
             await self._sweep(self._candidates.overflowed(self.low_water, time.time()), "true")
             if self._sweep_at_once or loop.time() - last >= self._settings.sweep_interval:
                 update: Update = "true" if self._sweep_at_once else "lazy"
@@ -273,7 +270,7 @@ class Intake:
             first = await self._due_rows(worker_type, "first", {}, update)
             first = [row for row in first if str(row["key"][-1]) <= horizon]
             rows = await self._due_rows(worker_type, "due", horizon, update)
-            await self._read(dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runs(row["id"])))
+            await self._read(dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runner.runs(row["id"])))
             if worker_type is not None and len(rows) == self._settings.max_candidates:
                 self._candidates.left_out(worker_type, _due_time(rows[-1]))
 

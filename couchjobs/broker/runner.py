@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Conflict, NotFound
-from couchjobs.jobs.job import Job
+from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
@@ -59,7 +59,8 @@ class Runner:
         self._free = {config.worker_type: processes * config.concurrency for config in workers}
         self.slots = sum(self._free.values())
         self._running: dict[str, Try | RemoteTry | None] = {}
-        self._stirred: set[str] = set()
+        self._claiming: dict[str, str] = {}
+        self._stirred: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -85,13 +86,23 @@ class Runner:
         """Claim the job, run it, and store its end, in a task of its own."""
         self._free[job.worker] -= 1
         self._running[job.id] = None
+        self._claiming[job.id] = job.rev
         task = asyncio.create_task(self._process(job), name=f"{TASKS} {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def is_claiming(self, job_id: str, rev: str) -> bool:
+        """Return whether the job is being claimed here; if so, take note of the revision, which may be the claim's."""
+        claimed_rev = self._claiming.get(job_id)
+        if claimed_rev is not None and claimed_rev != rev:
+            self._stirred[job_id] = rev
+        return claimed_rev is not None
+
     def changed(self, document: Document) -> None:
-        """Take note of a change of a job that is being claimed, runs, or ends: its row of the feed comes only once."""
-        self._stirred.add(document["_id"])
+        """Take note of a change of a job that is being claimed, runs or ends here: its row comes only once."""
+        if self.is_claiming(document["_id"], document["_rev"]):
+            return
+        self._stirred[document["_id"]] = document["_rev"]
         running = self._running.get(document["_id"])
         if running is not None and document.get("cancel_requested") is True:
             running.stop(Cancelled())
@@ -137,21 +148,29 @@ class Runner:
             del self._running[job.id]
             self._freed()
             if job.id in self._stirred:
-                self._stirred.discard(job.id)
-                self._look_again(job.id)
+                if self._has_stirred(job) or job.state is State.QUEUED:
+                    self._look_again(job.id)
+                del self._stirred[job.id]
+
+    def _has_stirred(self, job: Job) -> bool:
+        """Return whether the feed has shown another revision of the job than the one that this process wrote."""
+        return self._stirred.get(job.id, job.rev) != job.rev
 
     async def _claim_and_run(self, job: Job) -> Outcome | None:
         running: Try | RemoteTry | None = None
         try:
-            if not await self._store.claim(job, self._daemon.id):
-                return None
+            try:
+                if not await self._store.claim(job, self._daemon.id):
+                    return None
+            finally:
+                del self._claiming[job.id]
             if self._closing or self._daemon.is_lost:
                 return Interrupted()
             self._connection.use()
             begin = self._workers[job.worker].begin if self._pool is None else self._pool.begin
             running = self._running[job.id] = begin(job, self._daemon.id)
-            if job.id in self._stirred:
-                self.changed(await self._store.database.find(job.id) or {"_id": job.id})
+            if self._has_stirred(job) and (present := await self._store.database.find(job.id)) is not None:
+                self.changed(present)
             return await running.run()
         finally:
             if running is not None and running.thread is not None:

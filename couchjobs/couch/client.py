@@ -166,6 +166,18 @@ class CouchServer:
         found: list[str] = await self.request("GET", "_all_dbs")
         return found
 
+    async def active_tasks(self) -> list[dict[str, Any]]:
+        """Return what the server does by itself, such as compaction; nothing where it does not say.
+
+        Raises:
+            Unauthorized: only a server administrator may ask.
+        """
+        try:
+            found: list[dict[str, Any]] = await self.request("GET", "_active_tasks")
+        except errors.NotFound:
+            return []
+        return found
+
     async def create_database(self, name: str) -> bool:
         """Create the database; return False where it is there already, by whomever."""
         try:

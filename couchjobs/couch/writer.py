@@ -1,7 +1,8 @@
 """Group commit: documents that wait while a request is out go together with the next one.
 
 CouchDB pays per request and per commit, so all writes of a database pass through one writer. There is no timer: at
-rest a write leaves at once, under load batches grow by themselves. Each caller gets the answer of his own row.
+rest a write leaves at once, under load batches grow by themselves; a second request goes out beside the first only
+where many documents wait, for two small commits take longer than one. Each caller gets the answer of his own row.
 
 What can go wrong, and what the caller is told:
 - the row says conflict, or that the document is refused: CONFLICT, FORBIDDEN;
@@ -24,6 +25,7 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.errors import BadRequest, CouchError, Forbidden, NotFound, TooLarge, Unauthorized, Unavailable
 
 _MAX_ANSWER = 4_000_000
+_MANY = 200
 
 
 class Written(Enum):
@@ -96,6 +98,11 @@ class GroupWriter:
         """
         return await self.submit(doc)
 
+    async def answered(self, timeout: float) -> None:
+        """Return as soon as the requests that are out now have been answered, after `timeout` seconds at the latest."""
+        if self._requests:
+            await asyncio.wait([*self._requests], timeout=timeout)
+
     async def close(self) -> None:
         """Wait until everything that was submitted has its answer."""
         while self._requests or self._waiting:
@@ -104,7 +111,7 @@ class GroupWriter:
 
     def _send(self) -> None:
         self._woken = False
-        while self._waiting and len(self._requests) < self._in_flight:
+        while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
             request = asyncio.create_task(self._write_batch(self._next_batch()), name=f"write {self.database.name}")
             self._requests.add(request)
             request.add_done_callback(self._request_ended)

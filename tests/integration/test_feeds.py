@@ -11,6 +11,7 @@ from fault_proxy import Answer, FaultProxy, Refusal
 from waiting import eventually
 
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch import changes
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.embedded.server import EmbeddedServer
@@ -81,6 +82,22 @@ async def test_follower_when_since_is_now_then_only_what_comes(connection: Conne
         assert {change.doc_id for change in waiting.result().changes} == {doc_id}
 
 
+async def test_follower_when_documents_are_asked_for_then_rows_bring_them_unless_too_large(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows alone, where the documents of a page are too much for the memory that a page may have."""
+    database = connection.database(db.database("triggers"))
+    for number in range(4):
+        await database.put({"_id": f"doc-{number}", "text": "x" * 1000})
+    page = await ChangesFollower(database, "0").next_page(documents=True)
+    found = {change.doc_id: change.document for change in page.changes}
+    assert all((found[f"doc-{number}"] or {})["text"] == "x" * 1000 for number in range(4))
+    monkeypatch.setattr(changes, "MAX_PAGE_BYTES", 3000)
+    page = await ChangesFollower(database, "0").next_page(documents=True)
+    assert {f"doc-{number}" for number in range(4)} <= {change.doc_id for change in page.changes}
+    assert all(change.document is None for change in page.changes)
+
+
 async def test_follower_when_database_goes_then_not_found(connection: Connection, db: Prefixer) -> None:
     """Not an endless loop."""
     name = db.database("gone")
@@ -130,7 +147,7 @@ async def test_follower_when_answers_are_broken_then_every_change_comes(
         database = behind.database(db.database("triggers"))
         for number in range(10):
             await connection.database(database.name).put({"_id": f"doc-{number}"})
-        follower = ChangesFollower(database, "0", limit=4, heartbeat_s=0.3)
+        follower = ChangesFollower(database, "0", limit=4, heartbeat_s=0.3, silence_s=0.9)
         seen: set[str] = set()
         while len(seen) < 10:
             page = await asyncio.wait_for(follower.next_page(), 20)
