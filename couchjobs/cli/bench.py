@@ -7,10 +7,10 @@ import sys
 from typing import Annotated
 
 import typer
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from couchjobs import process
 from couchjobs.bench.run import BenchResult, run_bench
 from couchjobs.cli.options import Json, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
@@ -31,12 +31,12 @@ def bench(
     """
     configure_logging("warning")
     if url is not None or "COUCHJOBS_URL" in os.environ:
-        result = uvloop.run(run_bench(settings_of(url, None, None), jobs, scaled=scale))
+        result = process.run(run_bench(settings_of(url, None, None), jobs, scaled=scale))
     else:
         print("couchjobs: no COUCHJOBS_URL: measuring the embedded server, in memory", file=sys.stderr)
         with EmbeddedServer() as server:
             settings = settings_of(server.bare_url, None, None).model_copy(update={"url": server.url})
-            result = uvloop.run(run_bench(settings, jobs, scaled=scale))
+            result = process.run(run_bench(settings, jobs, scaled=scale))
     if as_json:
         print_json(result.as_json())
     else:

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-import uvloop
 
+from couchjobs import process
 from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
@@ -53,7 +53,7 @@ def run(
     workers = load_workers(modules)
     if as_json:
         print_json({"pid": os.getpid(), "workers": workers.names()})
-    uvloop.run(_run_to_the_end(settings, workers, modules, processes, log_level, max_jobs_per_child))
+    process.run(_run_to_the_end(settings, workers, modules, processes, log_level, max_jobs_per_child))
 
 
 async def _run_to_the_end(

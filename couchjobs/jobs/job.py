@@ -193,10 +193,12 @@ class Job(BaseModel):
 
         Nobody may change it: it is the base of the next revision.
         """
-        if not self._document:
-            self._document = orjson.loads(self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True))
-            self._document |= {"state": self.state.value, "message": self.message}
-        return self._document
+        private: dict[str, Document] = self.__pydantic_private__ or {}  # `self._document` takes ten times as long
+        document = private["_document"]
+        if not document:
+            document = orjson.loads(self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True))
+            private["_document"] = document = document | {"state": self.state.value, "message": self.message}
+        return document
 
     def document_with(self, changes: Changes) -> Document:
         """Return the document with these fields changed; None removes a field."""
@@ -263,7 +265,8 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return format_time(value)
     if isinstance(value, BaseModel):
-        return {name: _as_json(part) for name, part in value if part is not None}
+        fields = value.__dict__ | (value.__pydantic_extra__ or {})
+        return {name: _as_json(part) for name, part in fields.items() if part is not None}
     if isinstance(value, State):
         return value.value
     return [_as_json(part) for part in value] if isinstance(value, list) else value

@@ -14,8 +14,7 @@ import socket
 import sys
 from typing import Any
 
-import uvloop
-
+from couchjobs import process
 from couchjobs.couch.connection import connect
 from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import Job
@@ -86,7 +85,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     try:
-        uvloop.run(_ending(_serve(int(sys.argv[1]))))
+        process.run(_ending(_serve(int(sys.argv[1]))))
     except KeyboardInterrupt:
         os._exit(1)
 
