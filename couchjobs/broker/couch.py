@@ -17,6 +17,7 @@ from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.broker.intake import Intake
 from couchjobs.broker.runner import Runner
+from couchjobs.broker.triage import Triage
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ClosedError, CouchError, QueueClosedError, UnknownWorkerError
 from couchjobs.installation import install
@@ -89,16 +90,9 @@ class CouchBroker:
             runner.free_slots(), self._settings.max_candidates, self._settings.first_right_delay
         )
         await runner.init_workers()
+        triage = Triage(self.store, self.daemon, self._candidates, workers, runner, self._refusal, found=self._wake.set)
         self._intake = Intake(
-            self.store,
-            self.daemon,
-            self._candidates,
-            workers,
-            self._settings,
-            runner,
-            self._wake.set,
-            self._refusal,
-            self._reinstall,
+            self.store, self.daemon, self._candidates, workers.names(), self._settings, runner, triage, self._reinstall
         )
         await self.daemon.join()
         await self.daemon.take_jobs(workers.names(), runner.slots)

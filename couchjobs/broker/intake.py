@@ -3,34 +3,33 @@
 The feed is asked for its next page only when fewer candidates are ready than the low-water mark, or after a short
 while, for cancellations; and not before the writes that were out when the last page came have been answered. A job's
 three revisions are one row if nobody asks in between, and CouchDB pays for each row: so there is one page a commit,
-large under load, at once at rest. A page brings its documents along where most rows are likely to be other people's
-writes. Where a worker type has free slots and no candidate, the feed is read at full pace, past whatever lies before
-its jobs. The view is read at the start, every sweep interval, and where candidates had to be left out. A daemon
-begins with the feed's beginning, which needs no index, unless the database is large.
+large under load, at once at rest. A page brings its documents along where most rows are likely to be jobs to claim;
+of a large page of other daemons' jobs the rows alone are looked at, and not at once (see left_rows). Where a worker
+type has free slots and no candidate, the feed is read at full pace, past whatever lies before its jobs. The view is
+read at the start, every sweep interval, and where candidates had to be left out. A daemon begins with the feed's
+beginning, which needs no index, unless the database is large.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from couchjobs.broker.candidates import Candidate, Candidates
+from couchjobs.broker.candidates import Candidates
+from couchjobs.broker.left_rows import LeftRows
+from couchjobs.broker.triage import Triage
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.database import Row, Update
-from couchjobs.errors import BadDocumentError, CouchError, NotFound
-from couchjobs.jobs.job import Job, State, is_job
+from couchjobs.errors import CouchError, NotFound
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
-from couchjobs.recovery.audit import give_up_doubtful, is_claimed_by
+from couchjobs.recovery.audit import give_up_doubtful
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.settings import Settings
 from couchjobs.timestamps import format_time, now, parse_time
-from couchjobs.workers.config import WorkersList
 
 if TYPE_CHECKING:
     from couchjobs.broker.runner import Runner
@@ -43,11 +42,10 @@ _LONGEST_PAUSE_S = 0.25
 _REFILL_PAUSE_S = 0.1
 _AHEAD = 3
 _STARVED_PAUSE_S = 0.05
+_OTHERS_PAUSE_S = 0.1
 _FEW = 50
 _LEAST_AHEAD = 32
-_NAMED = 1000
 _LOOK_AGAIN_S = 1.0
-_LARGE_DOCUMENT = 16_384
 
 
 class Intake:
@@ -57,12 +55,11 @@ class Intake:
         store: the jobs.
         daemon: this daemon, for the first right to a job.
         candidates: where they go.
-        workers: the types that this daemon has.
+        worker_types: those that this daemon has.
         settings: of the process.
-        found: called when there may be something to claim.
         runner: the slots, and the jobs in them.
+        triage: what documents are shown to.
         reinstall: called where the database of jobs, or its views, were missing.
-        refusal: why a job of a type that runs here must not; empty where it may.
     """
 
     def __init__(
@@ -70,27 +67,26 @@ class Intake:
         store: JobStore,
         daemon: Daemon,
         candidates: Candidates,
-        workers: WorkersList,
+        worker_types: Sequence[str],
         settings: Settings,
         runner: Runner,
-        found: Callable[[], None],
-        refusal: Callable[[Job], str],
+        triage: Triage,
         reinstall: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._daemon = daemon
         self._candidates = candidates
-        self._workers = workers
+        self._worker_types = worker_types
         self._settings = settings
-        self._found = found
+        self._triage = triage
         self._runner = runner
-        self._refusal = refusal
         self._reinstall = reinstall
         self._look_again: set[str] = set()
         self._follower: ChangesFollower | None = None
         self._sweep_at_once = False
         self._sweep_soon = asyncio.Event()
-        self._untaken: set[str] = set()
+        self._left = LeftRows(settings.first_right_delay)
+        self._daemons_changed = daemon.listen()
         self.low_water = max(1, min(settings.max_candidates // 2, max(_LEAST_AHEAD, runner.slots)))
         self.taken = asyncio.Event()
         """Set by the broker when it has taken candidates."""
@@ -120,14 +116,16 @@ class Intake:
             limit = max(self.low_water, min(_PAGE, room)) if in_time else _PAGE
             since = follower.since
             page = await follower.next_page(limit, documents=documents)
-            own = sum(change.rev in self._store.own_revisions for change in page.changes)
-            behind, documents = len(page.changes) == limit, own < max(_FEW, len(page.changes) // 2)
             try:
-                await self._take_in_page(page)
+                wanted, left = await self._take_in_page(page)
             except CouchError:
                 follower.since = since
                 raise
+            rows = len(page.changes)
+            behind, documents = rows == limit, rows - wanted < max(_FEW, rows // 2)
             await self._store.writer.answered(_LONGEST_PAUSE_S)
+            if left > _FEW and not wanted and not behind:
+                await asyncio.sleep(_OTHERS_PAUSE_S)
 
     async def _begin(self) -> ChangesFollower:
         info = await self._store.database.info()
@@ -154,79 +152,43 @@ class Intake:
             return False
         return True
 
-    async def _take_in_page(self, page: Page) -> None:
+    async def _take_in_page(self, page: Page) -> tuple[int, int]:
+        """Make candidates of what the page shows; return how many documents that took, and how many rows are left."""
         documents: list[Document] = []
         unread: list[str] = []
-        for change in page.changes:
-            if change.rev in self._store.own_revisions or self._candidates.knows(change.doc_id, change.rev):
+        left, present, few = 0, time.time(), len(page.changes) <= _FEW
+        for job_id, rev, deleted, document in page.changes:
+            if rev in self._store.own_revisions or self._candidates.knows(job_id, rev):
                 continue
-            self._candidates.forget(change.doc_id)
-            if self._runner.is_claiming(change.doc_id, change.rev):
+            self._candidates.forget(job_id)
+            self._left.forget(job_id)
+            if deleted or job_id.startswith("_design/") or self._runner.is_claiming(job_id, rev):
                 continue
-            if change.deleted or change.doc_id.startswith("_design/"):
-                continue
-            if change.document is not None:
-                documents.append(change.document)
+            mine = self._runner.runs(job_id) or self._daemon.may_have_first_right(job_id)
+            if document is not None and (mine or few):
+                documents.append(document)
+            elif mine:
+                unread.append(job_id)
             else:
-                unread.append(change.doc_id)
-        await self.take_in(documents)
-        await self._read(unread)
-
-    async def _read(self, ids: Iterable[str]) -> None:
-        async for documents in self._store.database.revisions([(job_id, None) for job_id in ids]):
-            await self.take_in(document for document in documents if not document.get("_deleted"))
-
-    async def take_in(self, documents: Iterable[Document]) -> None:
-        """Look at documents of the jobs database and make candidates of the queued ones that this daemon can run."""
-        for document in documents:
-            if self._runner.runs(document["_id"]):
-                self._runner.changed(document)
-            elif self._candidates.knows(document["_id"], document["_rev"]):
-                continue
-            elif document["_rev"] not in self._store.own_revisions and is_claimed_by(document, self._daemon.id):
-                self._store.doubtful.setdefault(document["_id"], time.monotonic())
-            elif is_job(document) and document.get("state") not in (State.RUNNING, State.DONE, State.ERRORED):
-                try:
-                    await self._take_in_queued(document)
-                except CouchError:
-                    raise
-                except Exception:  # one document must never hold up the others
-                    _logger.exception("job left out", job=document["_id"])
-        self._found()
-
-    async def _take_in_queued(self, document: Document) -> None:
-        try:
-            job = self._store.check(document)
-        except BadDocumentError as error:
-            await self._store.reject(document, str(error))
-            return
-        if job.cancel_requested:
-            await self._store.cancel(job)
-        elif job.worker in self._workers:
-            if reason := self._refusal(job):
-                await self._store.nack(job, reason)
-            else:
-                self._offer(job)
-        elif job.worker not in self._untaken and len(self._untaken) < _NAMED:
-            self._untaken.add(job.worker)
-            _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
-
-    def _offer(self, job: Job) -> None:
-        present = time.time()
-        not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
-        due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
-        priority = job.priority if job.priority is not None else int(job.manual_execution)
-        keep = len(orjson.dumps(job.document())) <= _LARGE_DOCUMENT
-        first_right = self._daemon.has_first_right(job.id, job.worker)
-        self._candidates.offer(
-            Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before, first_right),
-            present,
-        )
+                self._left.note(job_id, present)
+                left += 1
+        await self._triage.take_in(documents)
+        await self._triage.read(unread)
+        return len(documents) + len(unread), left
 
     def look_again(self, job_id: str) -> None:
         """Read the job again soon: it changed while it ran here, and its row of the feed has gone by."""
         self._look_again.add(job_id)
         self._sweep_soon.set()
+
+    def _rows_to_read(self) -> set[str]:
+        rows: list[str] = []
+        if self._daemons_changed.is_set():
+            self._daemons_changed.clear()
+            rows = self._left.take_if(self._daemon.may_have_first_right)
+        free = self._runner.free_slots()
+        idle = sum(slots for worker_type, slots in free.items() if not self._candidates.ready(worker_type))
+        return {*rows, *self._left.take_ripe(min(idle, _PAGE), time.time())}
 
     async def sweep_for_ever(self) -> None:
         """Read the view of due jobs every sweep interval, and at once where jobs were left out."""
@@ -241,13 +203,14 @@ class Intake:
 
     async def _sweep_until_views_are_missing(self) -> None:
         loop = asyncio.get_running_loop()
-        await self._sweep([*self._workers.names(), None], "false")
+        await self._sweep([*self._worker_types, None], "false")
         last = loop.time()
         while True:
             self._sweep_soon.clear()
-            again, self._look_again = self._look_again, set()
+            again = self._look_again | self._rows_to_read()
+            self._look_again = set()
             try:
-                await self._read(again)
+                await self._triage.read(again)
             except CouchError:
                 self._look_again |= again
                 raise
@@ -256,7 +219,7 @@ class Intake:
             if self._sweep_at_once or loop.time() - last >= self._settings.sweep_interval:
                 update: Update = "true" if self._sweep_at_once else "lazy"
                 self._sweep_at_once = False
-                await self._sweep([*self._workers.names(), None], update)
+                await self._sweep([*self._worker_types, None], update)
                 last = loop.time()
             try:
                 async with asyncio.timeout(min(_REFILL_PAUSE_S, self._settings.sweep_interval)):
@@ -270,7 +233,9 @@ class Intake:
             first = await self._due_rows(worker_type, "first", {}, update)
             first = [row for row in first if str(row["key"][-1]) <= horizon]
             rows = await self._due_rows(worker_type, "due", horizon, update)
-            await self._read(dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runner.runs(row["id"])))
+            await self._triage.read(
+                dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runner.runs(row["id"]))
+            )
             if worker_type is not None and len(rows) == self._settings.max_candidates:
                 self._candidates.left_out(worker_type, _due_time(rows[-1]))
 

@@ -25,7 +25,7 @@ from couchjobs.couch.database import Database
 from couchjobs.couch.settle import settle
 from couchjobs.couch.writer import GroupWriter, Written
 from couchjobs.errors import BadRequest, ConfigurationError, NotFound, TooLarge, Unavailable
-from couchjobs.recovery.rendezvous import first_right
+from couchjobs.recovery.rendezvous import BUCKETS, bucket, buckets_of, first_right
 from couchjobs.settings import load_settings
 from couchjobs.supervisor import Supervisor, backoff
 
@@ -194,6 +194,16 @@ def test_first_right_when_a_daemon_comes_or_goes_then_only_its_share_moves() -> 
     assert all(after[key] == before[key] for key in keys if before[key] != "b")
     assert first_right("x", []) is None
     assert first_right("x", ["a"]) == "a"
+
+
+def test_buckets_when_shared_then_each_has_one_owner_and_all_have_about_as_many() -> None:
+    """The parts of the daemons are apart, and together everything."""
+    daemons = [f"host-{number}" for number in range(8)]
+    shares = [buckets_of(daemon, daemons) for daemon in daemons]
+    assert sorted(number for share in shares for number in share) == [*range(BUCKETS)]
+    assert max(len(share) for share in shares) < 1.5 * BUCKETS / 8
+    assert buckets_of("a", ["a"]) == frozenset(range(BUCKETS))
+    assert len({bucket(f"job-{number}") for number in range(10_000)}) == BUCKETS
 
 
 @pytest.mark.parametrize(
