@@ -19,6 +19,7 @@ from couchjobs.jobs.job import Job
 _ROOM_FOR_PRIORITY = 2
 _ROOM_TO_SORT = 2
 _STALE_ENTRIES = 5000
+_LEAST_AHEAD = 32
 
 
 @dataclass(slots=True)
@@ -39,7 +40,7 @@ class Candidate:
 class _Lane:
     """The candidates of one worker type. Queues hold ids that may be gone: `known` says which are not."""
 
-    def __init__(self, slots: int, delay_s: float) -> None:
+    def __init__(self, slots: int, most: int, delay_s: float) -> None:
         self.known: dict[str, Candidate] = {}
         self.by_priority: list[tuple[int, float, str]] = []
         self.by_age: list[tuple[float, str]] = []
@@ -48,6 +49,7 @@ class _Lane:
         self.ready = 0
         self.taken = 0
         self.left_out_from: float | None = None
+        self.low = max(1, min(most // 2, max(_LEAST_AHEAD, slots)))
         self._slots = slots
         self._delay_s = delay_s
         self._help = float(slots)
@@ -143,7 +145,7 @@ class Candidates:
     """
 
     def __init__(self, slots: Mapping[str, int], most: int, delay_s: float = 0.0) -> None:
-        self._lanes = {worker_type: _Lane(count, delay_s) for worker_type, count in slots.items()}
+        self._lanes = {worker_type: _Lane(count, most, delay_s) for worker_type, count in slots.items()}
         self._most = most
         self._delay_s = delay_s
 
@@ -207,12 +209,17 @@ class Candidates:
         """Note that queued jobs of that type are no candidates, and from when on they may be claimed."""
         self._lanes[worker_type].leave_out(not_before)
 
-    def overflowed(self, low_water: int, now: float) -> list[str]:
+    def hungry(self) -> bool:
+        """Return whether nothing is ready, or of some type little: fewer than its slots could take at once."""
+        ready = [(lane.ready, lane.low) for lane in self._lanes.values() if lane.ready]
+        return not ready or any(count < low for count, low in ready)
+
+    def overflowed(self, now: float) -> list[str]:
         """Return the types with jobs left out that may be claimed by now, and few ready; forget the notes."""
         types = [
             name
             for name, lane in self._lanes.items()
-            if lane.left_out_from is not None and lane.left_out_from <= now and lane.ready < low_water
+            if lane.left_out_from is not None and lane.left_out_from <= now and lane.ready < lane.low
         ]
         for name in types:
             self._lanes[name].left_out_from = None

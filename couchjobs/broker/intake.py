@@ -1,13 +1,13 @@
 """How queued jobs become candidates: by the changes feed, which is a hint, and by the view of due jobs, the truth.
 
-The feed is asked for its next page only when fewer candidates are ready than the low-water mark, or after a short
-while, for cancellations; and not before the writes that were out when the last page came have been answered. A job's
-three revisions are one row if nobody asks in between, and CouchDB pays for each row: so there is one page a commit,
-large under load, at once at rest. A page brings its documents along where most rows are likely to be jobs to claim;
-of a large page of other daemons' jobs the rows alone are looked at, and not at once (see left_rows). Where a worker
-type has free slots and no candidate, the feed is read at full pace, past whatever lies before its jobs. The view is
-read at the start, every sweep interval, and where candidates had to be left out. A daemon begins with the feed's
-beginning, which needs no index, unless the database is large.
+The feed is asked for its next page only when few candidates are ready, or after a short while, for cancellations; and
+not before the writes that were out when the last page came have been answered. A job's three revisions are one row if
+nobody asks in between, and CouchDB pays for each row: so there is one page a commit, large under load, at once at rest.
+A page brings its documents along where most rows are likely to be jobs to claim; of a large page of other daemons' jobs
+the rows alone are looked at, and not at once (see left_rows). Where a worker type has free slots and no candidate, the
+feed is read at full pace, past whatever lies before its jobs. The view is read at the start, every sweep interval, and
+where candidates had to be left out. A daemon begins with the feed's beginning, which needs no index, unless the
+database is large.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 _logger = get_logger(__name__)
 _LARGE_DATABASE = 100_000
 _PAGE = 1000
+_SMALL_PAGE = 250
 _LONGEST_PAUSE_S = 0.25
 _REFILL_PAUSE_S = 0.1
 _AHEAD = 3
 _STARVED_PAUSE_S = 0.05
 _OTHERS_PAUSE_S = 0.1
 _FEW = 50
-_LEAST_AHEAD = 32
 _LOOK_AGAIN_S = 1.0
 
 
@@ -87,7 +87,6 @@ class Intake:
         self._sweep_soon = asyncio.Event()
         self._left = LeftRows(settings.first_right_delay)
         self._daemons_changed = daemon.listen()
-        self.low_water = max(1, min(settings.max_candidates // 2, max(_LEAST_AHEAD, runner.slots)))
         self.taken = asyncio.Event()
         """Set by the broker when it has taken candidates."""
 
@@ -113,7 +112,7 @@ class Intake:
         while True:
             in_time = await self._until_hungry(behind)
             room = self._settings.max_candidates - self._candidates.ready()
-            limit = max(self.low_water, min(_PAGE, room)) if in_time else _PAGE
+            limit = max(_SMALL_PAGE, min(_PAGE, room)) if in_time else _PAGE
             since = follower.since
             page = await follower.next_page(limit, documents=documents)
             try:
@@ -138,14 +137,14 @@ class Intake:
 
     async def _until_hungry(self, behind: bool) -> bool:
         """Return True as soon as few candidates are ready; False where the next page must not wait for that."""
-        if self._candidates.ready() < self.low_water:
+        if self._candidates.hungry():
             return True
         starved = any(not self._candidates.ready(worker_type) for worker_type in self._runner.free_slots())
         if starved and behind:
             return False
         try:
             async with asyncio.timeout(_STARVED_PAUSE_S if starved else _LONGEST_PAUSE_S):
-                while self._candidates.ready() >= self.low_water:
+                while not self._candidates.hungry():
                     self.taken.clear()
                     await self.taken.wait()
         except TimeoutError:
@@ -215,7 +214,7 @@ class Intake:
                 self._look_again |= again
                 raise
             await give_up_doubtful(self._store, self._daemon.id, self._runner.runs)
-            await self._sweep(self._candidates.overflowed(self.low_water, time.time()), "true")
+            await self._sweep(self._candidates.overflowed(time.time()), "true")
             if self._sweep_at_once or loop.time() - last >= self._settings.sweep_interval:
                 update: Update = "true" if self._sweep_at_once else "lazy"
                 self._sweep_at_once = False

@@ -1,8 +1,10 @@
 """Group commit: documents that wait while a request is out go together with the next one.
 
 CouchDB pays per request and per commit, so all writes of a database pass through one writer. There is no timer: at
-rest a write leaves at once, under load batches grow by themselves; a second request goes out beside the first only
-where many documents wait, for two small commits take longer than one. Each caller gets the answer of his own row.
+rest a write leaves after a few turns of the event loop, so that what follows from the same cause goes with it (the end
+of a job, and the claim of the next one for its slot); under load batches grow by themselves. A second request goes out
+beside the first only where many documents wait, for two small commits take longer than one. Each caller gets the answer
+of his own row.
 
 What can go wrong, and what the caller is told:
 - the row says conflict, or that the document is refused: CONFLICT, FORBIDDEN;
@@ -26,6 +28,7 @@ from couchjobs.errors import BadRequest, CouchError, Forbidden, NotFound, TooLar
 
 _MAX_ANSWER = 4_000_000
 _MANY = 200
+_TURNS = 3
 
 
 class Written(Enum):
@@ -87,7 +90,7 @@ class GroupWriter:
         self._waiting.append(_Waiting(doc["_id"], body, answer))
         if not self._woken:
             self._woken = True
-            loop.call_soon(self._send)
+            loop.call_soon(self._send_after, _TURNS)
         return answer
 
     async def write(self, doc: Document) -> WriteAnswer:
@@ -109,8 +112,14 @@ class GroupWriter:
             await asyncio.sleep(0)
             await asyncio.gather(*self._requests)
 
+    def _send_after(self, turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._send_after, turns - 1)
+        else:
+            self._woken = False
+            self._send()
+
     def _send(self) -> None:
-        self._woken = False
         while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
             request = asyncio.create_task(self._write_batch(self._next_batch()), name=f"write {self.database.name}")
             self._requests.add(request)

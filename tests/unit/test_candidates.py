@@ -15,9 +15,10 @@ def candidate(
     not_before: float = 0,
     rev: str = "1-a",
     first_right: bool = True,
+    worker: str = "w",
 ) -> Candidate:
-    """A candidate of worker w."""
-    return Candidate(job_id, rev, "w", due, priority, None, not_before, first_right)
+    """A candidate, of worker w unless another one is given."""
+    return Candidate(job_id, rev, worker, due, priority, None, not_before, first_right)
 
 
 def ids(candidates: list[Candidate]) -> list[str]:
@@ -55,12 +56,26 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     for number in range(5):
         known.offer(candidate(f"job-{number}"), 0)
     assert known.ready() == 3
-    assert known.overflowed(2, 0) == []
+    assert known.overflowed(0) == []
     known.offer(candidate("high", priority=1), 0)
     assert known.ready("w") == 4
-    known.take("w", 3, 0)
-    assert known.overflowed(2, 0) == ["w"]
-    assert known.overflowed(2, 0) == []
+    known.take("w", 4, 0)
+    assert known.overflowed(0) == ["w"]
+    assert known.overflowed(0) == []
+
+
+def test_hungry_when_nothing_or_little_of_a_type_is_ready() -> None:
+    """A type without any candidate makes nobody hungry as long as another one has plenty."""
+    known = Candidates({"few": 1, "many": 100}, 1000)
+    assert known.hungry()
+    for number in range(32):
+        known.offer(candidate(f"job-{number}", worker="few"), 0)
+    assert not known.hungry()
+    known.offer(candidate("one", worker="many"), 0)
+    assert known.hungry()
+    known.take("many", 1, 0)
+    known.take("few", 1, 0)
+    assert known.hungry()
 
 
 def test_offer_when_too_many_wait_then_the_earliest_do_and_the_rest_is_looked_for_in_time() -> None:
@@ -69,9 +84,9 @@ def test_offer_when_too_many_wait_then_the_earliest_do_and_the_rest_is_looked_fo
     for not_before in (30.0, 20.0, 10.0, 40.0, 50.0):
         known.offer(candidate(f"job-{not_before}", not_before=not_before), 0)
     assert known.next_ready(["w"], 0) == 10
-    assert known.overflowed(2, 29) == []
+    assert known.overflowed(29) == []
     assert ids(known.take("w", 9, 29)) == ["job-10.0", "job-20.0"]
-    assert known.overflowed(2, 30) == ["w"]
+    assert known.overflowed(30) == ["w"]
     assert known.next_ready(["w"], 30) is None
 
 
