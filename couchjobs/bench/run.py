@@ -18,6 +18,7 @@ from couchjobs.bench.engine import (
 )
 from couchjobs.bench.limit import measure_limit
 from couchjobs.bench.scale import scale
+from couchjobs.bench.server_cpu import server_cpu_s
 from couchjobs.couch.connection import connect
 from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
@@ -48,7 +49,9 @@ class BenchResult:
     enqueue_jobs_per_s: dict[str, float]
     """`bulk` by `push_jobs`, `single` by 16 concurrent programs."""
     cpu_ms_per_job: float
-    """Of the daemon, while it drains the queue."""
+    """Of the daemon, for jobs that are written and drained."""
+    server_cpu_ms_per_job: float | None
+    """The same of the server, where it runs on this machine."""
     bytes_per_job: float
     """On disk, after compaction; 0 where the server does not say."""
     memory_mb: float
@@ -74,9 +77,11 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
             await until_quiet(connection.server)
             limit = await measure_limit(connection.database(tenants[0].database(settings.jobs_doctype)), jobs)
             await until_quiet(connection.server)
-            cpu = time.process_time()
+            cpu, server_cpu = time.process_time(), server_cpu_s(connection.server.url)
             drain = await measure_drain(connection, tenants[1], jobs)
             cpu = time.process_time() - cpu
+            if server_cpu is not None:
+                server_cpu = (server_cpu_s(connection.server.url) or server_cpu) - server_cpu
             await until_quiet(connection.server)
             end_to_end, latencies = await measure_end_to_end(connection, tenants[2], jobs)
             await until_quiet(connection.server)
@@ -103,6 +108,7 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
         end_to_end_ratio=round(end_to_end / limit, 3),
         enqueue_jobs_per_s={"bulk": round(bulk, 1), "single": round(single, 1)},
         cpu_ms_per_job=round(1000 * cpu / jobs, 3),
+        server_cpu_ms_per_job=None if server_cpu is None else round(1000 * server_cpu / jobs, 3),
         bytes_per_job=round(on_disk, 1),
         memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         scale=shares,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from couchjobs import process
+from couchjobs.bench.compare import compare
 from couchjobs.bench.run import BenchResult, run_bench
 from couchjobs.cli.options import Json, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
@@ -22,6 +23,10 @@ def bench(
     scale: Annotated[
         bool, typer.Option("--scale", help="Also with 2, 4 and 8 child processes and daemons; takes minutes.")
     ] = False,
+    compared: Annotated[
+        str | None, typer.Option("--compare", help="A commit to measure beside this checkout, in turn with it.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="With --compare: runs of each commit.")] = 3,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -30,6 +35,10 @@ def bench(
     Uses the server of COUCHJOBS_URL, else an embedded one. Works in databases of its own and removes them.
     """
     configure_logging("warning")
+    if compared is not None:
+        settings = settings_of(url, None, None) if url is not None or "COUCHJOBS_URL" in os.environ else None
+        _print_comparison(compare(compared, settings, jobs, rounds), as_json)
+        return
     if url is not None or "COUCHJOBS_URL" in os.environ:
         result = process.run(run_bench(settings_of(url, None, None), jobs, scaled=scale))
     else:
@@ -41,6 +50,16 @@ def bench(
         print_json(result.as_json())
     else:
         _print_table(result)
+
+
+def _print_comparison(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    table = Table("what", f"this / {found['ref']}", title=f"medians of {found['rounds']} runs each")
+    for name, ratio in found["ratios"].items():
+        table.add_row(name.replace("_", " "), f"{ratio:.3f}")
+    Console().print(table)
 
 
 def _print_table(result: BenchResult) -> None:
@@ -63,7 +82,8 @@ def _print_table(result: BenchResult) -> None:
     pushed = result.enqueue_jobs_per_s
     console.print(f"pushing: {pushed['bulk']:,.0f} jobs/s together, {pushed['single']:,.0f} jobs/s one by one from 16")
     console.print(
-        f"{result.cpu_ms_per_job} ms of the daemon's CPU and {result.bytes_per_job:,.0f} bytes on disk a job, "
+        f"{result.cpu_ms_per_job} ms of the daemon's CPU, {result.server_cpu_ms_per_job or '?'} ms of the server's, "
+        f"and {result.bytes_per_job:,.0f} bytes on disk a job, "
         f"{result.memory_mb:.0f} MB of memory"
     )
     for kind, shares in (result.scale or {}).items():

@@ -196,6 +196,13 @@ def alive(pid: int) -> bool:
         return False
 
 
+async def test_bench_when_compared_with_no_commit_then_exit_2(run: Run) -> None:
+    """And the reason that git gives."""
+    done = await in_thread(run, "bench", "--compare", "no-such-commit")
+    assert done.returncode == 2
+    assert "--compare needs a git checkout" in done.stderr
+
+
 async def test_bench_when_run_small_then_all_keys(connection: Connection, run: Run, server_url: str) -> None:
     """The keys that people compare; databases of its own are gone afterwards."""
     before = set(await connection.server.all_databases())
@@ -213,6 +220,7 @@ async def test_bench_when_run_small_then_all_keys(connection: Connection, run: R
         "latency_at_half_load_ms",
         "enqueue_jobs_per_s",
         "cpu_ms_per_job",
+        "server_cpu_ms_per_job",
         "bytes_per_job",
         "memory_mb",
         "scale",
