@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, assert_never
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, NotFound
+from couchjobs.errors import Conflict, CouchError, NotFound
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
@@ -169,14 +169,24 @@ class Runner:
             self._connection.use()
             begin = self._workers[job.worker].begin if self._pool is None else self._pool.begin
             running = self._running[job.id] = begin(job, self._daemon.id)
-            if self._has_stirred(job) and (present := await self._store.database.find(job.id)) is not None:
-                self.changed(present)
+            if self._has_stirred(job):
+                await self._look_at(job)
             return await running.run()
         finally:
             if running is not None and running.thread is not None:
                 running.thread.add_done_callback(lambda _: self._free_slot(job.worker))
             else:
                 self._free_slot(job.worker)
+
+    async def _look_at(self, job: Job) -> None:
+        """Look whether somebody has cancelled the job while it was being claimed; unread, its end will tell."""
+        try:
+            present = await self._store.database.find(job.id)
+        except CouchError as error:
+            _logger.info("job not read again", job=job.id, error=str(error))
+        else:
+            if present is not None:
+                self.changed(present)
 
     def _free_slot(self, worker_type: str) -> None:
         self._free[worker_type] += 1
