@@ -25,13 +25,14 @@ async def install(connection: Connection, db: Prefixer) -> list[str]:
         Forbidden: a database or view is missing, and only an administrator may make it.
     """
     settings = connection.settings
-    jobs = db.database(settings.jobs_doctype)
+    lanes = [db.database(lane) for lane in settings.all_lanes]
     changed: list[str] = []
     try:
-        for name in (jobs, db.database(settings.triggers_doctype), settings.control_db):
+        for name in (*lanes, db.database(settings.triggers_doctype), settings.control_db):
             changed += [f"created database {name}"] * await _create(connection, name)
-        for name in JOBS_DESIGN:
-            changed += await _install(connection, jobs, name)
+        for jobs in lanes:
+            for name in JOBS_DESIGN:
+                changed += await _install(connection, jobs, name)
     except Forbidden as error:
         raise Forbidden(f"{error.args[0].rstrip('.')}: run `couchjobs init` as an administrator", 403) from error
     return changed
@@ -54,7 +55,7 @@ def roles_of(connection: Connection, db: Prefixer) -> dict[str, tuple[str, ...]]
     """Return which roles may use which database. The control database holds what producers must not read."""
     settings = connection.settings
     return {
-        db.database(settings.jobs_doctype): (WORKER_ROLE, PRODUCER_ROLE),
+        **{db.database(lane): (WORKER_ROLE, PRODUCER_ROLE) for lane in settings.all_lanes},
         db.database(settings.triggers_doctype): (WORKER_ROLE, PRODUCER_ROLE),
         settings.control_db: (WORKER_ROLE,),
     }
@@ -67,10 +68,10 @@ async def guard(connection: Connection, db: Prefixer) -> list[str]:
         Forbidden: only an administrator may.
     """
     settings = connection.settings
-    return [
-        *await _install(connection, db.database(settings.jobs_doctype), JOBS_GUARD),
-        *await _install(connection, db.database(settings.triggers_doctype), TRIGGERS_GUARD),
-    ]
+    changed = await _install(connection, db.database(settings.triggers_doctype), TRIGGERS_GUARD)
+    for lane in settings.all_lanes:
+        changed += await _install(connection, db.database(lane), JOBS_GUARD)
+    return changed
 
 
 async def _create(connection: Connection, name: str) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from couchjobs.durations import Seconds
@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     """The doctype, hence the database, of jobs. Defaults to jobs."""
     triggers_doctype: str = "triggers"
     """The doctype, hence the database, of triggers. Defaults to triggers."""
+    lanes: dict[str, str] = {}
+    """Worker types whose jobs have a database of their own, as JSON: {"<worker type>": "<doctype>"}. All daemons and
+    producers must be told the same. Defaults to none."""
     control_db: str = "couchjobs"
     """The database of daemons, checkpoints and schedules. Defaults to couchjobs."""
 
@@ -77,6 +80,22 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show no credentials, neither in a repr nor where a traceback prints its locals."""
         return [(name, redact(value) if isinstance(value, str) else value) for name, value in super().__repr_args__()]
+
+    @model_validator(mode="after")
+    def _lanes_are_apart(self) -> Self:
+        taken = {self.triggers_doctype, self.control_db} & {self.jobs_doctype, *self.lanes.values()}
+        if taken:
+            raise ValueError(f"jobs need a database of their own, and {taken.pop()!r} is something else's")
+        return self
+
+    def lane_of(self, worker_type: str) -> str:
+        """Return the doctype, hence the database, of the jobs of a worker type."""
+        return self.lanes.get(worker_type, self.jobs_doctype)
+
+    @property
+    def all_lanes(self) -> list[str]:
+        """Return the doctypes of all jobs, that of most worker types first."""
+        return [*dict.fromkeys((self.jobs_doctype, *sorted(self.lanes.values())))]
 
     @property
     def look_interval(self) -> float:

@@ -1,44 +1,27 @@
-"""The broker whose queue is a CouchDB database.
-
-The way of a job: the intake finds it queued -> `_claim_round` takes as many candidates as there are free slots -> the
-runner claims it, runs one try, and stores what came of it. Claims and ends of many jobs travel together, for each
-database has one group-commit writer.
-"""
+"""The broker whose queue is CouchDB: it takes jobs in, and its lanes work through them."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.admission import check_admin, is_wanted
-from couchjobs.broker.candidates import Candidate, Candidates
-from couchjobs.broker.intake import Intake
-from couchjobs.broker.runner import Runner
-from couchjobs.broker.triage import Triage
+from couchjobs.broker.lane import Lane
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ClosedError, CouchError, QueueClosedError, UnknownWorkerError
-from couchjobs.installation import install
+from couchjobs.errors import ClosedError, QueueClosedError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, Job
+from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.queries import worker_queue_len
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.jobs.store import JobStore
-from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.audit import audit_own_claims
 from couchjobs.recovery.daemon import Daemon
-from couchjobs.recovery.reaper import conflicted, reap
-from couchjobs.recovery.rescue import Rescuer
-from couchjobs.supervisor import Supervisor
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool
-from couchjobs.workers.worker import most_tries
 
-_logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
-_CONFLICTS = "conflicts"
 
 
 class CouchBroker:
@@ -60,13 +43,9 @@ class CouchBroker:
         self._settings = connection.settings
         self._db = db or connection.settings.tenant
         self.daemon = daemon or Daemon(connection, self._db)
-        self.store = JobStore(connection, self._db)
+        self._stores = {lane: JobStore(connection, self._db, lane) for lane in self._settings.all_lanes}
         self._configs = WorkersList()
-        self._runner: Runner | None = None
-        self._tasks = Supervisor()
-        self._wake = asyncio.Event()
-        self._candidates = Candidates({}, 0)
-        self._intake: Intake | None = None
+        self._lanes: list[Lane] = []
         self._admin_proof = AdminProof(connection)
         self._state = "new"
 
@@ -83,26 +62,18 @@ class CouchBroker:
         self._configs = workers
         if any(config.admin_only for config in workers):
             await self._admin_proof.load()
-        runner = self._runner = Runner(
-            self._connection, self.store, self.daemon, workers, self._wake.set, self._look_again, self._pool
-        )
-        self._candidates = Candidates(
-            runner.free_slots(), self._settings.max_candidates, self._settings.first_right_delay
-        )
-        await runner.init_workers()
-        triage = Triage(self.store, self.daemon, self._candidates, workers, runner, self._refusal, found=self._wake.set)
-        self._intake = Intake(
-            self.store, self.daemon, self._candidates, workers.names(), self._settings, runner, triage, self._reinstall
-        )
+        if self._pool is not None:
+            await self._pool.start()
+        for name, store in self._stores.items():
+            some = WorkersList(config for config in workers if self._settings.lane_of(config.worker_type) == name)
+            if some:
+                lane = Lane(self._connection, store, self.daemon, some, self._admin_proof, self._pool)
+                await lane.init()
+                self._lanes.append(lane)
         await self.daemon.join()
-        await self.daemon.take_jobs(workers.names(), runner.slots)
-        self._tasks.start("follow jobs", self._intake.follow)
-        self._tasks.start("sweep jobs", self._intake.sweep_for_ever)
-        self._tasks.start("claim jobs", lambda: self._claim_for_ever(runner))
-        self._tasks.start("audit", lambda: self._audit_for_ever(runner))
-        self._tasks.start("mind own beats", lambda: self._mind_own_beats(runner))
-        rescuer = Rescuer(self.store, self.daemon.peers, self._may_try_again)
-        self._tasks.start("rescue", lambda: rescuer.run(self.daemon, self._settings))
+        await self.daemon.take_jobs(workers.names(), sum(lane.runner.slots for lane in self._lanes))
+        for lane in self._lanes:
+            lane.start()
 
     async def shutdown_workers(self, timeout: float | None = None) -> None:
         """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
@@ -116,21 +87,23 @@ class CouchBroker:
         if self._state != "running":
             raise ClosedError(f"the broker is {self._state}")
         self._state = "closed"
-        await self._tasks.stop()
+        await asyncio.gather(*(lane.stop() for lane in self._lanes))
         await self.daemon.take_jobs((), 0)
-        if self._runner is not None:
-            await self._runner.close(self._settings.shutdown_timeout if timeout is None else timeout)
+        seconds = self._settings.shutdown_timeout if timeout is None else timeout
+        await asyncio.gather(*(lane.close(seconds) for lane in self._lanes))
+        if self._pool is not None:
+            await self._pool.close()
         await self.daemon.leave()
 
     def hurry(self) -> None:
         """Interrupt all running jobs now, for a shutdown that is under way."""
-        if self._runner is not None:
-            self._runner.interrupt()
+        for lane in self._lanes:
+            lane.runner.interrupt()
 
     async def idle(self) -> None:
         """Return as soon as no job runs here."""
-        if self._runner is not None:
-            await self._runner.idle()
+        for lane in self._lanes:
+            await lane.runner.idle()
 
     async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
         """Store a job and return it; None where the worker's `before_hook` skips it.
@@ -174,11 +147,14 @@ class CouchBroker:
             raise QueueClosedError("the broker is shut down")
         if not await is_wanted(self._configs, job):
             return False
-        store = self.store if (job.domain, job.prefix) == (self._db.domain, self._db.prefix) else self._store_of(job)
+        store = self.store_of(job.worker)
+        if (job.domain, job.prefix) != (self._db.domain, self._db.prefix):
+            store = store_of(self._connection, Prefixer(job.domain, job.prefix), job.worker)
         return True if await store.create(job) else None
 
-    def _store_of(self, job: Job) -> JobStore:
-        return JobStore(self._connection, Prefixer(job.domain, job.prefix))
+    def store_of(self, worker_type: str) -> JobStore:
+        """Return where the jobs of that worker type are."""
+        return self._stores[self._settings.lane_of(worker_type)]
 
     async def worker_queue_len(self, worker_type: str) -> int:
         """Return how many jobs of that type are queued.
@@ -187,92 +163,11 @@ class CouchBroker:
             UnknownWorkerError: no worker of that type is registered.
         """
         self._configs.get(worker_type)
-        return await worker_queue_len(self.store.database, worker_type)
+        return await worker_queue_len(self.store_of(worker_type).database, worker_type)
 
     def workers_types(self) -> list[str]:
         """Return the types of workers, sorted."""
         return self._configs.names()
-
-    async def _mind_own_beats(self, runner: Runner) -> None:
-        """Interrupt the running jobs where this daemon cannot beat: the others are about to take them over."""
-        lost = False
-        while True:
-            await asyncio.sleep(self._settings.look_interval)
-            if self.daemon.is_lost and not lost:
-                _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
-                runner.interrupt()
-            elif lost and not self.daemon.is_lost:
-                _logger.warning("this daemon beats again")
-            lost = self.daemon.is_lost
-
-    def _may_try_again(self, job: Job) -> bool:
-        return job.worker not in self._configs or job.exec_count < most_tries(self._configs.get(job.worker), job)
-
-    async def _claim_for_ever(self, runner: Runner) -> None:
-        while True:
-            self._wake.clear()
-            if self.daemon.is_lost:
-                await asyncio.sleep(self._settings.look_interval)
-                continue
-            await self._claim_round(runner)
-            ripe = self._candidates.next_ready(runner.free_slots(), time.time())
-            try:
-                async with asyncio.timeout(None if ripe is None else max(0.0, ripe - time.time())):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
-
-    async def _claim_round(self, runner: Runner) -> None:
-        taken: list[Candidate] = []
-        for worker_type, free in runner.free_slots().items():
-            taken += self._candidates.take(worker_type, free, time.time())
-        if not taken:
-            return
-        try:
-            jobs = await self._read(taken)
-        except CouchError:
-            for candidate in taken:
-                self._candidates.offer(candidate, time.time())
-            raise
-        for job in jobs:
-            if not runner.runs(job.id):
-                runner.start(job)
-        if self._intake is not None:
-            self._intake.taken.set()
-
-    async def _read(self, taken: list[Candidate]) -> list[Job]:
-        jobs = [candidate.job for candidate in taken if candidate.job is not None]
-        unread = {candidate.job_id: candidate.rev for candidate in taken if candidate.job is None}
-        if unread:  # a document that has changed since is left to the intake, which looks at it anew
-            documents = await self.store.database.get_many(unread)
-            jobs += [
-                self.store.check(document)
-                for document in documents.values()
-                if document["_rev"] == unread[document["_id"]]
-            ]
-        return jobs
-
-    def _refusal(self, job: Job) -> str:
-        """Return why the job must not run; empty where it may."""
-        if not self._may_try_again(job):
-            return f"worker lost: {job.exec_count} tries have not come back, and that is all it has"
-        if self._configs.get(job.worker).admin_only and not self._admin_proof.holds(job):
-            return f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
-        return ""
-
-    def _look_again(self, job_id: str) -> None:
-        if self._intake is not None:
-            self._intake.look_again(job_id)
-
-    async def _reinstall(self) -> None:
-        await install(self._connection, self._db)
-
-    async def _audit_for_ever(self, runner: Runner) -> None:
-        while True:
-            await asyncio.sleep(self._settings.sweep_interval)
-            await audit_own_claims(self.store, self.daemon.id, self._settings.audit_grace, runner.runs)
-            if self.daemon.answers_for(_CONFLICTS):
-                await reap(self.store, self.daemon.peers, await conflicted(self.store))
 
 
 def _in_parts(requests: Iterable[JobRequest], size: int) -> Iterator[list[JobRequest]]:

@@ -66,11 +66,9 @@ class Runner:
 
     async def init_workers(self) -> None:
         """Call each worker's `worker_init`, whose exceptions pass; the children of a pool do so themselves."""
-        if self._pool is not None:
-            await self._pool.start()
-            return
-        for worker in self._workers.values():
-            await worker.init()
+        if self._pool is None:
+            for worker in self._workers.values():
+                await worker.init()
 
     def runs(self, job_id: str) -> bool:
         """Return whether the job is being claimed, runs, or ends here."""
@@ -133,8 +131,6 @@ class Runner:
                 for task in stuck:
                     _logger.error("does not end, and is left to itself", task=task.get_name())
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._pool is not None:
-            await self._pool.close()
 
     async def _process(self, job: Job) -> None:
         """Take one job from candidate to end; its slot is free again once its function has ended, stored or not."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from couchjobs.couch.database import Database
 from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.lanes import find_job, stores
 from couchjobs.jobs.store import JobStore, RecentRevisions
 from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.recovery.peers import taken_types
@@ -30,8 +32,8 @@ JobId = Annotated[str, typer.Argument(help="The job's id.")]
 _NOBODY = "no daemon has this worker"
 
 
-def _store(connection: Connection) -> JobStore:
-    return JobStore(connection, connection.settings.tenant)
+async def _find(connection: Connection, job_id: str) -> tuple[JobStore, Job]:
+    return await find_job(connection, connection.settings.tenant, job_id)
 
 
 @app.command()
@@ -54,16 +56,14 @@ def ls(
     async def work(connection: Connection) -> tuple[list[Document], set[str]]:
         daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
         found: list[Document] = []
-        try:
-            async for document in _newest(_store(connection).database, worker, trigger, newest):
-                if (state is None or document.get("state") == state) and worker in (None, document.get("worker")):
-                    found.append(document)
-                if len(found) == limit:
-                    break
-        except NotFound as error:
-            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        for store in stores(connection, connection.settings.tenant):
+            try:
+                of_lane = [one async for one in _newest(store.database, worker, trigger, newest, state, limit)]
+            except NotFound as error:
+                raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+            found += of_lane
         found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
-        return found, taken_types(daemons, connection.settings.tenant)
+        return found[:limit], taken_types(daemons, connection.settings.tenant)
 
     documents, taken = with_connection(url, domain, prefix, work)
     notes = [_note(document, taken) for document in documents]
@@ -103,8 +103,9 @@ def _note(document: Document, taken: set[str]) -> str:
 
 
 async def _newest(
-    database: Database, worker: str | None, trigger: str | None, newest: str | None
+    database: Database, worker: str | None, trigger: str | None, newest: str | None, state: State | None, limit: int
 ) -> AsyncIterator[Document]:
+    left = limit
     high: Any = newest or {}
     keys: tuple[str, Any, Any] = ("jobs/by_queued_at", high, None)
     if trigger is not None:
@@ -113,23 +114,22 @@ async def _newest(
         keys = ("jobs/by_state", [worker, {}], [worker])
     async for rows in database.view_pages(*keys, descending=True):
         documents = await database.get_many(row["id"] for row in rows)
-        for row in rows:
-            if row["id"] in documents:
-                yield documents[row["id"]]
+        for document in (documents[row["id"]] for row in rows if row["id"] in documents):
+            if state in (None, document.get("state")) and worker in (None, document.get("worker")):
+                yield document
+                left -= 1
+                if not left:
+                    return
 
 
 @app.command()
 def show(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
     """Print the document of a job."""
-    document = with_connection(url, domain, prefix, lambda connection: _get(connection, job_id)).document()
+    document = with_connection(url, domain, prefix, lambda connection: _find(connection, job_id))[1].document()
     if as_json:
         print_json(document)
     else:
         Console().print_json(data=document)
-
-
-async def _get(connection: Connection, job_id: str) -> Job:
-    return await _store(connection).get(job_id)
 
 
 @app.command()
@@ -147,33 +147,43 @@ def watch(
     tell = print_json if as_json else _print_state
 
     async def work(connection: Connection) -> None:
-        database = _store(connection).database
-        start = await current_sequence(database) if since == "now" else since
+        if job_id is None:
+            lanes = stores(connection, connection.settings.tenant)
+        else:
+            lanes = [(await _find(connection, job_id))[0]]
+        starts = [await current_sequence(lane.database) if since == "now" else since for lane in lanes]
         if job_id is not None:
-            job = await _store(connection).get(job_id)
+            job = await lanes[0].get(job_id)
             tell(job.document())
             if job.state in ENDED:
                 return
-        told = RecentRevisions()
-        follower = ChangesFollower(database, start, heartbeat_s=connection.settings.feed_heartbeat)
-        while True:
-            page = await follower.next_page()
-            ids = [
-                change.doc_id
-                for change in page.changes
-                if not change.doc_id.startswith("_") and job_id in (None, change.doc_id)
-            ]
-            documents = await database.get_many(ids)
-            for document in (documents[one] for one in ids if one in documents):
-                revision = f"{document['_id']} {document['_rev']}"
-                if revision in told:
-                    continue
-                told.add(revision)
-                tell(document)
-                if job_id is not None and document.get("state") in ENDED:
-                    return
+        followed = zip(lanes, starts, strict=True)
+        await asyncio.gather(*(_watch(connection, lane.database, start, job_id, tell) for lane, start in followed))
 
     with_connection(url, domain, prefix, work)
+
+
+async def _watch(
+    connection: Connection, database: Database, start: str, job_id: str | None, tell: Callable[[Document], None]
+) -> None:
+    told = RecentRevisions()
+    follower = ChangesFollower(database, start, heartbeat_s=connection.settings.feed_heartbeat)
+    while True:
+        page = await follower.next_page()
+        ids = [
+            change.doc_id
+            for change in page.changes
+            if not change.doc_id.startswith("_") and job_id in (None, change.doc_id)
+        ]
+        documents = await database.get_many(ids)
+        for document in (documents[one] for one in ids if one in documents):
+            revision = f"{document['_id']} {document['_rev']}"
+            if revision in told:
+                continue
+            told.add(revision)
+            tell(document)
+            if job_id is not None and document.get("state") in ENDED:
+                return
 
 
 def _print_state(document: Document) -> None:
@@ -192,10 +202,10 @@ def retry(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix 
     """Put a job that has ended back in the queue, with all its tries."""
 
     async def work(connection: Connection) -> Job:
-        job = await _get(connection, job_id)
+        store, job = await _find(connection, job_id)
         if job.state not in ENDED:
             raise ConfigurationError(f"job {job_id} is {job.state}: only one that has ended can be tried again")
-        await _store(connection).requeue(job)
+        await store.requeue(job)
         return job
 
     _report(with_connection(url, domain, prefix, work), "queued again", as_json)
@@ -207,11 +217,11 @@ def cancel(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix
 
     async def work(connection: Connection) -> Job:
         while True:
-            job = await _get(connection, job_id)
+            store, job = await _find(connection, job_id)
             if job.state in ENDED:
                 raise ConfigurationError(f"job {job_id} has ended already: it is {job.state}")
             try:
-                await _store(connection).update(job, cancel_requested=True)
+                await store.update(job, cancel_requested=True)
             except Conflict:
                 continue
             return job

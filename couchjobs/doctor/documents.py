@@ -72,7 +72,7 @@ async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def check_documents(patient: Patient) -> AsyncIterator[Finding]:
-    """Find queued jobs and triggers that cannot be understood."""
+    """Find queued jobs that cannot be understood."""
     looked_at = 0
     async for rows in patient.store.database.view_pages("queue/due", [None], [{}]):
         documents = await patient.store.database.get_many(row["id"] for row in rows if row["key"][1] == "due")
@@ -84,6 +84,10 @@ async def check_documents(patient: Patient) -> AsyncIterator[Finding]:
         looked_at += len(rows)
         if looked_at > _MOST_LOOKED_AT:
             break
+
+
+async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
+    """Find triggers that cannot be understood."""
     triggers = TriggerStore(patient.connection, patient.db)
     async for documents_of_page in triggers.database.all_docs():
         for document in documents_of_page:
@@ -99,12 +103,16 @@ async def _reject(patient: Patient, document: Document, reason: str) -> str:
 
 
 async def check_conflicts(patient: Patient) -> AsyncIterator[Finding]:
-    """Find documents in conflict: of a job the branch that counts stays, of anything else the winner."""
+    """Find jobs in conflict: the branch that counts stays."""
     peers = Peers("", patient.connection.settings.dead_after)
     peers.note(await patient.control.with_prefix(DAEMON), moved=False)
     for job_id in await conflicted(patient.store):
         what = "is in conflict: a cluster has taken two writes"
         yield Finding("conflict", job_id, what, partial(_reap, patient, peers, job_id))
+
+
+async def check_other_conflicts(patient: Patient) -> AsyncIterator[Finding]:
+    """Find other documents in conflict: the winner stays."""
     for database in (TriggerStore(patient.connection, patient.db).database, patient.control):
         params = {"include_docs": True, "conflicts": True}
         rows = (await database.server.request("GET", f"{database.path}/_all_docs", params=params))["rows"]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from couchjobs.couch.connection import Connection
-from couchjobs.doctor.documents import check_conflicts, check_documents, check_orphans, check_takers
+from couchjobs.doctor.documents import (
+    check_conflicts,
+    check_documents,
+    check_orphans,
+    check_other_conflicts,
+    check_takers,
+    check_triggers,
+)
 from couchjobs.doctor.finding import Check, Finding, Patient
 from couchjobs.doctor.setup import check_checkpoints, check_clock, check_security, check_versions, check_views
 from couchjobs.errors import NotFound
 from couchjobs.prefixer import Prefixer
 
-_CHECKS: tuple[Check, ...] = (
+_OF_THE_TENANT: tuple[Check, ...] = (
     check_versions,
     check_clock,
     check_security,
-    check_views,
     check_checkpoints,
-    check_conflicts,
-    check_orphans,
-    check_documents,
-    check_takers,
+    check_other_conflicts,
+    check_triggers,
 )
+_OF_EACH_LANE: tuple[Check, ...] = (check_views, check_conflicts, check_orphans, check_documents, check_takers)
 
 
 async def examine(connection: Connection, db: Prefixer, *, repair: bool = False) -> list[Finding]:
@@ -30,9 +35,15 @@ async def examine(connection: Connection, db: Prefixer, *, repair: bool = False)
     Raises:
         NotFound: the databases do not exist; `couchjobs init` makes them.
     """
-    patient = Patient(connection, db)
+    findings = await _run(_OF_THE_TENANT, Patient(connection, db), repair=repair)
+    for lane in connection.settings.all_lanes:
+        findings += await _run(_OF_EACH_LANE, Patient(connection, db, lane), repair=repair)
+    return findings
+
+
+async def _run(checks: tuple[Check, ...], patient: Patient, *, repair: bool) -> list[Finding]:
     findings: list[Finding] = []
-    for check in _CHECKS:
+    for check in checks:
         try:
             found = [finding async for finding in check(patient)]
         except NotFound:

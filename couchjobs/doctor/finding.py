@@ -30,12 +30,12 @@ class Finding:
 
 
 class Patient:
-    """The tenant that is looked over."""
+    """The tenant that is looked over, and one of its databases of jobs."""
 
-    def __init__(self, connection: Connection, db: Prefixer) -> None:
+    def __init__(self, connection: Connection, db: Prefixer, lane: str | None = None) -> None:
         self.connection = connection
         self.db = db
-        self.store = JobStore(connection, db)
+        self.store = JobStore(connection, db, lane)
         self.control = connection.control
 
     @property

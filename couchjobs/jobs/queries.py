@@ -11,7 +11,7 @@ from couchjobs.couch.connection import connected
 from couchjobs.couch.database import Database, Row
 from couchjobs.errors import JobNotFoundError
 from couchjobs.jobs.job import ENDED, Job, State
-from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.lanes import find_job, store_of, stores
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
@@ -25,37 +25,45 @@ async def get_job(db: Prefixer, job_id: str) -> Job:
         JobNotFoundError: there is none with that id.
     """
     async with connected() as connection:
-        return await JobStore(connection, db).get(job_id)
+        return (await find_job(connection, db, job_id))[1]
 
 
 async def get_jobs(db: Prefixer, trigger_id: str, limit: int = 0) -> list[Job]:
     """Return the jobs of a trigger, newest first; at most `limit`, and 50 where that is not from 1 to 50."""
     count = limit if 0 < limit <= _MOST else _MOST
+    jobs: list[Job] = []
     async with connected() as connection:
-        database = JobStore(connection, db).database
-        rows = await database.view("jobs/by_trigger", [trigger_id, {}], [trigger_id], limit=count, descending=True)
-        return await _jobs(database, rows)
+        for store in stores(connection, db):
+            rows = await store.database.view(
+                "jobs/by_trigger", [trigger_id, {}], [trigger_id], limit=count, descending=True
+            )
+            jobs += await _jobs(store.database, rows)
+    jobs.sort(key=lambda job: format_time(job.queued_at) if job.queued_at else "~", reverse=True)
+    return jobs[:count]
 
 
 async def iter_jobs_before_date(db: Prefixer, date: datetime) -> AsyncIterator[Job]:
-    """Yield all jobs queued before `date`, oldest first, a page in memory at a time. Undated ones are left out."""
+    """Yield all jobs queued before `date`, a page in memory at a time. Undated ones are left out.
+
+    The oldest come first; where worker types have lanes of their own, lane after lane.
+    """
     async with connected() as connection:
-        database = JobStore(connection, db).database
-        async for rows in database.view_pages("jobs/by_queued_at", "0", format_time(date)):
-            for job in await _jobs(database, rows):
-                if job.queued_at is not None and job.queued_at < date:
-                    yield job
+        for store in stores(connection, db):
+            async for rows in store.database.view_pages("jobs/by_queued_at", "0", format_time(date)):
+                for job in await _jobs(store.database, rows):
+                    if job.queued_at is not None and job.queued_at < date:
+                        yield job
 
 
 async def get_jobs_before_date(db: Prefixer, date: datetime) -> list[Job]:
-    """Return all jobs queued before `date`, oldest first. For many, use `iter_jobs_before_date`."""
+    """Return all jobs queued before `date`, as `iter_jobs_before_date` yields them; for many, use that."""
     return [job async for job in iter_jobs_before_date(db, date)]
 
 
 async def iter_queued_jobs(db: Prefixer, worker_type: str) -> AsyncIterator[Job]:
     """Yield the jobs of a worker type that are queued or running, a page in memory at a time."""
     async with connected() as connection:
-        database = JobStore(connection, db).database
+        database = store_of(connection, db, worker_type).database
         for state in (State.QUEUED, State.RUNNING):
             async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, {}]):
                 for job in await _jobs(database, rows):
@@ -72,7 +80,7 @@ async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
     """Return a worker type's newest 50 jobs of each state: queued, running, done, errored; oldest of those first."""
     jobs: list[Job] = []
     async with connected() as connection:
-        database = JobStore(connection, db).database
+        database = store_of(connection, db, worker_type).database
         for state in State:
             rows = await database.view(
                 "jobs/by_state", [worker_type, state, {}], [worker_type, state], limit=_MOST, descending=True
@@ -95,7 +103,7 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
         TimeoutError: it has not ended within `timeout` seconds.
     """
     async with connected() as connection, asyncio.timeout(timeout):
-        store = JobStore(connection, db)
+        store, _ = await find_job(connection, db, job_id)
         since = await current_sequence(store.database)
         job = await store.get(job_id)
         follower = ChangesFollower(store.database, since, heartbeat_s=connection.settings.feed_heartbeat)

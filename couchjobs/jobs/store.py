@@ -58,11 +58,12 @@ class RecentRevisions:
 
 
 class JobStore:
-    """The jobs of one tenant. The constructor does not touch the network."""
+    """The jobs of one tenant in one lane. The constructor does not touch the network."""
 
-    def __init__(self, connection: Connection, db: Prefixer) -> None:
+    def __init__(self, connection: Connection, db: Prefixer, lane: str | None = None) -> None:
+        """Take the lane, which is a doctype; None: that of most worker types."""
         self.db = db
-        self.database = connection.database(db.database(connection.settings.jobs_doctype))
+        self.database = connection.database(db.database(lane or connection.settings.jobs_doctype))
         self.writer = connection.writer(self.database.name)
         self.own_revisions = RecentRevisions()
         """Revisions that this process wrote and that nobody need look at: claims and ends."""

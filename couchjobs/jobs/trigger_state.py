@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from couchjobs.couch.connection import connected
 from couchjobs.jobs.job import State
-from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.lanes import stores
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import Timestamp, parse_time
+
+if TYPE_CHECKING:
+    from couchjobs.couch.database import Document, Row
 
 _LOOKED_AT = 50
 
@@ -35,12 +38,19 @@ class TriggerState(BaseModel):
 
 async def get_trigger_state(db: Prefixer, trigger_id: str) -> TriggerState:
     """Return the state of a trigger, as its last jobs tell it: from a page of a view, and a document if one failed."""
+    rows: list[Row] = []
+    failed: Document | None = None
     async with connected() as connection:
-        database = JobStore(connection, db).database
-        rows = await database.view("jobs/by_trigger", [trigger_id, {}], [trigger_id], limit=_LOOKED_AT, descending=True)
+        lanes = [store.database for store in stores(connection, db)]
+        for lane in lanes:
+            low, high = [trigger_id], [trigger_id, {}]
+            rows += await lane.view("jobs/by_trigger", high, low, limit=_LOOKED_AT, descending=True)
+        if len(lanes) > 1:
+            rows.sort(key=lambda row: str(row["key"][1] or "~"), reverse=True)
         state = summarise(trigger_id, ((row["id"], *row["value"]) for row in rows))
         if state.last_failed_job_id is not None:
-            failed = await database.find(state.last_failed_job_id)
+            for lane in lanes:
+                failed = failed or await lane.find(state.last_failed_job_id)
             state.last_error = str(failed["error"]) if failed and failed.get("error") else None
         return state
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -177,9 +177,16 @@ class Daemon:
         others = [daemon for daemon, peer in self.peers.living(self._tenant) if peer.schedules and peer.moved]
         return first_right(key, [self.id, *others]) == self.id
 
-    def answers_for(self, daemon: str) -> bool:
-        """Return whether it is this daemon, among those that claim jobs, that puts right what a dead one has left."""
-        others = [peer_id for peer_id, peer in self.peers.living(self._tenant) if peer.worker_types and peer.moved]
+    def answers_for(self, daemon: str, worker_types: Collection[str] = ()) -> bool:
+        """Return whether it is this daemon, among those that claim jobs, that puts right what a dead one has left.
+
+        `worker_types`: only daemons that claim jobs of one of these count; empty: of any.
+        """
+        others = [
+            peer_id
+            for peer_id, peer in self.peers.living(self._tenant)
+            if peer.moved and (peer.worker_types.intersection(worker_types) if worker_types else peer.worker_types)
+        ]
         return first_right(f"dead:{daemon}", [self.id, *others]) == self.id
 
     async def is_surely_dead(self, daemon: str) -> bool:

@@ -8,7 +8,7 @@ gone altogether by the claims that name it, which are listed now and then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from couchjobs.errors import CouchError
@@ -42,8 +42,11 @@ class Rescuer:
         self._peers = peers
         self._may_try_again = may_try_again
 
-    async def run(self, daemon: Daemon, settings: Settings) -> None:
-        """Look for daemons that have died, often; for claims of daemons that nobody knows, at each sweep."""
+    async def run(self, daemon: Daemon, settings: Settings, worker_types: Collection[str]) -> None:
+        """Look for daemons that have died, often; for claims of daemons that nobody knows, at each sweep.
+
+        `worker_types`: those of the jobs, for only daemons that have one of them look after them.
+        """
         loop = asyncio.get_running_loop()
         swept, done = loop.time(), set[str]()
         while True:
@@ -55,7 +58,7 @@ class Rescuer:
                 suspects |= {name for name in await claimants(self._store) if self._peers.is_dead(name)}
                 done.clear()
             for suspect in suspects - done:
-                if daemon.answers_for(suspect) or self._peers.is_dead(suspect, _ANYBODY_AFTER):
+                if daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER):
                     if await daemon.is_surely_dead(suspect):
                         await self.rescue(suspect)
                     done.add(suspect)

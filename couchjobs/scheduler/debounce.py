@@ -87,7 +87,7 @@ class Debouncer:
 
     async def _holds(self, job: Job, payloads: dict[str, Any]) -> bool:
         """Return whether the job as CouchDB has it holds the payloads; on a cluster, it may have taken two writes."""
-        store = self._broker.store
+        store = self._broker.store_of(job.worker)
         try:
             present = await store.database.get(job.id, conflicts=True)
             if "_conflicts" in present:
@@ -110,7 +110,8 @@ class Debouncer:
         self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool
     ) -> Job | None:
         """Return the job of the window, with this firing in it; None where the window is closed or full."""
-        document = await self._broker.store.database.find(state["job_id"])
+        store = self._broker.store_of(infos.worker)
+        document = await store.database.find(state["job_id"])
         if document is None:
             if (parse_time(state["until"]) or now()) < now():
                 return None
@@ -124,7 +125,7 @@ class Debouncer:
         if len(orjson.dumps(together)) > self._largest:
             return None
         try:
-            await self._broker.store.update(job, **together)
+            await store.update(job, **together)
         except Conflict:
             return await self._join(state, infos, payloads, manual=manual)
         return job

@@ -54,7 +54,10 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
     always finds one.
     """
     scheduled = [infos for infos, parsed in await store.parsed() if not isinstance(parsed, EventRules | OnDemand)]
-    last_ticks = await _last_ticks(JobStore(connection, db), {infos.id for infos in scheduled})
+    last_ticks: dict[str, datetime] = {}
+    for lane in connection.settings.all_lanes:
+        of_lane = {infos.id for infos in scheduled if connection.settings.lane_of(infos.worker) == lane}
+        last_ticks |= await _last_ticks(JobStore(connection, db, lane), of_lane)
     old = {state["_id"]: state for state in await connection.control.with_prefix(state_id(store.database.name, ""))}
     writer = connection.writer(connection.control.name)
     states: list[Document] = []

@@ -28,6 +28,7 @@ from couchjobs.jobs.ids import new_id
 
 HERE = Path(__file__).parent
 _TOLD = 5
+_SLOW_S = 60
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,9 @@ class Ground:
         for what, job_ids in (("lost", lost), ("unexplained", unexplained), ("stuck", stuck), ("conflict", conflicts)):
             for job_id in job_ids[:_TOLD]:
                 await self.tell(what, job_id, lines)
-        recovery = records.recovery_s(lines, self.deaths, self.expected)
+        seconds, slowest = max(records.recoveries(lines, self.deaths, self.expected), default=(waited, ""))
+        if slowest and seconds > _SLOW_S:
+            await self.tell("slow", slowest, lines)
         return {
             "scenario": scenario,
             "jobs": len(self.expected),
@@ -181,7 +184,7 @@ class Ground:
             "unexplained_doubles": len(unexplained),
             "stuck": len(stuck),
             "conflicts_left": len(conflicts),
-            "recovery_s": round(waited if recovery is None else recovery, 1),
+            "recovery_s": round(seconds, 1),
         }
 
     async def tell(self, what: str, job_id: str, lines: list[records.Line]) -> None:

@@ -50,21 +50,20 @@ def cut_short(lines: Iterable[Line], pid: int) -> list[Line]:
     ]
 
 
-def recovery_s(lines: list[Line], deaths: Mapping[int, float], expected: Mapping[str, str]) -> float | None:
-    """The longest time from a death to the next try of a job that it cut short; None where none was.
+def recoveries(lines: list[Line], deaths: Mapping[int, float], expected: Mapping[str, str]) -> list[tuple[float, str]]:
+    """Of each job that a death cut short: the seconds from that death to its next try, and its id.
 
     A job that nobody has begun again, although it was to be done, counts as lost or stuck, and not here.
     """
     begun = tries(lines)
-    times = [
-        again.at - died
+    return [
+        (again.at - died, line.job_id)
         for pid, died in deaths.items()
         for line in cut_short(lines, pid)
         if expected.get(line.job_id) == "done"
         for again in [next((other for other in begun[line.job_id] if other.at > max(died, line.at)), None)]
         if again is not None
     ]
-    return max(times, default=None)
 
 
 def unexplained(lines: Iterable[Line], deaths: Collection[int], job_ids: Iterable[str]) -> list[str]:

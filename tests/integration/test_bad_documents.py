@@ -81,7 +81,7 @@ async def test_bad_jobs_when_the_feed_missed_them_then_the_sweep_finds_them(
 ) -> None:
     """Also those whose worker is no text, which are of no type."""
     system = await start(echo)
-    store = system.broker.store
+    store = system.broker.store_of("")
     await store.database.put({"_id": "list", "worker": ["echo"], "message": 1, "state": "queued"})
     assert (await wait(db, "list", 10)).state is State.ERRORED
 
@@ -91,7 +91,7 @@ async def test_push_when_message_is_too_large_then_refused(connection: Connectio
     system = await start(echo)
     with pytest.raises(BadDocumentError, match="COUCHJOBS_MAX_MESSAGE_BYTES"):
         await system.broker.push_job(db, JobRequest(worker_type="echo", message="x" * 2_000_000))
-    assert [page async for page in system.broker.store.database.all_docs()] == []
+    assert [page async for page in system.broker.store_of("").database.all_docs()] == []
 
 
 async def test_bad_triggers_when_written_then_shown_with_the_reason_and_left_alone(
@@ -224,7 +224,7 @@ async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on
 
     async def reinstalled() -> bool:
         try:
-            answer = await connection.server.request("GET", f"{system.broker.store.database.path}/_design_docs")
+            answer = await connection.server.request("GET", f"{system.broker.store_of('').database.path}/_design_docs")
         except CouchError:
             return False
         return len(answer["rows"]) == 2

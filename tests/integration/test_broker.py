@@ -311,7 +311,7 @@ async def test_queue_len_when_jobs_wait_then_counts_them(connection: Connection,
     system = await start(echo)
     for number in range(3):
         document = {"worker": "echo", "message": None, "state": "queued", "scheduled_at": "2099-01-01T00:00:00Z"}
-        await system.broker.store.database.put({"_id": f"later-{number}", **document})
+        await system.broker.store_of("").database.put({"_id": f"later-{number}", **document})
     assert await system.broker.worker_queue_len("echo") == 3
 
 

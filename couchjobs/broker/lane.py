@@ -1,0 +1,172 @@
+"""One database of jobs, and the part of a daemon that works through it.
+
+The way of a job: the intake finds it queued -> `_claim_round` takes as many candidates as there are free slots -> the
+runner claims it, runs one try, and stores what came of it. Claims and ends of many jobs travel together, for each
+database has one group-commit writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from couchjobs.broker.admin_proof import AdminProof
+from couchjobs.broker.candidates import Candidate, Candidates
+from couchjobs.broker.intake import Intake
+from couchjobs.broker.runner import Runner
+from couchjobs.broker.triage import Triage
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import CouchError
+from couchjobs.installation import install
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
+from couchjobs.recovery.audit import audit_own_claims
+from couchjobs.recovery.daemon import Daemon
+from couchjobs.recovery.reaper import conflicted, reap
+from couchjobs.recovery.rescue import Rescuer
+from couchjobs.supervisor import Supervisor
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.pool import ChildPool
+from couchjobs.workers.worker import most_tries
+
+_logger = get_logger(__name__)
+_CONFLICTS = "conflicts"
+
+
+class Lane:
+    """Claims and runs the jobs of one database. `init` and `start` before use, `stop` and `close` after.
+
+    Args:
+        connection: to the server.
+        store: the jobs.
+        daemon: this daemon, which has joined before `start`.
+        workers: those whose jobs are in this database.
+        admin_proof: what tells jobs of administrators from others.
+        pool: child processes that run the functions; None: they run in this one.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        store: JobStore,
+        daemon: Daemon,
+        workers: WorkersList,
+        admin_proof: AdminProof,
+        pool: ChildPool | None,
+    ) -> None:
+        self._connection = connection
+        self._settings = settings = connection.settings
+        self.store = store
+        self.daemon = daemon
+        self._configs = workers
+        self._admin_proof = admin_proof
+        self.tasks = Supervisor()
+        self._wake = asyncio.Event()
+        self.runner = runner = Runner(connection, store, daemon, workers, self._wake.set, self._look_again, pool)
+        self._candidates = Candidates(runner.free_slots(), settings.max_candidates, settings.first_right_delay)
+        triage = Triage(store, daemon, self._candidates, workers, runner, self._refusal, found=self._wake.set)
+        self._intake = Intake(
+            store, daemon, self._candidates, workers.names(), settings, runner, triage, self._reinstall
+        )
+
+    async def init(self) -> None:
+        """Call each worker's `worker_init`, whose exceptions pass."""
+        await self.runner.init_workers()
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self.tasks.start("follow jobs", self._intake.follow)
+        self.tasks.start("sweep jobs", self._intake.sweep_for_ever)
+        self.tasks.start("claim jobs", self._claim_for_ever)
+        self.tasks.start("audit", self._audit_for_ever)
+        self.tasks.start("mind own beats", self._mind_own_beats)
+        rescuer = Rescuer(self.store, self.daemon.peers, self._may_try_again)
+        self.tasks.start("rescue", lambda: rescuer.run(self.daemon, self._settings, self._configs.names()))
+
+    async def stop(self) -> None:
+        """Claim nothing more."""
+        await self.tasks.stop()
+
+    async def close(self, timeout: float) -> None:
+        """Let running jobs go on for `timeout` seconds, then put the others back in the queue."""
+        await self.runner.close(timeout)
+
+    async def _mind_own_beats(self) -> None:
+        """Interrupt the running jobs where this daemon cannot beat: the others are about to take them over."""
+        lost = False
+        while True:
+            await asyncio.sleep(self._settings.look_interval)
+            if self.daemon.is_lost and not lost:
+                _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
+                self.runner.interrupt()
+            elif lost and not self.daemon.is_lost:
+                _logger.warning("this daemon beats again")
+            lost = self.daemon.is_lost
+
+    def _may_try_again(self, job: Job) -> bool:
+        return job.worker not in self._configs or job.exec_count < most_tries(self._configs.get(job.worker), job)
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            if self.daemon.is_lost:
+                await asyncio.sleep(self._settings.look_interval)
+                continue
+            await self._claim_round()
+            ripe = self._candidates.next_ready(self.runner.free_slots(), time.time())
+            try:
+                async with asyncio.timeout(None if ripe is None else max(0.0, ripe - time.time())):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _claim_round(self) -> None:
+        taken: list[Candidate] = []
+        for worker_type, free in self.runner.free_slots().items():
+            taken += self._candidates.take(worker_type, free, time.time())
+        if not taken:
+            return
+        try:
+            jobs = await self._read(taken)
+        except CouchError:
+            for candidate in taken:
+                self._candidates.offer(candidate, time.time())
+            raise
+        for job in jobs:
+            if not self.runner.runs(job.id):
+                self.runner.start(job)
+        self._intake.taken.set()
+
+    async def _read(self, taken: list[Candidate]) -> list[Job]:
+        jobs = [candidate.job for candidate in taken if candidate.job is not None]
+        unread = {candidate.job_id: candidate.rev for candidate in taken if candidate.job is None}
+        if unread:  # a document that has changed since is left to the intake, which looks at it anew
+            documents = await self.store.database.get_many(unread)
+            jobs += [
+                self.store.check(document)
+                for document in documents.values()
+                if document["_rev"] == unread[document["_id"]]
+            ]
+        return jobs
+
+    def _refusal(self, job: Job) -> str:
+        """Return why the job must not run; empty where it may."""
+        if not self._may_try_again(job):
+            return f"worker lost: {job.exec_count} tries have not come back, and that is all it has"
+        if self._configs.get(job.worker).admin_only and not self._admin_proof.holds(job):
+            return f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
+        return ""
+
+    def _look_again(self, job_id: str) -> None:
+        self._intake.look_again(job_id)
+
+    async def _reinstall(self) -> None:
+        await install(self._connection, self.store.db)
+
+    async def _audit_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_interval)
+            await audit_own_claims(self.store, self.daemon.id, self._settings.audit_grace, self.runner.runs)
+            if self.daemon.answers_for(_CONFLICTS, self._configs.names()):
+                await reap(self.store, self.daemon.peers, await conflicted(self.store))

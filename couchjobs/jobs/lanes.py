@@ -1,0 +1,38 @@
+"""The databases of a tenant's jobs: one, and where the settings say so, one more for some worker types.
+
+A lane is followed only by the daemons that have its workers: each follower of a database costs CouchDB something for
+each row of the feed.
+"""
+
+from __future__ import annotations
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import JobNotFoundError
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+
+
+def stores(connection: Connection, db: Prefixer) -> list[JobStore]:
+    """Return the jobs of all lanes."""
+    return [JobStore(connection, db, lane) for lane in connection.settings.all_lanes]
+
+
+def store_of(connection: Connection, db: Prefixer, worker_type: str) -> JobStore:
+    """Return the jobs of the lane of that worker type."""
+    return JobStore(connection, db, connection.settings.lane_of(worker_type))
+
+
+async def find_job(connection: Connection, db: Prefixer, job_id: str) -> tuple[JobStore, Job]:
+    """Return the job, and the lane that it is in.
+
+    Raises:
+        JobNotFoundError: there is none with that id in any lane.
+    """
+    missing: JobNotFoundError | None = None
+    for store in stores(connection, db):
+        try:
+            return store, await store.get(job_id)
+        except JobNotFoundError as error:
+            missing = missing or error
+    raise missing or JobNotFoundError(f"no job {job_id!r}")
