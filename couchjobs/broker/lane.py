@@ -122,9 +122,8 @@ class Lane:
                 continue
 
     async def _claim_round(self) -> None:
-        taken: list[Candidate] = []
-        for worker_type, free in self.runner.free_slots().items():
-            taken += self._candidates.take(worker_type, free, time.time())
+        free_slots, present = self.runner.free_slots(), time.time()
+        taken = [one for name, free in free_slots.items() for one in self._candidates.take(name, free, present)]
         if not taken:
             return
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Conflict, CouchError, NotFound
@@ -143,10 +143,14 @@ class Runner:
         finally:
             del self._running[job.id]
             self._freed()
-            if job.id in self._stirred:
-                if self._has_stirred(job) or job.state is State.QUEUED:
-                    self._look_again(job.id)
-                del self._stirred[job.id]
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """Have the job looked at again where the feed has shown what nobody has looked at, being busy with it here."""
+        if job.id in self._stirred:
+            if self._has_stirred(job) or job.state is State.QUEUED:
+                self._look_again(job.id)
+            del self._stirred[job.id]
 
     def _has_stirred(self, job: Job) -> bool:
         """Return whether the feed has shown another revision of the job than the one that this process wrote."""
@@ -169,10 +173,7 @@ class Runner:
                 await self._look_at(job)
             return await running.run()
         finally:
-            if running is not None and running.thread is not None:
-                running.thread.add_done_callback(lambda _: self._free_slot(job.worker))
-            else:
-                self._free_slot(job.worker)
+            self._free_slot(job.worker, running.thread if running is not None else None)
 
     async def _look_at(self, job: Job) -> None:
         """Look whether somebody has cancelled the job while it was being claimed; unread, its end will tell."""
@@ -184,7 +185,11 @@ class Runner:
             if present is not None:
                 self.changed(present)
 
-    def _free_slot(self, worker_type: str) -> None:
+    def _free_slot(self, worker_type: str, thread: asyncio.Future[Any] | None) -> None:
+        """Free a slot, as soon as the thread of a plain function that outlives its try has ended."""
+        if thread is not None and not thread.done():
+            thread.add_done_callback(lambda _: self._free_slot(worker_type, None))
+            return
         self._free[worker_type] += 1
         self._freed()
 

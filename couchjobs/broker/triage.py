@@ -98,7 +98,11 @@ class Triage:
                 await self._store.nack(job, reason)
             else:
                 self._offer(job)
-        elif job.worker not in self._untaken and len(self._untaken) < _NAMED:
+        else:
+            self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        if job.worker not in self._untaken and len(self._untaken) < _NAMED:
             self._untaken.add(job.worker)
             _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
 

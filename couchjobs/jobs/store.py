@@ -25,7 +25,7 @@ import orjson
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.settle import settle
-from couchjobs.couch.writer import Written
+from couchjobs.couch.writer import WriteAnswer, Written
 from couchjobs.errors import BadDocumentError, BadRequest, Conflict, Forbidden, JobNotFoundError, TooLarge, Unavailable
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import Changes, Job, State, is_job
@@ -170,14 +170,17 @@ class JobStore:
         if answer.written is Written.UNKNOWN:
             return await self._claim_is_ours(job, document)
         if answer.written is not Written.OK:
-            if answer.written is Written.FORBIDDEN:
-                _logger.warning("claim refused", job=job.id, reason=answer.reason)
-            elif answer.written is Written.ACCEPTED:
-                self.doubtful[job.id] = time.monotonic()
+            self._note_failed_claim(job, answer)
             return False
         job.moved(changes, document, answer.rev)
         self.own_revisions.add(answer.rev)
         return True
+
+    def _note_failed_claim(self, job: Job, answer: WriteAnswer) -> None:
+        if answer.written is Written.FORBIDDEN:
+            _logger.warning("claim refused", job=job.id, reason=answer.reason)
+        elif answer.written is Written.ACCEPTED:
+            self.doubtful[job.id] = time.monotonic()
 
     async def _claim_is_ours(self, job: Job, document: Document) -> bool:
         present = await self._find_patiently(job.id)
@@ -250,25 +253,30 @@ class JobStore:
                 if job.state is not State.QUEUED:
                     self.own_revisions.add(answer.rev)
                 return True
-            if answer.written is Written.FORBIDDEN:
-                refusals += 1
-                _logger.error("end of job refused", job=job.id, reason=answer.reason)
-                if answer.whole:
-                    await asyncio.sleep(backoff(refusals))
-                elif refusals == 1:
-                    changes_of = partial(transitions.errored, job, now(), f"the end was refused: {answer.reason}")
-                else:
+            if answer.written is not Written.FORBIDDEN:
+                if not await self._still_ours(job):
                     return False
-            elif not await self._still_ours(job):
-                if job.claim is not None:
-                    _logger.warning("ClaimLost", job=job.id, claim=job.claim.id)
+            elif (refusals := refusals + 1) > 1 and not answer.whole:
                 return False
+            else:
+                changes_of = await self._after_refusal(job, changes_of, answer, refusals)
+
+    async def _after_refusal(
+        self, job: Job, changes_of: Callable[[], Changes], answer: WriteAnswer, refusals: int
+    ) -> Callable[[], Changes]:
+        """Return what to write after a refused end: the same, later, where nothing may be written; else the reason."""
+        _logger.error("end of job refused", job=job.id, reason=answer.reason)
+        if answer.whole:
+            await asyncio.sleep(backoff(refusals))
+            return changes_of
+        return partial(transitions.errored, job, now(), f"the end was refused: {answer.reason}")
 
     async def _still_ours(self, job: Job) -> bool:
         present = await self._find_patiently(job.id)
-        if present is None or not is_job(present) or job.document().get("claim") != present.get("claim"):
-            return False
-        if present.get("state") != job.state:
-            return False
-        job.adopt(present)
-        return True
+        same = present is not None and is_job(present) and job.document().get("claim") == present.get("claim")
+        if present is not None and same and present.get("state") == job.state:
+            job.adopt(present)
+            return True
+        if job.claim is not None:
+            _logger.warning("ClaimLost", job=job.id, claim=job.claim.id)
+        return False

@@ -227,6 +227,9 @@ class Daemon:
     async def _show(self) -> None:
         async with self._beating:
             began = time.monotonic()
+            blind = began - self._shown_at > _BLIND_AFTER * self._connection.settings.beat_interval
+            if blind:
+                self.peers.blinded()
             self._beat += 1
             document: Document = {
                 "_id": PREFIX + self.id,
@@ -241,13 +244,15 @@ class Daemon:
                 "beat": self._beat,
                 "at": format_time(now()),
             }
+            if still := self.peers.still():
+                document["still"] = still
             try:
                 await self._put(document)
             except Conflict:  # an answer was lost, or somebody took this daemon for dead
                 present = await self._connection.control.find(document["_id"])
                 self._rev = present["_rev"] if present else None
                 await self._put(document)
-            if began - self._shown_at > _BLIND_AFTER * self._connection.settings.beat_interval:
+            if blind:
                 self.peers.blinded()
             self._shown_at = began
 

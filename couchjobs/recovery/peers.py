@@ -3,6 +3,10 @@
 Every daemon counts in its document while it lives. The count is timed by the observer's own monotonic clock, so that
 the clocks of hosts are never compared: one that stands still for `dead_after` belongs to a dead daemon. Time in which
 the observer could see nothing does not count.
+
+A daemon also tells in its document which others it has seen standing still, at which count and for how long. One that
+has just been started believes that of a count that has not moved since: so a death that its predecessor was watching,
+and then died itself, is not timed anew from the start.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ class Peer:
     beat: object
     seen: float
     moved: bool
+    still_since: float | None = None
+    """Since when it has stood still according to others."""
 
 
 class Peers:
@@ -52,6 +58,7 @@ class Peers:
     def note(self, documents: Iterable[Document], *, moved: bool) -> bool:
         """Take note of daemon documents, as read at the start or as changed since; return whether one is new."""
         new = False
+        documents = list(documents)
         for document in documents:
             daemon = document["_id"].removeprefix(PREFIX)
             beat = document.get("beat", 0)
@@ -60,7 +67,29 @@ class Peers:
                 new |= known is None
                 self._absent.pop(daemon, None)
                 self._peers[daemon] = _read(document, beat, moved=moved)
+        for document in documents:
+            self._believe(document.get("still"))
         return new
+
+    def _believe(self, told: object) -> None:
+        """Take note of what a daemon tells of others that stand still."""
+        for daemon, still in told.items() if isinstance(told, dict) else ():
+            known = self._peers.get(daemon)
+            if known is None or not isinstance(still, dict) or still.get("beat") != known.beat:
+                continue
+            seconds = still.get("seconds")
+            if isinstance(seconds, int | float) and seconds >= 0:
+                since = time.monotonic() - seconds
+                known.still_since = since if known.still_since is None else min(since, known.still_since)
+
+    def still(self) -> dict[str, dict[str, object]]:
+        """Return the daemons that have been still for a while, as this daemon tells others of them."""
+        seconds = {daemon: self._silence_of(peer) for daemon, peer in self._peers.items()}
+        return {
+            daemon: {"beat": self._peers[daemon].beat, "seconds": round(silence, 1)}
+            for daemon, silence in seconds.items()
+            if silence > self._dead_after / 2
+        }
 
     def gone(self, daemon: str) -> None:
         """Take note that the document of a daemon is no longer there."""
@@ -75,6 +104,8 @@ class Peers:
     def blinded(self) -> None:
         """Take note that nothing could be seen until now."""
         self._sees_since = time.monotonic()
+        for peer in self._peers.values():
+            peer.still_since = None
 
     def beat_of(self, daemon: str) -> object:
         """Return the last count of a daemon that was seen, None where it is not known."""
@@ -85,7 +116,7 @@ class Peers:
         return (
             (daemon, peer)
             for daemon, peer in self._peers.items()
-            if peer.tenant == tenant and self._silence(peer.seen) <= self._dead_after
+            if peer.tenant == tenant and self._silence_of(peer) <= self._dead_after
         )
 
     def is_dead(self, daemon: str, times: float = 1.0) -> bool:
@@ -96,12 +127,17 @@ class Peers:
         if daemon == self._own:
             return False
         known = self._peers.get(daemon)
-        since = known.seen if known is not None else self._absent.setdefault(daemon, time.monotonic())
-        return self._silence(since) > times * self._dead_after
+        if known is not None:
+            return self._silence_of(known) > times * self._dead_after
+        return self._silence(self._absent.setdefault(daemon, time.monotonic())) > times * self._dead_after
 
     def suspects(self) -> list[str]:
         """Return the daemons that are dead by now, or soon may be: those that are still, and those that are gone."""
         return [daemon for daemon in (*self._peers, *self._absent) if self.is_dead(daemon)]
+
+    def _silence_of(self, peer: Peer) -> float:
+        seen = self._silence(peer.seen)
+        return seen if peer.still_since is None else max(seen, time.monotonic() - peer.still_since)
 
     def _silence(self, since: float) -> float:
         return time.monotonic() - max(since, self._sees_since)

@@ -241,6 +241,31 @@ def test_peers_when_time_passes_then_still_ones_are_dead_unless_nobody_could_see
     assert not peers.is_dead("own")
 
 
+def test_peers_when_another_daemon_has_watched_one_then_a_newcomer_believes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the very count that it sees, and of nothing else; a sign of life ends it."""
+    present = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: present)
+    still = {"_id": "daemon:still", "beat": 7}
+    witness, newcomer = Peers("witness", dead_after=30), Peers("newcomer", dead_after=30)
+    witness.note([still], moved=False)
+    assert witness.still() == {}
+    present += 25
+    told = witness.still()
+    assert told == {"still": {"beat": 7, "seconds": 25}}
+    present += 500  # of the witness's death, which nobody has timed
+    newcomer.note([{"_id": "daemon:witness", "beat": 3, "still": told}, still], moved=False)
+    assert not newcomer.is_dead("still")
+    present += 6
+    assert newcomer.is_dead("still")
+    assert not newcomer.is_dead("witness")
+    newcomer.note([{**still, "beat": 8}], moved=True)
+    newcomer.note([{"_id": "daemon:other", "beat": 1, "still": told}], moved=True)
+    assert not newcomer.is_dead("still"), "another count"
+    for odd in (5, {"still": 5}, {"still": {"beat": 8, "seconds": "x"}}, {"still": {"beat": 8, "seconds": -1}}):
+        newcomer.note([{"_id": "daemon:odd", "beat": 1, "still": odd}], moved=True)
+    assert not newcomer.is_dead("still")
+
+
 def test_taken_types_when_documents_are_odd_or_of_others_then_only_this_tenants_names() -> None:
     """A daemon document may have been written by anybody."""
     documents = [
