@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,9 +42,9 @@ def tries(lines: Iterable[Line]) -> dict[str, list[Line]]:
     return dict(begun)
 
 
-def cut_short(lines: Iterable[Line], pid: int) -> list[Line]:
-    """The tries that began in this process, or in a child of it, and did not end there."""
-    lines = list(lines)
+def cut_short(lines: Iterable[Line], pid: int, died: float = math.inf) -> list[Line]:
+    """The tries that began in this process, or in a child of it, before it died, and had not ended by then."""
+    lines = [line for line in lines if line.at <= died]
     ended = {(line.job_id, line.pid) for line in lines if line.what == "ended"}
     return [
         line for line in lines if line.what == "began" and pid in line.pids and (line.job_id, line.pid) not in ended
@@ -59,9 +60,9 @@ def recoveries(lines: list[Line], deaths: Mapping[int, float], expected: Mapping
     return [
         (again.at - died, line.job_id)
         for pid, died in deaths.items()
-        for line in cut_short(lines, pid)
+        for line in cut_short(lines, pid, died)
         if expected.get(line.job_id) == "done"
-        for again in [next((other for other in begun[line.job_id] if other.at > max(died, line.at)), None)]
+        for again in [next((other for other in begun[line.job_id] if other.at > died), None)]
         if again is not None
     ]
 
