@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from couchjobs.bench.cpu import server_cpu_s
 from couchjobs.bench.engine import (
     measure_bytes,
     measure_drain,
@@ -18,7 +19,6 @@ from couchjobs.bench.engine import (
 )
 from couchjobs.bench.limit import measure_limit
 from couchjobs.bench.scale import scale
-from couchjobs.bench.server_cpu import server_cpu_s
 from couchjobs.couch.connection import connect
 from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
@@ -57,7 +57,8 @@ class BenchResult:
     memory_mb: float
     """The most that this process has had."""
     scale: dict[str, dict[str, float]] | None = None
-    """Drain with 1, 2, 4, 8 `daemons` or child `processes`, as shares of one; `busy_processes`: 20 ms of CPU a job."""
+    """Drain with 1, 2, 4, 8 `daemons` or child `processes`, as shares of one; `busy_processes`: 20 ms of CPU a job;
+    `daemons_cpu`: what share of all cores' time the daemons themselves took."""
 
     def as_json(self) -> dict[str, object]:
         """Return the result as JSON has it."""

@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+from couchjobs.bench.cpu import family_cpu_s
+from couchjobs.bench.engine import until_quiet
 from couchjobs.bench.limit import job_documents, write_all
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
@@ -18,12 +20,15 @@ _LOOK_S = 0.05
 _SETTLE_S = 3.0
 _PAUSE_S = 0.25
 _GENERATION_OF_AN_END = 3
+_BUSY_JOBS = 600
 
 
 async def drain_with(
     connection: Connection, db: Prefixer, count: int, *, daemons: int = 1, processes: int = 0, worker: str = "noop"
-) -> float:
+) -> tuple[float, float]:
     """Return the jobs a second of so many daemons as processes, each with so many children, that run already.
+
+    And what share of the time of all cores those processes took.
 
     The clock starts when the first jobs are written, which takes little of the time, and stops when the last has ended.
     """
@@ -41,10 +46,12 @@ async def drain_with(
     running = [await asyncio.create_subprocess_exec(*command, env=environment) for _ in range(daemons)]
     try:
         await _until_running(connection, daemons)
-        started = time.perf_counter()
+        cpu, started = sum(family_cpu_s(process.pid) for process in running), time.perf_counter()
         await write_all(database, job_documents(count, worker))
         await _until_done(database, count)
-        return count / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        cpu = sum(family_cpu_s(process.pid) for process in running) - cpu
+        return count / seconds, cpu / seconds / (os.cpu_count() or 1)
     finally:
         for process in running:
             process.terminate()
@@ -73,17 +80,21 @@ async def scale(connection: Connection, name: str, jobs: int) -> dict[str, dict[
     """Return the jobs a second with 1, 2, 4 and 8 children, and with as many daemons, as shares of one process."""
     control = connection.control
     rates: dict[str, dict[str, float]] = {"processes": {}, "daemons": {}, "busy_processes": {}}
+    shares: dict[str, float] = {}
     plans = [("daemons", n, {"daemons": n}, "noop", jobs) for n in (1, 2, 4, 8)]
     plans += [("processes", n, {"processes": n}, "noop", jobs) for n in (1, 2, 4, 8)]
-    plans += [("busy_processes", n, {"processes": n}, "busy", min(jobs, 500)) for n in (1, 2, 4)]
+    plans += [("busy_processes", n, {"processes": n}, "busy", min(jobs, _BUSY_JOBS)) for n in (1, 2, 4)]
     for kind, number, given, worker, count in plans:
         db = Prefixer("bench", f"{name}-{kind}-{number}")
-        rates[kind][str(number)] = await drain_with(connection, db, count, worker=worker, **given)
+        await until_quiet(connection.server)
+        rates[kind][str(number)], share = await drain_with(connection, db, count, worker=worker, **given)
+        if kind == "daemons":
+            shares[str(number)] = round(share, 3)
         for doctype in (connection.settings.jobs_doctype, connection.settings.triggers_doctype):
             await connection.server.delete_database(db.database(doctype))
         for daemon in await control.with_prefix("daemon:"):
             await control.delete(daemon["_id"], daemon["_rev"])
-    one = rates["daemons"]["1"]
-    shares = {kind: {n: round(rate / one, 3) for n, rate in rates[kind].items()} for kind in ("daemons", "processes")}
-    busy = rates["busy_processes"]
-    return shares | {"busy_processes": {n: round(rate / busy["1"], 3) for n, rate in busy.items()}}
+    one = {"daemons": rates["daemons"]["1"], "processes": rates["daemons"]["1"]}
+    one["busy_processes"] = rates["busy_processes"]["1"]
+    ratios = {kind: {n: round(rate / one[kind], 3) for n, rate in found.items()} for kind, found in rates.items()}
+    return ratios | {"daemons_cpu": shares}

@@ -1,4 +1,4 @@
-"""How much CPU the server takes, where it runs on this machine and this user may look at it."""
+"""How much CPU processes of this machine take, where this user may look at them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ def server_cpu_s(url: str) -> float | None:
             for one in psutil.net_connections("tcp")
             if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == parts.port and one.pid
         }
-        found = [child for pid in pids for child in _family(psutil.Process(pid))]
-        return sum(sum(process.cpu_times()[:4]) for process in found) if found else None
+        return sum(family_cpu_s(pid) for pid in pids) if pids else None
     except psutil.Error:
         return None
 
 
-def _family(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
+def family_cpu_s(pid: int) -> float:
+    """Return the CPU seconds that a process and its children have had.
+
+    Raises:
+        psutil.Error: there is no such process, or this user may not look at it.
+    """
+    process = psutil.Process(pid)
+    return float(sum(sum(one.cpu_times()[:4]) for one in (process, *process.children(recursive=True))))
