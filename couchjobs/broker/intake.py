@@ -121,7 +121,8 @@ class Intake:
                 follower.since = since
                 raise
             rows = len(page.changes)
-            behind, documents = rows == limit, rows - wanted < max(_FEW, rows // 2)
+            too_large = documents and all(change.document is None for change in page.changes)
+            behind, documents = rows == limit, not too_large and rows - wanted < max(_FEW, rows // 2)
             await self._store.writer.answered(_LONGEST_PAUSE_S)
             if left > _FEW and not wanted and not behind:
                 await asyncio.sleep(_OTHERS_PAUSE_S)
