@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +102,14 @@ class _Lane:
                     candidate.state = "left"
                     self.left.append(job_id)
 
+    def claim_left(self, has_first_right: Callable[[str, str], bool]) -> None:
+        for candidate in self.known.values():
+            if not candidate.first_right and has_first_right(candidate.job_id, candidate.worker):
+                candidate.first_right = True
+                if candidate.state == "left":
+                    self.add_ready(candidate)
+        self.left = deque(job_id for job_id in self.left if job_id in self.known and self.known[job_id].state == "left")
+
     def pop_ready(self) -> Candidate | None:
         oldest = self.taken % 3 == 2
         while self.ready:
@@ -173,6 +181,11 @@ class Candidates:
         """Drop what is known of that job."""
         for lane in self._lanes.values():
             lane.forget(job_id)
+
+    def reconsider(self, has_first_right: Callable[[str, str], bool]) -> None:
+        """Take over what was left to others, where `has_first_right(job id, worker type)` is true by now."""
+        for lane in self._lanes.values():
+            lane.claim_left(has_first_right)
 
     def knows(self, job_id: str, rev: str) -> bool:
         """Return whether that very revision is a candidate."""

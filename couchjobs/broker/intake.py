@@ -86,7 +86,7 @@ class Intake:
         self._sweep_at_once = False
         self._sweep_soon = asyncio.Event()
         self._left = LeftRows(settings.first_right_delay)
-        self._daemons_changed = daemon.listen()
+        self._shares_version = 0
         self.taken = asyncio.Event()
         """Set by the broker when it has taken candidates."""
 
@@ -164,7 +164,7 @@ class Intake:
             self._left.forget(job_id)
             if deleted or job_id.startswith("_design/") or self._runner.is_claiming(job_id, rev):
                 continue
-            mine = self._runner.runs(job_id) or self._daemon.may_have_first_right(job_id)
+            mine = self._runner.runs(job_id) or self._daemon.shares.may_hold(job_id)
             if document is not None and (mine or few):
                 documents.append(document)
             elif mine:
@@ -183,9 +183,11 @@ class Intake:
 
     def _rows_to_read(self) -> set[str]:
         rows: list[str] = []
-        if self._daemons_changed.is_set():
-            self._daemons_changed.clear()
-            rows = self._left.take_if(self._daemon.may_have_first_right)
+        if (version := self._daemon.shares.version()) != self._shares_version:
+            self._shares_version = version
+            rows = self._left.take_if(self._daemon.shares.may_hold)
+            self._candidates.reconsider(self._daemon.shares.holds)
+            self._triage.found()
         free = self._runner.free_slots()
         idle = sum(slots for worker_type, slots in free.items() if not self._candidates.ready(worker_type))
         return {*rows, *self._left.take_ripe(min(idle, _PAGE), time.time())}

@@ -59,7 +59,7 @@ class Triage:
         self._workers = workers
         self._runner = runner
         self._refusal = refusal
-        self._found = found
+        self.found = found
         self._untaken: set[str] = set()
 
     async def read(self, ids: Iterable[str]) -> None:
@@ -83,7 +83,7 @@ class Triage:
                     raise
                 except Exception:  # one document must never hold up the others
                     _logger.exception("job left out", job=document["_id"])
-        self._found()
+        self.found()
 
     async def _take_in_queued(self, document: Document) -> None:
         try:
@@ -112,7 +112,7 @@ class Triage:
         due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
         priority = job.priority if job.priority is not None else int(job.manual_execution)
         keep = len(orjson.dumps(job.document())) <= _LARGE_DOCUMENT
-        first_right = self._daemon.has_first_right(job.id, job.worker)
+        first_right = self._daemon.shares.holds(job.id, job.worker)
         self._candidates.offer(
             Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before, first_right),
             present,

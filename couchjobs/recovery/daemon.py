@@ -21,7 +21,8 @@ from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.peers import PREFIX, Peers
-from couchjobs.recovery.rendezvous import bucket, buckets_of, first_right
+from couchjobs.recovery.rendezvous import first_right
+from couchjobs.recovery.shares import Shares
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import format_time, now
 
@@ -47,6 +48,7 @@ class Daemon:
         self.db = db
         self._connection = connection
         self.peers = Peers(self.id, connection.settings.dead_after)
+        self.shares = Shares(self.id, self.peers, self._tenant, connection.settings)
         self._worker_types: set[str] = set()
         self._slots = 0
         self._schedules = False
@@ -54,9 +56,6 @@ class Daemon:
         self._shown_at = time.monotonic()
         self._rev: str | None = None
         self._living: tuple[object, ...] = ()
-        self._known: dict[str, frozenset[int]] = {}
-        self._known_until = 0.0
-        self._shares: dict[tuple[str, ...], frozenset[int]] = {}
         self._users = 0
         self._tasks = Supervisor()
         self._beating = asyncio.Lock()
@@ -83,6 +82,7 @@ class Daemon:
     async def take_jobs(self, worker_types: Iterable[str], slots: int) -> None:
         """Say for which worker types this daemon claims jobs, and how many at once; none and 0: no longer."""
         self._worker_types, self._slots = set(worker_types), slots
+        self.shares.take(self._worker_types)
         await self._tell()
 
     async def take_triggers(self, takes: bool) -> None:
@@ -143,28 +143,6 @@ class Daemon:
             if worker_type is None or worker_type in peer.worker_types
         )
         return [self.id, *others]
-
-    def has_first_right(self, job_id: str, worker_type: str) -> bool:
-        """Return whether this daemon, among the living ones with that worker, has the first right to the job."""
-        return self.peers.none or bucket(job_id) in self._buckets(worker_type)
-
-    def may_have_first_right(self, job_id: str) -> bool:
-        """Return the same of a job of which only the id is known: whether it is so for any of this daemon's workers."""
-        number = bucket(job_id)
-        return self.peers.none or any(number in self._buckets(worker_type) for worker_type in self._worker_types)
-
-    def _buckets(self, worker_type: str) -> frozenset[int]:
-        """Return the parts of the jobs of that type to which this daemon has the first right, as of a moment ago."""
-        present = time.monotonic()
-        if present > self._known_until:
-            self._known_until = present + self._connection.settings.look_interval
-            self._known.clear()
-        if worker_type not in self._known:
-            living = tuple(sorted(self.living(worker_type)))
-            if living not in self._shares:
-                self._shares = {living: buckets_of(self.id, living)}
-            self._known[worker_type] = self._shares[living]
-        return self._known[worker_type]
 
     def fires(self, key: str) -> bool:
         """Return whether this daemon, among those that fire triggers, has the first right to one, or to a feed.

@@ -111,12 +111,13 @@ class Peers:
         """Return the last count of a daemon that was seen, None where it is not known."""
         return self._peers[daemon].beat if daemon in self._peers else None
 
-    def living(self, tenant: tuple[str, str]) -> Iterator[tuple[str, Peer]]:
-        """Yield the living daemons of the tenant."""
+    def living(self, tenant: tuple[str, str], within: float | None = None) -> Iterator[tuple[str, Peer]]:
+        """Yield the daemons of the tenant that have been still for less than `within` seconds; None: `dead_after`."""
+        longest = self._dead_after if within is None else within
         return (
             (daemon, peer)
             for daemon, peer in self._peers.items()
-            if peer.tenant == tenant and self._silence_of(peer) <= self._dead_after
+            if peer.tenant == tenant and self._silence_of(peer) <= longest
         )
 
     def is_dead(self, daemon: str, times: float = 1.0) -> bool:

@@ -64,6 +64,20 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     assert known.overflowed(0) == []
 
 
+def test_reconsider_when_first_rights_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
+    """Before their delay, they only wait for it no longer than others do."""
+    known = Candidates({"w": 2}, 100, delay_s=0.25)
+    for number in range(4):
+        known.offer(candidate(f"job-{number}", first_right=False), 0)
+    known.next_ready(["w"], 1)
+    known.offer(candidate("early", first_right=False), 1)
+    known.reconsider(lambda job_id, worker: worker == "w" and job_id in ("job-1", "early"))
+    assert known.ready() == 1
+    assert ids(known.take("w", 1, 1)) == ["job-1"]
+    assert known.next_ready(["w"], 1.3) is not None
+    assert ids(known.take("w", 1, 1.3)) == ["early"]
+
+
 def test_hungry_when_nothing_or_little_of_a_type_is_ready() -> None:
     """A type without any candidate makes nobody hungry as long as another one has plenty."""
     known = Candidates({"few": 1, "many": 100}, 1000)

@@ -1,0 +1,72 @@
+"""Which jobs a daemon has the first right to: its share of those of each worker type.
+
+Shares follow from the daemons that show life and from the ids of jobs, so that all daemons agree without asking one
+another, more or less: where they do not, two try to claim a job, and one gets it. A daemon that stands still loses its
+share before it counts as dead, which harms nobody and helps its jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from couchjobs.recovery.peers import Peers
+from couchjobs.recovery.rendezvous import bucket, buckets_of
+from couchjobs.settings import Settings
+
+_FRESH_BEATS = 2
+
+
+class Shares:
+    """The shares of one daemon, as it sees the others. `take` before use."""
+
+    def __init__(self, daemon: str, peers: Peers, tenant: tuple[str, str], settings: Settings) -> None:
+        self._daemon = daemon
+        self._peers = peers
+        self._tenant = tenant
+        self._look_interval = settings.look_interval
+        self._longest_silence = min(settings.dead_after, _FRESH_BEATS * settings.beat_interval)
+        self._worker_types: frozenset[str] = frozenset()
+        self._owners: dict[str, tuple[str, ...]] = {}
+        self._buckets: dict[str, frozenset[int]] = {}
+        self._version = 0
+        self._look_at = 0.0
+
+    def take(self, worker_types: Iterable[str]) -> None:
+        """Have shares of the jobs of these types, and of no others."""
+        self._worker_types = frozenset(worker_types)
+        self._look_at = 0.0
+
+    def holds(self, job_id: str, worker_type: str) -> bool:
+        """Return whether this daemon has the first right to the job."""
+        return self._peers.none or bucket(job_id) in self._share_of(worker_type)
+
+    def may_hold(self, job_id: str) -> bool:
+        """Return the same of a job of which only the id is known: whether it is so for any of the worker types."""
+        number = bucket(job_id)
+        return self._peers.none or any(number in self._share_of(worker_type) for worker_type in self._worker_types)
+
+    def version(self) -> int:
+        """Return a number that is another one when shares have changed."""
+        self._look()
+        return self._version
+
+    def _share_of(self, worker_type: str) -> frozenset[int]:
+        self._look()
+        return self._buckets.get(worker_type, frozenset())
+
+    def _look(self) -> None:
+        present = time.monotonic()
+        if present < self._look_at:
+            return
+        self._look_at = present + self._look_interval
+        peers = list(self._peers.living(self._tenant, self._longest_silence))
+        owners = {
+            worker_type: (self._daemon, *sorted(name for name, peer in peers if worker_type in peer.worker_types))
+            for worker_type in self._worker_types
+        }
+        if owners != self._owners:
+            buckets = {names: buckets_of(self._daemon, names) for names in {*owners.values()}}
+            self._owners = owners
+            self._buckets = {worker_type: buckets[names] for worker_type, names in owners.items()}
+            self._version += 1
