@@ -57,8 +57,8 @@ class BenchResult:
     memory_mb: float
     """The most that this process has had."""
     scale: dict[str, dict[str, float]] | None = None
-    """Drain with 1, 2, 4, 8 `daemons` or child `processes`, as shares of one; `busy_processes`: 20 ms of CPU a job;
-    `daemons_cpu`: what share of all cores' time the daemons themselves took."""
+    """Drain with 1, 2, 4, 8 `daemons` or child `processes`, as shares of one daemon that runs the functions itself;
+    `busy_processes`: the same with 20 ms of CPU a job; `daemons_cpu`: what share of all cores' time daemons took."""
 
     def as_json(self) -> dict[str, object]:
         """Return the result as JSON has it."""

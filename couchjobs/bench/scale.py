@@ -77,13 +77,13 @@ async def _until_done(database: Database, count: int) -> None:
 
 
 async def scale(connection: Connection, name: str, jobs: int) -> dict[str, dict[str, float]]:
-    """Return the jobs a second with 1, 2, 4 and 8 children, and with as many daemons, as shares of one process."""
+    """Return the jobs a second of many children or daemons, as shares of one daemon that runs the functions itself."""
     control = connection.control
     rates: dict[str, dict[str, float]] = {"processes": {}, "daemons": {}, "busy_processes": {}}
     shares: dict[str, float] = {}
     plans = [("daemons", n, {"daemons": n}, "noop", jobs) for n in (1, 2, 4, 8)]
     plans += [("processes", n, {"processes": n}, "noop", jobs) for n in (1, 2, 4, 8)]
-    plans += [("busy_processes", n, {"processes": n}, "busy", min(jobs, _BUSY_JOBS)) for n in (1, 2, 4)]
+    plans += [("busy_processes", n, {"processes": n}, "busy", min(jobs, _BUSY_JOBS)) for n in (0, 1, 2, 4)]
     for kind, number, given, worker, count in plans:
         db = Prefixer("bench", f"{name}-{kind}-{number}")
         await until_quiet(connection.server)
@@ -95,6 +95,6 @@ async def scale(connection: Connection, name: str, jobs: int) -> dict[str, dict[
         for daemon in await control.with_prefix("daemon:"):
             await control.delete(daemon["_id"], daemon["_rev"])
     one = {"daemons": rates["daemons"]["1"], "processes": rates["daemons"]["1"]}
-    one["busy_processes"] = rates["busy_processes"]["1"]
+    one["busy_processes"] = rates["busy_processes"]["0"]
     ratios = {kind: {n: round(rate / one[kind], 3) for n, rate in found.items()} for kind, found in rates.items()}
     return ratios | {"daemons_cpu": shares}
