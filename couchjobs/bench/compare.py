@@ -25,7 +25,7 @@ from couchjobs.settings import Settings
 Result = dict[str, Any]
 """What `couchjobs bench --json` prints."""
 
-COMPARED = ("limit_jobs_per_s", "drain_jobs_per_s", "end_to_end_jobs_per_s", "cpu_ms_per_job", "memory_mb")
+_COMPARED = ("limit_jobs_per_s", "drain_jobs_per_s", "end_to_end_jobs_per_s", "cpu_ms_per_job", "memory_mb")
 _LATENCIES = ("latency_ms", "latency_at_half_load_ms")
 
 
@@ -50,16 +50,13 @@ def compare(ref: str, settings: Settings | None, jobs: int, rounds: int) -> dict
 
 def ratios(theirs: list[Result], ours: list[Result]) -> dict[str, float]:
     """Return for each figure the median of ours as a multiple of the median of theirs; figures of both alone."""
-    found: dict[str, float] = {}
-    for name, values in _figures(ours).items():
-        before = _figures(theirs).get(name)
-        if before and statistics.median(before):
-            found[name] = round(statistics.median(values) / statistics.median(before), 3)
-    return found
+    before = {name: statistics.median(values) for name, values in _figures(theirs).items()}
+    after = {name: statistics.median(values) for name, values in _figures(ours).items()}
+    return {name: round(value / before[name], 3) for name, value in after.items() if before.get(name)}
 
 
 def _figures(results: list[Result]) -> dict[str, list[float]]:
-    figures = {name: [one[name] for one in results] for name in COMPARED if all(name in one for one in results)}
+    figures = {name: [one[name] for one in results] for name in _COMPARED if all(name in one for one in results)}
     for name in _LATENCIES:
         for percentile in ("p50", "p99"):
             if all(name in one for one in results):

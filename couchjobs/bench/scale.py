@@ -26,11 +26,10 @@ _BUSY_JOBS = 600
 async def drain_with(
     connection: Connection, db: Prefixer, count: int, *, daemons: int = 1, processes: int = 0, worker: str = "noop"
 ) -> tuple[float, float]:
-    """Return the jobs a second of so many daemons as processes, each with so many children, that run already.
+    """Return the jobs a second of so many daemons as processes, each with so many children, and their share of all CPU.
 
-    And what share of the time of all cores those processes took.
-
-    The clock starts when the first jobs are written, which takes little of the time, and stops when the last has ended.
+    They run already. The clock starts when the first jobs are written, which takes little of the time, and stops when
+    the last has ended.
     """
     await install(connection, db)
     database = connection.database(db.database(connection.settings.jobs_doctype))
