@@ -103,7 +103,8 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
         TimeoutError: it has not ended within `timeout` seconds.
     """
     async with connected() as connection, asyncio.timeout(timeout):
-        store, _ = await find_job(connection, db, job_id)
+        lanes = stores(connection, db)
+        store = lanes[0] if len(lanes) == 1 else (await find_job(connection, db, job_id))[0]
         since = await current_sequence(store.database)
         job = await store.get(job_id)
         follower = ChangesFollower(store.database, since, heartbeat_s=connection.settings.feed_heartbeat)
