@@ -49,7 +49,7 @@ _LOOK_AGAIN_S = 1.0
 
 
 class Intake:
-    """Finds candidates for one broker. `follow` and `sweep_for_ever` run until they are cancelled.
+    """Finds candidates for one lane. `follow` and `sweep_for_ever` run until they are cancelled.
 
     Args:
         store: the jobs.

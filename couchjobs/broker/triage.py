@@ -31,7 +31,7 @@ _LARGE_DOCUMENT = 16_384
 
 
 class Triage:
-    """Looks at documents for one broker.
+    """Looks at documents for one lane.
 
     Args:
         store: the jobs.

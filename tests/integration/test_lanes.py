@@ -10,6 +10,7 @@ import pytest
 from fault_proxy import FaultProxy
 from waiting import eventually
 
+from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import connect
 from couchjobs.doctor.examine import examine
 from couchjobs.errors import ConfigurationError, JobNotFoundError
@@ -22,6 +23,7 @@ from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.settings import Settings, load_settings
 from couchjobs.timestamps import now
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
@@ -80,9 +82,6 @@ async def test_daemon_when_it_has_no_worker_of_a_lane_then_it_does_not_follow_it
     lanes: Settings, connection: Any, server_url: str, settings_for: Callable[..., Settings]
 ) -> None:
     """Nobody pays for rows that nobody needs."""
-    from couchjobs.broker.couch import CouchBroker
-    from couchjobs.workers.config import WorkersList
-
     asked: list[str] = []
 
     def note(method: str, path: str, body: bytes) -> None:
