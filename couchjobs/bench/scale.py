@@ -20,7 +20,7 @@ _LOOK_S = 0.05
 _SETTLE_S = 3.0
 _PAUSE_S = 0.25
 _GENERATION_OF_AN_END = 3
-_BUSY_JOBS = 600
+_BUSY_JOBS = 1200
 
 
 async def drain_with(

@@ -55,6 +55,8 @@ class Runner:
         self._look_again = look_again
         self._pool = pool
         self._workers, self._threads = make_workers(workers)
+        if pool is not None:
+            store.writer.may_hold = pool.fills_the_cores
         processes = pool.count if pool is not None else 1
         self._free = {config.worker_type: processes * config.concurrency for config in workers}
         self.slots = sum(self._free.values())

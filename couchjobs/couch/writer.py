@@ -1,10 +1,10 @@
 """Group commit: documents that wait while a request is out go together with the next one.
 
-CouchDB pays per request and per commit, so all writes of a database pass through one writer. There is no timer: at
-rest a write leaves after a few turns of the event loop, so that what follows from the same cause goes with it (the end
-of a job, and the claim of the next one for its slot); under load batches grow by themselves. A second request goes out
-beside the first only where many documents wait, for two small commits take longer than one. Each caller gets the answer
-of his own row.
+CouchDB pays per request and per commit, so all writes of a database pass through one writer. At rest a write leaves
+after a few turns of the event loop, so that what follows from the same cause goes with it (the end of a job, and the
+claim of the next one for its slot); under load batches grow by themselves. A second request goes out beside the first
+only where many documents wait, for two small commits take longer than one. A few documents are held for a moment where
+nobody would be idle meanwhile (`may_hold`). Each caller gets the answer of his own row.
 
 What can go wrong, and what the caller is told:
 - the row says conflict, or that the document is refused: CONFLICT, FORBIDDEN;
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -28,7 +29,9 @@ from couchjobs.errors import BadRequest, CouchError, Forbidden, NotFound, TooLar
 
 _MAX_ANSWER = 4_000_000
 _MANY = 200
+_FEW = 20
 _TURNS = 3
+_LONGEST_HOLD_S = 0.02
 
 
 class Written(Enum):
@@ -77,6 +80,9 @@ class GroupWriter:
         self._waiting: deque[_Waiting] = deque()
         self._requests: set[asyncio.Task[None]] = set()
         self._woken = False
+        self._hold: asyncio.TimerHandle | None = None
+        self.may_hold: Callable[[], bool] = lambda: False
+        """Whether a few documents may wait for others; asked for each that comes, and for 20 ms at most."""
 
     def submit(self, doc: Document) -> asyncio.Future[WriteAnswer]:
         """Queue one document and return the future of its answer. The document needs an `_id`.
@@ -108,6 +114,8 @@ class GroupWriter:
 
     async def close(self) -> None:
         """Wait until everything that was submitted has its answer."""
+        self.may_hold = lambda: False
+        self._send()
         while self._requests or self._waiting:
             await asyncio.sleep(0)
             await asyncio.gather(*self._requests)
@@ -117,9 +125,18 @@ class GroupWriter:
             asyncio.get_running_loop().call_soon(self._send_after, turns - 1)
         else:
             self._woken = False
+            self._send_or_hold()
+
+    def _send_or_hold(self) -> None:
+        if len(self._waiting) >= _FEW or not self.may_hold():
             self._send()
+        elif self._waiting and self._hold is None:
+            self._hold = asyncio.get_running_loop().call_later(_LONGEST_HOLD_S, self._send)
 
     def _send(self) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
         while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
             request = asyncio.create_task(self._write_batch(self._next_batch()), name=f"write {self.database.name}")
             self._requests.add(request)
@@ -127,7 +144,7 @@ class GroupWriter:
 
     def _request_ended(self, request: asyncio.Task[None]) -> None:
         self._requests.discard(request)
-        self._send()
+        self._send_or_hold()
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

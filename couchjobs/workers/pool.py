@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import socket
 import sys
 from collections.abc import Iterable
@@ -63,6 +64,14 @@ class RemoteTry:
         child.tries[self._number] = self
         child.had += 1
         send(child.writer, {"try": self._number, "job": self._job.document(), "daemon": self._daemon})
+        plain = not self._config.is_coroutine
+        self._pool.plain_functions += plain
+        try:
+            return await self._outcome_in_time(child)
+        finally:
+            self._pool.plain_functions -= plain
+
+    async def _outcome_in_time(self, child: _Child) -> Outcome:
         options = self._job.options or JobOptions()
         seconds = lower(self._config.timeout, options.timeout)
         longest = None if seconds is None else 2 * seconds + _STUCK_AFTER_S  # the function, and its worker_commit
@@ -129,6 +138,7 @@ class ChildPool:
     ) -> None:
         self.count = count
         self.numbers = itertools.count()
+        self.plain_functions = 0
         self._workers = workers
         self._hello = {
             "modules": [*modules],
@@ -170,6 +180,10 @@ class ChildPool:
     def begin(self, job: Job, daemon: str = "") -> RemoteTry:
         """Return a try of the job, not yet running."""
         return RemoteTry(self, self._workers.get(job.worker), job, daemon)
+
+    def fills_the_cores(self) -> bool:
+        """Return whether more plain functions run than this host has cores: while one waits, no core is idle."""
+        return self.plain_functions > (os.cpu_count() or 1)
 
     async def pick(self) -> _Child:
         """Return the child that has the fewest tries; wait for one where there is none."""

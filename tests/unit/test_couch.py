@@ -66,6 +66,25 @@ async def test_writer_when_many_wait_then_they_go_together() -> None:
     await writer.close()
 
 
+async def test_writer_when_a_few_may_be_held_then_they_go_with_the_next_that_may_not() -> None:
+    """Or as soon as they are many, or the moment is over, or the writer is closed."""
+    writer, server = writer_on(all_ok)
+    writer.may_hold = lambda: True
+    held = writer.submit({"_id": "held"})
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not server.requests
+    writer.may_hold = lambda: False
+    await asyncio.gather(held, writer.write({"_id": "urgent"}))
+    writer.may_hold = lambda: True
+    await asyncio.gather(*(writer.write({"_id": str(n)}) for n in range(20)))
+    await writer.write({"_id": "alone"})
+    last = writer.submit({"_id": "last"})
+    await writer.close()
+    assert last.done()
+    assert [len(body["docs"]) for _, _, body in server.requests] == [2, 20, 1, 1]
+
+
 async def test_writer_when_documents_are_large_then_smaller_batches() -> None:
     """Bytes are limited too."""
     writer, server = writer_on(all_ok, max_bytes=1000)
