@@ -75,7 +75,9 @@ async def guard(connection: Connection, db: Prefixer) -> list[str]:
 
 
 async def _create(connection: Connection, name: str) -> bool:
-    return not await connection.database(name).exists() and await connection.server.create_database(name)
+    if await connection.database(name).exists():
+        return False
+    return await connection.server.create_database(name, connection.settings.shards)
 
 
 async def _install(connection: Connection, database: str, name: str) -> list[str]:

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     producers must be told the same. Defaults to none."""
     control_db: str = "couchjobs"
     """The database of daemons, checkpoints and schedules. Defaults to couchjobs."""
+    shards: int | None = Field(default=None, ge=1)
+    """How many shards (CouchDB's q) a database has that couchjobs makes. Defaults to what the server is set to."""
 
     request_timeout: Seconds = 60.0
     """The longest that one request to CouchDB may take. Defaults to 60 s."""

@@ -178,10 +178,10 @@ class CouchServer:
             return []
         return found
 
-    async def create_database(self, name: str) -> bool:
-        """Create the database; return False where it is there already, by whomever."""
+    async def create_database(self, name: str, shards: int | None = None) -> bool:
+        """Create the database, of so many shards; return False where it is there already, by whomever, however many."""
         try:
-            await self.request("PUT", quote(name, safe=""))
+            await self.request("PUT", quote(name, safe=""), params=None if shards is None else {"q": shards})
         except errors.BadRequest as error:
             if error.status != 412:
                 raise
