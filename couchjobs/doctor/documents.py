@@ -60,15 +60,20 @@ async def _put_back(patient: Patient, document: Document) -> str:
 
 
 async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
-    """Find worker types with queued jobs that no daemon has."""
-    taken = taken_types(await patient.control.with_prefix(DAEMON), patient.db)
+    """Find worker types with queued jobs that no daemon has, or that no daemon looks for in this database."""
+    taken, settings = taken_types(await patient.control.with_prefix(DAEMON), patient.db), patient.connection.settings
     queued: Counter[str] = Counter()
     for row in await patient.store.database.reduced("jobs/by_state", [""], [{}], group_level=2):
         worker, state = row["key"]
-        if state == State.QUEUED and isinstance(worker, str) and worker not in taken:
+        if state == State.QUEUED and isinstance(worker, str):
             queued[worker] += row["value"]
     for worker, count in queued.items():
-        yield Finding("takers", worker, f"{count:,} queued jobs, and no daemon has this worker: start one")
+        lane = patient.db.database(settings.lane_of(worker))
+        if lane != patient.store.database.name:
+            what = f"{count:,} queued jobs in {patient.store.database.name}, but COUCHJOBS_LANES has them in {lane}"
+            yield Finding("takers", worker, f"{what}: write them there")
+        elif worker not in taken:
+            yield Finding("takers", worker, f"{count:,} queued jobs, and no daemon has this worker: start one")
 
 
 async def check_documents(patient: Patient) -> AsyncIterator[Finding]:

@@ -12,12 +12,20 @@ from couchjobs.doctor.documents import (
     check_triggers,
 )
 from couchjobs.doctor.finding import Check, Finding, Patient
-from couchjobs.doctor.setup import check_checkpoints, check_clock, check_security, check_versions, check_views
+from couchjobs.doctor.setup import (
+    check_checkpoints,
+    check_clock,
+    check_lanes,
+    check_security,
+    check_versions,
+    check_views,
+)
 from couchjobs.errors import NotFound
 from couchjobs.prefixer import Prefixer
 
 _OF_THE_TENANT: tuple[Check, ...] = (
     check_versions,
+    check_lanes,
     check_clock,
     check_security,
     check_checkpoints,

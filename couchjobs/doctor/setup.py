@@ -16,6 +16,7 @@ from couchjobs.errors import BadRequest, NotFound
 from couchjobs.installation import JOBS_DESIGN, install, roles_of, secure
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.peers import PREFIX as DAEMON
+from couchjobs.recovery.peers import told_other_lanes
 from couchjobs.scheduler.events import CHECKPOINT
 from couchjobs.timestamps import now
 
@@ -35,6 +36,13 @@ async def check_versions(patient: Patient) -> AsyncIterator[Finding]:
         if daemon.get("version") != version("couchjobs"):
             what = f"runs couchjobs {daemon.get('version')}, this is {version('couchjobs')}: bring all to one version"
             yield Finding("version", daemon["_id"], what)
+
+
+async def check_lanes(patient: Patient) -> AsyncIterator[Finding]:
+    """Find daemons that look for some worker's jobs in another database than this program."""
+    lanes = patient.connection.settings.lanes
+    for daemon in told_other_lanes(await patient.control.with_prefix(DAEMON), patient.db, lanes):
+        yield Finding("lanes", daemon, f"has other lanes than this program ({lanes}): set COUCHJOBS_LANES alike")
 
 
 async def check_clock(patient: Patient) -> AsyncIterator[Finding]:

@@ -20,7 +20,7 @@ from couchjobs.errors import Conflict, CouchError, NotFound
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.peers import PREFIX, Peers
+from couchjobs.recovery.peers import PREFIX, Peers, told_other_lanes
 from couchjobs.recovery.rendezvous import first_right
 from couchjobs.recovery.shares import Shares
 from couchjobs.supervisor import Supervisor
@@ -74,7 +74,10 @@ class Daemon:
         follower = ChangesFollower(
             control, await current_sequence(control), heartbeat_s=self._connection.settings.feed_heartbeat
         )
-        self.peers.note(await control.with_prefix(PREFIX), moved=False)
+        others = await control.with_prefix(PREFIX)
+        self.peers.note(others, moved=False)
+        if unlike := told_other_lanes(others, self.db, self._connection.settings.lanes):
+            _logger.warning("daemons have other lanes than this one: set COUCHJOBS_LANES alike", daemons=unlike)
         await self._show()
         self._tasks.start("beat", self._beat_for_ever)
         self._tasks.start("watch daemons", lambda: self._watch(follower))
@@ -222,6 +225,8 @@ class Daemon:
                 "beat": self._beat,
                 "at": format_time(now()),
             }
+            if lanes := self._connection.settings.lanes:
+                document["lanes"] = lanes
             if still := self.peers.still():
                 document["still"] = still
             try:

@@ -151,6 +151,16 @@ def taken_types(documents: Iterable[Document], db: Prefixer) -> set[str]:
     return {CLIENT_WORKER}.union(*(peer.worker_types for peer in peers if peer.tenant == tenant))
 
 
+def told_other_lanes(documents: Iterable[Document], db: Prefixer, lanes: dict[str, str]) -> list[str]:
+    """Return the daemons of that tenant, by their documents, that look for some worker's jobs in another database."""
+    tenant = (db.domain, db.db_prefix)
+    return [
+        document["_id"]
+        for document in documents
+        if _read(document, None, moved=False).tenant == tenant and (document.get("lanes") or {}) != lanes
+    ]
+
+
 def _read(document: Document, beat: object, *, moved: bool) -> Peer:
     names = document.get("worker_types")
     return Peer(

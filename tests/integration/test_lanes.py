@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from waiting import eventually
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import connect
 from couchjobs.doctor.examine import examine
+from couchjobs.doctor.finding import Finding
 from couchjobs.errors import ConfigurationError, JobNotFoundError
 from couchjobs.installation import install
 from couchjobs.jobs.job import State
@@ -120,6 +122,25 @@ async def test_doctor_when_a_lane_has_trouble_then_found(lanes: Settings, connec
     findings = await examine(connection, lanes.tenant, repair=True)
     assert any(finding.kind == "views" and images.name in finding.where and finding.done for finding in findings)
     assert await install(connection, lanes.tenant) == []
+
+
+async def test_doctor_when_daemons_or_producers_have_other_lanes_then_found(
+    lanes: Settings, connection: Any, start: Callable[..., Any]
+) -> None:
+    """What they write or look for in another database waits for ever."""
+    await start(resize)
+    jobs = connection.database(lanes.tenant.database("jobs"))
+    await jobs.put({"_id": "a", "worker": "resize", "message": None, "state": "queued"})
+
+    async def found() -> list[Finding]:
+        return [finding for finding in await examine(connection, lanes.tenant) if finding.kind != "security"]
+
+    findings = await eventually(found)
+    assert [(finding.kind, finding.where) for finding in findings] == [("takers", "resize")]
+    assert lanes.tenant.database("images") in findings[0].what
+    connection.settings = connection.settings.model_copy(update={"lanes": {}})
+    kinds = Counter(finding.kind for finding in await examine(connection, lanes.tenant))
+    assert (kinds["lanes"], kinds["takers"]) == (1, 0)
 
 
 def test_settings_when_a_lane_is_something_elses_then_refused() -> None:
