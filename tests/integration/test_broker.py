@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 from waiting import eventually
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
-    AbortJob,
     AdminOnlyError,
-    BadTriggerError,
     ClosedError,
-    Conflict,
     QueueClosedError,
     UnknownWorkerError,
 )
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, get_queued_jobs, wait
+from couchjobs.jobs.queries import get_job, wait
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
@@ -33,13 +28,6 @@ from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
 Start = Callable[..., Any]
-
-
-class Mail(BaseModel):
-    """A message."""
-
-    to: str
-    times: int = 1
 
 
 @worker("echo", retry_delay=0.05)
@@ -86,210 +74,6 @@ async def test_bare_document_when_written_by_hand_then_done_within_a_second(
     assert document["colour"] == {"r": 1.5}
 
 
-async def test_failure_when_tries_are_left_then_retried_in_the_document(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """Each failed try is in `errors`; the last one makes the job errored."""
-    tries: list[int] = []
-
-    @worker("flaky", max_exec_count=3, retry_delay=0.05)
-    def flaky(ctx: WorkerContext) -> str:
-        tries.append(ctx.exec_count)
-        if ctx.exec_count < 3:
-            raise ValueError(f"try {ctx.exec_count}")
-        return "at last"
-
-    system = await start(flaky)
-    job = await system.broker.push_job(db, JobRequest(worker_type="flaky"))
-    ended = await wait(db, job.id, 10)
-    assert tries == [1, 2, 3]
-    assert ended.state is State.DONE
-    assert [error.error for error in ended.errors] == ["ValueError: try 1", "ValueError: try 2"]
-    assert ended.result == "at last"
-
-
-async def test_failure_when_tries_are_spent_then_errored(connection: Connection, db: Prefixer, start: Start) -> None:
-    """Options lower the tries that the worker allows, and never raise them."""
-
-    @worker("bad", max_exec_count=2, retry_delay=0.01)
-    async def bad(ctx: WorkerContext) -> None:
-        raise RuntimeError("no")
-
-    system = await start(bad)
-    store = JobStore(connection, db)
-    await store.database.put(
-        {"_id": "a", "worker": "bad", "message": None, "state": "queued", "options": {"max_exec_count": 9}}
-    )
-    await store.database.put(
-        {"_id": "b", "worker": "bad", "message": None, "state": "queued", "options": {"max_exec_count": 1}}
-    )
-    one, other = await wait(db, "a", 10), await wait(db, "b", 10)
-    assert (one.state, one.exec_count, one.error) == (State.ERRORED, 2, "RuntimeError: no")
-    assert (other.state, other.exec_count) == (State.ERRORED, 1)
-    assert system.broker.workers_types() == ["bad"]
-
-
-async def test_outcomes_when_worker_raises_then_as_the_table_says(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """AbortJob, a message that does not fit, no message, set_no_retry, a bad trigger: none is tried again."""
-
-    @worker("raises", retry_delay=0.01, max_exec_count=5)
-    async def raises(ctx: WorkerContext, message: str) -> None:
-        match message:
-            case "abort":
-                raise AbortJob("enough")
-            case "no retry":
-                ctx.set_no_retry()
-                raise ValueError("once")
-            case "bad trigger":
-                raise BadTriggerError(ValueError("nobody there"))
-
-    @worker("mail", retry_delay=0.01, max_exec_count=5)
-    async def mail(ctx: WorkerContext, message: Mail) -> str:
-        return message.to
-
-    system = await start(raises, mail)
-    triggers = connection.database(db.database("triggers"))
-    await triggers.put(
-        {"_id": "trigger", "type": "@in", "arguments": "1h", "worker": "raises", "message": "bad trigger"}
-    )
-
-    async def end(worker_type: str, message: Any, **more: Any) -> Any:
-        job = await system.broker.push_job(db, JobRequest(worker_type=worker_type, message=message, **more))
-        ended = await wait(db, job.id, 10)
-        assert ended.exec_count == 1
-        return ended
-
-    assert (await end("raises", "abort")).state is State.DONE
-    assert (await end("raises", "no retry")).error == "ValueError: once"
-    assert "does not fit" in (await end("mail", {"to": 5, "times": "x"})).error
-    assert "to: " in (await end("mail", {"to": 5, "times": "x"})).error
-    assert "no message" in (await end("mail", None)).error
-    assert (await end("mail", {"to": "ann"})).result == "ann"
-    ended = await end("raises", "bad trigger", trigger_id="trigger")
-    assert ended.state is State.ERRORED
-    await eventually(lambda: _gone(triggers, "trigger"))
-
-
-async def _gone(database: Any, doc_id: str) -> bool:
-    return await database.find(doc_id) is None
-
-
-async def test_timeout_when_a_try_takes_too_long_then_it_fails(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """For coroutines and for threads; the option of the job may lower the limit."""
-    cancelled = asyncio.Event()
-
-    @worker("slow", timeout=30, max_exec_count=1)
-    async def slow(ctx: WorkerContext) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    @worker("slow thread", timeout=0.2, max_exec_count=1)
-    def slow_thread(ctx: WorkerContext) -> None:
-        while not ctx.cancelled:
-            time.sleep(0.01)
-
-    system = await start(slow, slow_thread)
-    from couchjobs.jobs.job import JobOptions
-
-    one = await system.broker.push_job(db, JobRequest(worker_type="slow", options=JobOptions(timeout=0.2)))
-    other = await system.broker.push_job(db, JobRequest(worker_type="slow thread"))
-    assert "no end within 0.2 s" in str((await wait(db, one.id, 10)).error)
-    assert "no end within 0.2 s" in str((await wait(db, other.id, 10)).error)
-    assert cancelled.is_set()
-
-
-async def test_scheduled_job_when_time_has_not_come_then_waits(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """A job is not claimed before `scheduled_at`."""
-    from datetime import timedelta
-
-    from couchjobs.timestamps import now
-
-    system = await start(echo)
-    at = now() + timedelta(seconds=0.6)
-    job = await system.broker.push_job(db, JobRequest(worker_type="echo", scheduled_at=at))
-    ended = await wait(db, job.id, 10)
-    assert ended.started_at is not None
-    assert ended.started_at >= at
-
-
-async def test_concurrency_when_many_jobs_then_never_more_than_allowed(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """Neither coroutines nor threads exceed the worker's number."""
-    running: dict[str, int] = {"loop": 0, "thread": 0}
-    most: dict[str, int] = {"loop": 0, "thread": 0}
-
-    def enter(kind: str) -> None:
-        running[kind] += 1
-        most[kind] = max(most[kind], running[kind])
-
-    @worker("loop", concurrency=3)
-    async def loop(ctx: WorkerContext) -> None:
-        enter("loop")
-        await asyncio.sleep(0.02)
-        running["loop"] -= 1
-
-    @worker("thread", concurrency=2)
-    def thread(ctx: WorkerContext) -> None:
-        enter("thread")
-        time.sleep(0.02)
-        running["thread"] -= 1
-
-    system = await start(loop, thread)
-    jobs = await asyncio.gather(
-        *(system.broker.push_job(db, JobRequest(worker_type=kind)) for kind in ("loop", "thread") * 15)
-    )
-    for job in jobs:
-        assert (await wait(db, job.id, 10)).state is State.DONE
-    assert most == {"loop": 3, "thread": 2}
-
-
-async def test_priority_when_slots_are_scarce_then_higher_first_and_the_oldest_every_third(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """Two of three claims go to higher priority, one of three to the oldest."""
-    order: list[str] = []
-
-    @worker("one", concurrency=1)
-    async def one(ctx: WorkerContext, message: str) -> None:
-        order.append(message)
-
-    store = JobStore(connection, db)
-    documents = [
-        {
-            "_id": f"low-{n}",
-            "worker": "one",
-            "message": f"low-{n}",
-            "state": "queued",
-            "queued_at": f"2026-01-01T00:00:0{n}Z",
-        }
-        for n in range(6)
-    ]
-    documents += [
-        {
-            "_id": f"high-{n}",
-            "worker": "one",
-            "message": f"high-{n}",
-            "state": "queued",
-            "priority": 5,
-            "queued_at": f"2026-01-02T00:00:0{n}Z",
-        }
-        for n in range(6)
-    ]
-    await asyncio.gather(*(store.writer.write(document) for document in documents))
-    await start(one)
-    await eventually(lambda: len(order) == 12)
-    assert order[:6] == ["high-0", "high-1", "low-0", "high-2", "high-3", "low-1"]
-
-
 async def test_unknown_type_when_no_daemon_has_it_then_stays_queued(
     connection: Connection, db: Prefixer, start: Start
 ) -> None:
@@ -304,15 +88,6 @@ async def test_unknown_type_when_no_daemon_has_it_then_stays_queued(
         await system.broker.push_job(db, JobRequest(worker_type="elsewhere"))
     with pytest.raises(UnknownWorkerError):
         await system.broker.worker_queue_len("elsewhere")
-
-
-async def test_queue_len_when_jobs_wait_then_counts_them(connection: Connection, db: Prefixer, start: Start) -> None:
-    """Queued jobs, those that wait for their time included."""
-    system = await start(echo)
-    for number in range(3):
-        document = {"worker": "echo", "message": None, "state": "queued", "scheduled_at": "2099-01-01T00:00:00Z"}
-        await system.broker.store_of("").database.put({"_id": f"later-{number}", **document})
-    assert await system.broker.worker_queue_len("echo") == 3
 
 
 async def test_cancel_when_running_or_queued_then_errored(connection: Connection, db: Prefixer, start: Start) -> None:
@@ -453,45 +228,6 @@ async def test_admin_only_when_request_is_not_admins_then_refused(
         assert refused.exec_count == 0
 
 
-async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """Candidates that are left out come back by the view, without waiting for the next sweep."""
-    store = JobStore(connection, db)
-    documents = [{"_id": f"job-{n:04}", "worker": "echo", "message": n, "state": "queued"} for n in range(300)]
-    await asyncio.gather(*(store.writer.write(document) for document in documents))
-    await start(echo, max_candidates=20, sweep_interval=3600)
-
-    async def all_done() -> bool:
-        found = await store.database.get_many(document["_id"] for document in documents)
-        return all(document["state"] == "done" for document in found.values())
-
-    await eventually(all_done, 60)
-
-
-async def test_idle_type_when_a_backlog_of_another_lies_before_its_job_then_not_held_up(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """The feed is read past jobs that wait for slots; nor is a request to cancel held up by them."""
-    started = asyncio.Event()
-
-    @worker("stuck", concurrency=1, timeout=None)
-    async def stuck(ctx: WorkerContext) -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    store = JobStore(connection, db)
-    backlog = [{"_id": f"job-{n:04}", "worker": "stuck", "message": None, "state": "queued"} for n in range(4000)]
-    await asyncio.gather(*(store.writer.write(document) for document in backlog))
-    await start(stuck, echo, max_candidates=20, sweep_interval=3600)
-    await started.wait()
-    await store.database.put({"_id": "late", "worker": "echo", "message": 1, "state": "queued"})
-    assert (await wait(db, "late", 5)).state is State.DONE
-    (running,) = [job for job in await get_queued_jobs(db, "stuck") if job.state is State.RUNNING]
-    await store.update(running, cancel_requested=True)
-    assert (await wait(db, running.id, 5)).error == "cancelled"
-
-
 async def test_go_durations_when_the_setting_says_so_then_numbers_are_nanoseconds(
     connection: Connection, db: Prefixer, start: Start
 ) -> None:
@@ -507,50 +243,3 @@ async def test_go_durations_when_the_setting_says_so_then_numbers_are_nanosecond
     ended = await wait(db, "job", 10)
     assert ended.error == "TimeoutError: no end within 0.1 s"
     assert ended.document()["options"] == {"timeout": 100_000_000}
-
-
-async def test_job_when_edited_between_offer_and_claim_then_still_run(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """The row of the edit comes while the claim is under way, and must not be forgotten."""
-
-    @worker("one", concurrency=1)
-    async def one(ctx: WorkerContext, message: Any) -> Any:
-        await asyncio.sleep(0.05)
-        return message
-
-    await start(one, sweep_interval=3600)
-    store = JobStore(connection, db)
-    for number in range(20):
-        await store.database.put({"_id": f"job-{number:02}", "worker": "one", "message": 1, "state": "queued"})
-
-    async def edit(number: int) -> None:
-        document = await store.database.get(f"job-{number:02}")
-        if document["state"] == "queued":
-            with contextlib.suppress(Conflict):
-                await store.database.put({**document, "message": 2})
-
-    await asyncio.gather(*(edit(number) for number in range(20)))
-    for number in range(20):
-        assert (await wait(db, f"job-{number:02}", 15)).state is State.DONE
-
-
-async def test_result_when_the_server_refuses_it_then_errored_and_not_run_again(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """A document that may not be stored as it is."""
-    runs: list[int] = []
-
-    @worker("large")
-    async def large(ctx: WorkerContext) -> str:
-        runs.append(1)
-        return "refuse me"
-
-    function = "function (doc) { if (doc.result) throw({forbidden: 'no results'}); }"
-    await connection.database(db.database("jobs")).put({"_id": "_design/v", "validate_doc_update": function})
-    system = await start(large)
-    job = await system.broker.push_job(db, JobRequest(worker_type="large"))
-    ended = await wait(db, job.id, 10)
-    assert ended.state is State.ERRORED
-    assert "no results" in str(ended.error)
-    assert len(runs) == 1

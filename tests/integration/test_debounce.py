@@ -1,0 +1,76 @@
+"""Triggers that wait for more of the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.prefixer import Prefixer
+
+Start = Callable[..., Any]
+
+
+async def test_debounce_when_200_payloads_come_in_a_window_then_one_job_with_all(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """From four writers on two daemons; the next one after the job was claimed opens another window."""
+    systems = [await start(note), await start(note)]
+    triggers = triggers_of(connection, db)
+    await triggers.put({"_id": "hook", "type": "@webhook", "worker": "note", "message": None, "debounce": "5s"})
+
+    async def write(writer: int) -> set[str]:
+        scheduler = systems[writer % 2].scheduler
+        jobs = await asyncio.gather(*(scheduler.fire_webhook("hook", [writer, number]) for number in range(50)))
+        return {job.id for job in jobs}
+
+    ids = set().union(*await asyncio.gather(*(write(writer) for writer in range(4))))
+    assert len(ids) == 1
+    (job,) = await jobs_of(connection, db, "hook")
+    assert job["debounced"] is True
+    assert sorted(job["payload"]["payloads"]) == [[writer, number] for writer in range(4) for number in range(50)]
+
+    async def done() -> bool:
+        return all(job["state"] == "done" for job in await jobs_of(connection, db, "hook"))
+
+    await eventually(done)
+    other = await systems[0].scheduler.fire_webhook("hook", "later")
+    assert other.id not in ids
+
+
+async def test_debounce_when_events_come_in_a_window_then_one_job_without_event_data(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The window is fixed, not pushed back by later events."""
+    orders = await orders_of(connection, db)
+    trigger = {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": 1, "debounce": "5s"}
+    await triggers_of(connection, db).put(trigger)
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    for number in range(30):
+        await orders.put({"_id": f"order-{number}"})
+    (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    assert "event" not in job
+    assert job["message"] == 1
+
+    async def done() -> bool:
+        return all(job["state"] == "done" for job in await jobs_of(connection, db, "t"))
+
+    await eventually(done)
+    assert len(await jobs_of(connection, db, "t")) <= 2
+    await orders.put({"_id": "later"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "t", 2))
+
+
+async def test_debounce_when_shorter_than_a_round_trip_then_still_a_job(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A window that is over before its job is made has its job all the same."""
+    system = await start(note)
+    await triggers_of(connection, db).put({"_id": "hook", "type": "@webhook", "worker": "note", "debounce": "1us"})
+    job = await asyncio.wait_for(system.scheduler.fire_webhook("hook", 1), 5)
+    assert job.payload == {"payloads": [1]}

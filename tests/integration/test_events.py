@@ -1,0 +1,198 @@
+"""Triggers that documents fire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.jobs.queries import get_jobs
+from couchjobs.prefixer import Prefixer
+
+Start = Callable[..., Any]
+
+
+async def test_event_when_documents_match_then_a_job_each_with_the_event(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """orders:CREATED,UPDATED:paid:status fires for those and no other."""
+    orders = await orders_of(connection, db)
+    system = await start(note)
+    trigger = {
+        "_id": "paid",
+        "type": "@event",
+        "arguments": "orders:CREATED,UPDATED:paid:status",
+        "worker": "note",
+        "message": {"m": 1},
+    }
+    await triggers_of(connection, db).put(trigger)
+    await eventually(lambda: "paid" in system.scheduler.triggers.events, 1)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await orders.put({"_id": "a", "status": "paid", "total": 3})
+    rev = await orders.put({"_id": "b", "status": "open"})
+    await orders.put({"_id": "_design/x", "status": "paid"})
+    jobs = await eventually(lambda: jobs_of(connection, db, "paid"))
+    rev = await orders.put({"_id": "b", "_rev": rev, "status": "paid"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "paid", 2))
+    await orders.delete("b", rev)
+    await orders.put({"_id": "c", "status": "paid"})
+    jobs = await eventually(lambda: so_many_jobs_of(connection, db, "paid", 3))
+    by_doc = {job["event"]["doc"]["_id"]: job for job in jobs}
+    assert by_doc.keys() == {"a", "b", "c"}
+    assert by_doc["a"]["event"]["verb"] == "CREATED"
+    assert by_doc["a"]["event"]["doc"]["total"] == 3
+    assert by_doc["b"]["event"]["verb"] == "UPDATED"
+    assert by_doc["b"]["event"]["old"]["status"] == "open"
+    assert "_revisions" not in by_doc["b"]["event"]["doc"]
+    assert by_doc["a"]["message"] == {"m": 1}
+    assert by_doc["a"]["event"]["domain"] == "test.example"
+    assert len(await get_jobs(db, "paid")) == 3
+
+
+async def test_event_when_value_changed_or_document_deleted_then_fires_with_the_old_one(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """`!=` looks at the parent revision; a deletion carries the document that was."""
+    orders = await orders_of(connection, db)
+    await start(note)
+    await triggers_of(connection, db).put(
+        {
+            "_id": "changed",
+            "type": "@event",
+            "arguments": "orders:UPDATED:!=:status orders:DELETED:paid:status",
+            "worker": "note",
+            "message": None,
+        }
+    )
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    rev = await orders.put({"_id": "a", "status": "open"})
+    rev = await orders.put({"_id": "a", "_rev": rev, "status": "open", "total": 1})
+    await asyncio.sleep(0)
+    rev = await orders.put({"_id": "a", "_rev": rev, "status": "paid"})
+    jobs = await eventually(lambda: jobs_of(connection, db, "changed"))
+    assert [(job["event"]["verb"], job["event"]["old"]["status"]) for job in jobs] == [("UPDATED", "open")]
+    await orders.delete("a", rev)
+    jobs = await eventually(lambda: so_many_jobs_of(connection, db, "changed", 2))
+    deleted = next(job for job in jobs if job["event"]["verb"] == "DELETED")
+    assert deleted["event"]["old"]["status"] == "paid"
+
+
+async def test_event_when_no_daemon_ran_then_all_fire_once(connection: Connection, db: Prefixer, start: Start) -> None:
+    """Stop, write 500 documents, start: 500 jobs, none twice."""
+    orders = await orders_of(connection, db)
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
+    )
+    system = await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await system.shutdown()
+    writer = connection.writer(orders.name)
+    await asyncio.gather(*(writer.write({"_id": f"order-{n:03}", "n": n}) for n in range(500)))
+    systems = [await start(note), await start(note)]
+
+    async def all_done() -> bool:
+        jobs = await jobs_of(connection, db, "t")
+        return len(jobs) >= 500 and all(job["state"] == "done" for job in jobs)
+
+    await eventually(all_done, 30)
+    jobs = await jobs_of(connection, db, "t")
+    assert len({job["event"]["doc"]["_id"] for job in jobs}) == len(jobs) == 500
+    for system in systems:
+        await system.shutdown()
+
+
+async def test_event_when_feed_is_replayed_from_zero_then_nothing_fires_twice(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Ids make a rewound feed harmless."""
+    orders = await orders_of(connection, db)
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None}
+    )
+    system = await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    for number in range(20):
+        await orders.put({"_id": f"order-{number}"})
+    before = await eventually(lambda: so_many_jobs_of(connection, db, "t", 20))
+    await system.shutdown()
+    checkpoint = (await connection.control.with_prefix("checkpoint:"))[0]
+    await connection.control.put({**checkpoint, "seq": "0"})
+    await start(note)
+
+    async def caught_up() -> bool:
+        return (await connection.control.with_prefix("checkpoint:"))[0]["seq"] != "0"
+
+    await eventually(caught_up)
+    after = await jobs_of(connection, db, "t")
+    assert {job["_id"] for job in after} == {job["_id"] for job in before}
+    assert all(job["exec_count"] == 1 for job in after if job["state"] == "done")
+
+
+async def test_event_when_database_does_not_exist_then_waited_for(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """All documents of a database that came after the trigger fire."""
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None}
+    )
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    orders = await orders_of(connection, db)
+    await orders.put({"_id": "first"})
+    await eventually(lambda: jobs_of(connection, db, "t"))
+
+
+async def test_event_when_documents_arrive_by_replication_then_fires(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A replicated document is a change like any other."""
+    orders = await orders_of(connection, db)
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None}
+    )
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    import orjson
+
+    body = orjson.dumps(
+        {
+            "docs": [{"_id": "far", "_rev": "2-abc", "_revisions": {"start": 2, "ids": ["abc", "def"]}}],
+            "new_edits": False,
+        }
+    )
+    await connection.server.request("POST", f"{orders.path}/_bulk_docs", body=body)
+    (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    assert job["event"]["verb"] == "UPDATED"
+
+
+async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """What happens while a trigger is disabled does not fire later."""
+    orders = await orders_of(connection, db)
+    system = await start(note)
+    known = system.scheduler.triggers.events
+    triggers = triggers_of(connection, db)
+    trigger = {"_id": "t", "type": "@event", "arguments": "orders:CREATED:one", "worker": "note", "message": None}
+    rev = await triggers.put(trigger)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    rev = await triggers.put({**trigger, "_rev": rev, "disabled": True})
+    await eventually(lambda: "t" not in known, 1)
+    await eventually(lambda: _no_checkpoint(connection))
+    await orders.put({"_id": "one"})
+    rev = await triggers.put({**trigger, "_rev": rev, "arguments": "orders:CREATED:one,two"})
+    await eventually(lambda: "t" in known, 1)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await orders.put({"_id": "two"})
+    (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    assert job["event"]["doc"]["_id"] == "two"
+    await triggers.delete("t", rev)
+    await eventually(lambda: "t" not in known, 1)
+
+
+async def _no_checkpoint(connection: Connection) -> bool:
+    return not await connection.control.with_prefix("checkpoint:")

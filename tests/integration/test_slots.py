@@ -1,0 +1,191 @@
+"""Which queued job is claimed when: slots, priorities, backlogs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import (
+    Conflict,
+)
+from couchjobs.jobs.job import State
+from couchjobs.jobs.queries import get_queued_jobs, wait
+from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
+
+Start = Callable[..., Any]
+
+
+@worker("echo")
+async def echo(ctx: WorkerContext, message: Any) -> Any:
+    """Return the message."""
+    return message
+
+
+async def test_scheduled_job_when_time_has_not_come_then_waits(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A job is not claimed before `scheduled_at`."""
+    from datetime import timedelta
+
+    from couchjobs.timestamps import now
+
+    system = await start(echo)
+    at = now() + timedelta(seconds=0.6)
+    job = await system.broker.push_job(db, JobRequest(worker_type="echo", scheduled_at=at))
+    ended = await wait(db, job.id, 10)
+    assert ended.started_at is not None
+    assert ended.started_at >= at
+
+
+async def test_concurrency_when_many_jobs_then_never_more_than_allowed(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Neither coroutines nor threads exceed the worker's number."""
+    running: dict[str, int] = {"loop": 0, "thread": 0}
+    most: dict[str, int] = {"loop": 0, "thread": 0}
+
+    def enter(kind: str) -> None:
+        running[kind] += 1
+        most[kind] = max(most[kind], running[kind])
+
+    @worker("loop", concurrency=3)
+    async def loop(ctx: WorkerContext) -> None:
+        enter("loop")
+        await asyncio.sleep(0.02)
+        running["loop"] -= 1
+
+    @worker("thread", concurrency=2)
+    def thread(ctx: WorkerContext) -> None:
+        enter("thread")
+        time.sleep(0.02)
+        running["thread"] -= 1
+
+    system = await start(loop, thread)
+    jobs = await asyncio.gather(
+        *(system.broker.push_job(db, JobRequest(worker_type=kind)) for kind in ("loop", "thread") * 15)
+    )
+    for job in jobs:
+        assert (await wait(db, job.id, 10)).state is State.DONE
+    assert most == {"loop": 3, "thread": 2}
+
+
+async def test_priority_when_slots_are_scarce_then_higher_first_and_the_oldest_every_third(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Two of three claims go to higher priority, one of three to the oldest."""
+    order: list[str] = []
+
+    @worker("one", concurrency=1)
+    async def one(ctx: WorkerContext, message: str) -> None:
+        order.append(message)
+
+    store = JobStore(connection, db)
+    documents = [
+        {
+            "_id": f"low-{n}",
+            "worker": "one",
+            "message": f"low-{n}",
+            "state": "queued",
+            "queued_at": f"2026-01-01T00:00:0{n}Z",
+        }
+        for n in range(6)
+    ]
+    documents += [
+        {
+            "_id": f"high-{n}",
+            "worker": "one",
+            "message": f"high-{n}",
+            "state": "queued",
+            "priority": 5,
+            "queued_at": f"2026-01-02T00:00:0{n}Z",
+        }
+        for n in range(6)
+    ]
+    await asyncio.gather(*(store.writer.write(document) for document in documents))
+    await start(one)
+    await eventually(lambda: len(order) == 12)
+    assert order[:6] == ["high-0", "high-1", "low-0", "high-2", "high-3", "low-1"]
+
+
+async def test_queue_len_when_jobs_wait_then_counts_them(connection: Connection, db: Prefixer, start: Start) -> None:
+    """Queued jobs, those that wait for their time included."""
+    system = await start(echo)
+    for number in range(3):
+        document = {"worker": "echo", "message": None, "state": "queued", "scheduled_at": "2099-01-01T00:00:00Z"}
+        await system.broker.store_of("").database.put({"_id": f"later-{number}", **document})
+    assert await system.broker.worker_queue_len("echo") == 3
+
+
+async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Candidates that are left out come back by the view, without waiting for the next sweep."""
+    store = JobStore(connection, db)
+    documents = [{"_id": f"job-{n:04}", "worker": "echo", "message": n, "state": "queued"} for n in range(300)]
+    await asyncio.gather(*(store.writer.write(document) for document in documents))
+    await start(echo, max_candidates=20, sweep_interval=3600)
+
+    async def all_done() -> bool:
+        found = await store.database.get_many(document["_id"] for document in documents)
+        return all(document["state"] == "done" for document in found.values())
+
+    await eventually(all_done, 60)
+
+
+async def test_idle_type_when_a_backlog_of_another_lies_before_its_job_then_not_held_up(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The feed is read past jobs that wait for slots; nor is a request to cancel held up by them."""
+    started = asyncio.Event()
+
+    @worker("stuck", concurrency=1, timeout=None)
+    async def stuck(ctx: WorkerContext) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    store = JobStore(connection, db)
+    backlog = [{"_id": f"job-{n:04}", "worker": "stuck", "message": None, "state": "queued"} for n in range(4000)]
+    await asyncio.gather(*(store.writer.write(document) for document in backlog))
+    await start(stuck, echo, max_candidates=20, sweep_interval=3600)
+    await started.wait()
+    await store.database.put({"_id": "late", "worker": "echo", "message": 1, "state": "queued"})
+    assert (await wait(db, "late", 5)).state is State.DONE
+    (running,) = [job for job in await get_queued_jobs(db, "stuck") if job.state is State.RUNNING]
+    await store.update(running, cancel_requested=True)
+    assert (await wait(db, running.id, 5)).error == "cancelled"
+
+
+async def test_job_when_edited_between_offer_and_claim_then_still_run(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The row of the edit comes while the claim is under way, and must not be forgotten."""
+
+    @worker("one", concurrency=1)
+    async def one(ctx: WorkerContext, message: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return message
+
+    await start(one, sweep_interval=3600)
+    store = JobStore(connection, db)
+    for number in range(20):
+        await store.database.put({"_id": f"job-{number:02}", "worker": "one", "message": 1, "state": "queued"})
+
+    async def edit(number: int) -> None:
+        document = await store.database.get(f"job-{number:02}")
+        if document["state"] == "queued":
+            with contextlib.suppress(Conflict):
+                await store.database.put({**document, "message": 2})
+
+    await asyncio.gather(*(edit(number) for number in range(20)))
+    for number in range(20):
+        assert (await wait(db, f"job-{number:02}", 15)).state is State.DONE

@@ -1,0 +1,189 @@
+"""Group commit, and what becomes of a write whose answer is lost, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from couchjobs.couch.client import CouchServer
+from couchjobs.couch.database import Database
+from couchjobs.couch.settle import settle
+from couchjobs.couch.writer import GroupWriter, Written
+from couchjobs.errors import BadRequest, NotFound, TooLarge, Unavailable
+
+
+class ScriptedServer(CouchServer):
+    """A server whose answers a function makes up."""
+
+    def __init__(self, answer: Callable[[str, str, Any], Any]) -> None:
+        super().__init__("http://nowhere.invalid")
+        self.requests: list[tuple[str, str, Any]] = []
+        self._answer = answer
+
+    async def request(self, method: str, path: str, **more: Any) -> Any:
+        """Answer at the next turn of the loop."""
+        body = orjson.loads(more["body"]) if more.get("body") else None
+        self.requests.append((method, path, body))
+        await asyncio.sleep(0)
+        return self._answer(method, path, body)
+
+
+def writer_on(answer: Callable[[str, str, Any], Any], **options: Any) -> tuple[GroupWriter, ScriptedServer]:
+    """A writer on a scripted server."""
+    server = ScriptedServer(answer)
+    return GroupWriter(Database(server, "db"), **options), server
+
+
+def all_ok(method: str, path: str, body: Any) -> Any:
+    """Every document is stored."""
+    return [{"ok": True, "id": doc["_id"], "rev": "1-a"} for doc in body["docs"]]
+
+
+async def test_writer_when_many_wait_then_they_go_together() -> None:
+    """At most two requests at a time, at most 500 documents each."""
+    writer, server = writer_on(all_ok)
+    answers = await asyncio.gather(*(writer.write({"_id": str(n)}) for n in range(1200)))
+    assert all(answer.written is Written.OK for answer in answers)
+    assert [len(body["docs"]) for _, _, body in server.requests] == [500, 500, 200]
+    await writer.close()
+
+
+async def test_writer_when_a_few_may_be_held_then_they_go_with_the_next_that_may_not() -> None:
+    """Or as soon as they are many, or the moment is over, or the writer is closed."""
+    writer, server = writer_on(all_ok)
+    writer.may_hold = lambda: True
+    held = writer.submit({"_id": "held"})
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not server.requests
+    writer.may_hold = lambda: False
+    await asyncio.gather(held, writer.write({"_id": "urgent"}))
+    writer.may_hold = lambda: True
+    await asyncio.gather(*(writer.write({"_id": str(n)}) for n in range(20)))
+    await writer.write({"_id": "alone"})
+    last = writer.submit({"_id": "last"})
+    await writer.close()
+    assert last.done()
+    assert [len(body["docs"]) for _, _, body in server.requests] == [2, 20, 1, 1]
+
+
+async def test_writer_when_documents_are_large_then_smaller_batches() -> None:
+    """Bytes are limited too."""
+    writer, server = writer_on(all_ok, max_bytes=1000)
+    await asyncio.gather(*(writer.write({"_id": str(n), "x": "y" * 400}) for n in range(5)))
+    assert [len(body["docs"]) for _, _, body in server.requests] == [2, 2, 1]
+
+
+async def test_writer_when_rows_differ_then_each_caller_gets_his_own() -> None:
+    """Matched by id, whatever the order; a row that is missing is unknown."""
+    rows = [
+        {"id": "conflict", "error": "conflict", "reason": "r"},
+        {"id": "forbidden", "error": "forbidden", "reason": "no"},
+        {"id": "special", "error": "doc_validation", "reason": "r"},
+        {"id": "broken", "error": "internal_server_error", "reason": "r"},
+        {"id": "twice", "error": "conflict", "reason": "r"},
+        {"id": "accepted", "ok": True, "accepted": True, "rev": "1-b"},
+        {"id": "ok", "ok": True, "rev": "1-a"},
+        {"id": "twice", "ok": True, "rev": "1-c"},
+    ]
+    writer, _ = writer_on(lambda method, path, body: rows)
+    names = ["ok", "accepted", "conflict", "forbidden", "special", "broken", "missing", "twice", "twice"]
+    answers = await asyncio.gather(*(writer.write({"_id": name}) for name in names))
+    assert [answer.written.value for answer in answers] == [
+        "ok",
+        "accepted",
+        "conflict",
+        "forbidden",
+        "forbidden",
+        "unknown",
+        "unknown",
+        "conflict",
+        "ok",
+    ]
+    assert answers[3].reason == "forbidden: no"
+    assert answers[1].stored
+
+
+async def test_writer_when_the_request_fails_then_unknown_or_an_error() -> None:
+    """No answer: it may have happened. No database: an error for everybody."""
+
+    def unavailable(method: str, path: str, body: Any) -> Any:
+        raise Unavailable("lost")
+
+    writer, _ = writer_on(unavailable)
+    assert (await writer.write({"_id": "a"})).written is Written.UNKNOWN
+
+    def missing(method: str, path: str, body: Any) -> Any:
+        raise NotFound("no database")
+
+    writer, _ = writer_on(missing)
+    with pytest.raises(NotFound):
+        await writer.write({"_id": "a"})
+    with pytest.raises(BadRequest, match="not JSON"):
+        await writer.write({"_id": "a", "x": object()})
+
+
+@pytest.mark.parametrize("error", [TooLarge("413", 413), BadRequest("400", 400)])
+async def test_writer_when_one_document_spoils_the_batch_then_it_alone_is_refused(error: Exception) -> None:
+    """The request is halved until it stands alone."""
+
+    def answer(method: str, path: str, body: Any) -> Any:
+        if any(doc["_id"] == "bad" for doc in body["docs"]):
+            raise error
+        return all_ok(method, path, body)
+
+    writer, _ = writer_on(answer)
+    names = [f"good-{n}" for n in range(20)]
+    names.insert(7, "bad")
+    answers = await asyncio.gather(*(writer.write({"_id": name}) for name in names))
+    refused = [name for name, answer in zip(names, answers, strict=True) if answer.written is not Written.OK]
+    assert refused == ["bad"]
+    assert answers[7].written is Written.FORBIDDEN
+
+
+async def test_writer_when_a_caller_is_cancelled_then_the_others_get_their_answers() -> None:
+    """And the write happens all the same."""
+    writer, server = writer_on(all_ok)
+    first, second = asyncio.create_task(writer.write({"_id": "a"})), asyncio.create_task(writer.write({"_id": "b"}))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).written is Written.OK
+    assert len(server.requests[0][2]["docs"]) == 2
+
+
+async def test_settle_when_answer_is_lost_then_the_document_decides() -> None:
+    """The same content there: stored. Another: a conflict. No server: asked again."""
+    stored: dict[str, Any] = {"_id": "a", "_rev": "1-z", "x": 1}
+    asked = 0
+
+    def answer(method: str, path: str, body: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if path.endswith("_bulk_docs"):
+            if asked == 1:
+                raise Unavailable("lost")
+            return [{"id": "a", "error": "conflict", "reason": "r"}]
+        if asked == 3:
+            raise Unavailable("lost")
+        return stored
+
+    writer, _ = writer_on(answer)
+    found = await settle(writer, {"_id": "a", "x": 1})
+    assert (found.written, found.rev) == (Written.OK, "1-z")
+    asked = 0
+    stored["x"] = 2
+    assert (await settle(writer, {"_id": "a", "x": 1})).written is Written.CONFLICT
+
+
+async def test_settle_when_patience_ends_then_unknown() -> None:
+    """The caller says how long."""
+
+    def unavailable(method: str, path: str, body: Any) -> Any:
+        raise Unavailable("down")
+
+    writer, _ = writer_on(unavailable)
+    assert (await settle(writer, {"_id": "a"}, patience_s=0.01)).written is Written.UNKNOWN
