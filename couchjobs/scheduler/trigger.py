@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from couchjobs.jobs.ids import tick_id
@@ -29,7 +30,11 @@ class Trigger:
     def __init__(self, db: Prefixer, infos: TriggerInfos) -> None:
         self.db = db
         self._infos = infos
-        self._requests: asyncio.Queue[JobRequest | None] = asyncio.Queue()
+
+    @cached_property
+    def _requests(self) -> asyncio.Queue[JobRequest | None]:
+        """Made when it is needed: a daemon has thousands of triggers, and decides by their rules itself."""
+        return asyncio.Queue()
 
     @property
     def infos(self) -> TriggerInfos:
