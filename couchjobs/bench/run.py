@@ -44,6 +44,7 @@ class BenchResult:
     end_to_end_jobs_per_s: float
     latency_ms: Percentiles
     latency_at_half_load_ms: Percentiles
+    """In the database in which `end_to_end_jobs_per_s` was measured, with its ended jobs."""
     drain_ratio: float
     end_to_end_ratio: float
     enqueue_jobs_per_s: dict[str, float]
@@ -69,7 +70,7 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
     """Measure and return the result; `scaled`: with several processes and daemons too, which takes minutes."""
     name = f"bench-{secrets.token_hex(4)}"
     settings = settings.model_copy(update={"control_db": f"{name}-control"})
-    tenants = [Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "end", "half", "push")]
+    tenants = [Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "end", "push")]
     async with connect(settings) as connection:
         welcome = await connection.server.welcome()
         try:
@@ -86,9 +87,9 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
             await until_quiet(connection.server)
             end_to_end, latencies = await measure_end_to_end(connection, tenants[2], jobs)
             await until_quiet(connection.server)
-            at_half_load = await measure_half_load(connection, tenants[3], end_to_end / 2)
+            at_half_load = await measure_half_load(connection, tenants[2], end_to_end / 2)
             await until_quiet(connection.server)
-            bulk, single = await measure_enqueue(connection, tenants[4], jobs)
+            bulk, single = await measure_enqueue(connection, tenants[3], jobs)
             on_disk = await measure_bytes(connection.database(tenants[1].database(settings.jobs_doctype)))
             shares = await scale(connection, name, jobs) if scaled else None
         finally:
