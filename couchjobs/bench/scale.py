@@ -69,9 +69,11 @@ async def _until_running(connection: Connection, daemons: int) -> None:
 async def _until_done(database: Database, count: int) -> None:
     """Follow the feed until so many jobs are done: no view is asked while they are."""
     follower, ended = ChangesFollower(database, "0"), set[str]()
-    while len(ended) < count:
+    while True:
         page = await follower.next_page()
         ended |= {change.doc_id for change in page.changes if generation(change.rev) >= _GENERATION_OF_AN_END}
+        if len(ended) >= count:
+            return
         await asyncio.sleep(_PAUSE_S)
 
 

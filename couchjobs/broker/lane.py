@@ -133,7 +133,9 @@ class Lane:
                 self._candidates.offer(candidate, time.time())
             raise
         for job in jobs:
-            if not self.runner.runs(job.id):
+            if self.runner.runs(job.id):  # an older revision is being claimed, which cannot succeed
+                self._look_again(job.id)
+            else:
                 self.runner.start(job)
         self._intake.taken.set()
 

@@ -82,7 +82,7 @@ class GroupWriter:
         self._woken = False
         self._hold: asyncio.TimerHandle | None = None
         self.may_hold: Callable[[], bool] = lambda: False
-        """Whether a few documents may wait for others; asked for each that comes, and for 20 ms at most."""
+        """Whether a few documents may wait for others, 20 ms at most beyond the request that is out."""
 
     def submit(self, doc: Document) -> asyncio.Future[WriteAnswer]:
         """Queue one document and return the future of its answer. The document needs an `_id`.

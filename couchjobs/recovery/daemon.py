@@ -180,14 +180,16 @@ class Daemon:
         return self.peers.is_dead(daemon)
 
     async def _beat_for_ever(self) -> None:
-        interval = self._connection.settings.beat_interval
+        interval = pause = self._connection.settings.beat_interval
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(pause)
+            pause = interval
             try:
                 async with asyncio.timeout(interval):
                     await self._show()
             except TimeoutError:
                 _logger.warning("beat not answered in time", daemon=self.id, seconds=interval)
+                pause = 0.0
             except NotFound:
                 _logger.warning("the control database is gone, and made again")
                 await install(self._connection, self.db)

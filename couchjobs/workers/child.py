@@ -22,8 +22,9 @@ from couchjobs.log import configure_logging, get_logger
 from couchjobs.settings import Settings
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.loading import load_workers
+from couchjobs.workers.outcome import Failed
 from couchjobs.workers.wire import pack, receive, send, unpack
-from couchjobs.workers.worker import TASKS, Try, make_workers
+from couchjobs.workers.worker import TASKS, Try, describe, make_workers
 
 _logger = get_logger(__name__)
 
@@ -40,26 +41,38 @@ class _Child:
         """Do what the parent wants: begin a try, or stop one."""
         number = message["try"]
         if "job" in message:
-            task = asyncio.create_task(self._run(number, message), name=f"{TASKS} {message['job']['_id']}")
+            try:
+                job = Job.from_document(message["job"], go_durations=self._settings.go_durations)
+                self._tries[number] = self.workers[job.worker].begin(job, message["daemon"])
+            except Exception as error:  # noqa: BLE001  the parent waits for an outcome, whatever it is
+                send(self._writer, {"try": number, "outcome": pack(Failed(describe(error))), "busy": False})
+                return
+            task = asyncio.create_task(self._run(number), name=f"{TASKS} {job.id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif number in self._tries:
             self._tries[number].stop(unpack(message["stop"]))  # type: ignore[arg-type]
 
-    async def _run(self, number: int, message: dict[str, Any]) -> None:
-        job = Job.from_document(message["job"], go_durations=self._settings.go_durations)
-        running = self._tries[number] = self.workers[job.worker].begin(job, message["daemon"])
+    async def _run(self, number: int) -> None:
+        running = self._tries[number]
         try:
             outcome = await running.run()
+        except BaseException as error:  # noqa: BLE001  the parent waits for an outcome, whatever it is
+            outcome = Failed(describe(error))
         finally:
             del self._tries[number]
         busy = running.thread is not None and not running.thread.done()
-        send(self._writer, {"try": number, "outcome": pack(outcome), "busy": busy})
+        try:
+            send(self._writer, {"try": number, "outcome": pack(outcome), "busy": busy})
+        except TypeError as error:
+            failed = Failed(f"the result is no JSON: {error}")
+            send(self._writer, {"try": number, "outcome": pack(failed), "busy": busy})
         if running.thread is not None and busy:
             running.thread.add_done_callback(lambda _: send(self._writer, {"try": number, "free": True}))
 
 
 async def _serve(handle: int) -> None:
+    os.set_inheritable(handle, False)
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=handle))
     hello = await receive(reader)
     if hello is None:

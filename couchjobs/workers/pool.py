@@ -12,7 +12,9 @@ import itertools
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +39,18 @@ class _Child:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     tries: dict[int, RemoteTry] = field(default_factory=dict)
+    of_type: Counter[str] = field(default_factory=Counter)
     had: int = 0
+
+    def begin(self, number: int, one: RemoteTry) -> None:
+        """Take note of a try that begins here."""
+        self.tries[number] = one
+        self.of_type[one.worker_type] += 1
+        self.had += 1
+
+    def end(self, number: int) -> None:
+        """Take note that a try has ended."""
+        self.of_type[self.tries.pop(number).worker_type] -= 1
 
 
 class RemoteTry:
@@ -48,6 +61,7 @@ class RemoteTry:
         self._pool = pool
         self._config = config
         self._job = job
+        self.worker_type = job.worker
         self._daemon = daemon
         self._number = next(pool.numbers)
         self._child: _Child | None = None
@@ -58,11 +72,10 @@ class RemoteTry:
 
     async def run(self) -> Outcome:
         """Have a child run the function, and return what came of it."""
-        self._child = child = await self._pool.pick()
+        self._child = child = await self._pool.pick(self._job.worker)
         if self._stopped_as is not None:
             return self._stopped_as
-        child.tries[self._number] = self
-        child.had += 1
+        child.begin(self._number, self)
         send(child.writer, {"try": self._number, "job": self._job.document(), "daemon": self._daemon})
         plain = not self._config.is_coroutine
         self._pool.plain_functions += plain
@@ -74,11 +87,13 @@ class RemoteTry:
     async def _outcome_in_time(self, child: _Child) -> Outcome:
         options = self._job.options or JobOptions()
         seconds = lower(self._config.timeout, options.timeout)
-        longest = None if seconds is None else 2 * seconds + _STUCK_AFTER_S  # the function, and its worker_commit
+        commit = self._config.timeout if self._config.worker_commit is not None else 0.0
+        longest = None if seconds is None or commit is None else seconds + commit + _STUCK_AFTER_S
         done, _ = await asyncio.wait([self._outcome], timeout=longest)
         if not done:
             _logger.error("child does not end a try in time, and is killed", job=self._job.id, pid=child.process.pid)
-            child.process.kill()
+            with suppress(ProcessLookupError):
+                child.process.kill()
         return await self._outcome
 
     def stop(self, outcome: Cancelled | Interrupted) -> None:
@@ -185,11 +200,14 @@ class ChildPool:
         """Return whether more plain functions run than this host has cores: while one waits, no core is idle."""
         return self.plain_functions > (os.cpu_count() or 1)
 
-    async def pick(self) -> _Child:
-        """Return the child that has the fewest tries; wait for one where there is none."""
+    async def pick(self, worker_type: str) -> _Child:
+        """Return the child that has the fewest tries of that type, then of all; wait for one where there is none.
+
+        A child has threads for `concurrency` plain functions of each type: more of one type would wait there in vain.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._children))
-            return min(self._children, key=lambda child: len(child.tries))
+            return min(self._children, key=lambda child: (child.of_type[worker_type], len(child.tries)))
 
     async def _keep_child(self) -> None:
         loop, deaths = asyncio.get_running_loop(), 0
@@ -230,7 +248,7 @@ class ChildPool:
         while (message := await receive(child.reader)) is not None:
             running = child.tries.get(message["try"])
             if running is not None and running.answered(message):
-                del child.tries[message["try"]]
+                child.end(message["try"])
             if self._max_jobs and child.had >= self._max_jobs:
                 self._children.discard(child)
                 if not child.tries:

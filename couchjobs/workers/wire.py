@@ -14,9 +14,14 @@ _KINDS: dict[str, type[Outcome]] = {kind.__name__: kind for kind in (Done, Faile
 
 
 def send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
-    """Send a message; what cannot be sent now is kept by the writer."""
+    """Send a message; what cannot be sent now is kept by the writer, and dropped where it is closed.
+
+    Raises:
+        TypeError: the message is not JSON.
+    """
     body = orjson.dumps(message)
-    writer.write(len(body).to_bytes(_LENGTH, "big") + body)
+    if not writer.is_closing():
+        writer.write(len(body).to_bytes(_LENGTH, "big") + body)
 
 
 async def receive(reader: asyncio.StreamReader) -> dict[str, Any] | None:

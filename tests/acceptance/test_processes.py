@@ -21,6 +21,7 @@ from couchjobs.settings import Settings
 
 PROGRAM = """
 import asyncio, os, time
+from pydantic import BaseModel
 from couchjobs import WorkerContext, get_jobs, worker
 
 def ready() -> None:
@@ -52,6 +53,13 @@ async def waits(ctx: WorkerContext) -> int:
     with open("began", "a") as file:
         file.write(f"{os.getpid()}\\n")
     await asyncio.Event().wait()
+
+class Big(BaseModel):
+    number: int
+
+@worker("big", max_exec_count=1, timeout=None)
+async def big(ctx: WorkerContext) -> Big:
+    return Big(number=2 ** 70)
 
 @worker("connects", max_exec_count=1)
 async def connects(ctx: WorkerContext) -> int:
@@ -128,6 +136,8 @@ async def test_processes_when_a_child_dies_then_its_jobs_are_tried_again_at_once
         ended = await wait(db, job_id, 30)
         assert (ended.state, ended.exec_count) == (State.ERRORED, tries)
         assert str(ended.error).startswith("worker lost")
+    await push(connection, db, {"big": ("big", None)})
+    assert "no JSON" in str((await wait(db, "big", 10)).error)  # and its child lives on
     await push(connection, db, {"after": ("pid", 0)})
     assert (await wait(db, "after", 10)).state is State.DONE
 
