@@ -126,13 +126,7 @@ class Lane:
         taken = [one for name, free in free_slots.items() for one in self._candidates.take(name, free, present)]
         if not taken:
             return
-        try:
-            jobs = await self._read(taken)
-        except CouchError:
-            for candidate in taken:
-                self._candidates.offer(candidate, time.time())
-            raise
-        for job in jobs:
+        for job in await self._read(taken):
             if self.runner.runs(job.id):  # an older revision is being claimed, which cannot succeed
                 self._look_again(job.id)
             else:
@@ -143,7 +137,12 @@ class Lane:
         jobs = [candidate.job for candidate in taken if candidate.job is not None]
         unread = {candidate.job_id: candidate.rev for candidate in taken if candidate.job is None}
         if unread:  # a document that has changed since is left to the intake, which looks at it anew
-            documents = await self.store.database.get_many(unread)
+            try:
+                documents = await self.store.database.get_many(unread)
+            except CouchError:
+                for candidate in taken:
+                    self._candidates.offer(candidate, time.time())
+                raise
             jobs += [
                 self.store.check(document)
                 for document in documents.values()
