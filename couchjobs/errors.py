@@ -4,13 +4,17 @@ CouchjobsError
 ├── ConfigurationError        what the user typed cannot be used
 ├── CouchError                an answer of CouchDB that is not the one hoped for
 │   ├── BadRequest            400, 405, 406, 412 and other refusals of the request itself
-│   ├── Unauthorized          401
-│   ├── Forbidden             403
-│   ├── NotFound              404
-│   ├── Conflict              409
+│   ├── Unauthorized          401: the request, whatever it was
+│   ├── Forbidden             403: the request, whatever it was
+│   │   └── Refused           CouchDB says of one document that it never takes it
+│   ├── NotFound              404: no such database, or no such view of it
+│   ├── Conflict              409, or the same said of one document
+│   ├── PositionRefused       the server has no such position in the feed of a database
 │   ├── TooLarge              413, or an answer larger than the limit
 │   ├── Unreadable            an answer that is complete, and nested too deep to be read
-│   └── Unavailable           429, 5xx, no answer, or half of one
+│   └── Unavailable           429, 5xx, no answer, half of one, or one that is not CouchDB's, whatever its status
+│       ├── Unreachable       no connection: the request was surely not taken
+│       └── Redirected        3xx: the server is somewhere else
 ├── ClosedError               use of a closed system, or start of a started one
 ├── QueueClosedError          push to a closed queue
 ├── JobNotFoundError          no job with that id
@@ -58,11 +62,19 @@ class Forbidden(CouchError):
 
 
 class NotFound(CouchError):
-    """No such document or database."""
+    """No such database or view."""
+
+
+class Refused(Forbidden):
+    """CouchDB does not take this document, and never will as it is: a validator forbids it, or it is too large."""
 
 
 class Conflict(CouchError):
     """The document has another revision than the one written to."""
+
+
+class PositionRefused(CouchError):
+    """The server cannot go on in a feed from this position: it is another server's, or no longer what it was."""
 
 
 class TooLarge(CouchError):
@@ -74,7 +86,22 @@ class Unreadable(CouchError):
 
 
 class Unavailable(CouchError):
-    """CouchDB did not answer, not in time, not to the end, or that it cannot now."""
+    """CouchDB did not answer, not in time, not to the end, or that it cannot now; or it was not CouchDB that did.
+
+    `retry_after_s` is how long the server asks to be left alone.
+    """
+
+    def __init__(self, message: str, status: int = 0, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, status)
+        self.retry_after_s = retry_after_s
+
+
+class Unreachable(Unavailable):
+    """There was no connection, so that the request was surely not taken."""
+
+
+class Redirected(Unavailable):
+    """The server says that it is somewhere else; credentials are not sent there."""
 
 
 class ClosedError(CouchjobsError):

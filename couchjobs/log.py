@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 
-if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-    from typing import Any
-
-_USERINFO = re.compile(r"(?i)\b([a-z]{1,10}://)[^/\s@]{1,500}@")
+_USERINFO = re.compile(r"(?i)\b([a-z]{1,10}://)[^\s\"'<>]{1,500}@")
+"""All before the last @ of a URL: a password may hold any of `@:/` as well."""
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _HEADER = re.compile(r"(?i)\b(basic|bearer)\s{1,9}[a-z0-9+/=._~-]{6,}")
 _COOKIE = re.compile(r"(?i)(AuthSession=)[^;\s'\"]+")
 _LONGEST = 20_000
@@ -26,6 +25,11 @@ def redact(text: str) -> str:
     return _COOKIE.sub(r"\1***", _HEADER.sub(r"\1 ***", _USERINFO.sub(r"\1***@", text)))
 
 
+def plain(text: str) -> str:
+    """Return `text` with what would steer a terminal (escape sequences, changes of direction) made visible."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
         if isinstance(value, str):
@@ -33,10 +37,18 @@ def _redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutabl
     return event
 
 
+def _plain_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Whatever was read from a document may stand in a line of the log."""
+    return {plain(key): plain(value if isinstance(value, str) else repr(value)) for key, value in event.items()}
+
+
 class _RedactingFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), ()
         return True
+
+
+_AS_JSON = structlog.processors.JSONRenderer(default=str)
 
 
 def configure_logging(level: str = "info") -> None:
@@ -55,7 +67,7 @@ def configure_logging(level: str = "info") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _redact_event,
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
+            *([_plain_event, structlog.dev.ConsoleRenderer()] if terminal else [_AS_JSON]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -8,8 +8,10 @@ takes next to nothing of the processor, where it took a third of what a job cost
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import uvloop
 
@@ -23,3 +25,10 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
     return uvloop.run(main)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process as it is, whatever its threads and tasks still do; what was written to stderr is out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

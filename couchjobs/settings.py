@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     audit_grace: Seconds = 30.0
     """How old a claim of one's own must be before one that does not run is put back. Defaults to 30 s."""
 
+    max_source_databases: int = Field(default=100, ge=1)
+    """How many databases the events of a tenant's triggers may come from. Defaults to 100."""
     go_durations: bool = False
     """Whether numbers in the options of stored jobs are Go's nanoseconds, not seconds. Defaults to no."""
     max_message_bytes: int = Field(default=1_048_576, ge=1)

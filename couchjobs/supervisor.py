@@ -6,11 +6,14 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+from couchjobs.errors import CouchError
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_LONGEST_OUTAGE_PAUSE_S = 2.0
+"""Seconds after which CouchDB is asked again that did not answer: so much later may work go on after an outage."""
 
 
 def backoff(failures: int, first: float = _FIRST_PAUSE_S, longest: float = _LONGEST_PAUSE_S) -> float:
@@ -57,8 +60,13 @@ class Supervisor:
                     raise
                 failures = 1 if loop.time() - started > _LONGEST_PAUSE_S else failures + 1
                 self.failures[name] = self.failures.get(name, 0) + 1
-                pause = backoff(failures)
-                _logger.exception("task failed", task=name, failures=self.failures[name], again_in_s=round(pause, 2))
+                outage = isinstance(error, CouchError)
+                pause = backoff(failures, longest=_LONGEST_OUTAGE_PAUSE_S if outage else _LONGEST_PAUSE_S)
+                facts = {"task": name, "failures": self.failures[name], "again_in_s": round(pause, 2)}
+                if not outage:
+                    _logger.exception("task failed", **facts)
+                elif failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, ... time: an outage is told of, not recited
+                    _logger.warning("task waits for CouchDB", reason=str(error), **facts)
                 await asyncio.sleep(pause)
             else:
                 return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
+from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.couch.connection import Connection, connect
@@ -20,6 +21,9 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool
 
 _logger = get_logger(__name__)
+_LAST_WRITES_S = 10.0
+"""Seconds beyond `shutdown_timeout` in which the ends of jobs are written and connections are closed."""
+_HURRIED_S = 2.0
 
 
 class JobSystem:
@@ -70,32 +74,67 @@ async def system_start(broker: Broker, scheduler: Scheduler, workers_list: Worke
     return system
 
 
+class _Signals:
+    """SIGTERM and SIGINT: the first one asks for an orderly end, each further one for a quick one."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.again = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._take)
+
+    def _take(self) -> None:
+        (self.again if self.asked.is_set() else self.asked).set()
+
+
 async def run_daemon(settings: Settings, workers: WorkersList, pool: ChildPool | None = None) -> None:
-    """Run a system until SIGTERM or SIGINT; a second one interrupts the running jobs."""
+    """Run a system until SIGTERM or SIGINT; a second one interrupts the running jobs.
+
+    From the first signal on all of the end has one deadline, `shutdown_timeout` and 10 s, from the second on 2 s: then
+    the process ends as it is. Jobs that it leaves `running` are rescued by other daemons.
+    """
+    signals = _Signals()
+    with Watchdog():
+        serving = asyncio.ensure_future(_serve(settings, workers, pool, signals))
+        await _first(serving, signals.asked.wait())
+        if not serving.done():
+            longest = settings.shutdown_timeout + _LAST_WRITES_S
+            await _first(asyncio.wait([serving], timeout=longest), signals.again.wait())
+        if not serving.done() and signals.again.is_set():
+            await asyncio.wait([serving], timeout=_HURRIED_S)
+        if not serving.done():
+            _logger.error("the end takes too long: what is left of it is left to other daemons")
+            process.leave(0)
+        await serving
+
+
+async def _serve(settings: Settings, workers: WorkersList, pool: ChildPool | None, signals: _Signals) -> None:
+    """Start, run until a signal asks for the end, shut down and close."""
     async with connect(settings) as connection:
         broker = CouchBroker(connection, pool=pool)
-        asked = _signals(broker.hurry)
-        with Watchdog():
-            await _run_until_asked(broker, asked, connection, workers)
+        starting = asyncio.ensure_future(_start(connection, broker, workers))
+        await _first(starting, signals.asked.wait())
+        if not starting.done():
+            starting.cancel()
+        try:
+            system = await starting
+        except asyncio.CancelledError:
+            _logger.info("daemon stops before it has started")
+            return
+        _logger.info("daemon runs", daemon=broker.daemon.id, workers=workers.names(), url=connection.server.url)
+        await signals.asked.wait()
+        _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
+        hurrying = asyncio.ensure_future(_hurry(broker, signals))
+        try:
+            await system.shutdown()
+        finally:
+            hurrying.cancel()
+        _logger.info("daemon has stopped", daemon=broker.daemon.id)
 
 
-async def _run_until_asked(
-    broker: CouchBroker, asked: asyncio.Event, connection: Connection, workers: WorkersList
-) -> None:
-    starting = asyncio.ensure_future(_start(connection, broker, workers))
-    await _first(starting, asked.wait())
-    if not starting.done():
-        starting.cancel()
-    try:
-        system = await starting
-    except asyncio.CancelledError:
-        _logger.info("daemon stops before it has started")
-        return
-    _logger.info("daemon runs", daemon=broker.daemon.id, workers=workers.names(), url=connection.server.url)
-    await asked.wait()
-    _logger.info("daemon stops: running jobs may go on", seconds=connection.settings.shutdown_timeout)
-    await system.shutdown()
-    _logger.info("daemon has stopped", daemon=broker.daemon.id)
+async def _hurry(broker: CouchBroker, signals: _Signals) -> None:
+    await signals.again.wait()
+    broker.hurry()
 
 
 async def _start(connection: Connection, broker: CouchBroker, workers: WorkersList) -> JobSystem:
@@ -112,17 +151,3 @@ async def _first(*waits: Awaitable[object]) -> None:
     for task, wait in zip(tasks, waits, strict=True):
         if task is not wait:
             task.cancel()
-
-
-def _signals(again: Callable[[], None]) -> asyncio.Event:
-    """Return an event that the first SIGTERM or SIGINT sets; `again` is called by each further one."""
-    asked = asyncio.Event()
-
-    def ask() -> None:
-        if asked.is_set():
-            again()
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ask)
-    return asked

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -15,14 +16,28 @@ _OURS = re.compile(r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
 _ZERO_YEAR = 1
 
 
+class Moment(NamedTuple):
+    """The present, by two clocks: durations are for the monotonic one, what people wrote for the other."""
+
+    wall: float
+    """Seconds since 1970; people set this clock."""
+    monotonic: float
+    """Seconds since some time or other; nobody sets this one."""
+
+
+def moment() -> Moment:
+    """Return the present."""
+    return Moment(time.time(), time.monotonic())
+
+
 def now() -> datetime:
     """Return the present time, in UTC."""
     return datetime.now(UTC)
 
 
-def format_time(time: datetime) -> str:
+def format_time(instant: datetime) -> str:
     """Return `2026-11-24T08:00:00.000000Z`."""
-    in_utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     return in_utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
@@ -71,7 +86,7 @@ def _read(value: object) -> datetime | None:
 Timestamp = Annotated[
     datetime | None,
     BeforeValidator(_read),
-    PlainSerializer(lambda time: None if time is None else format_time(time)),
+    PlainSerializer(lambda instant: None if instant is None else format_time(instant)),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """A field of a document that holds a time, or nothing."""

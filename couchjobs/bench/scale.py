@@ -71,6 +71,7 @@ async def _until_done(database: Database, count: int) -> None:
     follower, ended = ChangesFollower(database, "0"), set[str]()
     while True:
         page = await follower.next_page()
+        follower.done(page)
         ended |= {change.doc_id for change in page.changes if generation(change.rev) >= _GENERATION_OF_AN_END}
         if len(ended) >= count:
             return

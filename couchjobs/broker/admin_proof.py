@@ -4,21 +4,30 @@ Anybody who may write into the jobs database can write a job document for any wo
 therefore runs a job only where the document carries a proof: a keyed digest of what the job is, by a secret that lies
 in the control database. Whoever may read that database, which producers must not, is trusted. Jobs of triggers carry
 no proof: a trigger document can be written by the same people.
+
+The digest is of the document as it is stored, in a form that no server changes: 5.0 and 5 are the same number, and
+so are two that JavaScript cannot tell apart. The secret may be made anew while a process runs (its database was
+removed): those that it has known stay good, and where no proof holds it is read again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
+from contextlib import suppress
+from typing import Any
 
 import orjson
 
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict
-from couchjobs.jobs.job import Job
 
 _SECRET_ID = "secret:admin"  # noqa: S105  the id of a document
 _COVERED = ("_id", "worker", "message", "payload", "event", "options", "trigger_id")
+_EXACT = 2**53
+_READ_AGAIN_S = 1.0
 
 
 class AdminProof:
@@ -26,30 +35,70 @@ class AdminProof:
 
     def __init__(self, connection: Connection) -> None:
         self._control = connection.control
-        self._secret = b""
+        self._secrets: list[bytes] = []
+        self._read_at = float("-inf")
 
     async def load(self) -> None:
-        """Read the secret.
+        """Read the secret, unless it is known.
 
         Raises:
             NotFound: there is no control database; `couchjobs init` makes it.
         """
-        while not self._secret:
-            document = await self._control.find(_SECRET_ID)
-            if document is None:
-                document = {"_id": _SECRET_ID, "value": secrets.token_hex(32)}
-                try:
-                    await self._control.put(document)
-                except Conflict:
-                    continue
-            self._secret = str(document["value"]).encode()
+        if not self._secrets:
+            await self._read()
 
-    def of(self, job: Job) -> str:
-        """Return the proof for the job as it is now."""
-        document = job.document()
-        covered = orjson.dumps([document.get(name) for name in _COVERED], option=orjson.OPT_SORT_KEYS)
-        return hmac.digest(self._secret, covered, "sha256").hex()
+    async def _read(self) -> None:
+        self._read_at = asyncio.get_running_loop().time()
+        document = await self._control.find(_SECRET_ID)
+        while document is None:
+            value = self._secrets[-1].decode() if self._secrets else secrets.token_hex(32)
+            with suppress(Conflict):  # somebody else was quicker
+                await self._control.put({"_id": _SECRET_ID, "value": value})
+            document = await self._control.find(_SECRET_ID)  # on a cluster two may have been stored: one wins
+        secret = str(document.get("value")).encode()
+        if secret not in self._secrets:
+            self._secrets.append(secret)
 
-    def holds(self, job: Job) -> bool:
-        """Return whether the document carries the proof of what it is."""
-        return hmac.compare_digest(self.of(job).encode(), (job.admin_proof or "").encode("utf-8", "replace"))
+    def of(self, document: Document) -> str:
+        """Return the proof for a document as it will be stored."""
+        return _digest(self._secrets[-1], document)
+
+    async def holds(self, document: Document) -> bool:
+        """Return whether the document carries the proof of what it is.
+
+        Raises:
+            CouchError: the secret cannot be read again, which would tell.
+        """
+        if self._is_proved(document):
+            return True
+        if asyncio.get_running_loop().time() - self._read_at > _READ_AGAIN_S:
+            await self._read()
+        return self._is_proved(document)
+
+    def _is_proved(self, document: Document) -> bool:
+        proof = document.get("admin_proof")
+        if not isinstance(proof, str):
+            return False
+        given = proof.encode("utf-8", "replace")
+        return any(hmac.compare_digest(_digest(secret, document).encode(), given) for secret in self._secrets)
+
+
+def _digest(secret: bytes, document: Document) -> str:
+    covered = [_canonical(document.get(name)) for name in _COVERED]
+    return hmac.digest(secret, orjson.dumps(covered, option=orjson.OPT_SORT_KEYS), "sha256").hex()
+
+
+def _canonical(value: Any) -> Any:
+    """Return the value with its numbers as every server understands them."""
+    if isinstance(value, dict):
+        return {name: _canonical(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_canonical(part) for part in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if abs(value) <= _EXACT:
+        return int(value) if int(value) == value else value
+    try:
+        return float(value)
+    except OverflowError:
+        return str(value)

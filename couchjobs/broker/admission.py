@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 
 from couchjobs.errors import AdminOnlyError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.workers.config import WorkersList
+
+LONGEST_HOOK_S = 30.0
+"""Seconds that a `before_hook` may take: whoever pushes, a feed or a clock perhaps, waits for it."""
 
 
 def check_admin(workers: WorkersList, request: JobRequest) -> None:
@@ -21,9 +25,25 @@ def check_admin(workers: WorkersList, request: JobRequest) -> None:
 
 
 async def is_wanted(workers: WorkersList, job: Job) -> bool:
-    """Return whether the worker's `before_hook` wants the job; its exceptions pass, and refuse it."""
+    """Return whether the worker's `before_hook` wants the job; its exceptions pass, and refuse it.
+
+    A plain hook runs in a thread.
+
+    Raises:
+        TimeoutError: it does not end within LONGEST_HOOK_S seconds, which refuses the job too.
+    """
     config = workers.get(job.worker) if job.worker in workers else None
     if config is None or config.before_hook is None:
         return True
-    wanted = config.before_hook(job)
-    return (await wanted if inspect.isawaitable(wanted) else wanted) is not False
+    try:
+        async with asyncio.timeout(LONGEST_HOOK_S) as limit:
+            if inspect.iscoroutinefunction(config.before_hook):
+                wanted = await config.before_hook(job)
+            else:
+                wanted = await asyncio.to_thread(config.before_hook, job)
+                wanted = await wanted if inspect.isawaitable(wanted) else wanted
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"before_hook of worker {job.worker!r}: no end within {LONGEST_HOOK_S:g} s") from error
+    return wanted is not False

@@ -3,7 +3,8 @@
 A candidate is ready (it may be claimed now), or waits for its `scheduled_at`, or is left to the daemon that has the
 first right to it. What is still left there after a delay is taken over, by slots that have nothing of their own, and
 by each of them at most once in every such delay: a daemon that is full or stuck gets help, one that is merely slower
-keeps its share. Nothing here touches the network, and the present time is an argument.
+keeps its share. Nothing here touches the network, and the present is an argument: `scheduled_at` is compared with the
+clock that people set, delays with the one that nobody sets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from couchjobs.jobs.job import Job
+from couchjobs.timestamps import Moment
 
 _ROOM_FOR_PRIORITY = 2
 _ROOM_TO_SORT = 2
@@ -33,8 +35,11 @@ class Candidate:
     priority: int
     job: Job | None
     not_before: float = 0.0
+    """Seconds since 1970."""
     first_right: bool = True
-    state: Literal["ready", "waiting", "left"] = "ready"
+    state: Literal["ready", "waiting", "leaving", "left"] = "ready"
+    left_until: float = 0.0
+    """Monotonic seconds."""
 
 
 class _Lane:
@@ -45,6 +50,7 @@ class _Lane:
         self.by_priority: list[tuple[int, float, str]] = []
         self.by_age: list[tuple[float, str]] = []
         self.waiting: list[tuple[float, str]] = []
+        self.leaving: deque[tuple[float, str]] = deque()
         self.left: deque[str] = deque()
         self.ready = 0
         self.taken = 0
@@ -58,18 +64,39 @@ class _Lane:
     def add_ready(self, candidate: Candidate) -> None:
         candidate.state = "ready"
         self.ready += 1
-        if len(self.by_priority) > 2 * self.ready + _STALE_ENTRIES:
-            self.by_priority = [entry for entry in self.by_priority if entry[-1] in self.known]
-            heapq.heapify(self.by_priority)
+        self._compact()
         heapq.heappush(self.by_priority, (-candidate.priority, candidate.due, candidate.job_id))
         heapq.heappush(self.by_age, (candidate.due, candidate.job_id))
 
-    def add_waiting(self, candidate: Candidate, most: int) -> None:
-        candidate.state = "waiting"
+    def _compact(self) -> None:
+        """Drop the entries of jobs that have been taken by the other order, before they outnumber the rest."""
+        most = 2 * self.ready + _STALE_ENTRIES
+        if len(self.by_priority) > most:
+            self.by_priority = [entry for entry in self.by_priority if self._is_ready(entry[-1])]
+            heapq.heapify(self.by_priority)
+        if len(self.by_age) > most:
+            self.by_age = [entry for entry in self.by_age if self._is_ready(entry[-1])]
+            heapq.heapify(self.by_age)
+
+    def _is_ready(self, job_id: str) -> bool:
+        candidate = self.known.get(job_id)
+        return candidate is not None and candidate.state == "ready"
+
+    def add(self, candidate: Candidate, now: Moment, most: int) -> None:
+        """Add one that is not ready: it waits for its time, or is left to its owner from now on."""
         self.known[candidate.job_id] = candidate
-        heapq.heappush(self.waiting, (candidate.not_before, candidate.job_id))
+        if candidate.not_before > now.wall:
+            candidate.state = "waiting"
+            heapq.heappush(self.waiting, (candidate.not_before, candidate.job_id))
+        else:
+            self._leave(candidate, now)
         if len(self.known) - self.ready > _ROOM_TO_SORT * most:
             self._leave_out_latest(most)
+
+    def _leave(self, candidate: Candidate, now: Moment) -> None:
+        candidate.state = "leaving"
+        candidate.left_until = now.monotonic + self._delay_s
+        self.leaving.append((candidate.left_until, candidate.job_id))
 
     def _leave_out_latest(self, most: int) -> None:
         unready = sorted((one.not_before, one.job_id) for one in self.known.values() if one.state != "ready")
@@ -77,6 +104,7 @@ class _Lane:
             del self.known[job_id]
         self.leave_out(unready[most][0])
         self.waiting = [entry for entry in unready[:most] if self.known[entry[-1]].state == "waiting"]
+        self.leaving = deque(entry for entry in self.leaving if entry[-1] in self.known)
 
     def forget(self, job_id: str) -> Candidate | None:
         candidate = self.known.pop(job_id, None)
@@ -87,28 +115,44 @@ class _Lane:
     def leave_out(self, not_before: float) -> None:
         self.left_out_from = not_before if self.left_out_from is None else min(self.left_out_from, not_before)
 
-    def ripen(self, now: float) -> None:
+    def ripen(self, now: Moment) -> None:
+        """Move on what has waited, or been left, long enough; what is gone is dropped on the way."""
         while self.waiting:
             not_before, job_id = self.waiting[0]
             candidate = self.known.get(job_id)
             alive = candidate is not None and candidate.state == "waiting" and candidate.not_before == not_before
-            if alive and not_before > now:
-                return
+            if alive and not_before > now.wall:
+                break
             heapq.heappop(self.waiting)
             if alive and candidate is not None:
                 if candidate.first_right:
                     self.add_ready(candidate)
                 else:
-                    candidate.state = "left"
-                    self.left.append(job_id)
+                    self._leave(candidate, now)
+        while self.leaving:
+            left_until, job_id = self.leaving[0]
+            candidate = self.known.get(job_id)
+            alive = candidate is not None and candidate.state == "leaving" and candidate.left_until == left_until
+            if alive and left_until > now.monotonic:
+                break
+            self.leaving.popleft()
+            if alive and candidate is not None:
+                candidate.state = "left"
+                self.left.append(job_id)
+        while self.left and not self._is_left(self.left[0]):
+            self.left.popleft()
+
+    def _is_left(self, job_id: str) -> bool:
+        candidate = self.known.get(job_id)
+        return candidate is not None and candidate.state == "left"
 
     def claim_left(self, has_first_right: Callable[[str, str], bool]) -> None:
         for candidate in self.known.values():
             if not candidate.first_right and has_first_right(candidate.job_id, candidate.worker):
                 candidate.first_right = True
-                if candidate.state == "left":
+                if candidate.state in ("leaving", "left"):
                     self.add_ready(candidate)
-        self.left = deque(job_id for job_id in self.left if job_id in self.known and self.known[job_id].state == "left")
+        self.left = deque(job_id for job_id in self.left if self._is_left(job_id))
 
     def pop_ready(self) -> Candidate | None:
         oldest = self.taken % 3 == 2
@@ -122,10 +166,8 @@ class _Lane:
         self.by_priority.clear()
         return None
 
-    def pop_left(self, now: float) -> Candidate | None:
-        if self._delay_s > 0:
-            self._help = min(self._slots, self._help + (now - self._help_at) * self._slots / self._delay_s)
-        self._help_at = now
+    def pop_left(self, now: Moment) -> Candidate | None:
+        self._help, self._help_at = self._help_by(now), now.monotonic
         while self.left and self._help >= 1:
             candidate = self.known.get(self.left.popleft())
             if candidate is not None and candidate.state == "left":
@@ -133,14 +175,25 @@ class _Lane:
                 return self.forget(candidate.job_id)
         return None
 
-    def next_ready(self, now: float) -> float | None:
-        """Return when a candidate that waits, or is left, may be taken at the earliest."""
-        while self.left and self.left[0] not in self.known:
-            self.left.popleft()
-        times = [self.waiting[0][0]] if self.waiting else []
+    def _help_by(self, now: Moment) -> float:
+        """Return how many jobs of others may be taken over now: a slot each, once in every delay."""
+        if self._delay_s <= 0:
+            return self._help
+        return min(self._slots, self._help + (now.monotonic - self._help_at) * self._slots / self._delay_s)
+
+    def next_in(self, now: Moment) -> float | None:
+        """Return in how many seconds a candidate may be taken: 0 for at once, None where something else must happen."""
+        self.ripen(now)
+        if self.ready:
+            return 0.0
+        waits: list[float] = []
+        if self.waiting:
+            waits.append(self.waiting[0][0] - now.wall)
+        if self.leaving:
+            waits.append(self.leaving[0][0] - now.monotonic)
         if self.left:
-            times.append(now + max(0.0, 1 - self._help) * self._delay_s / self._slots)
-        return min(times, default=None)
+            waits.append(max(0.0, 1 - self._help_by(now)) * self._delay_s / self._slots)
+        return max(0.0, min(waits)) if waits else None
 
 
 class Candidates:
@@ -157,7 +210,7 @@ class Candidates:
         self._most = most
         self._delay_s = delay_s
 
-    def offer(self, candidate: Candidate, now: float) -> None:
+    def offer(self, candidate: Candidate, now: Moment) -> None:
         """Add a candidate, or replace what was known of that job.
 
         Where there are too many, it is left out, and the lane notes from when on: see `overflowed`. One of higher
@@ -166,13 +219,11 @@ class Candidates:
         lane = self._lanes[candidate.worker]
         lane.forget(candidate.job_id)
         most = self._most if candidate.priority <= 0 else self._most * _ROOM_FOR_PRIORITY
-        if not candidate.first_right:
-            candidate.not_before = max(candidate.not_before, now) + self._delay_s
-        if candidate.not_before > now or not candidate.first_right:
+        if candidate.not_before > now.wall or not candidate.first_right:
             candidate.job = None
-            lane.add_waiting(candidate, most)
+            lane.add(candidate, now, most)
         elif lane.ready >= most:
-            lane.leave_out(now)
+            lane.leave_out(now.wall)
         else:
             lane.known[candidate.job_id] = candidate
             lane.add_ready(candidate)
@@ -191,7 +242,7 @@ class Candidates:
         """Return whether that very revision is a candidate."""
         return any(job_id in lane.known and lane.known[job_id].rev == rev for lane in self._lanes.values())
 
-    def take(self, worker_type: str, count: int, now: float) -> list[Candidate]:
+    def take(self, worker_type: str, count: int, now: Moment) -> list[Candidate]:
         """Remove and return at most `count` candidates: two of three by priority, one of three the oldest.
 
         Where none of them is left, those that other daemons leave lying.
@@ -203,15 +254,17 @@ class Candidates:
             taken.append(candidate)
         return taken
 
-    def next_ready(self, worker_types: Iterable[str], now: float) -> float | None:
-        """Return when the next candidate of these types that is not ready may be taken, None where there is none."""
-        times: list[float] = []
-        for worker_type in worker_types:
-            lane = self._lanes[worker_type]
-            lane.ripen(now)
-            if (time := lane.next_ready(now)) is not None:
-                times.append(time)
-        return min(times, default=None)
+    def next_in(self, worker_types: Iterable[str], now: Moment) -> float | None:
+        """Return in how many seconds a candidate of these types may be taken, None where something must happen first.
+
+        0 is for at once: `take` at the same moment gives one.
+        """
+        waits = [wait for name in worker_types if (wait := self._lanes[name].next_in(now)) is not None]
+        return min(waits, default=None)
+
+    def known(self, worker_type: str) -> int:
+        """Return how many candidates of that type there are, ready or not."""
+        return len(self._lanes[worker_type].known)
 
     def ready(self, worker_type: str | None = None) -> int:
         """Return how many candidates are ready, of that type or of all."""

@@ -123,7 +123,8 @@ class CouchBroker:
         job = new_job(db, request)
         if request.admin:
             await self._admin_proof.load()
-            job.document()["admin_proof"] = job.admin_proof = self._admin_proof.of(job)
+            document = self.store_of(job.worker).stored_form(job)
+            job.document()["admin_proof"] = job.admin_proof = self._admin_proof.of(document)
         return job if await self.store_job(job) is not False else None
 
     async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:

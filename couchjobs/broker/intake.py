@@ -16,24 +16,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
 
 from couchjobs.broker.candidates import Candidates
 from couchjobs.broker.left_rows import LeftRows
+from couchjobs.broker.runner import Runner
 from couchjobs.broker.triage import Triage
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
-from couchjobs.couch.database import Row, Update
-from couchjobs.errors import CouchError, NotFound
+from couchjobs.couch.database import Document, Row, Update
+from couchjobs.errors import CouchError, NotFound, PositionRefused
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
-from couchjobs.recovery.audit import give_up_doubtful
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.settings import Settings
 from couchjobs.timestamps import format_time, now, parse_time
-
-if TYPE_CHECKING:
-    from couchjobs.broker.runner import Runner
-    from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
 _LARGE_DATABASE = 100_000
@@ -46,6 +41,8 @@ _STARVED_PAUSE_S = 0.1
 _OTHERS_PAUSE_S = 0.1
 _FEW = 50
 _LOOK_AGAIN_S = 1.0
+_MOST_PAGES = 50
+"""Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
 
 
 class Intake:
@@ -59,6 +56,7 @@ class Intake:
         settings: of the process.
         runner: the slots, and the jobs in them.
         triage: what documents are shown to.
+        give_up_doubtful: gives up claims of unclear answer.
         reinstall: called where the database of jobs, or its views, were missing.
     """
 
@@ -71,6 +69,7 @@ class Intake:
         settings: Settings,
         runner: Runner,
         triage: Triage,
+        give_up_doubtful: Callable[[], Awaitable[None]],
         reinstall: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -80,8 +79,9 @@ class Intake:
         self._settings = settings
         self._triage = triage
         self._runner = runner
+        self._give_up_doubtful = give_up_doubtful
         self._reinstall = reinstall
-        self._look_again: set[str] = set()
+        self._look_again: dict[str, float] = {}
         self._follower: ChangesFollower | None = None
         self._sweep_at_once = False
         self._sweep_soon = asyncio.Event()
@@ -101,6 +101,9 @@ class Intake:
                         await self._reinstall()
                     missing = False
                 await self._read_pages(self._follower)
+            except PositionRefused as error:
+                _logger.warning("the feed is read from its beginning", reason=str(error))
+                self._follower = None
             except NotFound:
                 if not missing:
                     _logger.warning("there is no database of jobs", database=self._store.database.name)
@@ -113,13 +116,9 @@ class Intake:
             in_time = await self._until_hungry(behind)
             room = self._settings.max_candidates - self._candidates.ready()
             limit = max(_SMALL_PAGE, min(_PAGE, room)) if in_time else _PAGE
-            since = follower.since
             page = await follower.next_page(limit, documents=documents)
-            try:
-                wanted, left = await self._take_in_page(page)
-            except CouchError:
-                follower.since = since
-                raise
+            wanted, left = await self._take_in_page(page)
+            follower.done(page)
             rows = len(page.changes)
             too_large = documents and all(change.document is None for change in page.changes)
             behind, documents = rows == limit, not too_large and rows - wanted < max(_FEW, rows // 2)
@@ -134,7 +133,8 @@ class Intake:
             since = await current_sequence(self._store.database)
             self._sweep_at_once = True
             self._sweep_soon.set()
-        return ChangesFollower(self._store.database, since, heartbeat_s=self._settings.feed_heartbeat)
+        heartbeat_s = self._settings.feed_heartbeat
+        return ChangesFollower(self._store.database, since, heartbeat_s=heartbeat_s, leaves=True)
 
     async def _until_hungry(self, behind: bool) -> bool:
         """Return True as soon as few candidates are ready; False where the next page must not wait for that."""
@@ -156,8 +156,8 @@ class Intake:
         """Make candidates of what the page shows; return how many documents that took, and how many rows are left."""
         documents: list[Document] = []
         unread: list[str] = []
-        left, present, few = 0, time.time(), len(page.changes) <= _FEW
-        for job_id, rev, deleted, document in page.changes:
+        left, present, few = 0, time.monotonic(), len(page.changes) <= _FEW
+        for job_id, rev, deleted, document, in_conflict in page.changes:
             if rev in self._store.own_revisions or self._candidates.knows(job_id, rev):
                 continue
             self._candidates.forget(job_id)
@@ -165,7 +165,9 @@ class Intake:
             if deleted or job_id.startswith("_design/") or self._runner.is_claiming(job_id, rev):
                 continue
             mine = self._runner.runs(job_id) or self._daemon.shares.may_hold(job_id)
-            if document is not None and (mine or few):
+            if in_conflict and mine and not self._runner.runs(job_id):
+                self._triage.settle(job_id)
+            elif document is not None and (mine or few):
                 documents.append(document)
             elif mine:
                 unread.append(job_id)
@@ -176,10 +178,19 @@ class Intake:
         await self._triage.read(unread)
         return len(documents) + len(unread), left
 
-    def look_again(self, job_id: str) -> None:
-        """Read the job again soon: it changed while it ran here, and its row of the feed has gone by."""
-        self._look_again.add(job_id)
-        self._sweep_soon.set()
+    def look_again(self, job_id: str, in_s: float = 0.0) -> None:
+        """Read the job again in so many seconds: there is something about it that no row of the feed will tell."""
+        self._look_again[job_id] = time.monotonic() + in_s
+        if not in_s:
+            self._sweep_soon.set()
+
+    def _ripe(self) -> set[str]:
+        """Remove and return the jobs that are to be read again by now."""
+        present = time.monotonic()
+        ripe = {job_id for job_id, when in self._look_again.items() if when <= present}
+        for job_id in ripe:
+            del self._look_again[job_id]
+        return ripe
 
     def _rows_to_read(self) -> set[str]:
         rows: list[str] = []
@@ -190,7 +201,7 @@ class Intake:
             self._triage.found()
         free = self._runner.free_slots()
         idle = sum(slots for worker_type, slots in free.items() if not self._candidates.ready(worker_type))
-        return {*rows, *self._left.take_ripe(min(idle, _PAGE), time.time())}
+        return {*rows, *self._left.take_ripe(min(idle, _PAGE), time.monotonic())}
 
     async def sweep_for_ever(self) -> None:
         """Read the view of due jobs every sweep interval, and at once where jobs were left out."""
@@ -209,14 +220,14 @@ class Intake:
         last = loop.time()
         while True:
             self._sweep_soon.clear()
-            again = self._look_again | self._rows_to_read()
-            self._look_again = set()
+            again = self._ripe() | self._rows_to_read()
             try:
                 await self._triage.read(again)
             except CouchError:
-                self._look_again |= again
+                for job_id in again:
+                    self.look_again(job_id, _LOOK_AGAIN_S)
                 raise
-            await give_up_doubtful(self._store, self._daemon.id, self._runner.runs)
+            await self._give_up_doubtful()
             await self._sweep(self._candidates.overflowed(time.time()), "true")
             if self._sweep_at_once or loop.time() - last >= self._settings.sweep_interval:
                 update: Update = "true" if self._sweep_at_once else "lazy"
@@ -231,26 +242,44 @@ class Intake:
 
     async def _sweep(self, worker_types: Iterable[str | None], update: Update) -> None:
         for worker_type in worker_types:
-            horizon = format_time(now() + timedelta(seconds=_AHEAD * self._settings.sweep_interval))
-            first = await self._due_rows(worker_type, "first", {}, update)
-            first = [row for row in first if str(row["key"][-1]) <= horizon]
-            rows = await self._due_rows(worker_type, "due", horizon, update)
-            await self._triage.read(
-                dict.fromkeys(row["id"] for row in [*first, *rows] if not self._runner.runs(row["id"]))
-            )
-            if worker_type is not None and len(rows) == self._settings.max_candidates:
-                self._candidates.left_out(worker_type, _due_time(rows[-1]))
+            for part in ("first", "due"):
+                await self._sweep_part(worker_type, part, update)
 
-    async def _due_rows(self, worker_type: str | None, part: str, last: Any, update: Update) -> list[Row]:
-        low = [worker_type, part]
-        most = self._settings.max_candidates
-        return await self._store.database.view("queue/due", low, [*low, last], limit=most, update=update)
+    async def _sweep_part(self, worker_type: str | None, part: str, update: Update) -> None:
+        """Read rows until there are as many candidates as this daemon looks ahead, or none more that are due soon."""
+        horizon = format_time(now() + timedelta(seconds=_AHEAD * self._settings.sweep_interval))
+        low, most = [worker_type, part], self._settings.max_candidates
+        high = [*low, horizon if part == "due" else {}]
+        docid: str | None = None
+        for _ in range(_MOST_PAGES):
+            rows = await self._store.database.view(
+                "queue/due", low, high, limit=most + 1, update=update, startkey_docid=docid
+            )
+            await self._take_in_rows([row for row in rows[:most] if str(row["key"][-1]) <= horizon])
+            if len(rows) <= most:
+                return
+            low, docid = rows[most]["key"], rows[most]["id"]
+            if worker_type is None or self._candidates.known(worker_type) >= most:
+                break
+        if worker_type is not None:
+            self._candidates.left_out(worker_type, _due_time(rows[most]))
+
+    async def _take_in_rows(self, rows: list[Row]) -> None:
+        calm: dict[str, None] = {}
+        for row in rows:
+            if self._runner.runs(row["id"]):
+                continue
+            if row["value"] is None:
+                calm[row["id"]] = None
+            else:
+                self._triage.settle(row["id"])
+        await self._triage.read(calm)
 
 
 def _due_time(row: Row) -> float:
     """Return when the job of a row is due; 0 where that is not to be read from it."""
     try:
-        due = parse_time(row["key"][2])
+        due = parse_time(row["key"][-1])
     except (ValueError, TypeError):
         return 0.0
     return due.timestamp() if due else 0.0

@@ -8,7 +8,6 @@ database has one group-commit writer.
 from __future__ import annotations
 
 import asyncio
-import time
 
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.candidates import Candidate, Candidates
@@ -21,17 +20,21 @@ from couchjobs.installation import install
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
-from couchjobs.recovery.audit import audit_own_claims
+from couchjobs.recovery.audit import audit_own_claims, give_up_doubtful
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer
 from couchjobs.supervisor import Supervisor
+from couchjobs.timestamps import moment
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool
 from couchjobs.workers.worker import most_tries
 
 _logger = get_logger(__name__)
 _CONFLICTS = "conflicts"
+_LOOK_AGAIN_S = 1.0
+_LONGEST_WAIT_S = 5.0
+"""Seconds within which a step of the wall clock is noticed, by which jobs become due."""
 
 
 class Lane:
@@ -65,9 +68,19 @@ class Lane:
         self._wake = asyncio.Event()
         self.runner = runner = Runner(connection, store, daemon, workers, self._wake.set, self._look_again, pool)
         self._candidates = Candidates(runner.free_slots(), settings.max_candidates, settings.first_right_delay)
-        triage = Triage(store, daemon, self._candidates, workers, runner, self._refusal, found=self._wake.set)
+        self._triage = Triage(
+            store, daemon, self._candidates, workers, runner, self._refusal, self._wake.set, self._look_again
+        )
         self._intake = Intake(
-            store, daemon, self._candidates, workers.names(), settings, runner, triage, self._reinstall
+            store,
+            daemon,
+            self._candidates,
+            workers.names(),
+            settings,
+            runner,
+            self._triage,
+            self._give_up_doubtful,
+            self._reinstall,
         )
 
     async def init(self) -> None:
@@ -87,6 +100,7 @@ class Lane:
     async def stop(self) -> None:
         """Claim nothing more."""
         await self.tasks.stop()
+        await self._triage.close()
 
     async def close(self, timeout: float) -> None:
         """Let running jobs go on for `timeout` seconds, then put the others back in the queue."""
@@ -114,15 +128,18 @@ class Lane:
                 await asyncio.sleep(self._settings.look_interval)
                 continue
             await self._claim_round()
-            ripe = self._candidates.next_ready(self.runner.free_slots(), time.time())
+            wait = self._candidates.next_in(self.runner.free_slots(), moment())
+            if wait == 0.0:
+                await asyncio.sleep(0)
+                continue
             try:
-                async with asyncio.timeout(None if ripe is None else max(0.0, ripe - time.time())):
+                async with asyncio.timeout(None if wait is None else min(wait, _LONGEST_WAIT_S)):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
     async def _claim_round(self) -> None:
-        free_slots, present = self.runner.free_slots(), time.time()
+        free_slots, present = self.runner.free_slots(), moment()
         taken = [one for name, free in free_slots.items() for one in self._candidates.take(name, free, present)]
         if not taken:
             return
@@ -138,35 +155,40 @@ class Lane:
         unread = {candidate.job_id: candidate.rev for candidate in taken if candidate.job is None}
         if unread:  # a document that has changed since is left to the intake, which looks at it anew
             try:
-                documents = await self.store.database.get_many(unread)
+                answers = await self.store.database.read(unread)
             except CouchError:
                 for candidate in taken:
-                    self._candidates.offer(candidate, time.time())
+                    self._candidates.offer(candidate, moment())
                 raise
-            jobs += [
-                self.store.check(document)
-                for document in documents.values()
-                if document["_rev"] == unread[document["_id"]]
-            ]
+            for one in answers:
+                if one.document is None and not one.absent:
+                    self._look_again(one.doc_id, _LOOK_AGAIN_S)
+                elif one.document is not None and one.document["_rev"] == unread[one.doc_id]:
+                    jobs.append(self.store.check(one.document))
         return jobs
 
-    def _refusal(self, job: Job) -> str:
+    async def _refusal(self, job: Job) -> str:
         """Return why the job must not run; empty where it may."""
         if not self._may_try_again(job):
             return f"worker lost: {job.exec_count} tries have not come back, and that is all it has"
-        if self._configs.get(job.worker).admin_only and not self._admin_proof.holds(job):
+        if self._configs.get(job.worker).admin_only and not await self._admin_proof.holds(job.document()):
             return f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
         return ""
 
-    def _look_again(self, job_id: str) -> None:
-        self._intake.look_again(job_id)
+    def _look_again(self, job_id: str, in_s: float = 0.0) -> None:
+        self._intake.look_again(job_id, in_s)
 
     async def _reinstall(self) -> None:
         await install(self._connection, self.store.db)
 
+    async def _give_up_doubtful(self) -> None:
+        await give_up_doubtful(self.store, self.daemon.id, self.runner.runs, self._may_try_again)
+
     async def _audit_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.sweep_interval)
-            await audit_own_claims(self.store, self.daemon.id, self._settings.audit_grace, self.runner.runs)
+            await audit_own_claims(
+                self.store, self.daemon.id, self._settings.audit_grace, self.runner.runs, self._may_try_again
+            )
             if self.daemon.answers_for(_CONFLICTS, self._configs.names()):
                 await reap(self.store, self.daemon.peers, await conflicted(self.store))

@@ -15,7 +15,7 @@ _MOST_ROWS = 20_000
 
 
 class LeftRows:
-    """The ids of such rows, the oldest first. Times are those of `time.time()`."""
+    """The ids of such rows, the oldest first. Times are those of `time.monotonic()`."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s

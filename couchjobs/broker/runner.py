@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, CouchError, NotFound
+from couchjobs.couch.database import Document
+from couchjobs.errors import Conflict, CouchError
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.store import Claimed, JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.workers.config import WorkersList
@@ -17,12 +19,12 @@ from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outc
 from couchjobs.workers.pool import ChildPool, RemoteTry
 from couchjobs.workers.worker import TASKS, Try, make_workers
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _LAST_WRITES_S = 10.0
 _MOST_UNSTORED = 1000
+_HUNG_AFTER_S = 10.0
+_AFTER_NO_ANSWER_S = 0.5
+"""Seconds until a job is looked at again whose claim was not taken: an outage is asked twice a second."""
 
 
 class Runner:
@@ -34,7 +36,7 @@ class Runner:
         daemon: this daemon.
         workers: the types that this daemon has.
         freed: called when a slot is free again.
-        look_again: called with the id of a job that changed while it ran here, once it does not.
+        look_again: called with the id of a job that is to be read again, and in how many seconds.
         pool: child processes that run the functions; None: they run in this one.
     """
 
@@ -45,7 +47,7 @@ class Runner:
         daemon: Daemon,
         workers: WorkersList,
         freed: Callable[[], None],
-        look_again: Callable[[str], None],
+        look_again: Callable[[str, float], None],
         pool: ChildPool | None = None,
     ) -> None:
         self._connection = connection
@@ -57,9 +59,12 @@ class Runner:
         self._workers, self._threads = make_workers(workers)
         if pool is not None:
             store.writer.may_hold = pool.fills_the_cores
-        processes = pool.count if pool is not None else 1
-        self._free = {config.worker_type: processes * config.concurrency for config in workers}
-        self.slots = sum(self._free.values())
+            pool.listeners.append(freed)
+        self._concurrency = {config.worker_type: config.concurrency for config in workers}
+        self._used: Counter[str] = Counter()
+        self.hung: Counter[str] = Counter()
+        """By worker type: slots that are held by plain functions which do not end after their time."""
+        self.slots = sum(self._concurrency.values()) * (pool.count if pool is not None else 1)
         self._running: dict[str, Try | RemoteTry | None] = {}
         self._claiming: dict[str, str] = {}
         self._stirred: dict[str, str] = {}
@@ -77,14 +82,16 @@ class Runner:
         return job_id in self._running
 
     def free_slots(self) -> dict[str, int]:
-        """Return how many more jobs of each type may be claimed now."""
-        if len(self._tasks) >= self.slots + _MOST_UNSTORED:
+        """Return how many more jobs of each type may be claimed now: none where there is no process to run them."""
+        processes = 1 if self._pool is None else self._pool.living()
+        if not processes or len(self._tasks) >= self.slots + _MOST_UNSTORED:
             return {}
-        return {worker_type: free for worker_type, free in self._free.items() if free > 0}
+        free = {name: processes * count - self._used[name] for name, count in self._concurrency.items()}
+        return {name: count for name, count in free.items() if count > 0}
 
     def start(self, job: Job) -> None:
         """Claim the job, run it, and store its end, in a task of its own."""
-        self._free[job.worker] -= 1
+        self._used[job.worker] += 1
         self._running[job.id] = None
         self._claiming[job.id] = job.rev
         task = asyncio.create_task(self._process(job), name=f"{TASKS} {job.id}")
@@ -138,9 +145,13 @@ class Runner:
         """Take one job from candidate to end; its slot is free again once its function has ended, stored or not."""
         try:
             outcome = await self._claim_and_run(job)
-            if outcome is not None:
+            if isinstance(outcome, Claimed):
+                await self._store.reject(job.document(), "CouchDB does not take its claim")
+            elif outcome is not None:
                 await self._write(job, outcome)
         except Exception:
+            if job.state is State.RUNNING and job.claim is not None:
+                self._store.begun.add(job.claim.id)
             _logger.exception("job left as it is", job=job.id)
         finally:
             del self._running[job.id]
@@ -151,21 +162,27 @@ class Runner:
         """Have the job looked at again where the feed has shown what nobody has looked at, being busy with it here."""
         if job.id in self._stirred:
             if self._has_stirred(job) or job.state is State.QUEUED:
-                self._look_again(job.id)
+                self._look_again(job.id, 0.0)
             del self._stirred[job.id]
 
     def _has_stirred(self, job: Job) -> bool:
         """Return whether the feed has shown another revision of the job than the one that this process wrote."""
         return self._stirred.get(job.id, job.rev) != job.rev
 
-    async def _claim_and_run(self, job: Job) -> Outcome | None:
+    async def _claim_and_run(self, job: Job) -> Outcome | Claimed | None:
+        """Return what came of the try; None where there was none, REFUSED where there never can be one."""
         running: Try | RemoteTry | None = None
         try:
             try:
-                if not await self._store.claim(job, self._daemon.id):
-                    return None
+                claimed = await self._store.try_to_claim(job, self._daemon.id)
             finally:
                 del self._claiming[job.id]
+            if claimed is Claimed.LATER:
+                self._look_again(job.id, _AFTER_NO_ANSWER_S)
+            elif claimed is Claimed.REFUSED:
+                return Claimed.REFUSED
+            if claimed is not Claimed.OURS:
+                return None
             if self._closing or self._daemon.is_lost:
                 return Interrupted()
             self._connection.use()
@@ -191,9 +208,22 @@ class Runner:
         """Free a slot, as soon as the thread of a plain function that outlives its try has ended."""
         if thread is not None and not thread.done():
             thread.add_done_callback(lambda _: self._free_slot(worker_type, None))
+            asyncio.get_running_loop().call_later(_HUNG_AFTER_S, self._tell_of_hung, worker_type, thread)
             return
-        self._free[worker_type] += 1
+        self._used[worker_type] -= 1
         self._freed()
+
+    def _tell_of_hung(self, worker_type: str, thread: asyncio.Future[Any]) -> None:
+        if thread.done() or self._pool is not None:
+            return
+        self.hung[worker_type] += 1
+        thread.add_done_callback(lambda _: self.hung.subtract([worker_type]))
+        _logger.error(
+            "plain functions do not end after their time, and hold slots: look at ctx.cancelled, or use --processes",
+            worker=worker_type,
+            slots_held=self.hung[worker_type],
+            slots=self._concurrency[worker_type],
+        )
 
     async def _write(self, job: Job, outcome: Outcome) -> None:
         match outcome:
@@ -221,7 +251,7 @@ class Runner:
         if trigger is not None:
             try:
                 await database.delete(trigger_id, trigger["_rev"])
-            except (Conflict, NotFound):
+            except Conflict:
                 _logger.warning("bad trigger was changed meanwhile, and is left alone", trigger=trigger_id)
             else:
                 _logger.warning("bad trigger deleted", trigger=trigger_id)

@@ -1,37 +1,44 @@
 """What becomes of a document of the jobs database: a candidate, where it is a queued job that this daemon can run.
 
-One that cannot be understood is marked with the reason, one that somebody wants cancelled is cancelled, one that runs
-here is the runner's. Whatever a document holds, the others are not held up.
+One that cannot be understood, or cannot even be read, is marked with the reason; one that somebody wants cancelled is
+cancelled; one that runs here is the runner's; one in conflict is looked at by all its leaves first. Whatever a document
+holds, the others are not held up: what is written for one happens beside the reading, a bounded number at a time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
 
 import orjson
 
 from couchjobs.broker.candidates import Candidate, Candidates
+from couchjobs.broker.runner import Runner
+from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, CouchError
 from couchjobs.jobs.job import Job, State, is_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.audit import is_claimed_by
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.recovery.reaper import reap
+from couchjobs.timestamps import moment
 from couchjobs.workers.config import WorkersList
-
-if TYPE_CHECKING:
-    from couchjobs.broker.runner import Runner
-    from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
 _NAMED = 1000
 _LARGE_DOCUMENT = 16_384
+_MOST_MARKED = 2000
+"""Documents that are being written, or wait for it; further ones are read again later."""
+_MARKED_TOGETHER = 50
+"""More at once would only wait for the same group commits."""
+_LOOK_AGAIN_S = 1.0
+_CONFLICT_LOOK_S = 3.0
 
 
 class Triage:
-    """Looks at documents for one lane.
+    """Looks at documents for one lane. `close` when done.
 
     Args:
         store: the jobs.
@@ -41,6 +48,7 @@ class Triage:
         runner: the jobs that run here.
         refusal: why a job of a type that runs here must not; empty where it may.
         found: called when there may be something to claim.
+        look_again: called with the id of a job that must be read again, and in how many seconds.
     """
 
     def __init__(
@@ -50,8 +58,9 @@ class Triage:
         candidates: Candidates,
         workers: WorkersList,
         runner: Runner,
-        refusal: Callable[[Job], str],
+        refusal: Callable[[Job], Awaitable[str]],
         found: Callable[[], None],
+        look_again: Callable[[str, float], None],
     ) -> None:
         self._store = store
         self._daemon = daemon
@@ -60,12 +69,36 @@ class Triage:
         self._runner = runner
         self._refusal = refusal
         self.found = found
+        self._look_again = look_again
         self._untaken: set[str] = set()
+        self._marks: dict[str, asyncio.Task[None]] = {}
+        self._together = asyncio.Semaphore(_MARKED_TOGETHER)
+
+    async def close(self) -> None:
+        """Give up what is being written; whoever sweeps next finds it again."""
+        marks = [*self._marks.values()]
+        for mark in marks:
+            mark.cancel()
+        await asyncio.gather(*marks, return_exceptions=True)
 
     async def read(self, ids: Iterable[str]) -> None:
         """Look at the documents with these ids, as they are now."""
-        async for documents in self._store.database.revisions([(job_id, None) for job_id in ids]):
-            await self.take_in(document for document in documents if not document.get("_deleted"))
+        async for answers in self._store.database.revisions([(job_id, None) for job_id in ids]):
+            for one in answers:
+                if one.unreadable:
+                    self._mark(one.doc_id, lambda one=one: self._store.reject_unread(one.doc_id, one.reason))  # type: ignore[misc]
+                elif one.document is None and not one.absent:
+                    self._look_again(one.doc_id, _LOOK_AGAIN_S)
+            await self.take_in(one.document for one in answers if one.document is not None)
+
+    def settle(self, job_id: str) -> None:
+        """Look at all leaves of a job in conflict, keep the one that counts, and then look at the job."""
+        self._mark(job_id, lambda: self._settle(job_id))
+
+    async def _settle(self, job_id: str) -> bool:
+        settled = await reap(self._store, self._daemon.peers, [job_id])
+        self._look_again(job_id, 0.0 if settled else _CONFLICT_LOOK_S)
+        return True
 
     async def take_in(self, documents: Iterable[Document]) -> None:
         """Look at documents of the jobs database and make candidates of the queued ones that this daemon can run."""
@@ -79,8 +112,9 @@ class Triage:
             elif is_job(document) and document.get("state") not in (State.RUNNING, State.DONE, State.ERRORED):
                 try:
                     await self._take_in_queued(document)
-                except CouchError:
-                    raise
+                except CouchError as error:
+                    _logger.info("job is looked at again", job=document["_id"], reason=str(error))
+                    self._look_again(document["_id"], _LOOK_AGAIN_S)
                 except Exception:  # one document must never hold up the others
                     _logger.exception("job left out", job=document["_id"])
         self.found()
@@ -89,17 +123,39 @@ class Triage:
         try:
             job = self._store.check(document)
         except BadDocumentError as error:
-            await self._store.reject(document, str(error))
+            reason = str(error)
+            self._mark(document["_id"], lambda: self._store.reject(document, reason))
             return
         if job.cancel_requested:
-            await self._store.cancel(job)
+            self._mark(job.id, lambda: self._store.cancel(job))
         elif job.worker in self._workers:
-            if reason := self._refusal(job):
-                await self._store.nack(job, reason)
+            if reason := await self._refusal(job):
+                self._mark(job.id, lambda: self._store.nack(job, reason))
             else:
                 self._offer(job)
         else:
             self._leave(job)
+
+    def _mark(self, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
+        """Write something to a job that is no candidate, beside the reading of others."""
+        if job_id in self._marks:
+            return
+        if len(self._marks) >= _MOST_MARKED:
+            self._look_again(job_id, _LOOK_AGAIN_S)
+            return
+        mark = asyncio.create_task(self._write(job_id, write), name="mark job")
+        self._marks[job_id] = mark
+        mark.add_done_callback(lambda _: self._marks.pop(job_id, None))
+
+    async def _write(self, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
+        async with self._together:
+            try:
+                await write()
+            except CouchError as error:
+                _logger.info("job not marked yet", job=job_id, reason=str(error))
+                self._look_again(job_id, _LOOK_AGAIN_S)
+            except Exception:
+                _logger.exception("job cannot be marked", job=job_id)
 
     def _leave(self, job: Job) -> None:
         if job.worker not in self._untaken and len(self._untaken) < _NAMED:
@@ -107,13 +163,19 @@ class Triage:
             _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
 
     def _offer(self, job: Job) -> None:
-        present = time.time()
         not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
         due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
         priority = job.priority if job.priority is not None else int(job.manual_execution)
-        keep = len(orjson.dumps(job.document())) <= _LARGE_DOCUMENT
+        keep = _size(job.document()) <= _LARGE_DOCUMENT
         first_right = self._daemon.shares.holds(job.id, job.worker)
         self._candidates.offer(
             Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before, first_right),
-            present,
+            moment(),
         )
+
+
+def _size(document: Document) -> int:
+    try:
+        return len(orjson.dumps(document))
+    except TypeError:  # it is odd: better read again than kept
+        return _LARGE_DOCUMENT + 1

@@ -12,7 +12,7 @@ from couchjobs import errors
 from couchjobs.cli import bench, daemon, foresee, jobs, push, triggers
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
-from couchjobs.log import redact
+from couchjobs.log import plain, redact
 
 
 def _print_version(wanted: bool) -> None:
@@ -57,5 +57,5 @@ def main() -> None:
     try:
         app()
     except errors.CouchjobsError as error:
-        print(f"couchjobs: {redact(str(error))}", file=sys.stderr)
+        print(f"couchjobs: {plain(redact(str(error)))}", file=sys.stderr)
         sys.exit(1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -23,7 +22,6 @@ from couchjobs.system import run_daemon
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.loading import load_workers
 from couchjobs.workers.pool import ChildPool
-from couchjobs.workers.worker import TASKS, THREADS
 
 _PARENT_LOOK_S = 0.5
 
@@ -62,10 +60,10 @@ async def _run_to_the_end(
     """Run the daemon; a worker function that ignores being cancelled must not keep the process alive."""
     pool = ChildPool(processes, modules, workers, settings, log_level, max_jobs) if processes else None
     await run_daemon(settings, workers, pool)
-    names = [task.get_name() for task in asyncio.all_tasks()] + [thread.name for thread in threading.enumerate()]
-    if any(name.startswith((TASKS, THREADS)) for name in names):
-        sys.stderr.flush()
-        os._exit(0)
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    threads = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    if left or threads:
+        process.leave(0)
 
 
 def dev(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, say, with_connection
 from couchjobs.doctor.examine import examine
 from couchjobs.errors import ConfigurationError, NotFound
 
@@ -34,6 +34,6 @@ def doctor(
         print("all is well")
     else:
         for one in findings:
-            print(f"{one.kind}: {one.where}: {one.what}" + (f" -> {one.done}" if one.done else ""))
+            say(f"{one.kind}: {one.where}: {one.what}" + (f" -> {one.done}" if one.done else ""))
     if any(one.done is None for one in findings):
         raise typer.Exit(1)

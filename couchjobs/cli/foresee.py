@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
 
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, with_connection
 from couchjobs.couch.connection import Connection
@@ -151,6 +150,4 @@ def explain(
         print_json(answers)
         return
     for answer in answers:
-        Console(soft_wrap=True).print(
-            f"{answer['rule']}: {answer['why_not'] or 'matches'}", markup=False, highlight=False
-        )
+        say(f"{answer['rule']}: {answer['why_not'] or 'matches'}")

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
-from couchjobs.couch.access import give_role
+from couchjobs.couch.access import admit, give_role, is_open
 from couchjobs.couch.connection import Connection
 from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, secure
+from couchjobs.scheduler.sources import write_list
 
 _PASSWORD = "COUCHJOBS_NEW_PASSWORD"  # noqa: S105  the name of a variable
 
@@ -25,6 +26,10 @@ def init(
     ] = None,
     producer_user: Annotated[
         str | None, typer.Option("--producer-user", help="Create a user for programs that only write jobs.")
+    ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option("--watch", help="Doctypes, parted by commas: only from their databases may events come."),
     ] = None,
     url: Url = None,
     domain: Domain = None,
@@ -41,6 +46,8 @@ def init(
         changed = await install(connection, tenant) + await secure(connection, tenant)
         if guarded:
             changed += await guard(connection, tenant)
+        if watch is not None:
+            changed += await _watch(connection, [one.strip() for one in watch.split(",") if one.strip()])
         passwords: dict[str, str] = {}
         for name, role in ((worker_user, WORKER_ROLE), (producer_user, PRODUCER_ROLE)):
             if name is None:
@@ -58,3 +65,18 @@ def init(
     print("\n".join(changed) or "everything is there already")
     for name, password in passwords.items():
         print(f"password of {name}: {password}")
+
+
+async def _watch(connection: Connection, doctypes: list[str]) -> list[str]:
+    """Say which databases events may come from, and let daemons read them; return what was changed."""
+    tenant = connection.settings.tenant
+    changed: list[str] = []
+    if await write_list(connection, tenant, doctypes):
+        changed.append(f"events may come from {', '.join(doctypes) or 'nowhere'}")
+    for doctype in doctypes:
+        database = None if "*" in doctype else connection.database(tenant.database(doctype))
+        if database is None or not await database.exists() or await is_open(database):
+            continue
+        if await admit(database, (WORKER_ROLE,)):
+            changed.append(f"database {database.name} is for the role {WORKER_ROLE} too")
+    return changed

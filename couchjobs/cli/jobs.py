@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_document, print_json, say, with_connection
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Database
+from couchjobs.couch.database import Database, Document
 from couchjobs.durations import read_seconds
-from couchjobs.errors import ConfigurationError, Conflict, NotFound
+from couchjobs.errors import ConfigurationError, Conflict, Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
 from couchjobs.jobs.store import JobStore, RecentRevisions
 from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.recovery.peers import taken_types
 from couchjobs.timestamps import format_time, now
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 app = typer.Typer(help="Look at jobs, try them again, cancel them.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
@@ -53,8 +50,7 @@ def ls(
     """List jobs, newest first; a queued one that no daemon can take says so."""
     newest = format_time(now() - timedelta(seconds=_seconds("--older-than", older_than))) if older_than else None
 
-    async def work(connection: Connection) -> tuple[list[Document], set[str]]:
-        daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
+    async def work(connection: Connection) -> tuple[list[Document], set[str] | None]:
         found: list[Document] = []
         for store in stores(connection, connection.settings.tenant):
             try:
@@ -63,7 +59,7 @@ def ls(
                 raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
             found += of_lane
         found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
-        return found[:limit], taken_types(daemons, connection.settings.tenant)
+        return found[:limit], await who_takes(connection)
 
     documents, taken = with_connection(url, domain, prefix, work)
     notes = [_note(document, taken) for document in documents]
@@ -75,15 +71,9 @@ def ls(
     table = Table("id", "worker", "state", "queued at", "tries", "daemon", "note")
     for document, note in zip(documents, notes, strict=True):
         job = Job.read(document)
-        table.add_row(
-            job.id,
-            job.worker,
-            job.state,
-            format_time(job.queued_at) if job.queued_at else "",
-            str(job.exec_count),
-            job.claim.daemon if job.claim else "",
-            note,
-        )
+        queued = format_time(job.queued_at) if job.queued_at else ""
+        daemon = job.claim.daemon if job.claim else ""
+        table.add_row(*map(cell, (job.id, job.worker, job.state, queued, job.exec_count, daemon, note)))
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
@@ -94,11 +84,21 @@ def _seconds(option: str, text: str) -> float:
         raise ConfigurationError(f"{option}: {error}") from None
 
 
-def _note(document: Document, taken: set[str]) -> str:
-    if document.get("state") == State.QUEUED and document.get("worker") not in taken:
+async def who_takes(connection: Connection) -> set[str] | None:
+    """Return the worker types whose jobs somebody takes; None for who may not know, as producers may not."""
+    try:
+        return taken_types(await connection.control.with_prefix(DAEMON), connection.settings.tenant)
+    except (Forbidden, NotFound, Unauthorized):
+        return None
+
+
+def _note(document: Document, taken: set[str] | None) -> str:
+    if document.get("state") == State.QUEUED and taken is not None and document.get("worker") not in taken:
         return _NOBODY
-    if document.get("state") == State.QUEUED and document.get("errors"):
-        return f"tried again at {document.get('scheduled_at')}: {document['errors'][-1].get('error')}"
+    job = Job.read(document)
+    if job.state is State.QUEUED and job.errors:
+        when = format_time(job.scheduled_at) if job.scheduled_at else "once it can be"
+        return f"tried again {when}: {job.errors[-1].error}"
     return str(document.get("error") or "")
 
 
@@ -129,7 +129,7 @@ def show(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix =
     if as_json:
         print_json(document)
     else:
-        Console().print_json(data=document)
+        print_document(document)
 
 
 @app.command()
@@ -184,6 +184,7 @@ async def _watch(
             tell(document)
             if job_id is not None and document.get("state") in ENDED:
                 return
+        follower.done(page)
 
 
 def _print_state(document: Document) -> None:
@@ -194,7 +195,7 @@ def _print_state(document: Document) -> None:
         parts.append(f"by {job.claim.daemon}")
     if job.error or (job.errors and job.state is State.QUEUED):
         parts.append(f"({job.error or job.errors[-1].error})")
-    print(" ".join(parts), flush=True)
+    say(" ".join(parts))
 
 
 @app.command()
@@ -233,4 +234,4 @@ def _report(job: Job, what: str, as_json: bool) -> None:
     if as_json:
         print_json(job.document())
     else:
-        print(f"{job.id} {what}")
+        say(f"{job.id} {what}")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 import orjson
 import typer
+from rich.console import Console
+from rich.text import Text
 
+from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.credentials import split_url
 from couchjobs.errors import ConfigurationError
-from couchjobs.log import configure_logging
+from couchjobs.log import configure_logging, plain
 from couchjobs.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -69,6 +73,21 @@ def read_json(what: str, text: str) -> Any:
         ) from None
 
 
+def say(text: str) -> None:
+    """Print a line in which something stands that was read from a document: nothing in it steers the terminal."""
+    print(plain(text), flush=True)
+
+
+def cell(value: object) -> Text:
+    """Return what a cell of a table shows, as it is: no markup, no escape sequence."""
+    return Text(plain(str(value)))
+
+
+def print_document(document: Any) -> None:
+    """Print JSON for people to read."""
+    Console().print_json(plain(json.dumps(document, ensure_ascii=False, default=str)))
+
+
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
-    print(orjson.dumps(value, default=str).decode(), flush=True)
+    print(plain(encode(value).decode()), flush=True)

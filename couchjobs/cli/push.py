@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, with_connection
+from couchjobs.cli.jobs import who_takes
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.jobs.job import MAX_NAME, Job, State
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest
-from couchjobs.recovery.peers import PREFIX as DAEMON
-from couchjobs.recovery.peers import taken_types
 
 
 def push(
@@ -46,8 +45,8 @@ def push(
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
         if job is None:
             raise ConfigurationError("the worker does not want this job")
-        daemons = await connection.control.with_prefix(DAEMON) if await connection.control.exists() else []
-        if worker not in taken_types(daemons, tenant):
+        taken = await who_takes(connection)
+        if taken is not None and worker not in taken:
             print(f"couchjobs: job {job.id} is queued; no daemon has a worker {worker!r} now", file=sys.stderr)
         return await wait_for(tenant, job.id, timeout) if wait else job
 
@@ -59,8 +58,8 @@ def push(
         print_json(job.document())
     elif wait:
         told = job.error or (json.dumps(job.result) if job.result is not None else "")
-        print(f"{job.id} {job.state}{': ' + told if told else ''}")
+        say(f"{job.id} {job.state}{': ' + told if told else ''}")
     else:
-        print(job.id)
+        say(job.id)
     if wait and job.state is State.ERRORED:
         raise typer.Exit(1)

@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, with_connection
+from couchjobs.cli.options import (
+    Domain,
+    Json,
+    Prefix,
+    Url,
+    cell,
+    print_document,
+    print_json,
+    read_json,
+    say,
+    with_connection,
+)
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
 from couchjobs.errors import (
     BadDocumentError,
     ConfigurationError,
     Conflict,
+    Forbidden,
     MalformedTriggerError,
     NotFound,
+    Unauthorized,
     UnknownTriggerError,
 )
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.scheduler.rebuild import state_id
+from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.store import TriggerStore
+from couchjobs.scheduler.trigger import EventTrigger, new_trigger
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.on_demand import OnDemand
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 app = typer.Typer(help="Add, look at, fire and remove triggers.", no_args_is_help=True)
 _AT_A_TIME = 10
@@ -95,7 +109,7 @@ def add(
     if as_json:
         print_json(infos.document())
     else:
-        print(infos.id)
+        say(infos.id)
 
 
 @app.command()
@@ -104,14 +118,20 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
 
     async def work(connection: Connection) -> list[dict[str, Any]]:
         try:
-            documents = [document async for page in _store(connection).database.all_docs() for document in page]
+            documents = [document async for page in _all_documents(connection) for document in page]
         except NotFound as error:
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
         limit = asyncio.Semaphore(_AT_A_TIME)
+        refused = await _refused(connection, documents)
 
         async def describe(document: Document) -> dict[str, Any]:
             async with limit:
-                return await _describe(connection, document)
+                try:
+                    found = await _describe(connection, document)
+                except Exception as error:  # noqa: BLE001  no document may hide the others
+                    return {**document, "bad": f"bad: {type(error).__name__}: {error}"}
+            reason = refused.get(document["_id"])
+            return {**found, "bad": f"does not fire: {reason}"} if reason else found
 
         return await asyncio.gather(*(describe(document) for document in documents))
 
@@ -125,12 +145,36 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
         note = one.get("bad") or ("disabled" if one.get("disabled") else state.get("last_error") or "")
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
-        table.add_row(*map(str, texts), last, note)
+        table.add_row(*map(cell, (*texts, last, note)))
     Console(width=None if Console().is_terminal else 240).print(table)
+
+
+async def _all_documents(connection: Connection) -> AsyncIterator[list[Document]]:
+    """Yield all triggers; one that cannot be read stands there with its id alone."""
+    async for page in _store(connection).database.all_found():
+        yield [one.document or {"_id": one.doc_id, "unreadable": one.reason} for one in page if not one.absent]
+
+
+async def _refused(connection: Connection, documents: list[Document]) -> dict[str, str]:
+    """Return why @event triggers may not fire, by id; nothing where one may not know."""
+    db, events = connection.settings.tenant, []
+    for document in documents:
+        try:
+            trigger = new_trigger(db, TriggerInfos.from_document(document))
+        except Exception:  # noqa: BLE001, S112  it is shown as a bad one
+            continue
+        if isinstance(trigger, EventTrigger) and not trigger.infos.disabled:
+            events.append(trigger)
+    try:
+        return (await (await read_sources(connection, db)).admitted(events))[1] if events else {}
+    except (Forbidden, Unauthorized):
+        return {}
 
 
 async def _describe(connection: Connection, document: Document) -> dict[str, Any]:
     """Return the document with `bad`, or with `next` where there is one and `current_state`."""
+    if "unreadable" in document and "type" not in document:
+        return {**document, "bad": f"bad: {document['unreadable']}"}
     try:
         infos = TriggerInfos.from_document(document)
         parsed = parse_trigger(infos)
@@ -160,7 +204,7 @@ def show(
     if as_json:
         print_json(document)
     else:
-        Console().print_json(data=document)
+        print_document(document)
 
 
 @app.command()
@@ -176,7 +220,7 @@ def rm(
     if as_json:
         print_json({"id": trigger_id, "deleted": True})
     else:
-        print(f"{trigger_id} deleted")
+        say(f"{trigger_id} deleted")
 
 
 @app.command()
@@ -195,4 +239,4 @@ def fire(
     if as_json:
         print_json(job.document())
     else:
-        print(job.id)
+        say(job.id)

@@ -3,26 +3,39 @@
 A page is asked for when the reader asks, and not before: a slow reader slows the feed, it does not fill memory, and
 the rows of a document that changed meanwhile merge into one. A waiting request is watched by its heartbeat, at which
 CouchDB also looks again for changes: one that comes just when a request begins to wait may go unnoticed until then
-(once in some thousand requests, measured with 3.5). After an error the feed goes on from the last sequence that was
-handed out, so that nothing is left out and some rows may come again. Source: CouchDB docs, api/database/changes.
+(once in some thousand requests, measured with 3.5). What the reader has not said to be done with comes again: after an
+error, and where he asks once more. Source: CouchDB docs, api/database/changes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from couchjobs.couch.database import Database
-from couchjobs.errors import CouchError, Forbidden, NotFound, TooLarge, Unauthorized, Unreadable
+from couchjobs.couch.database import Database, Document
+from couchjobs.errors import (
+    BadRequest,
+    CouchError,
+    Forbidden,
+    NotFound,
+    PositionRefused,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    Unreadable,
+)
 from couchjobs.log import get_logger
 from couchjobs.supervisor import backoff
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _LOUD_AFTER = 3
+_SILENCE_S = 10.0
+"""Seconds without a byte after which a waiting request is given up: ten heartbeats, more than a busy server takes."""
+_REFUSED_FOR_S = 5.0
+"""How long a position must be refused, while the feed is there otherwise, before it counts as meaning nothing."""
+_AT_ONCE_S = 0.3
+"""An empty or cut answer that took longer is how some proxies end a wait; one that came sooner is no wait at all."""
 MAX_PAGE_BYTES = 16 * 1024 * 1024
 
 
@@ -33,6 +46,8 @@ class Change(NamedTuple):
     rev: str
     deleted: bool
     document: Document | None = None
+    in_conflict: bool = False
+    """Whether the document has other leaves, deleted ones perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +59,35 @@ class Page:
 
 
 class ChangesFollower:
-    """Follows one database from `since`: "0" from the beginning, "now" from the first request on, or a sequence."""
+    """Follows one database from `since`: "0" from the beginning, "now" from the first request on, or a sequence.
+
+    `leaves`: tell which documents are in conflict.
+    """
 
     def __init__(
-        self, database: Database, since: str, *, heartbeat_s: float = 1.0, silence_s: float = 30.0, limit: int = 1000
+        self,
+        database: Database,
+        since: str,
+        *,
+        heartbeat_s: float = 1.0,
+        silence_s: float = _SILENCE_S,
+        limit: int = 1000,
+        leaves: bool = False,
     ) -> None:
         self.database = database
         self.since = since
         self._heartbeat_s = heartbeat_s
         self._silence_s = max(silence_s, 3 * heartbeat_s)
         self._limit = limit
+        self._leaves = leaves
+        self._empty = 0
+        self._refused_since: float | None = None
         self.failures = 0
         """How many requests in a row have failed; 0 while the feed is well."""
+
+    def done(self, page: Page) -> None:
+        """Take note that the rows of the page have been dealt with: they need not come again."""
+        self.since = page.last_seq
 
     async def next_page(self, limit: int | None = None, *, documents: bool = False) -> Page:
         """Wait for changes and return them, at most `limit`. Reconnects for as long as it takes.
@@ -64,9 +96,12 @@ class ChangesFollower:
 
         Raises:
             NotFound: the database does not exist, or no longer.
+            PositionRefused: the server cannot go on from `since`.
         """
         limit = limit or self._limit
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 answer = await self._ask(limit, documents)
                 page = _read_page(answer)
@@ -79,13 +114,43 @@ class ChangesFollower:
                     limit = max(1, limit // 4)
                 documents = False
                 continue
-            except (CouchError, ValueError, KeyError, TypeError) as error:
+            except BadRequest as error:
                 await self._pause(error)
+                await self._doubt_position(error)
                 continue
-            self.failures = 0
-            self.since = page.last_seq
+            except (CouchError, ValueError, KeyError, TypeError, IndexError) as error:
+                cut = isinstance(error, Unavailable) and not error.status and loop.time() - began > _AT_ONCE_S
+                await (self._pause_empty(began) if cut else self._pause(error))
+                continue
+            self.failures, self._refused_since = 0, None
             if page.changes:
+                self._empty = 0
                 return page
+            self.since = page.last_seq
+            await self._pause_empty(began)
+
+    async def _pause_empty(self, began: float) -> None:
+        """Wait a little after an answer without rows, longer where they come at once, one after the other."""
+        self._empty = 0 if asyncio.get_running_loop().time() - began > _AT_ONCE_S else self._empty + 1
+        if self._empty:
+            await asyncio.sleep(backoff(self._empty, first=0.02, longest=1.0))
+
+    async def _doubt_position(self, error: BadRequest) -> None:
+        """Find out whether it is the position that the server refuses.
+
+        Raises:
+            PositionRefused: it is.
+        """
+        try:
+            await current_sequence(self.database)
+        except CouchError:
+            self._refused_since = None
+            return
+        present = asyncio.get_running_loop().time()
+        self._refused_since = self._refused_since or present
+        if present - self._refused_since >= _REFUSED_FOR_S:
+            self._refused_since = None
+            raise PositionRefused(f"{self.database.name} has no position {self.since!r}: {error}", 400)
 
     async def _ask(self, limit: int, documents: bool) -> Any:
         params: dict[str, Any] = {
@@ -96,18 +161,23 @@ class ChangesFollower:
         }
         if documents:
             params["include_docs"] = True
+        if self._leaves:
+            params["style"] = "all_docs"
         return await self.database.server.request(
             "GET",
             f"{self.database.path}/_changes",
             params=params,
             silence_s=self._silence_s,
             max_answer=MAX_PAGE_BYTES,
+            has="results",
         )
 
     async def _pause(self, error: Exception) -> None:
         self.failures += 1
         pause = backoff(self.failures)
-        loud = self.failures >= _LOUD_AFTER or isinstance(error, Unauthorized | Forbidden)
+        loud = self.failures & (self.failures - 1) == 0 and (
+            self.failures >= _LOUD_AFTER or isinstance(error, Unauthorized | Forbidden)
+        )
         log = _logger.warning if loud else _logger.debug
         log(
             "feed interrupted",
@@ -121,7 +191,13 @@ class ChangesFollower:
 
 def _read_page(answer: Any) -> Page:
     changes = [
-        Change(row["id"], row["changes"][0]["rev"], bool(row.get("deleted")), row.get("doc"))
+        Change(
+            row["id"],
+            row["changes"][0]["rev"],
+            bool(row.get("deleted")),
+            row.get("doc"),
+            len(row["changes"]) > 1,
+        )
         for row in answer["results"]
     ]
     return Page(changes, str(answer["last_seq"]))
@@ -133,5 +209,7 @@ async def current_sequence(database: Database) -> str:
     Raises:
         NotFound: the database does not exist.
     """
-    answer = await database.server.request("GET", f"{database.path}/_changes", params={"since": "now", "limit": 1})
+    answer = await database.server.request(
+        "GET", f"{database.path}/_changes", params={"since": "now", "limit": 1}, has="last_seq"
+    )
     return str(answer["last_seq"])

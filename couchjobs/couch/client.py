@@ -1,38 +1,32 @@
-"""One pooled HTTP client for one CouchDB server: time limits on every request, statuses turned into errors."""
+"""One pooled HTTP client for one CouchDB server: time limits on every request, and what an answer proves."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from couchjobs import errors
+from couchjobs.couch.answers import error_of
+from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _CONNECT_S = 10.0
-_LONGEST_NUMBER = 4000
 _POOL = 64
-_ERROR_TEXT = 500
 _LARGE_BODY = 2**20
+_INFO_PAGE = 100
+"""Databases in one request of `_dbs_info`: CouchDB's limit by default."""
 MAX_ANSWER = 64 * 1024 * 1024
 """The largest answer that is read, in bytes; a larger one is a TooLarge, in bounded memory."""
-
-_BY_STATUS: dict[int, type[errors.CouchError]] = {
-    401: errors.Unauthorized,
-    403: errors.Forbidden,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    413: errors.TooLarge,
-    429: errors.Unavailable,
-}
 
 
 class CouchServer:
@@ -78,6 +72,7 @@ class CouchServer:
         body: bytes | None = None,
         silence_s: float | None = None,
         max_answer: int = MAX_ANSWER,
+        has: str | type = "",
     ) -> Any:
         """Return the JSON that CouchDB answers.
 
@@ -88,22 +83,57 @@ class CouchServer:
             body: JSON.
             silence_s: for a request that waits on purpose: no limit on the whole, but this one between two pieces.
             max_answer: bytes.
+            has: a field that the answer has where it is CouchDB's, or the type that it is of.
 
         Raises:
-            CouchError: of the class that belongs to the status; Unavailable for no answer or half of one.
+            CouchError: of the class that says what the answer proves (see answers); Unavailable for no answer, for half
+                of one, and for one that is not CouchDB's.
         """
-        answer, status = await self._exchange(method, path, params, body, silence_s, max_answer)
-        if status == 401 and self._credentials.renewable:
-            self._credentials.forget()
-            answer, status = await self._exchange(method, path, params, body, silence_s, max_answer)
-        if status >= 400:
-            raise self._error(method, path, status, answer)
+        answer, status = await self._ask(method, path, params, body, silence_s, max_answer)
         try:
-            return _decode(answer) if answer else None
+            found = decode(answer) if answer else None
         except ValueError as error:
             raise errors.Unavailable(f"{method} /{path}: half an answer or none of JSON: {error}") from error
         except RecursionError as error:
             raise errors.Unreadable(f"{method} /{path}: something in the answer is nested too deep") from error
+        if not (
+            isinstance(found, has) if isinstance(has, type) else not has or (isinstance(found, dict) and has in found)
+        ):
+            raise errors.Unavailable(f"{method} /{path}: {status}, and not an answer of CouchDB: {str(found)[:200]}")
+        return found
+
+    async def request_bytes(self, method: str, path: str, *, body: bytes | None = None) -> bytes:
+        """Return what CouchDB answers, as it is, of whatever size up to MAX_ANSWER."""
+        return (await self._ask(method, path, None, body, None, MAX_ANSWER))[0]
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        params: dict[str, Any] | None,
+        body: bytes | None,
+        silence_s: float | None,
+        max_answer: int,
+    ) -> tuple[bytes, int]:
+        """Return an answer that is no error, and its status."""
+        answer, status, headers = await self._exchange(method, path, params, body, silence_s, max_answer)
+        if status == 401 and self._credentials.renewable:
+            self._credentials.forget()
+            answer, status, headers = await self._exchange(method, path, params, body, silence_s, max_answer)
+        if status >= 300:
+            error = error_of(
+                method,
+                path,
+                status,
+                answer,
+                location=headers.get("Location", ""),
+                retry_after=headers.get("Retry-After", ""),
+            )
+            if status == 401:
+                kind = self._credentials.kind
+                error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)
+            raise error
+        return answer, status
 
     async def _exchange(
         self,
@@ -113,7 +143,7 @@ class CouchServer:
         body: bytes | None,
         silence_s: float | None,
         max_answer: int,
-    ) -> tuple[bytes, int]:
+    ) -> tuple[bytes, int, CIMultiDictProxy[str]]:
         url = URL(f"{self.url}/{path}{_query(params)}", encoded=True)
         headers = await self._credentials.headers()
         if silence_s is None:
@@ -125,9 +155,11 @@ class CouchServer:
                 method, url, data=_as_payload(body), headers=headers, timeout=limit, allow_redirects=False
             ) as response:
                 self.date = response.headers.get("Date")
-                return await _read(response, max_answer), response.status
+                return await _read(response, max_answer), response.status, response.headers
         except TimeoutError as error:
             raise errors.Unavailable(f"{method} /{path}: no answer in time") from error
+        except aiohttp.ClientConnectorError as error:
+            raise errors.Unreachable(f"{method} /{path}: no connection to {self.url}: {error.os_error}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise errors.Unavailable(f"{method} /{path}: {type(error).__name__}: {error}") from error
 
@@ -145,25 +177,14 @@ class CouchServer:
             )
         return self._sessions[waits]
 
-    def _error(self, method: str, path: str, status: int, answer: bytes) -> errors.CouchError:
-        try:
-            said = orjson.loads(answer)
-            reason = f"{said['error']}: {said['reason']}"
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            reason = answer[:_ERROR_TEXT].decode("utf-8", "replace").strip()
-        if status == 401:
-            reason += f" (asked {self.url} with credentials of kind {self._credentials.kind}; see COUCHJOBS_URL)"
-        kind = _BY_STATUS.get(status) or (errors.Unavailable if status >= 500 else errors.BadRequest)
-        return kind(f"{method} /{path}: {status} {reason[:_ERROR_TEXT]}", status)
-
     async def welcome(self) -> dict[str, Any]:
         """Return what the server says of itself: version, vendor, features."""
-        found: dict[str, Any] = await self.request("GET", "")
+        found: dict[str, Any] = await self.request("GET", "", has="couchdb")
         return found
 
     async def all_databases(self) -> list[str]:
         """Return the names of all databases. Needs a server administrator."""
-        found: list[str] = await self.request("GET", "_all_dbs")
+        found: list[str] = await self.request("GET", "_all_dbs", has=list)
         return found
 
     async def active_tasks(self) -> list[dict[str, Any]]:
@@ -173,7 +194,7 @@ class CouchServer:
             Unauthorized: only a server administrator may ask.
         """
         try:
-            found: list[dict[str, Any]] = await self.request("GET", "_active_tasks")
+            found: list[dict[str, Any]] = await self.request("GET", "_active_tasks", has=list)
         except errors.NotFound:
             return []
         return found
@@ -196,11 +217,32 @@ class CouchServer:
             return False
         return True
 
+    async def missing(self, names: Sequence[str]) -> set[str]:
+        """Return which of these databases do not exist, from few requests.
+
+        Raises:
+            CouchError: the server does not say; most let only a server administrator ask.
+        """
+        found: set[str] = set()
+        for start in range(0, len(names), _INFO_PAGE):
+            body = encode({"keys": names[start : start + _INFO_PAGE]})
+            for row in await self.request("POST", "_dbs_info", body=body, has=list):
+                if isinstance(row, dict) and not row.get("info") and isinstance(row.get("key"), str):
+                    found.add(row["key"])
+        return found & set(names)
+
+    async def roles(self) -> list[str]:
+        """Return the roles of the user that the credentials name; `_admin` is that of a server administrator."""
+        user = (await self.request("GET", "_session", has="userCtx"))["userCtx"]
+        roles = user.get("roles") if isinstance(user, dict) else None
+        return [role for role in roles if isinstance(role, str)] if isinstance(roles, list) else []
+
     async def wait_until_up(self, timeout: float) -> None:
         """Return as soon as the server answers.
 
         Raises:
             Unavailable: it does not, within `timeout` seconds.
+            Redirected: it is somewhere else.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -208,6 +250,8 @@ class CouchServer:
         while True:
             try:
                 await self.welcome()
+            except errors.Redirected:
+                raise
             except errors.Unavailable:
                 if loop.time() > deadline:
                     raise
@@ -227,19 +271,6 @@ def _query(params: dict[str, Any] | None) -> str:
         return ""
     pairs = {name: str(value) if name in _AS_TEXT else orjson.dumps(value).decode() for name, value in params.items()}
     return "?" + urlencode(pairs, quote_via=quote)
-
-
-def _decode(answer: bytes) -> Any:
-    """Return the JSON; what orjson does not read, such as text with lone surrogates, the standard library may."""
-    try:
-        return orjson.loads(answer)
-    except orjson.JSONDecodeError:
-        return json.loads(answer, parse_int=_parse_int)
-
-
-def _parse_int(digits: str) -> int | str:
-    """Return the number; one that is too long for Python to read stays text."""
-    return int(digits) if len(digits) <= _LONGEST_NUMBER else digits
 
 
 def _as_payload(body: bytes | None) -> bytes | BytesIO | None:

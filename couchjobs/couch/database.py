@@ -1,17 +1,21 @@
-"""One database: documents by id, many at once, views page by page."""
+"""One database: documents by id, many at once, views page by page.
+
+Ids go in bodies, never in paths, where a long or odd one is not found, refused, or taken for another (`.`): so a 404
+is always about the database or a view, and that a document is absent is said by the row that answers for it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
-import orjson
-
+from couchjobs.couch.answers import Found, as_error, read_documents, read_write_row
 from couchjobs.couch.client import CouchServer
-from couchjobs.errors import NotFound, TooLarge, Unreadable
-from couchjobs.log import get_logger
+from couchjobs.couch.codec import encode
+from couchjobs.errors import NotFound, TooLarge, Unavailable, Unreadable
 
 Document = dict[str, Any]
 """A document as JSON has it, `_id` and `_rev` included."""
@@ -21,7 +25,7 @@ Row = dict[str, Any]
 Update = Literal["true", "false", "lazy"]
 """Whether reading a view waits for its index: yes; no, it stays as it is; no, but it is brought up to date then."""
 
-_logger = get_logger(__name__)
+_PLAIN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9:._@+-]{0,199}$")
 _BULK_GET = 500
 _BULK_BYTES = 16 * 1024 * 1024
 
@@ -54,7 +58,7 @@ class Database:
         Raises:
             NotFound: it does not exist.
         """
-        found: dict[str, Any] = await self.server.request("GET", self.path)
+        found: dict[str, Any] = await self.server.request("GET", self.path, has="db_name")
         return found
 
     async def exists(self) -> bool:
@@ -65,72 +69,55 @@ class Database:
             return False
         return True
 
-    async def get(
-        self, doc_id: str, *, rev: str | None = None, conflicts: bool = False, revs: bool = False
-    ) -> Document:
-        """Return the document, at the winning revision unless `rev` says another; `revs` adds `_revisions`.
+    async def get(self, doc_id: str) -> Document:
+        """Return the document, as `find` does.
 
         Raises:
-            NotFound: it does not exist, is deleted, or that revision is gone.
+            NotFound: there is none, or no such database.
+            Unavailable: CouchDB does not say.
         """
-        params: dict[str, Any] = {}
-        if rev is not None:
-            params["rev"] = rev
-        if conflicts:
-            params["conflicts"] = True
-        if revs:
-            params["revs"] = True
-        found: Document = await self.server.request("GET", self._path_of(doc_id), params=params)
+        found = await self.find(doc_id)
+        if found is None:
+            raise NotFound(f"{doc_id} in database {self.name}: there is no such document", 404)
         return found
 
     async def find(self, doc_id: str) -> Document | None:
-        """Return the document, or None where there is none. A missing database is still a NotFound."""
-        try:
-            return await self.get(doc_id)
-        except NotFound:
-            await self.info()
-            return None
-
-    async def leaves(self, doc_id: str) -> list[Document]:
-        """Return the document at each of its leaves, conflicting and deleted ones included."""
-        answers = await self.server.request("GET", self._path_of(doc_id), params={"open_revs": "all"})
-        return [answer["ok"] for answer in answers if "ok" in answer]
-
-    async def put(self, doc: Document) -> str:
-        """Store one document and return its new revision.
+        """Return the document, or None where CouchDB says that there is none.
 
         Raises:
-            Conflict: `_rev` is not the revision that is there.
+            NotFound: the database does not exist.
+            Unavailable: CouchDB does not say.
+            Unreadable: it is too large, or nested too deep.
         """
-        answer = await self.server.request("PUT", self._path_of(doc["_id"]), body=orjson.dumps(doc))
-        rev: str = answer["rev"]
-        return rev
+        (found,) = await self.read([doc_id])
+        if found.document is not None or found.absent:
+            return found.document
+        kind = Unreadable if found.unreadable else Unavailable
+        raise kind(f"{doc_id} in database {self.name}: {found.reason}")
 
-    async def delete(self, doc_id: str, rev: str) -> None:
-        """Delete the document.
-
-        Raises:
-            Conflict: `rev` is not the revision that is there.
-        """
-        await self.server.request("DELETE", self._path_of(doc_id), params={"rev": rev})
+    async def read(self, ids: Iterable[str]) -> list[Found]:
+        """Return what CouchDB says of each of these documents, as they are now; meant for small ones."""
+        return [one async for part in self.revisions([(doc_id, None) for doc_id in ids]) for one in part]
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
-        """Return the documents with these ids that exist and are not deleted, by id."""
-        docs = await self.get_revisions([(doc_id, None) for doc_id in ids])
-        return {doc["_id"]: doc for doc in docs if not doc.get("_deleted")}
+        """Return the documents with these ids that exist, by id; one that cannot be read is left out.
 
-    async def get_revisions(self, wanted: Sequence[tuple[str, str | None]], *, revs: bool = False) -> list[Document]:
-        """Return the documents that `revisions` yields, all of them; meant for small ones."""
-        return [doc async for docs in self.revisions(wanted, revs=revs) for doc in docs]
+        Raises:
+            Unavailable: CouchDB does not say of one of them whether it exists.
+        """
+        answers = await self.read(ids)
+        for one in answers:
+            if one.document is None and not one.absent and not one.unreadable:
+                raise Unavailable(f"{one.doc_id} in database {self.name}: {one.reason}")
+        return {one.doc_id: one.document for one in answers if one.document is not None}
 
     async def revisions(
         self, wanted: Sequence[tuple[str, str | None]], *, revs: bool = False
-    ) -> AsyncIterator[list[Document]]:
-        """Yield the documents at these revisions (None: the winner), deleted ones too, in no particular order.
+    ) -> AsyncIterator[list[Found]]:
+        """Yield what CouchDB says of the documents at these revisions (None: the winner), each once.
 
-        One that does not exist, or whose revision was compacted away, is left out. An answer that is too large, or that
-        cannot be read, is asked for again in halves, so that memory holds one answer at a time; a document that alone
-        is either is logged and left out. `revs` adds `_revisions`.
+        An answer that is too large, or that cannot be read, is asked for again in halves, so that memory holds one
+        answer at a time. `revs` adds `_revisions`.
         """
         parts = deque(wanted[start : start + _BULK_GET] for start in range(0, len(wanted), _BULK_GET))
         while parts:
@@ -141,16 +128,79 @@ class Database:
                     "POST",
                     f"{self.path}/_bulk_get",
                     params={"revs": True} if revs else None,
-                    body=orjson.dumps({"docs": asked}),
+                    body=encode({"docs": asked}),
                     max_answer=_BULK_BYTES,
+                    has="results",
                 )
             except (TooLarge, Unreadable) as error:
                 if len(part) == 1:
-                    _logger.warning("document left out", database=self.name, document=part[0][0], reason=str(error))
+                    yield [Found(*part[0], None, reason=str(error), unreadable=True)]
                 else:
                     parts.extendleft((part[len(part) // 2 :], part[: len(part) // 2]))
             else:
-                yield [found["ok"] for result in answer["results"] for found in result["docs"] if "ok" in found]
+                yield read_documents(part, answer["results"])
+
+    async def leaves(self, doc_id: str) -> list[Document]:
+        """Return the document at each leaf that is not deleted, the winner first; nothing where there is none.
+
+        Raises:
+            Unavailable: CouchDB does not say.
+        """
+        if _PLAIN_ID.match(doc_id):  # all copies of a cluster are asked for the leaves that they know
+            path = f"{self.path}/{quote(doc_id, safe='')}"
+            try:
+                answers = await self.server.request("GET", path, params={"open_revs": "all"}, has=list)
+            except NotFound:
+                return [document for document in [await self.find(doc_id)] if document is not None]
+            found = [one["ok"] for one in answers if isinstance(one, dict) and isinstance(one.get("ok"), dict)]
+            return sorted((leaf for leaf in found if not leaf.get("_deleted")), key=leaf_rank, reverse=True)
+        params = {"include_docs": True, "conflicts": True}
+        answer = await self.server.request(
+            "POST", f"{self.path}/_all_docs", params=params, body=encode({"keys": [doc_id]}), has="rows"
+        )
+        winner = answer["rows"][0].get("doc") if answer["rows"] else None
+        if not isinstance(winner, dict):
+            return [document for document in [await self.find(doc_id)] if document is not None]
+        losers = [(doc_id, rev) for rev in winner.pop("_conflicts", [])]
+        return [winner, *[one.document async for part in self.revisions(losers) for one in part if one.document]]
+
+    async def raw(self, doc_id: str) -> tuple[str, bytes]:
+        """Return the winning revision of a document that cannot be read, and the answer that holds it, as bytes.
+
+        Raises:
+            NotFound: it does not exist, or the database does not.
+        """
+        answer = await self.server.request(
+            "POST", f"{self.path}/_all_docs", body=encode({"keys": [doc_id]}), has="rows"
+        )
+        row = answer["rows"][0] if answer["rows"] else {}
+        rev = (row.get("value") or {}).get("rev")
+        if not isinstance(rev, str) or row["value"].get("deleted"):
+            raise NotFound(f"{doc_id} in database {self.name}: {row}", 404)
+        body = encode({"docs": [{"id": doc_id, "rev": rev}]})
+        return rev, await self.server.request_bytes("POST", f"{self.path}/_bulk_get", body=body)
+
+    async def put(self, doc: Document) -> str:
+        """Store one document and return its new revision.
+
+        Raises:
+            Conflict: `_rev` is not the revision that is there.
+            Refused: CouchDB never takes this document.
+            Unavailable: CouchDB does not say; it may be stored or not.
+        """
+        rows = await self.server.request("POST", f"{self.path}/_bulk_docs", body=encode({"docs": [doc]}), has=list)
+        answer = read_write_row(rows[0] if rows else None)
+        if not answer.stored:
+            raise as_error(answer, f"{doc.get('_id')} in database {self.name}")
+        return answer.rev
+
+    async def delete(self, doc_id: str, rev: str) -> None:
+        """Delete the document.
+
+        Raises:
+            Conflict: `rev` is not the revision that is there, or nothing is.
+        """
+        await self.put({"_id": doc_id, "_rev": rev, "_deleted": True})
 
     async def all_revisions(self) -> dict[str, str]:
         """Return the winning revision of each document but design documents, by id."""
@@ -161,12 +211,12 @@ class Database:
 
     async def security(self) -> dict[str, Any]:
         """Return the security object: who may read and write."""
-        found: dict[str, Any] = await self.server.request("GET", f"{self.path}/_security")
+        found: dict[str, Any] = await self.server.request("GET", f"{self.path}/_security", has=dict)
         return found
 
     async def set_security(self, security: dict[str, Any]) -> None:
         """Store the security object."""
-        await self.server.request("PUT", f"{self.path}/_security", body=orjson.dumps(security))
+        await self.server.request("PUT", f"{self.path}/_security", body=encode(security))
 
     async def all_docs(self, page: int = 500) -> AsyncIterator[list[Document]]:
         """Yield all documents but design documents, in pages, ordered by id."""
@@ -176,13 +226,18 @@ class Database:
             if found:
                 yield [found[doc_id] for doc_id in ids if doc_id in found]
 
+    async def all_found(self, page: int = 500) -> AsyncIterator[list[Found]]:
+        """Yield what CouchDB says of all documents but design documents, in pages, ordered by id."""
+        async for rows in self._all_rows(page):
+            yield await self.read(row["id"] for row in rows)
+
     async def _all_rows(self, page: int) -> AsyncIterator[list[Row]]:
         start: str | None = None
         while True:
             params: dict[str, Any] = {"limit": page + 1}
             if start is not None:
                 params["startkey"] = start
-            rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params))["rows"]
+            rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows"))["rows"]
             yield [row for row in rows[:page] if not row["id"].startswith("_design/")]
             if len(rows) <= page:
                 return
@@ -191,14 +246,14 @@ class Database:
     async def newest(self, last_id: str, most: int) -> AsyncIterator[list[Document]]:
         """Yield the `most` documents whose ids come last before `last_id`, this one included, in pages."""
         params = {"startkey": last_id, "descending": True, "limit": most}
-        rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params))["rows"]
-        async for documents in self.revisions([(row["id"], None) for row in rows]):
-            yield documents
+        rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows"))["rows"]
+        async for part in self.revisions([(row["id"], None) for row in rows]):
+            yield [one.document for one in part if one.document is not None]
 
     async def with_prefix(self, prefix: str) -> list[Document]:
         """Return all documents whose ids begin so, ordered by id; meant for few."""
         params = {"startkey": prefix, "endkey": prefix + "\ufff0", "include_docs": True}
-        answer = await self.server.request("GET", f"{self.path}/_all_docs", params=params)
+        answer = await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows")
         return [row["doc"] for row in answer["rows"] if row.get("doc")]
 
     async def view_pages(
@@ -255,7 +310,7 @@ class Database:
             params["descending"] = True
         if startkey_docid is not None:
             params["startkey_docid"] = startkey_docid
-        answer = await self.server.request("GET", self._view_path(view), params=params)
+        answer = await self.server.request("GET", self._view_path(view), params=params, has="rows")
         rows: list[Row] = answer["rows"]
         return rows
 
@@ -264,7 +319,7 @@ class Database:
         params: dict[str, Any] = {"startkey": startkey, "endkey": endkey, "reduce": True}
         if group_level is not None:
             params["group_level"] = group_level
-        answer = await self.server.request("GET", self._view_path(view), params=params)
+        answer = await self.server.request("GET", self._view_path(view), params=params, has="rows")
         rows: list[Row] = answer["rows"]
         return rows
 
@@ -272,8 +327,7 @@ class Database:
         ddoc, name = view.split("/")
         return f"{self.path}/_design/{ddoc}/_view/{name}"
 
-    def _path_of(self, doc_id: str) -> str:
-        for kind in ("_design/", "_local/"):
-            if doc_id.startswith(kind):
-                return f"{self.path}/{kind}{quote(doc_id.removeprefix(kind), safe='')}"
-        return f"{self.path}/{quote(doc_id, safe='')}"
+
+def leaf_rank(leaf: Document) -> tuple[int, str]:
+    """Return what CouchDB orders the leaves of a document by. Source: CouchDB docs, replication/conflicts."""
+    return generation(leaf["_rev"]), leaf["_rev"].partition("-")[2]

@@ -87,10 +87,7 @@ def _same(present: Document, wanted: Document) -> bool:
 
 
 async def _find(database: Database, doc_id: str) -> Document | None:
-    try:
-        return await database.get(doc_id)
-    except NotFound:
-        return None
+    return await database.find(doc_id)
 
 
 async def _build_aside(database: Database, wanted: Document) -> None:
@@ -118,5 +115,5 @@ async def _drop(database: Database, doc_id: str) -> None:
         return
     try:
         await database.delete(doc_id, present["_rev"])
-    except (Conflict, NotFound):
+    except Conflict:
         return

@@ -1,13 +1,37 @@
-"""Writing until the answer is known: a lost answer is asked for again until CouchDB says what became of the write."""
+"""Writing until it is known what became of the document."""
 
 from __future__ import annotations
 
 import asyncio
 
+from couchjobs.couch.absence import is_surely_gone
+from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.database import Document
-from couchjobs.couch.writer import GroupWriter, WriteAnswer, Written
-from couchjobs.errors import Forbidden, NotFound, TooLarge, Unavailable
+from couchjobs.couch.writer import GroupWriter
+from couchjobs.errors import NotFound, TooLarge, Unavailable, Unreadable
 from couchjobs.supervisor import backoff
+
+INSIST_S = 15.0
+"""How long a document must be refused alone, while others are taken, before that is believed to be for good. What
+restarts or is set up anew between a daemon and CouchDB takes seconds; a wrong belief costs a job."""
+INSIST_TIMES = 4
+
+
+class Insistence:
+    """Whether the answers to one document, one after the other, amount to a refusal for good."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._times = 0
+
+    def note(self, answer: WriteAnswer, now: float) -> bool:
+        """Take note of one more answer at that monotonic time; return whether the document will never be taken."""
+        if not answer.alone:
+            self._since, self._times = None, 0
+            return False
+        self._since = now if self._since is None else self._since
+        self._times += 1
+        return self._times >= INSIST_TIMES and now - self._since >= INSIST_S
 
 
 async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None = None) -> WriteAnswer:
@@ -22,43 +46,54 @@ async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None
         patience_s: seconds; None: for ever.
 
     Raises:
-        NotFound: the database does not exist.
+        NotFound: the database does not exist; without a limit of patience only once that is beyond doubt.
+        BadRequest: the document is not JSON.
     """
     loop = asyncio.get_running_loop()
     deadline = None if patience_s is None else loop.time() + patience_s
+    insistence = Insistence()
     failures = 0
+    maybe_stored = False
     while True:
-        answer = await writer.write(doc)
-        if answer.written is Written.CONFLICT and failures:
+        try:
+            answer = await writer.write(doc)
+        except NotFound as error:
+            if patience_s is not None or await is_surely_gone(writer.database):
+                raise
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error))
+        if answer.written is Written.CONFLICT and maybe_stored:
             answer = await _was_it_ours(writer, doc, answer)
         if answer.written is not Written.UNKNOWN:
             return answer
+        if insistence.note(answer, loop.time()):
+            return WriteAnswer(Written.REFUSED, reason=answer.reason)
         failures += 1
+        maybe_stored |= not answer.unsent
         if deadline is not None and loop.time() > deadline:
             return answer
-        await asyncio.sleep(backoff(failures))
+        await asyncio.sleep(max(answer.retry_after_s, backoff(failures)))
 
 
-async def settle_allowed(writer: GroupWriter, doc: Document) -> WriteAnswer:
-    """Do the same, for as long as it takes, where a refusal is nobody's normal case.
+async def settle_surely(writer: GroupWriter, doc: Document) -> WriteAnswer:
+    """Write `doc` and return an answer that says stored or conflict.
 
     Raises:
-        Forbidden: CouchDB refuses the document.
-        Unavailable: the database does not exist.
+        Refused: CouchDB never takes this document.
+        Unavailable: the database does not exist now.
     """
     try:
         answer = await settle(writer, doc)
     except NotFound as error:
         raise Unavailable(str(error), 404) from error
-    if answer.written is Written.FORBIDDEN:
-        raise Forbidden(f"{doc['_id']} in database {writer.database.name}: {answer.reason}", 403)
+    if answer.written is Written.REFUSED:
+        raise as_error(answer, f"{doc['_id']} in database {writer.database.name}")
     return answer
 
 
 async def _was_it_ours(writer: GroupWriter, doc: Document, conflict: WriteAnswer) -> WriteAnswer:
     try:
         present = await writer.database.find(doc["_id"])
-    except (Unavailable, TooLarge) as error:
+    except (Unavailable, TooLarge, Unreadable, NotFound) as error:
         return WriteAnswer(Written.UNKNOWN, reason=str(error))
     if present is not None and content(present) == content(doc):
         return WriteAnswer(Written.OK, rev=present["_rev"])

@@ -6,58 +6,35 @@ claim of the next one for its slot); under load batches grow by themselves. A se
 only where many documents wait, for two small commits take longer than one. A few documents are held for a moment where
 nobody would be idle meanwhile (`may_hold`). Each caller gets the answer of his own row.
 
-What can go wrong, and what the caller is told:
-- the row says conflict, or that the document is refused: CONFLICT, FORBIDDEN;
-- the row says "accepted" (a cluster: stored at too few copies, may lose to another branch): ACCEPTED;
-- no answer, half of one, or an error of the server: UNKNOWN, for the write may have happened all the same;
-- the request as a whole is refused: it is halved until the document that does not fit stands alone: FORBIDDEN.
+What an answer proves of each document is said by `answers`. A request that is refused as a whole may be refused for one
+document that it holds (too large, something a firewall does not like) or for none of them (an outage, a proxy that
+restarts, a password that was changed). A write of nothing tells: where the database does not take that either, nobody's
+document was refused. Where it does, the request is halved, until the document that is refused stands alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
-import orjson
-
+from couchjobs.couch.answers import (
+    WriteAnswer,
+    Written,
+    read_write_row,
+    refuses_document,
+    refuses_request,
+)
+from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import BadRequest, CouchError, Forbidden, NotFound, TooLarge, Unauthorized, Unavailable
+from couchjobs.errors import CouchError, NotFound, Unavailable, Unreachable
 
 _MAX_ANSWER = 4_000_000
 _MANY = 200
 _FEW = 20
 _TURNS = 3
 _LONGEST_HOLD_S = 0.02
-
-
-class Written(Enum):
-    """What became of a document that was written."""
-
-    OK = "ok"
-    ACCEPTED = "accepted"
-    CONFLICT = "conflict"
-    FORBIDDEN = "forbidden"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class WriteAnswer:
-    """The answer for one document: its new revision where it was stored, the reason where it was not."""
-
-    written: Written
-    rev: str = ""
-    reason: str = ""
-    whole: bool = False
-    """Whether it was the request that was refused, for the user's sake, and not this document."""
-
-    @property
-    def stored(self) -> bool:
-        """Return whether the document is in the database, on the winning branch or on another."""
-        return self.written in (Written.OK, Written.ACCEPTED)
 
 
 @dataclass(slots=True)
@@ -90,7 +67,7 @@ class GroupWriter:
         Raises:
             BadRequest: the document is not JSON.
         """
-        body = _encode(doc)
+        body = encode(doc)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[WriteAnswer] = loop.create_future()
         self._waiting.append(_Waiting(doc["_id"], body, answer))
@@ -157,79 +134,73 @@ class GroupWriter:
         return batch
 
     async def _write_batch(self, batch: list[_Waiting]) -> None:
-        body = b'{"docs":[' + b",".join(waiting.body for waiting in batch) + b"]}"
         try:
-            rows = await self.database.server.request(
-                "POST", f"{self.database.path}/_bulk_docs", body=body, max_answer=_MAX_ANSWER
-            )
+            rows = await self._post(b",".join(waiting.body for waiting in batch))
             _answer_by_row(batch, rows)
         except NotFound as error:
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(NotFound(str(error), 404))
-        except (BadRequest, TooLarge) as error:
-            if not error.status:  # it is the answer that is too large: the write may have happened
-                _answer_all(batch, Written.UNKNOWN, str(error))
-            elif len(batch) > 1:
-                half = len(batch) // 2
-                await self._write_batch(batch[:half])
-                await self._write_batch(batch[half:])
-            else:
-                _answer_all(batch, Written.FORBIDDEN, str(error))
-        except (Unauthorized, Forbidden) as error:
-            _answer_all(batch, Written.FORBIDDEN, str(error), whole=True)
-        except (Unavailable, CouchError) as error:
-            _answer_all(batch, Written.UNKNOWN, str(error))
+        except CouchError as error:
+            await self._answer_refused(batch, error)
         except BaseException:
-            _answer_all(batch, Written.UNKNOWN, "the writer was stopped")
+            _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason="the writer was stopped"))
             raise
 
+    async def _post(self, bodies: bytes) -> list[object]:
+        rows: list[object] = await self.database.server.request(
+            "POST",
+            f"{self.database.path}/_bulk_docs",
+            body=b'{"docs":[' + bodies + b"]}",
+            max_answer=_MAX_ANSWER,
+            has=list,
+        )
+        return rows
 
-def _encode(doc: Document) -> bytes:
-    try:
-        return orjson.dumps(doc)
-    except TypeError as error:  # orjson reads deeper nesting than it writes
+    async def _answer_refused(self, batch: list[_Waiting], error: CouchError) -> None:
+        """Answer the documents of a request that got an error, or write them again in halves."""
+        if not refuses_request(error):
+            _answer_all(batch, _nothing_known(error))
+        elif len(batch) == 1 and refuses_document(error, batch[0].doc_id):
+            _answer_all(batch, WriteAnswer(Written.REFUSED, reason=str(error)))
+        elif not await self._takes_anything():
+            _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason=str(error)))
+        elif len(batch) == 1:
+            _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason=str(error), alone=True))
+        else:
+            half = len(batch) // 2
+            await self._write_batch(batch[:half])
+            await self._write_batch(batch[half:])
+
+    async def _takes_anything(self) -> bool:
+        """Return whether the database takes a write now: one of no documents."""
         try:
-            return json.dumps(doc).encode()
-        except (TypeError, ValueError, RecursionError):
-            raise BadRequest(f"document {doc.get('_id')!r} is not JSON: {error}") from error
+            await self._post(b"")
+        except CouchError:
+            return False
+        return True
 
 
-_REFUSALS = {
-    "forbidden",
-    "unauthorized",
-    "doc_validation",
-    "bad_request",
-    "illegal_docid",
-    "document_too_large",
-    "too_large",
-}
+def _nothing_known(error: CouchError) -> WriteAnswer:
+    unsent = isinstance(error, Unreachable) or error.status == 429
+    after = error.retry_after_s if isinstance(error, Unavailable) else 0.0
+    return WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=unsent, retry_after_s=after)
 
 
-def _answer_by_row(batch: list[_Waiting], rows: list[dict[str, object]]) -> None:
+def _answer_by_row(batch: list[_Waiting], rows: list[object]) -> None:
     by_id: defaultdict[str, deque[asyncio.Future[WriteAnswer]]] = defaultdict(deque)
     for waiting in batch:
         by_id[waiting.doc_id].append(waiting.answer)
     for row in rows:
-        futures = by_id.get(str(row.get("id")))
+        futures = by_id.get(str(row.get("id"))) if isinstance(row, dict) else None
         if futures:
             answer = futures.popleft()
             if not answer.done():
-                answer.set_result(_read_row(row))
-    _answer_all(batch, Written.UNKNOWN, "the answer has no row for the document")
+                answer.set_result(read_write_row(row))
+    _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason="the answer has no row for the document"))
 
 
-def _read_row(row: dict[str, object]) -> WriteAnswer:
-    if row.get("ok") is True or ("rev" in row and "error" not in row):
-        written = Written.ACCEPTED if row.get("accepted") else Written.OK
-        return WriteAnswer(written, rev=str(row["rev"]))
-    reason = f"{row.get('error')}: {row.get('reason')}"
-    if row.get("error") == "conflict":
-        return WriteAnswer(Written.CONFLICT, reason=reason)
-    return WriteAnswer(Written.FORBIDDEN if row.get("error") in _REFUSALS else Written.UNKNOWN, reason=reason)
-
-
-def _answer_all(batch: list[_Waiting], written: Written, reason: str, *, whole: bool = False) -> None:
+def _answer_all(batch: list[_Waiting], answer: WriteAnswer) -> None:
     for waiting in batch:
         if not waiting.answer.done():
-            waiting.answer.set_result(WriteAnswer(written, reason=reason, whole=whole))
+            waiting.answer.set_result(answer)

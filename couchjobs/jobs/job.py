@@ -227,6 +227,10 @@ class Job(BaseModel):
         self.__dict__.update(type(self).read(document).__dict__, options=self.options)
         self._document = document
 
+    def belongs_to(self, domain: str, prefix: str | None) -> None:
+        """Take for its tenant the one whose database it is in, whatever its author wrote; the document stays."""
+        self.__dict__.update(domain=domain or self.domain, prefix=prefix)
+
     def clone(self) -> Self:
         """Return a copy that shares nothing with this job."""
         twin = self.model_copy(deep=True)

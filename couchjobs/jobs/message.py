@@ -9,10 +9,15 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from couchjobs.couch.codec import decode, is_deeper
 from couchjobs.errors import MessageNilError, MessageUnmarshalError
 
 Message = Any
 """Any JSON value: None, bool, int, float, str, list, dict."""
+
+MAX_DEPTH = 200
+"""How deep a job's document may be nested. orjson writes 254 levels, of which couchjobs itself needs a few: in
+requests, and on the way to child processes."""
 
 T = TypeVar("T")
 
@@ -23,12 +28,10 @@ def new_message(obj: Any) -> Message:
     Raises:
         MessageUnmarshalError: JSON cannot hold it.
     """
-    if isinstance(obj, BaseModel):
-        return obj.model_dump(mode="json")
     try:
-        return orjson.loads(orjson.dumps(obj))
-    except (TypeError, orjson.JSONEncodeError) as error:
-        raise MessageUnmarshalError(f"a message must be JSON: {error}") from error
+        return orjson.loads(orjson.dumps(obj.model_dump(mode="json") if isinstance(obj, BaseModel) else obj))
+    except (TypeError, ValueError) as error:
+        raise MessageUnmarshalError(f"it is no JSON: {error}") from error
 
 
 def decode_message(value: Message) -> Message:
@@ -40,9 +43,12 @@ def decode_message(value: Message) -> Message:
     if not (isinstance(value, dict) and value.keys() == {"Type", "Data"} and isinstance(value["Data"], str)):
         return value
     try:
-        return orjson.loads(base64.b64decode(value["Data"], validate=True))
-    except (binascii.Error, ValueError) as error:
+        decoded = decode(base64.b64decode(value["Data"], validate=True))
+    except (binascii.Error, ValueError, RecursionError) as error:
         raise MessageUnmarshalError(f'"Data" is not the base64 of JSON: {error}') from error
+    if is_deeper(decoded, MAX_DEPTH):
+        raise MessageUnmarshalError(f'"Data" is nested too deep: more than {MAX_DEPTH} levels')
+    return decoded
 
 
 def unmarshal(value: Message, model: type[T]) -> T:

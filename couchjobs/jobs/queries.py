@@ -115,6 +115,7 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
                     if change.deleted:
                         raise JobNotFoundError(f"job {job_id} was deleted")
                     job = await store.get(job_id)
+            follower.done(page)
         return job
 
 

@@ -8,36 +8,54 @@ What can fail, and what then:
 - a claim whose answer is lost: the document says whose claim it holds;
 - an end whose answer is lost is written again until CouchDB says that it is there;
 - an end that meets a conflict: where the document still holds our claim, somebody else has changed another field
-  (a request to cancel, progress), and the end is written onto that; else the job was taken away: ClaimLost.
+  (a request to cancel, progress), and the end is written onto that; else the job was taken away: ClaimLost;
+- an end that CouchDB never takes as it is: the job is done all the same, without its result, or with its content in an
+  attachment, or cut.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import Any
 
 import orjson
 
+from couchjobs.couch.absence import is_surely_gone
+from couchjobs.couch.answers import WriteAnswer, Written, as_error
+from couchjobs.couch.codec import encode, is_deeper
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.settle import settle
-from couchjobs.couch.writer import WriteAnswer, Written
-from couchjobs.errors import BadDocumentError, BadRequest, Conflict, Forbidden, JobNotFoundError, TooLarge, Unavailable
+from couchjobs.couch.database import Document
+from couchjobs.couch.settle import Insistence, settle
+from couchjobs.errors import BadDocumentError, BadRequest, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import Changes, Job, State, is_job
+from couchjobs.jobs.message import MAX_DEPTH
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.supervisor import backoff
 from couchjobs.timestamps import now
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
+_TOLD_AFTER = 5
+_MOST_DOUBTED = 10_000
+
+
+class Claimed(Enum):
+    """What became of an attempt to claim a job."""
+
+    OURS = "ours"
+    LOST = "lost"
+    """Somebody else has it, or it has changed or gone, or nobody has it for certain: its next row tells."""
+    LATER = "later"
+    """Nothing is known, or nothing was written: it is to be looked at again."""
+    REFUSED = "refused"
+    """CouchDB never takes the claim of this document."""
 
 
 class RecentRevisions:
@@ -69,6 +87,9 @@ class JobStore:
         """Revisions that this process wrote and that nobody need look at: claims and ends."""
         self.doubtful: dict[str, float] = {}
         """Jobs that this process may have claimed and does not own, and since when, by `time.monotonic()`."""
+        self.begun: set[str] = set()
+        """Claims whose try began here, and whose end could not be stored."""
+        self._insistence: dict[str, Insistence] = {}
         self._go_durations = connection.settings.go_durations
         self._max_message = connection.settings.max_message_bytes
         self._patience_s = connection.settings.request_timeout
@@ -91,12 +112,16 @@ class JobStore:
             BadDocumentError: it cannot be run, and why.
         """
         try:
-            size = len(orjson.dumps(document))
-            if size > self._max_message:
-                size = len(orjson.dumps(document.get("message")))
-        except TypeError as error:
-            raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
+            body = orjson.dumps(document)
+        except TypeError:
+            body = _encode_odd(document)
+        size = len(body)
+        if is_deeper(document, MAX_DEPTH, body):
+            raise BadDocumentError(f"it is nested too deep: more than {MAX_DEPTH} levels")
+        if size > self._max_message:
+            size = len(encode(document.get("message")))
         job = Job.from_document(document, go_durations=self._go_durations)
+        job.belongs_to(self.db.domain, self.db.prefix)
         if "state" not in document:
             raise BadDocumentError('state is missing: write "state": "queued"')
         if size > self._max_message:
@@ -106,36 +131,43 @@ class JobStore:
             )
         return job
 
+    def stored_form(self, job: Job) -> Document:
+        """Return the document of a new job as it is stored: durations in the unit that the settings say."""
+        document = job.document()
+        if self._go_durations and job.options is not None:
+            document = {**document, "options": job.options.stored(go_durations=True)}
+        return document
+
     async def create(self, job: Job) -> bool:
         """Store a new job; return False where a job with its id is there already.
 
         Raises:
-            Forbidden: CouchDB refuses it.
-            Unavailable: CouchDB does not answer; the job may be there or not.
+            BadDocumentError: no daemon could run it.
+            Refused: CouchDB never takes it.
+            Unavailable: CouchDB does not answer, or takes nothing now; the job may be there or not.
             NotFound: the database of jobs does not exist.
         """
-        document = job.document()
-        if self._go_durations and job.options is not None:
-            document = {**document, "options": job.options.stored(go_durations=True)}
+        if job.id.startswith("_"):
+            raise BadDocumentError(f"a job's id must not begin with _: {job.id!r}")
+        document = self.stored_form(job)
         self.check(document)
         answer = await settle(self.writer, document, patience_s=self._patience_s)
-        match answer.written:
-            case Written.OK | Written.ACCEPTED:
-                job.moved({}, document, answer.rev)
-                return True
-            case Written.CONFLICT:
-                return False
-            case Written.FORBIDDEN:
-                raise Forbidden(f"job {job.id} in database {self.database.name}: {answer.reason}", 403)
-            case Written.UNKNOWN:
-                raise Unavailable(f"job {job.id} in database {self.database.name}: {answer.reason}")
+        if answer.written is Written.CONFLICT:
+            return False
+        if not answer.stored:
+            raise as_error(answer, self._name_of(job.id))
+        job.moved({}, document, answer.rev)
+        return True
+
+    def _name_of(self, job_id: str) -> str:
+        return f"job {job_id[:100]} in database {self.database.name}"
 
     async def update(self, job: Job, **fields: Any) -> None:
         """Change fields of the job's document, such as `progress`.
 
         Raises:
             Conflict: the document has changed meanwhile.
-            Forbidden: CouchDB refuses it.
+            Refused: CouchDB never takes it.
             Unavailable: CouchDB does not answer; the change may be there or not.
         """
         await self._change(job, fields)
@@ -145,7 +177,7 @@ class JobStore:
 
         Raises:
             Conflict: the document has changed meanwhile.
-            Forbidden: CouchDB refuses it.
+            Refused: CouchDB never takes it.
             Unavailable: CouchDB does not answer; the change may be there or not.
         """
         await self._change(job, transitions.requeued(now()))
@@ -154,50 +186,75 @@ class JobStore:
         document = job.document_with(changes)
         answer = await settle(self.writer, document, patience_s=self._patience_s)
         if not answer.stored:
-            kind = {Written.CONFLICT: Conflict, Written.FORBIDDEN: Forbidden}.get(answer.written, Unavailable)
-            raise kind(f"job {job.id} in database {self.database.name}: {answer.reason}")
+            raise as_error(answer, self._name_of(job.id))
         if answer.written is Written.ACCEPTED:  # by a cluster, perhaps on a branch that loses
             present = await self.database.find(job.id)
             if present is None or present["_rev"] != answer.rev:
-                raise Conflict(f"job {job.id} in database {self.database.name}: another branch wins")
+                raise Conflict(f"{self._name_of(job.id)}: another branch wins")
         job.moved(changes, document, answer.rev)
 
     async def claim(self, job: Job, daemon: str) -> bool:
         """Try to become the owner of a queued job; return whether that is so, and nothing else, beyond doubt."""
+        return await self.try_to_claim(job, daemon) is Claimed.OURS
+
+    async def try_to_claim(self, job: Job, daemon: str) -> Claimed:
+        """Try to become the owner of a queued job; OURS where that is so, beyond doubt, and nowhere else."""
         changes = transitions.claimed(job, self.db, secrets.token_hex(8), daemon, now())
         document = job.document_with(changes)
-        answer = await self.writer.write(document)
-        if answer.written is Written.UNKNOWN:
-            return await self._claim_is_ours(job, document)
-        if answer.written is not Written.OK:
-            self._note_failed_claim(job, answer)
-            return False
-        job.moved(changes, document, answer.rev)
-        self.own_revisions.add(answer.rev)
-        return True
+        try:
+            answer = await self.writer.write(document)
+        except NotFound as error:
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=True)
+        if answer.written is Written.UNKNOWN and not answer.unsent:
+            return await self._claim_is_ours(job, document, alone=answer.alone)
+        match answer.written:
+            case Written.OK:
+                job.moved(changes, document, answer.rev)
+                self.own_revisions.add(answer.rev)
+                return Claimed.OURS
+            case Written.ACCEPTED:
+                self.doubtful[job.id] = time.monotonic()
+                return Claimed.LOST
+            case Written.CONFLICT:
+                return Claimed.LOST
+            case Written.REFUSED:
+                _logger.warning("claim refused", job=job.id, reason=answer.reason)
+                return Claimed.REFUSED
+            case Written.UNKNOWN:
+                return Claimed.LATER
 
-    def _note_failed_claim(self, job: Job, answer: WriteAnswer) -> None:
-        if answer.written is Written.FORBIDDEN:
-            _logger.warning("claim refused", job=job.id, reason=answer.reason)
-        elif answer.written is Written.ACCEPTED:
-            self.doubtful[job.id] = time.monotonic()
-
-    async def _claim_is_ours(self, job: Job, document: Document) -> bool:
+    async def _claim_is_ours(self, job: Job, document: Document, *, alone: bool) -> Claimed:
+        insistence = self._insistence.pop(job.id, None) or Insistence()
         present = await self._find_patiently(job.id)
-        if present is None or present.get("claim") != document["claim"] or present.get("state") != State.RUNNING:
-            return False
-        job.adopt(present)
-        return True
+        if present is None:
+            return Claimed.LOST
+        if present.get("claim") == document["claim"] and present.get("state") == State.RUNNING:
+            job.adopt(present)
+            return Claimed.OURS
+        if present["_rev"] != job.rev:
+            return Claimed.LOST
+        answer = WriteAnswer(Written.UNKNOWN, alone=alone)
+        if insistence.note(answer, asyncio.get_running_loop().time()):
+            return Claimed.REFUSED
+        if len(self._insistence) >= _MOST_DOUBTED:
+            del self._insistence[next(iter(self._insistence))]
+        self._insistence[job.id] = insistence
+        return Claimed.LATER
 
     async def _find_patiently(self, job_id: str) -> Document | None:
-        """Return the document, however long CouchDB takes to answer."""
+        """Return the document, None where it is gone, however long CouchDB takes to say so."""
         failures = 0
         while True:
             try:
                 return await self.database.find(job_id)
-            except (Unavailable, TooLarge):
+            except NotFound:
+                if await is_surely_gone(self.database):
+                    return None
+            except CouchError as error:
                 failures += 1
-                await asyncio.sleep(backoff(failures))
+                if failures == _TOLD_AFTER:
+                    _logger.warning("job cannot be read, and is asked for again", job=job_id, reason=str(error))
+            await asyncio.sleep(backoff(failures))
 
     async def ack_consumed(self, job: Job, daemon: str = "") -> bool:
         """Move the job to running with `started_at`; return whether it is ours now."""
@@ -230,46 +287,56 @@ class JobStore:
         error = f"worker lost: daemon {daemon} is dead"
         return await self._end(job, lambda: transitions.lost(job, now(), error, again=again))
 
-    async def reject(self, document: Document, reason: str, time: datetime | None = None) -> None:
-        """Move a document that cannot be understood to errored, with the reason."""
+    async def reject(self, document: Document, reason: str, time: datetime | None = None) -> bool:
+        """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
         _logger.warning("bad job", job=document["_id"], reason=reason)
         marked = transitions.unreadable(document, time or now(), reason)
+        answer = await settle(self.writer, marked, patience_s=self._patience_s)
+        if answer.written is Written.REFUSED:
+            answer = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}")
+        return answer.written is not Written.UNKNOWN
+
+    async def reject_unread(self, job_id: str, reason: str) -> bool:
+        """Move a document that cannot even be read to errored; what the server said of it becomes an attachment."""
         try:
-            answer = await settle(self.writer, marked, patience_s=self._patience_s)
-        except BadRequest as error:
-            _logger.warning("bad job cannot be marked", job=document["_id"], reason=str(error))
-            return
-        if answer.written is Written.FORBIDDEN:
-            _logger.warning("bad job cannot be marked", job=document["_id"], reason=answer.reason)
+            rev, original = await self.database.raw(job_id)
+        except NotFound:
+            return True
+        _logger.warning("bad job", job=job_id, reason=reason)
+        answer = await self._reduce({"_id": job_id, "_rev": rev}, original, f"bad job: {reason}")
+        return answer.written is not Written.UNKNOWN
+
+    async def _reduce(self, document: Document, original: bytes, reason: str) -> WriteAnswer:
+        """Write as much of the document as CouchDB takes, with the reason; return the answer to the last attempt."""
+        answer = WriteAnswer(Written.UNKNOWN)
+        for kept in (original, None):
+            smaller = transitions.reduced(document, kept, now(), reason)
+            answer = await settle(self.writer, smaller, patience_s=self._patience_s)
+            if answer.written is not Written.REFUSED:
+                return answer
+        _logger.error("job cannot be marked at all", job=document["_id"], reason=answer.reason)
+        return answer
 
     async def _end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:
-        refusals = 0
+        """Write an end until it is stored; return False where the job was taken away, or nothing of it is taken."""
         while True:
             changes = changes_of()
             document = job.document_with(changes)
             answer = await settle(self.writer, document)
+            if answer.written is Written.REFUSED and changes.get("result") is not None:
+                changes = transitions.done_without_result(job, now(), answer.reason)
+                document = job.document_with(changes)
+                answer = await settle(self.writer, document)
             if answer.stored:
                 job.moved(changes, document, answer.rev)
                 if job.state is not State.QUEUED:
                     self.own_revisions.add(answer.rev)
                 return True
-            if answer.written is not Written.FORBIDDEN:
-                if not await self._still_ours(job):
-                    return False
-            elif (refusals := refusals + 1) > 1 and not answer.whole:
+            if answer.written is Written.REFUSED:
+                _logger.error("end of job refused", job=job.id, reason=answer.reason)
+                return (await self._reduce(document, encode(job.document()), answer.reason)).stored
+            if not await self._still_ours(job):
                 return False
-            else:
-                changes_of = await self._after_refusal(job, changes_of, answer, refusals)
-
-    async def _after_refusal(
-        self, job: Job, changes_of: Callable[[], Changes], answer: WriteAnswer, refusals: int
-    ) -> Callable[[], Changes]:
-        """Return what to write after a refused end: the same, later, where nothing may be written; else the reason."""
-        _logger.error("end of job refused", job=job.id, reason=answer.reason)
-        if answer.whole:
-            await asyncio.sleep(backoff(refusals))
-            return changes_of
-        return partial(transitions.errored, job, now(), f"the end was refused: {answer.reason}")
 
     async def _still_ours(self, job: Job) -> bool:
         present = await self._find_patiently(job.id)
@@ -280,3 +347,18 @@ class JobStore:
         if job.claim is not None:
             _logger.warning("ClaimLost", job=job.id, claim=job.claim.id)
         return False
+
+
+def _encode_odd(document: Document) -> bytes:
+    """Return the JSON of what orjson does not write: very long numbers, and what is nested deep.
+
+    Raises:
+        BadDocumentError: it is no JSON.
+    """
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+        return encode(document)
+    except UnicodeEncodeError:
+        raise BadDocumentError("it holds text that is none: a half of a character") from None
+    except (BadRequest, TypeError, ValueError, RecursionError) as error:
+        raise BadDocumentError(f"it is no JSON, or nested too deep: {error}") from None

@@ -9,18 +9,34 @@ Every write after the claim carries the claim's revision. Fields that are not na
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from couchjobs.couch.database import Document
 from couchjobs.jobs.job import Changes, Claim, Job, JobError, State
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _KEPT_ERRORS = 10
 _MAX_ERROR = 10_000
+SETTLED = "conflict_settled"
+"""The field of a tombstone that says why: guarded databases let nobody delete a running leaf otherwise."""
+ORIGINAL = "original.json"
+"""The attachment that holds a job's content where its document had to be made smaller."""
+_LONGEST_KEPT = 20_000
+_KEPT_FIELDS = (
+    "_id",
+    "_rev",
+    "worker",
+    "domain",
+    "prefix",
+    "trigger_id",
+    "state",
+    "queued_at",
+    "started_at",
+    "exec_count",
+)
 
 
 def claimed(job: Job, db: Prefixer, nonce: str, daemon: str, now: datetime) -> Changes:
@@ -38,9 +54,10 @@ def claimed(job: Job, db: Prefixer, nonce: str, daemon: str, now: datetime) -> C
         changes["queued_at"] = now
     if job.started_at is None:
         changes["started_at"] = now
-    if not job.domain:
+    document = job.document()
+    if not document.get("domain"):
         changes["domain"] = db.domain
-    if db.prefix and not job.prefix:
+    if db.prefix and not document.get("prefix"):
         changes["prefix"] = db.prefix
     if job.finished_at is not None:
         changes["finished_at"] = None
@@ -53,6 +70,12 @@ def done(now: datetime, result: Any = None) -> Changes:
     if result is not None:
         changes["result"] = result
     return changes
+
+
+def done_without_result(job: Job, now: datetime, reason: str) -> Changes:
+    """Return what changes where the job has succeeded, and what came of it cannot be stored: the work is done."""
+    lost = _one_more_error(job, now, f"the job is done, but its result is not stored: {reason}")
+    return {"state": State.DONE, "finished_at": now, "error": None, "result": None, **lost}
 
 
 def errored(job: Job, now: datetime, error: str) -> Changes:
@@ -105,3 +128,42 @@ def unreadable(document: Document, now: datetime, reason: str) -> Document:
         "finished_at": format_time(now),
         "error": f"bad job: {reason}"[:_MAX_ERROR],
     }
+
+
+def tombstone(leaf: Document) -> Document:
+    """Return the deletion of a leaf that does not count beside another."""
+    return {"_id": leaf["_id"], "_rev": leaf["_rev"], "_deleted": True, SETTLED: True}
+
+
+def reduced(document: Document, original: bytes | None, now: datetime, reason: str) -> Document:
+    """Return the next document of a job that CouchDB does not take as it should be: what is needed to tell of it.
+
+    A job that is done stays so; any other is errored. `original` becomes the attachment `original.json`, beside those
+    that the job has; None: what the job held is cut off, and only older revisions have it.
+    """
+    where = f"is in the attachment {ORIGINAL}" if original is not None else "is cut off"
+    text = f"what the job held {where}: {reason}"[:_MAX_ERROR]
+    state = State.DONE if document.get("state") == State.DONE else State.ERRORED
+    kept = {name: document[name] for name in _KEPT_FIELDS if _is_small(document.get(name))}
+    smaller: Document = {
+        "worker": "?",
+        **kept,
+        "message": None,
+        "state": state.value,
+        "finished_at": format_time(now),
+        "reduced": text,
+    }
+    if state is State.ERRORED:
+        smaller["error"] = text
+    attachments = document.get("_attachments")
+    stubs = attachments if isinstance(attachments, dict) else {}
+    if original is not None:
+        data = base64.b64encode(original).decode()
+        stubs = {**stubs, ORIGINAL: {"content_type": "application/json", "data": data}}
+    if stubs:
+        smaller["_attachments"] = stubs
+    return smaller
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _LONGEST_KEPT)

@@ -4,24 +4,25 @@ That happens where a claim was stored although its answer said otherwise: a lost
 claimants `accepted`. What to do depends on the other branches of the document. A branch that loses is withdrawn by its
 claimant. One that wins goes back to the queue as soon as it is alone: the claimant of another one either owns the job,
 and its end will win, or withdraws. So of all branches one always stays.
+
+A try that is known to have begun here counts: its job goes back as one that has lost its worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
+from couchjobs.couch.database import Document
 from couchjobs.couch.settle import settle
+from couchjobs.errors import CouchError
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.transitions import tombstone
 from couchjobs.log import get_logger
 from couchjobs.timestamps import now
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
 _DOUBT_S = 3.0
@@ -34,7 +35,13 @@ def is_claimed_by(document: Document, daemon: str) -> bool:
     return document.get("state") == State.RUNNING and isinstance(claim, dict) and claim.get("daemon") == daemon
 
 
-async def audit_own_claims(store: JobStore, daemon: str, grace_s: float, runs: Callable[[str], bool]) -> int:
+async def audit_own_claims(
+    store: JobStore,
+    daemon: str,
+    grace_s: float,
+    runs: Callable[[str], bool],
+    may_try_again: Callable[[Job], bool] = lambda _: True,
+) -> int:
     """Give up what `daemon` has claimed, longer ago than `grace_s`, and does not run; return how many jobs that were.
 
     Args:
@@ -42,42 +49,68 @@ async def audit_own_claims(store: JobStore, daemon: str, grace_s: float, runs: C
         daemon: this daemon's id.
         grace_s: seconds, by this daemon's own clock, which also wrote the time of the claim; an index may be behind.
         runs: whether this daemon runs the job with that id.
+        may_try_again: whether a job whose try has begun and is lost has tries left.
     """
     rows = await store.database.view("queue/claimed", [daemon], [daemon, {}], limit=500)
-    documents = await store.database.get_many(row["id"] for row in rows if not runs(row["id"]))
-    oldest = now() - timedelta(seconds=grace_s)
-    given_up = 0
-    for document in documents.values():
-        claim = Job.read(document).claim
-        if claim is not None and claim.at is not None and claim.at >= oldest:
+    oldest, present = now() - timedelta(seconds=grace_s), now()
+    stale: list[str] = []
+    for one in await store.database.read(row["id"] for row in rows if not runs(row["id"])):
+        if one.document is None or not is_claimed_by(one.document, daemon):
             continue
-        if is_claimed_by(document, daemon) and not runs(document["_id"]):
-            given_up += await give_up(store, document["_id"], daemon)
-    return given_up
+        claim = Job.read(one.document).claim
+        if claim is None or claim.at is None or not oldest <= claim.at <= present:
+            stale.append(one.doc_id)
+    return sum(await _give_up_each(store, (job_id for job_id in stale if not runs(job_id)), daemon, may_try_again))
 
 
-async def give_up_doubtful(store: JobStore, daemon: str, runs: Callable[[str], bool]) -> None:
+async def give_up_doubtful(
+    store: JobStore, daemon: str, runs: Callable[[str], bool], may_try_again: Callable[[Job], bool] = lambda _: True
+) -> None:
     """Give up claims of unclear answer, once all copies of a document may be expected to know of all claims."""
     doubtful, present = store.doubtful, time.monotonic()
     ripe = [job_id for job_id, since in doubtful.items() if present - since > _DOUBT_S and not runs(job_id)]
-    given_up = await asyncio.gather(*(give_up(store, job_id, daemon) for job_id in ripe[:_AT_A_TIME]))
-    for job_id, settled in zip(ripe, given_up, strict=False):
+    ripe = ripe[:_AT_A_TIME]
+    for job_id, settled in zip(ripe, await _give_up_each(store, ripe, daemon, may_try_again), strict=True):
         if settled:
-            del doubtful[job_id]
+            doubtful.pop(job_id, None)
         else:
             doubtful[job_id] = present
 
 
-async def give_up(store: JobStore, job_id: str, daemon: str) -> bool:
+async def _give_up_each(
+    store: JobStore, job_ids: Iterable[str], daemon: str, may_try_again: Callable[[Job], bool]
+) -> list[bool]:
+    """Give up these jobs, each for itself; return for each whether that is done."""
+
+    async def one(job_id: str) -> bool:
+        try:
+            return await give_up(store, job_id, daemon, may_try_again)
+        except CouchError as error:
+            _logger.warning("claim not given up yet", job=job_id, reason=str(error))
+        except Exception:
+            _logger.exception("claim cannot be given up", job=job_id)
+        return False
+
+    return await asyncio.gather(*(one(job_id) for job_id in job_ids))
+
+
+async def give_up(store: JobStore, job_id: str, daemon: str, may_try_again: Callable[[Job], bool]) -> bool:
     """Give up a job that `daemon` does not run, whatever its claim became; False where that must wait for others."""
-    leaves = [leaf for leaf in await store.database.leaves(job_id) if not leaf.get("_deleted")]
-    winner = await store.database.find(job_id)
+    leaves = await store.database.leaves(job_id)
     for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, daemon)):
-        if winner is not None and winner["_rev"] != leaf["_rev"]:
-            await settle(store.writer, {"_id": job_id, "_rev": leaf["_rev"], "_deleted": True})
-            _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
-        elif any(other["_rev"] != leaf["_rev"] and other.get("state") != State.QUEUED for other in leaves):
+        if leaf is not leaves[0]:
+            answer = await settle(store.writer, tombstone(leaf))
+            if answer.stored:
+                _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
+        elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
             return False
-        elif await store.release(Job.read(leaf)):
-            _logger.warning("put back a job that was claimed but never run", job=job_id)
+        elif await _put_back(store, Job.read(leaf), may_try_again):
+            _logger.warning("put back a job that was claimed and does not run", job=job_id)
     return True
+
+
+async def _put_back(store: JobStore, job: Job, may_try_again: Callable[[Job], bool]) -> bool:
+    if job.claim is None or job.claim.id not in store.begun:
+        return await store.release(job)
+    store.begun.discard(job.claim.id)
+    return await store.rescue(job, again=may_try_again(job))

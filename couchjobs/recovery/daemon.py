@@ -12,11 +12,11 @@ import socket
 import time
 from collections.abc import Collection, Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, CouchError, NotFound
+from couchjobs.couch.database import Document
+from couchjobs.errors import Conflict, CouchError, NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -26,11 +26,10 @@ from couchjobs.recovery.shares import Shares
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import format_time, now
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _MERGE_PAUSE_S = 0.25
+_BEAT_AGAIN_S = 1.0
+"""Seconds until a beat that was not taken is tried again; a whole interval later might be too late."""
 _MARGIN = 1 / 6
 _BLIND_AFTER = 2
 _BURIED_AFTER = 4
@@ -118,7 +117,7 @@ class Daemon:
             return False
         try:
             await self._connection.control.delete(present["_id"], present["_rev"])
-        except (Conflict, NotFound):
+        except Conflict:
             _logger.debug("daemon document has changed or is gone", daemon=daemon)
             return False
         return True
@@ -181,6 +180,7 @@ class Daemon:
 
     async def _beat_for_ever(self) -> None:
         interval = pause = self._connection.settings.beat_interval
+        untaken = 0
         while True:
             await asyncio.sleep(pause)
             pause = interval
@@ -191,20 +191,38 @@ class Daemon:
                 _logger.warning("beat not answered in time", daemon=self.id, seconds=interval)
                 pause = 0.0
             except NotFound:
-                _logger.warning("the control database is gone, and made again")
-                await install(self._connection, self.db)
-                self._rev = None
-                continue
+                pause = min(interval, _BEAT_AGAIN_S)
+                await self._make_again()
+            except CouchError as error:
+                pause = min(interval, _BEAT_AGAIN_S)
+                untaken += 1
+                if untaken & (untaken - 1) == 0:  # the 1st, 2nd, 4th, ... time
+                    _logger.warning("beat not taken, and tried again", daemon=self.id, times=untaken, reason=str(error))
+            else:
+                untaken = 0
             self._notice_changes()
             await self._bury_dead()
+
+    async def _make_again(self) -> None:
+        """Make the control database again, where it is gone."""
+        try:
+            for change in await install(self._connection, self.db):
+                _logger.warning("made again", what=change)
+            self._rev = None
+        except CouchError as error:
+            _logger.warning("the control database is not to be had", reason=str(error))
 
     async def _bury_dead(self) -> None:
         """Delete the documents of daemons that have long been dead; whoever has the first right does it."""
         for daemon in self.peers.suspects():
             if self.peers.is_dead(daemon, _BURIED_AFTER):
                 beat = self.peers.beat_of(daemon)
-                if beat is not None and self.answers_for(daemon) and await self._delete(daemon, beat):
-                    _logger.warning("a daemon is dead: its document is removed", daemon=daemon)
+                try:
+                    if beat is not None and self.answers_for(daemon) and await self._delete(daemon, beat):
+                        _logger.warning("a daemon is dead: its document is removed", daemon=daemon)
+                except CouchError as error:
+                    _logger.info("a dead daemon's document stays for now", daemon=daemon, reason=str(error))
+                    continue
                 self.peers.forget(daemon)
 
     async def _show(self) -> None:
@@ -247,17 +265,27 @@ class Daemon:
 
     async def _watch(self, follower: ChangesFollower) -> None:
         while True:
-            page = await follower.next_page()
+            try:
+                page = await follower.next_page()
+            except NotFound:
+                await asyncio.sleep(_BEAT_AGAIN_S)  # the beat makes the database again
+                continue
+            except PositionRefused:
+                follower.since = await current_sequence(follower.database)
+                self.peers.note(await follower.database.with_prefix(PREFIX), moved=False)
+                continue
             ids = {change.doc_id for change in page.changes if change.doc_id.startswith(PREFIX)}
             ids.discard(PREFIX + self.id)
             if ids:
-                found = await self._connection.control.get_many(ids)
-                for gone in ids - found.keys():
-                    self.peers.gone(gone.removeprefix(PREFIX))
-                new = self.peers.note(found.values(), moved=True)
+                answers = await self._connection.control.read(ids)
+                for one in answers:
+                    if one.absent:
+                        self.peers.gone(one.doc_id.removeprefix(PREFIX))
+                new = self.peers.note((one.document for one in answers if one.document is not None), moved=True)
                 self._notice_changes()
                 if new:
                     await self._show()  # a newcomer counts on those whose beat it sees moving
+            follower.done(page)
             await asyncio.sleep(_MERGE_PAUSE_S)
 
     def _notice_changes(self) -> None:

@@ -1,30 +1,33 @@
-"""Conflicted job documents of a cluster: the branch that counts wins, and the losing leaves are deleted.
+"""Jobs in conflict: of all leaves of a document the one that counts stays, and the others are deleted.
 
-A leaf counts more that has ended, or that a living daemon runs: an ended one is extended until it wins; a running one
-wins by its owner's next write, and is waited for. Payloads that a losing leaf of a queued job holds alone are kept. The
-winner, as CouchDB itself determines it, is never deleted, so
-that of all leaves, whoever else deletes some at the same time, one stays.
+A leaf counts by how far the job has come on it: done, errored, running, queued; of two alike, the one that CouchDB
+prefers. That order depends on nothing but the leaves, so that all daemons agree, whatever they see: a leaf is deleted
+only beside one that counts more, hence never the last of them. A running leaf whose daemon is not dead is left to it,
+for it may be the owner: it ends or withdraws by itself. What a leaf of a job that has not ended yet holds alone is
+carried
+over: payloads of a debounced webhook, and a request to cancel.
+
+Conflicts come from clusters that take two writes, and from clients that edit offline and sync.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
-from couchjobs.couch.database import generation
+from couchjobs.couch.database import Document, leaf_rank
 from couchjobs.couch.settle import settle
+from couchjobs.errors import CouchError
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.payloads import missing
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.transitions import tombstone
 from couchjobs.log import get_logger
 from couchjobs.recovery.peers import Peers
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _PAGE = 500
-_MOST_EXTENSIONS = 20
+_ORDER = (State.QUEUED, State.RUNNING, State.ERRORED, State.DONE)
 
 
 async def conflicted(store: JobStore) -> list[str]:
@@ -36,32 +39,35 @@ async def reap(store: JobStore, peers: Peers, job_ids: Iterable[str]) -> int:
     """Settle what can be settled of these jobs; return how many of them are in conflict no longer."""
     settled = 0
     for job_id in job_ids:
-        if await _settle(store, peers, job_id):
-            _logger.info("conflict settled", job=job_id)
-            settled += 1
+        try:
+            settled += await _settle(store, peers, job_id)
+        except CouchError as error:
+            _logger.warning("conflict not settled yet", job=job_id, reason=str(error))
     return settled
 
 
 async def _settle(store: JobStore, peers: Peers, job_id: str) -> bool:
-    leaves = [leaf for leaf in await store.database.leaves(job_id) if not leaf.get("_deleted")]
-    winner = await store.database.find(job_id)
-    losers = [leaf for leaf in leaves if winner is not None and leaf["_rev"] != winner["_rev"]]
-    if winner is None or len(losers) != len(leaves) - 1:
-        return False  # the copies do not agree yet
-    if any(_is_run(leaf, peers) for leaf in losers):
-        return False
-    ended = [leaf for leaf in losers if leaf.get("state") in ENDED]
-    if ended and winner.get("state") not in ENDED:
-        if _is_run(winner, peers) or not await _extend(store, ended[0], winner):
+    leaves = await store.database.leaves(job_id)
+    if len(leaves) < 2:
+        return True
+    best = max(leaves, key=_rank)
+    others = [leaf for leaf in leaves if leaf is not best]
+    if best.get("state") not in ENDED:
+        others = [leaf for leaf in others if not _is_run(leaf, peers)]
+        if (more := _to_carry_over(best, others)) and not (await settle(store.writer, {**best, **more})).stored:
             return False
-        losers = [winner, *(leaf for leaf in losers if leaf is not ended[0])]
-    elif winner.get("state") == State.QUEUED and (more := missing(winner, losers)) is not None:
-        answer = await settle(store.writer, {**winner, **more})
-        if not answer.stored:
-            return False
-    for leaf in losers:
-        await settle(store.writer, {"_id": job_id, "_rev": leaf["_rev"], "_deleted": True})
-    return True
+    settled = len(others) == len(leaves) - 1
+    for leaf in others:
+        answer = await settle(store.writer, tombstone(leaf))
+        settled = settled and answer.stored
+    if settled:
+        _logger.info("conflict settled", job=job_id, kept=best["_rev"])
+    return settled
+
+
+def _rank(leaf: Document) -> tuple[int, tuple[int, str]]:
+    state = leaf.get("state")
+    return (_ORDER.index(State(state)) if state in list(State) else -1), leaf_rank(leaf)
 
 
 def _is_run(leaf: Document, peers: Peers) -> bool:
@@ -70,14 +76,11 @@ def _is_run(leaf: Document, peers: Peers) -> bool:
     return leaf.get("state") == State.RUNNING and claim is not None and not peers.is_dead(claim.daemon)
 
 
-async def _extend(store: JobStore, leaf: Document, winner: Document) -> bool:
-    """Write the leaf again, as it is, until its branch is longer than the winner's."""
-    document = dict(leaf)
-    for _ in range(_MOST_EXTENSIONS):
-        answer = await settle(store.writer, document)
-        if not answer.stored:
-            return False
-        document["_rev"] = answer.rev
-        if generation(answer.rev) > generation(winner["_rev"]):
-            return True
-    return False
+def _to_carry_over(best: Document, others: list[Document]) -> dict[str, Any]:
+    """Return the fields of a leaf whose job has not ended that it must take over from others; none for nothing."""
+    more: dict[str, Any] = {}
+    if best.get("state") == State.QUEUED:
+        more |= missing(best, others) or {}
+    if best.get("cancel_requested") is not True and any(leaf.get("cancel_requested") is True for leaf in others):
+        more["cancel_requested"] = True
+    return more

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
+from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.store import JobStore
@@ -20,12 +20,10 @@ from couchjobs.recovery.daemon import Daemon
 from couchjobs.recovery.peers import Peers
 from couchjobs.settings import Settings
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _ANYBODY_AFTER = 1.3
 _PAGE = 500
+_AT_A_TIME = 20
 
 
 class Rescuer:
@@ -57,11 +55,25 @@ class Rescuer:
                 swept = loop.time()
                 suspects |= {name for name in await claimants(self._store) if self._peers.is_dead(name)}
                 done.clear()
-            for suspect in suspects - done:
-                if daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER):
-                    if await daemon.is_surely_dead(suspect):
-                        await self.rescue(suspect)
-                    done.add(suspect)
+            own = [
+                suspect
+                for suspect in suspects - done
+                if daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER)
+            ]
+            looked_after = await asyncio.gather(*(self._look_after(daemon, suspect) for suspect in own[:_AT_A_TIME]))
+            done |= {suspect for suspect, rescued in zip(own, looked_after, strict=False) if rescued}
+
+    async def _look_after(self, daemon: Daemon, suspect: str) -> bool:
+        """Take the jobs of one suspect, if it is dead; return whether that is done with."""
+        try:
+            if await daemon.is_surely_dead(suspect):
+                await self.rescue(suspect)
+            return True
+        except CouchError as error:
+            _logger.warning("jobs of a dead daemon not rescued yet", daemon=suspect[:100], reason=str(error))
+        except Exception:
+            _logger.exception("jobs of a dead daemon cannot be rescued", daemon=suspect[:100])
+        return False
 
     async def rescue(self, dead: str) -> int:
         """Take all jobs from a daemon that is dead; return how many they were."""
@@ -73,8 +85,10 @@ class Rescuer:
             if not fresh:
                 break
             seen.update(fresh)
-            documents = await self._store.database.get_many(fresh)
-            taken = await asyncio.gather(*(self._take(document, dead) for document in documents.values()))
+            answers = await self._store.database.read(fresh)
+            taken = await asyncio.gather(
+                *(self._take(one.document, dead) for one in answers if one.document is not None)
+            )
             rescued += sum(taken)
         if rescued:
             _logger.warning("jobs of a dead daemon rescued", daemon=dead, jobs=rescued)
@@ -86,12 +100,12 @@ class Rescuer:
             return False
         try:
             for leaf in await self._store.database.leaves(document["_id"]):
-                if leaf["_rev"] != document["_rev"] and not leaf.get("_deleted") and self._is_settled(leaf):
+                if leaf["_rev"] != document["_rev"] and self._is_settled(leaf):
                     return False
             job = Job.read(document)
             return await self._store.rescue(job, again=self._may_try_again(job))
-        except CouchError:
-            _logger.exception("job of a dead daemon not rescued yet", job=document["_id"])
+        except CouchError as error:
+            _logger.warning("job of a dead daemon not rescued yet", job=document["_id"], reason=str(error))
             return False
 
     def _is_settled(self, leaf: Document) -> bool:

@@ -11,11 +11,11 @@ import asyncio
 import heapq
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.settle import settle, settle_allowed
-from couchjobs.errors import CouchError
+from couchjobs.couch.database import Document
+from couchjobs.couch.settle import settle, settle_surely
+from couchjobs.errors import CouchError, NotFound, QueueClosedError
 from couchjobs.jobs.ids import tick_id
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
@@ -29,13 +29,11 @@ from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _MISSED = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(seconds=60)
 _AFTER_FAILURE = timedelta(seconds=1)
+_AFTER_ERROR = timedelta(minutes=1)
 _LONGEST_WAIT_S = 60.0
 _AT_A_TIME = 50
 
@@ -51,6 +49,9 @@ class _Timer:
     since: datetime
     at: datetime | None = None
     stale: bool = False
+    firing: bool = False
+    begun: datetime | None = None
+    """The tick whose firing has begun and is not stored: an outage makes it late, not missed."""
 
     def set(self, present: datetime) -> None:
         """Find out when to look at the trigger next: at once where a tick is due, None for never."""
@@ -98,27 +99,37 @@ class Clock:
         self._daemon = daemon
         self._firing = firing
         self._timers: dict[str, _Timer] = {}
+        self._states_looked_at = False
+        self._firings: set[asyncio.Task[None]] = set()
+        self._fired = asyncio.Event()
         self._queue: list[tuple[datetime, str]] = []
         self._dirty = triggers.listen()
         self._daemons_changed = daemon.listen()
 
     async def run(self) -> None:
-        """Fire each tick when it comes."""
+        """Fire each tick when it comes. A firing that takes long holds up no other trigger."""
         await self._triggers.loaded.wait()
         self._dirty.set()
-        while True:
-            if self._dirty.is_set() or self._daemons_changed.is_set():
-                self._dirty.clear()
-                self._daemons_changed.clear()
-                await self._refresh()
-            await self.fire_due(now())
-            await self._wait()
+        try:
+            while True:
+                self._fired.clear()
+                if self._dirty.is_set() or self._daemons_changed.is_set():
+                    self._dirty.clear()
+                    self._daemons_changed.clear()
+                    await self._refresh()
+                self._begin_due(now())
+                await self._wait()
+        finally:
+            firings = [*self._firings]
+            for firing in firings:
+                firing.cancel()
+            await asyncio.gather(*firings, return_exceptions=True)
 
     async def _wait(self) -> None:
         seconds = _LONGEST_WAIT_S
         if self._queue:
             seconds = min(seconds, max(0.0, (self._queue[0][0] - now()).total_seconds()))
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._dirty, self._daemons_changed)]
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._dirty, self._daemons_changed, self._fired)]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -136,26 +147,60 @@ class Clock:
             for trigger_id, timer in self._timers.items()
             if not timer.stale and trigger_id in mine and mine[trigger_id].infos.rev == timer.trigger.infos.rev
         }
-        for trigger_id in self._timers.keys() - self._triggers.scheduled.keys():
-            await self._drop_state(self._timers[trigger_id])
+        for trigger_id in [one for one in self._timers if not self._triggers.knows(one)]:
+            await self._drop_state(self._timers.pop(trigger_id).state)
+        if not self._states_looked_at:
+            await self._drop_states_of_others()
         fresh = [trigger for trigger_id, trigger in mine.items() if trigger_id not in kept]
         states = await self._control.get_many(
             state_id(self._store.database.name, trigger.infos.id) for trigger in fresh
         )
         loaded = await asyncio.gather(
             *(
-                self._load(trigger, states.get(state_id(self._store.database.name, trigger.infos.id)))
+                self._load_guarded(trigger, states.get(state_id(self._store.database.name, trigger.infos.id)))
                 for trigger in fresh
             )
         )
-        self._timers = kept | {timer.trigger.infos.id: timer for timer in loaded}
+        self._timers = kept | {timer.trigger.infos.id: timer for timer in loaded if timer is not None}
         present = now()
         for number, timer in enumerate(loaded):
-            timer.set(present)
+            if timer is not None:
+                self._set(timer, present)
             if number % _AT_A_TIME == 0:
                 await asyncio.sleep(0)
-        self._queue = [(timer.at, trigger_id) for trigger_id, timer in self._timers.items() if timer.at is not None]
+        self._queue = [
+            (timer.at, trigger_id)
+            for trigger_id, timer in self._timers.items()
+            if timer.at is not None and not timer.firing
+        ]
         heapq.heapify(self._queue)
+
+    async def _drop_states_of_others(self) -> None:
+        """Drop the state of triggers that were removed, or disabled, while no daemon ran: a later one begins anew."""
+        prefix = state_id(self._store.database.name, "")
+        for state in await self._control.with_prefix(prefix):
+            if not self._triggers.knows(state["_id"].removeprefix(prefix)):
+                await self._drop_state(state)
+        self._states_looked_at = True
+
+    def _set(self, timer: _Timer, present: datetime) -> None:
+        """Find out when to look at the trigger next; one whose schedule cannot be computed is never looked at."""
+        try:
+            timer.set(present)
+        except Exception:  # no schedule may stop the others
+            _logger.exception("trigger has no next time", trigger=timer.trigger.infos.id)
+            timer.at = None
+
+    async def _load_guarded(self, trigger: ClockTrigger, state: Document | None) -> _Timer | None:
+        """Return the timer of the trigger; None where its state cannot be had, and it is tried again soon."""
+        try:
+            return await self._load(trigger, state)
+        except CouchError as error:
+            _logger.warning("schedule state is not to be had", trigger=trigger.infos.id, reason=str(error))
+        except Exception:  # no state may stop the others
+            _logger.exception("schedule state cannot be used", trigger=trigger.infos.id)
+        asyncio.get_running_loop().call_later(_AFTER_FAILURE.total_seconds(), self._dirty.set)
+        return None
 
     async def _load(self, trigger: ClockTrigger, state: Document | None) -> _Timer:
         infos = trigger.infos
@@ -168,57 +213,75 @@ class Clock:
             }
             if state is not None:
                 wanted["_rev"] = state["_rev"]
-            answer = await settle_allowed(self._writer, wanted)
+            answer = await settle_surely(self._writer, wanted)
             state = {**wanted, "_rev": answer.rev} if answer.stored else await self._control.find(wanted["_id"])
         anchor, last = parse_time(state["anchor"]), parse_time(state["last"]) if state.get("last") else None
         known = self._timers.get(infos.id)
         return _Timer(trigger, state, anchor or now(), last, since=known.since if known is not None else now())
 
     async def fire_due(self, present: datetime) -> None:
-        """Fire every tick that has come by `present`."""
-        due: list[_Timer] = []
+        """Fire every tick that has come by `present`, and return when that is done."""
+        self._begin_due(present)
+        await asyncio.gather(*self._firings, return_exceptions=True)
+
+    def _begin_due(self, present: datetime) -> None:
         while self._queue and self._queue[0][0] <= present:
             timer = self._timers.get(heapq.heappop(self._queue)[1])
-            if timer is not None:
-                due.append(timer)
-        await asyncio.gather(*(self._fire(timer, present) for timer in due))
+            if timer is not None and not timer.firing:
+                timer.firing = True
+                firing = asyncio.create_task(self._fire(timer, present), name=f"fire {timer.trigger.infos.id[:100]}")
+                self._firings.add(firing)
+                firing.add_done_callback(self._firings.discard)
 
     async def _fire(self, timer: _Timer, present: datetime) -> None:
         infos = timer.trigger.infos
         try:
-            tick = timer.due_tick(present)
+            tick = timer.begun or timer.due_tick(present)
             if tick is not None:
-                if infos.misfire == "skip" and present - tick > _MISSED:
+                if infos.misfire == "skip" and present - tick > _MISSED and timer.begun is None:
                     _logger.info("missed tick skipped", trigger=infos.id, tick=format_time(tick))
                 else:
+                    timer.begun = tick
                     await self._firing.fire(infos, lambda: self._job(infos, tick))
                 await self._note_fired(timer, tick)
-        except CouchError:
-            _logger.exception("trigger not fired, tried again", trigger=infos.id)
-            timer.at = present + _AFTER_FAILURE
+                timer.begun = None
+        except CouchError as error:
+            _logger.warning("trigger not fired, tried again", trigger=infos.id, reason=str(error))
+            timer.at = now() + _AFTER_FAILURE
+        except QueueClosedError:
+            timer.at = None
+        except Exception:  # no trigger may stop the others
+            _logger.exception("trigger cannot be fired", trigger=infos.id)
+            timer.at = now() + _AFTER_ERROR
         else:
-            timer.set(present)
-        if timer.at is not None:
+            self._set(timer, now())
+        finally:
+            timer.firing = False
+        if timer.at is not None and self._timers.get(infos.id) is timer:
             heapq.heappush(self._queue, (timer.at, infos.id))
+            self._fired.set()
 
     async def _note_fired(self, timer: _Timer, tick: datetime) -> None:
         infos = timer.trigger.infos
         if timer.trigger.ticks.once:
             await self._store.delete_revision(infos.id, infos.rev)
             timer.last = tick
-            await self._drop_state(timer)
+            await self._drop_state(timer.state)
             return
         timer.last = tick
         timer.state = {**timer.state, "last": format_time(tick)}
-        answer = await settle_allowed(self._writer, timer.state)
+        answer = await settle_surely(self._writer, timer.state)
         if answer.stored:
             timer.state["_rev"] = answer.rev
         else:
             timer.stale = True
             self._dirty.set()
 
-    async def _drop_state(self, timer: _Timer) -> None:
-        await settle(self._writer, {"_id": timer.state["_id"], "_rev": timer.state["_rev"], "_deleted": True})
+    async def _drop_state(self, state: Document) -> None:
+        try:
+            await settle(self._writer, {"_id": state["_id"], "_rev": state["_rev"], "_deleted": True})
+        except NotFound:
+            _logger.info("schedule state is gone with its database", state=state["_id"])
 
     def _job(self, infos: TriggerInfos, tick: datetime) -> Job:
         return new_job(self._store.db, infos.job_request(id=tick_id(infos.id, tick), queued_at=tick))

@@ -16,14 +16,15 @@ import asyncio
 import secrets
 from collections import defaultdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.settle import settle_allowed
-from couchjobs.errors import Conflict, NotFound
+from couchjobs.couch.database import Document
+from couchjobs.couch.settle import settle_surely
+from couchjobs.errors import Conflict
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.payloads import as_changes, gathered
@@ -32,9 +33,6 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.reaper import reap
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 _APPENDS = "@webhook"
 
@@ -56,7 +54,7 @@ class Debouncer:
         """Join the open window of the trigger, or open one; return the job. Those who wait meanwhile join together.
 
         Raises:
-            Forbidden: CouchDB refuses the job.
+            Refused: CouchDB never takes the job.
             Unavailable: CouchDB does not answer; the firing may be in the job or not.
         """
         joined: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
@@ -78,7 +76,9 @@ class Debouncer:
     async def _fire_together(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool) -> Job:
         while True:
             state = await self._control.find(self._prefix + infos.id)
-            job = await self._join(state, infos, payloads, manual=manual) if state is not None else None
+            job = None
+            if state is not None and _is_window(state):
+                job = await self._join(state, infos, payloads, manual=manual)
             if job is None:
                 window = await self._open(state, infos)
                 job = await self._make(window, infos, payloads, manual=manual) if window is not None else None
@@ -88,14 +88,10 @@ class Debouncer:
     async def _holds(self, job: Job, payloads: dict[str, Any]) -> bool:
         """Return whether the job as CouchDB has it holds the payloads; on a cluster, it may have taken two writes."""
         store = self._broker.store_of(job.worker)
-        try:
-            present = await store.database.get(job.id, conflicts=True)
-            if "_conflicts" in present:
-                await reap(store, self._broker.daemon.peers, [job.id])
-                present = await store.database.get(job.id)
-        except NotFound:
-            return True  # done and deleted already
-        return payloads.keys() <= gathered(present).keys()
+        if len(await store.database.leaves(job.id)) > 1:
+            await reap(store, self._broker.daemon.peers, [job.id])
+        present = await store.database.find(job.id)
+        return present is None or payloads.keys() <= gathered(present).keys()  # None: done and deleted already
 
     async def _open(self, state: Document | None, infos: TriggerInfos) -> Document | None:
         """Return the window that was opened, None where another daemon was quicker."""
@@ -103,7 +99,7 @@ class Debouncer:
         window: Document = {"_id": self._prefix + infos.id, "job_id": new_id(), "until": format_time(until)}
         if state is not None:
             window["_rev"] = state["_rev"]
-        answer = await settle_allowed(self._writer, window)
+        answer = await settle_surely(self._writer, window)
         return window if answer.stored else None
 
     async def _join(
@@ -141,3 +137,11 @@ class Debouncer:
             job.payload, job.payload_ids = together["payload"], together["payload_ids"]
         made = await self._broker.store_job(job)
         return await self._join(state, infos, payloads, manual=manual) if made is None else job
+
+
+def _is_window(state: Document) -> bool:
+    """Return whether the document says which window is open; what does not is replaced by the next window."""
+    try:
+        return isinstance(state.get("job_id"), str) and parse_time(state["until"]) is not None
+    except (KeyError, TypeError, ValueError):
+        return False

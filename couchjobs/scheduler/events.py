@@ -3,7 +3,8 @@
 The checkpoint (`checkpoint:<database>` in the control database) is written after the jobs of everything before it
 are stored. A feed that rewinds, or another daemon that has read the same rows, makes the same job ids and bodies
 again: one document. A trigger that comes to a database that is followed joins at the follower's position; the first
-one begins at the database's present state, or at its beginning where the database did not exist yet.
+one begins at the database's present state, or at its beginning where the database did not exist yet. Where the
+checkpoint itself is lost while a daemon follows, that daemon's own position is written anew.
 """
 
 from __future__ import annotations
@@ -11,29 +12,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from couchjobs.couch.absence import is_surely_gone
+from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence
+from couchjobs.couch.codec import encode, is_deeper
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import generation
-from couchjobs.couch.settle import settle_allowed
-from couchjobs.errors import NotFound, TooLarge, Unavailable, Unreadable
+from couchjobs.couch.database import Document, generation
+from couchjobs.couch.settle import settle_surely
+from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.jobs.ids import event_id
-from couchjobs.jobs.job import Job
+from couchjobs.jobs.job import Job, is_job
+from couchjobs.jobs.message import MAX_DEPTH
 from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.trigger import EventTrigger
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
-_SURELY_MISSING = 3
+_REFUSED_PAUSE_S = 5.0
 _REMEMBERED = 10_000
 CHECKPOINT = "checkpoint:"
+_CHAIN = "triggered_by"
+"""The field of a job made by the change of another job that names the triggers of all jobs before it."""
 
 
 class EventFollower:
@@ -48,23 +52,31 @@ class EventFollower:
         self._control = connection.control
         self._writer = connection.writer(self._control.name)
         self._heartbeat_s = connection.settings.feed_heartbeat
+        self._largest = connection.settings.max_message_bytes
         self._checkpoint = self._new_checkpoint()
+        self._position: str | None = None
+        """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._created: dict[str, str] = {}
 
+    async def note_absent(self) -> None:
+        """Take note that the database does not exist yet: where nobody has followed it, all of it will be new."""
+        if await self._stored() is None:
+            await self._begin("0")
+
     async def run(self) -> None:
-        """Follow the database; one that does not exist yet is waited for, and then read from its beginning."""
-        missing = 0
+        """Follow the database until it is gone, which is noted."""
         while True:
             try:
-                present = await current_sequence(self._database)
-                missing = 0
-                await self._follow(present)
+                await self._follow(await current_sequence(self._database))
+            except PositionRefused as error:
+                _logger.error("events stand still: couchjobs doctor --repair", reason=str(error))  # noqa: TRY400
+                await asyncio.sleep(_REFUSED_PAUSE_S)
             except NotFound:
-                missing += 1
-                if missing == _SURELY_MISSING or (missing == 1 and await self._stored() is None):
-                    self._checkpoint = await self._stored() or self._new_checkpoint()
+                if await is_surely_gone(self._database):
+                    _logger.warning("database is gone, and waited for", database=self._database.name)
+                    self._position = "0"
                     await self._save("0")
-                    _logger.info("database is waited for", database=self._database.name)
+                    return
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _stored(self) -> Document | None:
@@ -73,26 +85,35 @@ class EventFollower:
         except NotFound as error:
             raise Unavailable(str(error), 404) from error
 
-    async def _follow(self, present: str) -> None:
+    async def _begin(self, present: str) -> None:
+        """Find out where to begin: where this follower was, where another one was, or at `present`."""
         stored = await self._stored()
-        if stored is not None:
+        if stored is not None and (self._position is None or stored.get("seq") == self._position):
             self._checkpoint = stored
-        else:
-            self._checkpoint = self._new_checkpoint()
-            await self._save(present)
-        _logger.info("following", database=self._database.name, since=self._checkpoint["seq"])
-        follower = ChangesFollower(self._database, self._checkpoint["seq"], heartbeat_s=self._heartbeat_s)
+            self._position = str(stored.get("seq", present))
+            return
+        self._checkpoint = stored or self._new_checkpoint()
+        await self._save(self._position or present)
+
+    async def _follow(self, present: str) -> None:
+        await self._begin(present)
+        since = self._position or present
+        _logger.info("following", database=self._database.name, since=since)
+        follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
         while True:
             page = await follower.next_page()
             await self._fire(page)
+            self._position = page.last_seq
+            follower.done(page)
             await self._save(page.last_seq)
 
     async def _save(self, seq: str) -> None:
         while True:
             self._checkpoint = {**self._checkpoint, "seq": seq}
-            answer = await settle_allowed(self._writer, self._checkpoint)
+            answer = await settle_surely(self._writer, self._checkpoint)
             if answer.stored:
                 self._checkpoint["_rev"] = answer.rev
+                self._position = seq
                 return
             self._checkpoint = await self._stored() or self._new_checkpoint()
 
@@ -112,31 +133,35 @@ class EventFollower:
             if change.doc_id.startswith("_design/"):
                 continue
             verb = verbs[change.doc_id] = self._verb(change)
-            if any(trigger.rules.may_match(self._doctype, verb, change.doc_id) for trigger in triggers):
+            if change.doc_id and any(
+                trigger.rules.may_match(self._doctype, verb, change.doc_id) for trigger in triggers
+            ):
                 wanted.append(change)
-        missing = {change.doc_id: change for change in wanted}
-        async for documents in self._database.revisions([(change.doc_id, change.rev) for change in wanted], revs=True):
-            for document in documents:
-                missing.pop(document["_id"], None)
+        asked: list[tuple[str, str | None]] = [(change.doc_id, change.rev) for change in wanted]
+        late: list[Document] = []
+        async for answers in self._database.revisions(asked, revs=True):
+            documents = [one.document for one in answers if one.document is not None]
             await self._fire_all(triggers, verbs, documents)
-        late = [found for change in missing.values() if (found := await self._read_surely(change)) is not None]
+            late += [found for one in answers if (found := await self._read_late(one)) is not None]
         await self._fire_all(triggers, verbs, late)
 
-    async def _read_surely(self, change: Change) -> Document | None:
-        """Return the document of a row that the copy asked first does not have; None where a later row tells more.
+    async def _read_late(self, answer: Found) -> Document | None:
+        """Return the document of a row that was not in the first answer; None where a later row tells more.
 
         Raises:
-            Unavailable: no copy that answers now has it.
+            Unavailable: it is not known what became of it.
         """
-        try:
-            return await self._database.get(change.doc_id, rev=change.rev, revs=True)
-        except (TooLarge, Unreadable):
+        if answer.document is not None:
             return None
-        except NotFound:
-            present = await self._database.find(change.doc_id)
-            if present is not None and generation(present["_rev"]) < generation(change.rev):
-                raise Unavailable(f"{change.doc_id} in {self._database.name}: {change.rev} is not to be had") from None
+        if answer.unreadable:
+            _logger.error("document cannot be read, and fires nothing", document=answer.doc_id, reason=answer.reason)
             return None
+        if not answer.absent:
+            raise Unavailable(f"{answer.doc_id} in {self._database.name}: {answer.reason}")
+        present = await self._database.find(answer.doc_id)
+        if present is not None and generation(present["_rev"]) < generation(answer.rev or "0-"):
+            raise Unavailable(f"{answer.doc_id} in {self._database.name}: {answer.rev} is not to be had")
+        return None
 
     async def _fire_all(
         self, triggers: Sequence[EventTrigger], verbs: dict[str, str], documents: list[Document]
@@ -148,7 +173,7 @@ class EventFollower:
             document.pop("_revisions", None)
             verb, old = verbs[document["_id"]], parents.get(document["_id"])
             for trigger in triggers:
-                if trigger.id in debounced or not trigger.rules.matches(self._doctype, verb, document, old):
+                if trigger.id in debounced or not self._fires(trigger, verb, document, old):
                     continue
                 if trigger.infos.debounce:
                     debounced.add(trigger.id)
@@ -158,6 +183,15 @@ class EventFollower:
         for error in results:
             if error is not None:
                 raise error
+
+    def _fires(self, trigger: EventTrigger, verb: str, document: Document, old: Document | None) -> bool:
+        try:
+            if not trigger.rules.matches(self._doctype, verb, document, old):
+                return False
+        except Exception:  # no document and no rule may stop the others
+            _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])
+            return False
+        return trigger.id not in _makers(document)
 
     def _verb(self, change: Change) -> str:
         if change.deleted:
@@ -175,8 +209,14 @@ class EventFollower:
             revisions = document["_revisions"]
             if len(revisions["ids"]) > 1:
                 wanted.append((document["_id"], f"{revisions['start'] - 1}-{revisions['ids'][1]}"))
-        found = await self._database.get_revisions(wanted)
-        return {document["_id"]: document for document in found if not document.get("_deleted")}
+        parents: dict[str, Document] = {}
+        async for answers in self._database.revisions(wanted):
+            for one in answers:
+                if one.document is not None and not one.document.get("_deleted"):
+                    parents[one.doc_id] = one.document
+                elif not one.absent and not one.unreadable and one.document is None:
+                    raise Unavailable(f"{one.doc_id} in {self._database.name}: {one.reason}")
+        return parents
 
     def _job(self, trigger: EventTrigger, verb: str, document: Document, old: Document | None) -> Job:
         event: dict[str, Any] = {"domain": self._db.domain, "verb": verb, "doc": document}
@@ -184,7 +224,31 @@ class EventFollower:
             event["prefix"] = self._db.prefix
         if old is not None:
             event["old"] = old
+        if _is_too_large(event, self._largest):
+            event["doc"] = {"_id": document["_id"], "_rev": document["_rev"]}
+            event.pop("old", None)
+            event["truncated"] = True
         job_id = event_id(self._doctype, document["_id"], document["_rev"], trigger.infos.id)
         job = new_job(self._db, trigger.infos.job_request_with_event(event, id=job_id))
         job.queued_at = None  # no time that all daemons would agree on; the claim fills it in
+        if makers := _makers(document):
+            job.document()[_CHAIN] = sorted(makers)
         return job
+
+
+def _makers(document: Document) -> set[str]:
+    """Return the triggers that made the job which changed, and those before it; none where it is no job."""
+    if not is_job(document):
+        return set()
+    chain = document.get(_CHAIN)
+    makers = {one for one in chain if isinstance(one, str)} if isinstance(chain, list) else set()
+    trigger_id = document.get("trigger_id")
+    return makers | ({trigger_id} if isinstance(trigger_id, str) else set())
+
+
+def _is_too_large(event: dict[str, Any], largest: int) -> bool:
+    try:
+        body = encode(event)
+    except BadRequest:
+        return True
+    return len(body) > largest or is_deeper(event, MAX_DEPTH - 1, body)

@@ -1,23 +1,33 @@
-"""Which databases this daemon follows: those that triggers name, and to which it has the first right."""
+"""Which databases this daemon follows: those that triggers name, that events may come from, and that are its to follow.
+
+A database that does not exist is not asked for by a feed of its own: all of them are looked for together.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from dataclasses import dataclass
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError, Conflict, NotFound
+from couchjobs.couch.database import Document
+from couchjobs.errors import ConfigurationError, Conflict, CouchError, Forbidden, NotFound, Unauthorized
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.scheduler.events import CHECKPOINT, EventFollower
 from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
 
 _logger = get_logger(__name__)
+_LOOK_S = 0.5
+"""Seconds between two looks for databases that do not exist yet."""
+_LOOKED_AT = 10
+"""How many of them are asked for one by one in a look, where the server does not tell of many at once."""
+_SOURCES_S = 10.0
+"""Seconds within which a change of the list of sources, or of who may write triggers, is noticed."""
 
 
 @dataclass(slots=True)
@@ -39,28 +49,28 @@ class Feeds:
         self._firing = firing
         self._changed = triggers.listen()
         self._daemons_changed = daemon.listen()
+        self._ended = asyncio.Event()
         self._followed: dict[str, _Followed] = {}
+        self._absent: dict[str, EventFollower] = {}
+        self._unwanted: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._wanted: dict[str, list[EventTrigger]] = {}
+        self._sources_at = float("-inf")
         self._tasks = Supervisor()
 
     async def run(self) -> None:
-        """Start and stop followers as triggers and daemons come and go."""
+        """Start and stop followers as triggers, databases and daemons come and go."""
         await self._triggers.loaded.wait()
-        unwanted = await self._checkpointed()
+        self._unwanted = await self._checkpointed()
+        self._changed.set()
         while True:
-            self._changed.clear()
-            self._daemons_changed.clear()
-            wanted = self._wanted()
-            for doctype in set(self._followed) - {one for one in wanted if self._is_mine(one)}:
-                await self._unfollow(doctype)
-            for doctype in unwanted - wanted.keys():
-                await self._drop_checkpoint(doctype)
-            unwanted = set(wanted)
-            for doctype, triggers in wanted.items():
-                if self._is_mine(doctype):
-                    self._follow(doctype).triggers = triggers
-            waits = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._daemons_changed)]
+            await self._look()
+            waits = [
+                asyncio.ensure_future(event.wait()) for event in (self._changed, self._daemons_changed, self._ended)
+            ]
+            timeout = _LOOK_S if self._absent else _SOURCES_S
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for wait in waits:
                     wait.cancel()
@@ -70,28 +80,96 @@ class Feeds:
         await self._tasks.stop()
         self._followed.clear()
 
-    def _wanted(self) -> dict[str, list[EventTrigger]]:
-        wanted: defaultdict[str, list[EventTrigger]] = defaultdict(list)
-        for trigger in self._triggers.events.values():
-            for doctype in trigger.rules.doctypes:
-                try:
-                    self._db.database(doctype)
-                except ConfigurationError as error:
-                    _logger.warning("no such database can exist", trigger=trigger.infos.id, reason=str(error))
-                    continue
-                wanted[doctype].append(trigger)
-        return dict(wanted)
+    async def _look(self) -> None:
+        """Make what is followed what should be; where CouchDB does not say what that is, leave it for now."""
+        loop = asyncio.get_running_loop()
+        changed = self._changed.is_set()
+        for event in (self._changed, self._daemons_changed, self._ended):
+            event.clear()
+        try:
+            if changed or loop.time() - self._sources_at >= _SOURCES_S:
+                await self._find_wanted()
+                self._sources_at = loop.time()
+            await self._arrange()
+        except CouchError:
+            if changed:
+                self._changed.set()
+            raise
+
+    async def _find_wanted(self) -> None:
+        if not self._triggers.events:
+            self._wanted, self._refused = {}, {}
+            return
+        sources = await read_sources(self._connection, self._db)
+        self._wanted, refused = await sources.admitted(self._triggers.events.values())
+        for trigger_id, reason in refused.items():
+            if self._refused.get(trigger_id) != reason:
+                _logger.warning("trigger may not fire", trigger=trigger_id, reason=reason)
+        self._refused = refused
+
+    async def _arrange(self) -> None:
+        named = {doctype for trigger in self._triggers.events.values() for doctype in trigger.rules.doctypes}
+        mine = {doctype for doctype in self._wanted if self._is_mine(doctype)}
+        for doctype in self._followed.keys() - mine:
+            await self._unfollow(doctype)
+        if not self._triggers.bad:  # one that cannot be understood now may be mended, and goes on where it was
+            for doctype in self._unwanted - named:
+                await self._drop_checkpoint(doctype)
+            self._unwanted = named
+        self._absent = {doctype: follower for doctype, follower in self._absent.items() if doctype in mine}
+        for doctype in [one for one in self._followed if self._followed[one].task.done()]:
+            self._absent[doctype] = self._followed.pop(doctype).follower
+        present = await self._present(mine - self._followed.keys())
+        for doctype in mine:
+            if doctype in present:
+                self._follow(doctype)
+            if doctype in self._followed:
+                self._followed[doctype].follower.triggers = self._wanted[doctype]
+
+    async def _present(self, doctypes: set[str]) -> set[str]:
+        """Return those whose databases exist; of the others it is noted that they do not, where that is known."""
+        if not doctypes:
+            return set()
+        names = {self._db.database(doctype): doctype for doctype in sorted(doctypes)}
+        server = self._connection.server
+        try:
+            absent = {names[name] for name in await server.missing([*names])}
+            present = doctypes - absent
+        except (Forbidden, Unauthorized, NotFound):
+            present, absent = await self._present_one_by_one(names)
+        for doctype in absent:
+            if doctype not in self._absent:
+                follower = EventFollower(self._connection, self._db, doctype, self._firing)
+                await follower.note_absent()
+                _logger.info("database is waited for", database=self._db.database(doctype))
+                self._absent[doctype] = follower
+            self._absent[doctype] = self._absent.pop(doctype)  # the next look begins with others
+        return present
+
+    async def _present_one_by_one(self, names: dict[str, str]) -> tuple[set[str], set[str]]:
+        """Return the doctypes whose databases exist, and those whose do not, the longest unseen first."""
+        present: set[str] = set()
+        absent: set[str] = set()
+        order = {doctype: number for number, doctype in enumerate(self._absent)}
+        for name, doctype in sorted(names.items(), key=lambda one: order.get(one[1], -1))[:_LOOKED_AT]:
+            try:
+                await self._connection.database(name).info()
+                present.add(doctype)
+            except NotFound:
+                await self._connection.server.welcome()  # it is CouchDB that says so, and not what stands before it
+                absent.add(doctype)
+            except (Forbidden, Unauthorized):
+                present.add(doctype)  # the follower says what is wrong
+        return present, absent
 
     def _is_mine(self, doctype: str) -> bool:
         return self._daemon.fires(f"feed:{doctype}")
 
-    def _follow(self, doctype: str) -> EventFollower:
-        followed = self._followed.get(doctype)
-        if followed is None:
-            follower = EventFollower(self._connection, self._db, doctype, self._firing)
-            followed = _Followed(follower, self._tasks.start(f"follow {doctype}", follower.run))
-            self._followed[doctype] = followed
-        return followed.follower
+    def _follow(self, doctype: str) -> None:
+        follower = self._absent.pop(doctype, None) or EventFollower(self._connection, self._db, doctype, self._firing)
+        task = self._tasks.start(f"follow {doctype}", follower.run)
+        task.add_done_callback(lambda _: self._ended.set())
+        self._followed[doctype] = _Followed(follower, task)
 
     async def _unfollow(self, doctype: str) -> None:
         followed = self._followed.pop(doctype)
@@ -100,17 +178,24 @@ class Feeds:
 
     async def _checkpointed(self) -> set[str]:
         """Return the doctypes in whose databases this tenant has a position."""
-        control = self._connection.control
-        documents = await control.with_prefix(CHECKPOINT)
-        tenant = (self._db.domain, self._db.db_prefix)
-        return {doc["doctype"] for doc in documents if (doc.get("domain"), doc.get("prefix")) == tenant}
+        documents = await self._connection.control.with_prefix(CHECKPOINT)
+        return {doctype for document in documents if (doctype := self._doctype_of(document)) is not None}
+
+    def _doctype_of(self, checkpoint: Document) -> str | None:
+        """Return the doctype of a position of this tenant; None where it is another's, or no position."""
+        doctype = checkpoint.get("doctype")
+        own = (checkpoint.get("domain"), checkpoint.get("prefix")) == (self._db.domain, self._db.db_prefix)
+        return doctype if own and isinstance(doctype, str) else None
 
     async def _drop_checkpoint(self, doctype: str) -> None:
         """Forget the position where no trigger is left: a later one begins at the database's present state."""
         control = self._connection.control
-        checkpoint = await control.find(CHECKPOINT + self._db.database(doctype))
+        try:
+            checkpoint = await control.find(CHECKPOINT + self._db.database(doctype))
+        except ConfigurationError:
+            return  # no database can have that name: it is nobody's position
         if checkpoint is not None:
             try:
                 await control.delete(checkpoint["_id"], checkpoint["_rev"])
-            except (Conflict, NotFound):
+            except Conflict:
                 _logger.debug("checkpoint is gone already", doctype=doctype)

@@ -1,7 +1,9 @@
 """Storing the job of one firing, whatever made it fire.
 
-A firing whose job can never be stored (a hook refuses it, it is too large) is logged and left behind: it must hold up
-neither a feed nor a clock. One that cannot be stored now is the caller's to try again.
+A firing is done with where its job is stored, and where it never can be: a hook refuses it, no daemon could run it, or
+CouchDB never takes its document. That is logged, and left behind: it must hold up neither a feed nor a clock. Whatever
+else happens says nothing about the job, and is the caller's to try again; he moves no checkpoint, no tick and no window
+meanwhile.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.errors import NotFound, QueueClosedError, Unauthorized, Unavailable
+from couchjobs.errors import BadDocumentError, CouchError, NotFound, QueueClosedError, Refused, Unavailable
 from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
 from couchjobs.scheduler.debounce import Debouncer
@@ -29,8 +31,7 @@ class Firing:
         """Store the job that `make_job` makes, or join the open window of a debounced trigger.
 
         Raises:
-            Unavailable: CouchDB does not take it now, or has no database of jobs.
-            Unauthorized: CouchDB does not accept the credentials now.
+            CouchError: CouchDB does not take it now, or has no database of jobs.
             QueueClosedError: the broker is shut down.
         """
         try:
@@ -38,9 +39,11 @@ class Firing:
                 await self._debouncer.fire(infos)
             else:
                 await self._broker.store_job(make_job())
+        except (BadDocumentError, Refused) as error:
+            _logger.error("a firing makes no job, and never can", trigger=infos.id, reason=str(error))  # noqa: TRY400
         except NotFound as error:
             raise Unavailable(str(error), 404) from error
-        except (Unavailable, Unauthorized, QueueClosedError):
+        except (CouchError, QueueClosedError):
             raise
-        except Exception as error:  # a hook, a document or a refusal: the next firing may be another matter
-            _logger.exception("trigger makes a job that cannot be stored", trigger=infos.id, reason=str(error))
+        except Exception:  # a hook refuses it, or what the trigger holds makes no job
+            _logger.exception("a firing makes no job, and never can", trigger=infos.id)

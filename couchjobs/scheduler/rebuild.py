@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Update
-from couchjobs.couch.settle import settle, settle_allowed
+from couchjobs.couch.database import Document, Update
+from couchjobs.couch.settle import settle, settle_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import latest_id
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.on_demand import OnDemand
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-    from couchjobs.scheduler.store import TriggerStore
 
 SCHEDULE = "schedule:"
 _LOOKED_AT = 50
@@ -82,7 +78,7 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
 async def _replace(writer: GroupWriter, state: Document, old: Document | None) -> None:
     """Write the state over the present one, which a daemon that fires may change meanwhile."""
     while True:
-        answer = await settle_allowed(writer, {**state, "_rev": old["_rev"]} if old is not None else state)
+        answer = await settle_surely(writer, {**state, "_rev": old["_rev"]} if old is not None else state)
         if answer.stored:
             return
         old = await writer.database.find(state["_id"])

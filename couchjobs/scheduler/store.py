@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import (
-    BadDocumentError,
-    Conflict,
-    MalformedTriggerError,
-    NotFound,
-    TriggerNotFoundError,
-    UnknownTriggerError,
-)
+from couchjobs.couch.database import Document
+from couchjobs.errors import Conflict, Forbidden, MalformedTriggerError, TriggerNotFoundError, Unauthorized
 from couchjobs.jobs.ids import new_id
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.sources import read_sources, refusal_of_own
+from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 _logger = get_logger(__name__)
 
@@ -31,6 +22,7 @@ class TriggerStore:
     def __init__(self, connection: Connection, db: Prefixer) -> None:
         self.db = db
         self.database = connection.database(db.database(connection.settings.triggers_doctype))
+        self._connection = connection
         self._go_durations = connection.settings.go_durations
 
     def read(self, document: Document) -> TriggerInfos:
@@ -46,15 +38,32 @@ class TriggerStore:
 
         Raises:
             UnknownTriggerError: its type is not known.
-            MalformedTriggerError: its arguments cannot be parsed.
+            MalformedTriggerError: its arguments cannot be parsed, or name a database that events may not come from.
             Conflict: there is a trigger with that id.
         """
-        parse_trigger(infos)
+        parsed = parse_trigger(infos)
+        if isinstance(parsed, EventRules):
+            await self._check_sources(parsed)
         document = {"_id": new_id(), "domain": self.db.domain, **infos.document(go_durations=self._go_durations)}
         if self.db.prefix:
             document.setdefault("prefix", self.db.prefix)
         document["_rev"] = await self.database.put(document)
         return self.read(document)
+
+    async def _check_sources(self, rules: EventRules) -> None:
+        """Raise MalformedTriggerError where events may not come from one of the databases, as far as one may know."""
+        settings = self._connection.settings
+        try:
+            sources = await read_sources(self._connection, self.db)
+        except (Forbidden, Unauthorized):  # a producer may not read the list; daemons do, and refuse
+            sources = None
+        for doctype in sorted(rules.doctypes):
+            if sources is None:
+                reason = refusal_of_own(settings, self.db, doctype, jobs=True)
+            else:
+                reason = await sources.refusal(doctype)
+            if reason:
+                raise MalformedTriggerError(reason)
 
     async def get(self, trigger_id: str) -> TriggerInfos:
         """Return the trigger.
@@ -85,7 +94,7 @@ class TriggerStore:
         """Delete the trigger at that revision; return False where it has changed or is gone."""
         try:
             await self.database.delete(trigger_id, rev)
-        except (Conflict, NotFound):
+        except Conflict:
             return False
         return True
 
@@ -95,7 +104,7 @@ class TriggerStore:
         for infos in await self.all():
             try:
                 found.append((infos, parse_trigger(infos)))
-            except (MalformedTriggerError, UnknownTriggerError) as error:
+            except Exception as error:  # noqa: BLE001  no document may stop the others
                 _logger.warning("bad trigger", trigger=infos.id, reason=str(error))
         return found
 
@@ -106,6 +115,6 @@ class TriggerStore:
             for document in documents:
                 try:
                     found.append(self.read(document))
-                except BadDocumentError as error:
+                except Exception as error:  # noqa: BLE001  no document may stop the others
                     _logger.warning("bad trigger", trigger=document["_id"], reason=str(error))
         return found

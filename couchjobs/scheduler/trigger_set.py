@@ -1,23 +1,25 @@
-"""The triggers of one tenant in memory, kept up to date by the feed of their database."""
+"""The triggers of one tenant in memory, kept up to date by the feed of their database.
+
+A trigger is forgotten where CouchDB says that its document is absent, or that all of the database is gone, beyond
+doubt; what is unknown stays as it was. Whatever a document holds, the others are taken in.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from couchjobs.couch.absence import is_surely_gone
+from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import ChangesFollower, current_sequence
-from couchjobs.errors import BadDocumentError, MalformedTriggerError, NotFound, UnknownTriggerError
+from couchjobs.couch.database import Document
+from couchjobs.errors import CouchjobsError, NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger, EventTrigger, new_trigger
 
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
-_SURELY_MISSING = 3
 
 
 class TriggerSet:
@@ -44,15 +46,14 @@ class TriggerSet:
 
     async def follow(self) -> None:
         """Read all triggers, then follow their changes. A database that does not exist yet is waited for."""
-        missing = 0
         while True:
             try:
-                await current_sequence(self._database)
-                missing = 0
                 await self._load_and_follow()
+            except PositionRefused as error:
+                _logger.warning("all triggers are read again", reason=str(error))
             except NotFound:
-                missing += 1
-                if missing == _SURELY_MISSING:
+                if self._revs and await is_surely_gone(self._database):
+                    _logger.warning("the database of triggers is gone", database=self._database.name)
                     self._forget_all()
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
@@ -63,24 +64,17 @@ class TriggerSet:
             await asyncio.sleep(interval_s)
             try:
                 present = await self._database.all_revisions()
+                changed = [one for one in {*present, *self._revs} if present.get(one) != self._revs.get(one)]
+                self._take_in_answers(await self._database.read(changed))
             except NotFound:
                 continue
-            changed = [one for one in {*present, *self._revs} if present.get(one) != self._revs.get(one)]
-            for trigger_id in changed:
-                document = await self._database.find(trigger_id)
-                if document is None:
-                    self._forget(trigger_id)
-                else:
-                    self.take_in([document])
-            if changed:
-                self._notify()
 
     async def _load_and_follow(self) -> None:
         since = await current_sequence(self._database)
         seen: set[str] = set()
-        async for documents in self._database.all_docs():
-            self.take_in(documents)
-            seen |= {document["_id"] for document in documents}
+        async for answers in self._database.all_found():
+            self._take_in_answers(answers)
+            seen |= {one.doc_id for one in answers}
         for gone in self._revs.keys() - seen:
             self._forget(gone)
         self.loaded.set()
@@ -88,12 +82,24 @@ class TriggerSet:
         follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
         while True:
             page = await follower.next_page()
-            ids = [change.doc_id for change in page.changes if not change.doc_id.startswith("_design/")]
-            found = await self._database.get_many(ids)
-            for gone in set(ids) - found.keys():
-                self._forget(gone)
-            self.take_in(found.values())
+            ids = {change.doc_id for change in page.changes if not change.doc_id.startswith("_design/")}
+            unknown = self._take_in_answers(await self._database.read(ids))
+            if unknown:
+                raise Unavailable(f"{len(unknown)} triggers are not to be had: {unknown[0].reason}")
+            follower.done(page)
+
+    def _take_in_answers(self, answers: list[Found]) -> list[Found]:
+        """Take in what CouchDB says of triggers; return those of which it does not say."""
+        self.take_in(one.document for one in answers if one.document is not None)
+        for one in answers:
+            if one.absent:
+                self._forget(one.doc_id)
+            elif one.unreadable:
+                self._forget(one.doc_id)
+                self._note_bad(one.doc_id, one.reason)
+        if answers:
             self._notify()
+        return [one for one in answers if one.document is None and not one.absent and not one.unreadable]
 
     def take_in(self, documents: Iterable[Document]) -> None:
         """Replace what is known of these triggers by what their documents say now."""
@@ -104,9 +110,12 @@ class TriggerSet:
             try:
                 infos = self._store.read(document)
                 trigger = new_trigger(self._store.db, infos)
-            except (BadDocumentError, MalformedTriggerError, UnknownTriggerError) as error:
-                self.bad[trigger_id] = str(error)
-                _logger.warning("bad trigger", trigger=trigger_id, reason=str(error))
+            except CouchjobsError as error:
+                self._note_bad(trigger_id, str(error))
+                continue
+            except Exception as error:  # no document may stop the others
+                _logger.exception("bad trigger", trigger=trigger_id)
+                self._note_bad(trigger_id, f"{type(error).__name__}: {error}")
                 continue
             if infos.disabled:
                 continue
@@ -114,6 +123,14 @@ class TriggerSet:
                 self.events[trigger_id] = trigger
             elif isinstance(trigger, ClockTrigger):
                 self.scheduled[trigger_id] = trigger
+
+    def _note_bad(self, trigger_id: str, reason: str) -> None:
+        self.bad[trigger_id] = reason
+        _logger.warning("bad trigger", trigger=trigger_id, reason=reason)
+
+    def knows(self, trigger_id: str) -> bool:
+        """Return whether there is such a trigger that is not disabled, or that cannot be understood now."""
+        return trigger_id in self.scheduled or trigger_id in self.events or trigger_id in self.bad
 
     def _forget(self, trigger_id: str) -> None:
         for known in (self.scheduled, self.events, self.bad, self._revs):

@@ -2,7 +2,7 @@
 
 It talks to its parent alone, over the socket FD; worker functions have a connection of their own to CouchDB. It ends
 when the parent closes the socket, or is gone. Signals are the parent's business: one that stops a whole group of
-processes must not end a job that may still go on for a while.
+processes must not end a job that may still go on for a while. Processes that a function starts have them as usual.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import os
 import signal
 import socket
 import sys
+from types import FrameType
 from typing import Any
 
 from couchjobs import process
 from couchjobs.couch.connection import connect
-from couchjobs.errors import ConfigurationError
+from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job
 from couchjobs.log import configure_logging, get_logger
 from couchjobs.settings import Settings
@@ -27,6 +28,7 @@ from couchjobs.workers.wire import pack, receive, send, unpack
 from couchjobs.workers.worker import TASKS, Try, describe, make_workers
 
 _logger = get_logger(__name__)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Child:
@@ -43,6 +45,7 @@ class _Child:
         if "job" in message:
             try:
                 job = Job.from_document(message["job"], go_durations=self._settings.go_durations)
+                job.belongs_to(message["domain"], message["prefix"])
                 self._tries[number] = self.workers[job.worker].begin(job, message["daemon"])
             except Exception as error:  # noqa: BLE001  the parent waits for an outcome, whatever it is
                 send(self._writer, {"try": number, "outcome": pack(Failed(describe(error))), "busy": False})
@@ -64,7 +67,7 @@ class _Child:
         busy = running.thread is not None and not running.thread.done()
         try:
             send(self._writer, {"try": number, "outcome": pack(outcome), "busy": busy})
-        except TypeError as error:
+        except BadRequest as error:
             failed = Failed(f"the result is no JSON: {error}")
             send(self._writer, {"try": number, "outcome": pack(failed), "busy": busy})
         if running.thread is not None and busy:
@@ -95,12 +98,22 @@ async def _serve(handle: int) -> None:
 
 def main() -> None:
     """Serve the parent until it has gone; whatever still runs then is the others' to do again."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, _leave_to_parent)  # SIG_IGN would be inherited by programs that a function runs
+    os.register_at_fork(after_in_child=_take_signals)
     try:
         process.run(_ending(_serve(int(sys.argv[1]))))
     except KeyboardInterrupt:
         os._exit(1)
+
+
+def _leave_to_parent(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing."""
+
+
+def _take_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 async def _ending(serving: Any) -> None:

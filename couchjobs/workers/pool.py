@@ -1,8 +1,10 @@
 """Child processes that run the worker functions of a daemon, so that it can use all cores of a host.
 
 The daemon follows, claims and writes; a child gets a job's document and answers with the outcome of one try. A child
-that dies ends its tries at once: "worker lost". It is replaced, as is one that has had `max_jobs` jobs, or whose event
-loop does not end a try in time.
+that dies ends its tries at once: "worker lost". That it is dead is what `wait()` says, not that its socket is closed,
+which a process that it has forked may hold open. It is replaced, as is one that has had `max_jobs` jobs, whose event
+loop does not end a try in time, or one of whose plain functions does not end: that one gets no new jobs, another takes
+its place at once, and it is ended when its last try is, or after a while.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import os
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from couchjobs.errors import ConfigurationError
+from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.log import get_logger
 from couchjobs.settings import Settings
@@ -31,6 +33,10 @@ from couchjobs.workers.worker import lower, most_tries
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0
 _QUICK_DEATH_S = 5.0
+_HUNG_AFTER_S = 10.0
+"""Seconds that a plain function may go on after its try has ended, before its process is replaced."""
+_LAST_TRIES_S = 3600.0
+"""Seconds that the other tries of such a process may take where they have no time limit of their own."""
 
 
 @dataclass(eq=False)
@@ -41,6 +47,8 @@ class _Child:
     tries: dict[int, RemoteTry] = field(default_factory=dict)
     of_type: Counter[str] = field(default_factory=Counter)
     had: int = 0
+    retired: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it gets no more jobs."""
 
     def begin(self, number: int, one: RemoteTry) -> None:
         """Take note of a try that begins here."""
@@ -51,6 +59,15 @@ class _Child:
     def end(self, number: int) -> None:
         """Take note that a try has ended."""
         self.of_type[self.tries.pop(number).worker_type] -= 1
+
+    def only_hangs(self) -> bool:
+        """Return whether nothing is left in it but plain functions whose tries have ended."""
+        return all(one.has_outcome for one in self.tries.values())
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
 
 
 class RemoteTry:
@@ -66,23 +83,42 @@ class RemoteTry:
         self._number = next(pool.numbers)
         self._child: _Child | None = None
         self._stopped_as: Cancelled | Interrupted | None = None
+        self._stopped = asyncio.Event()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
         self.thread: asyncio.Future[Any] | None = None
         """Done once a plain function has ended that outlives the outcome."""
 
     async def run(self) -> Outcome:
         """Have a child run the function, and return what came of it."""
-        self._child = child = await self._pool.pick(self._job.worker)
-        if self._stopped_as is not None:
-            return self._stopped_as
+        child = await self._pick_unless_stopped()
+        if child is None or self._stopped_as is not None:
+            return self._stopped_as or Interrupted()
+        self._child = child
         child.begin(self._number, self)
-        send(child.writer, {"try": self._number, "job": self._job.document(), "daemon": self._daemon})
+        self._pool.has_begun(child)
+        try:
+            facts = {"daemon": self._daemon, "domain": self._job.domain, "prefix": self._job.prefix}
+            send(child.writer, {"try": self._number, "job": self._job.document(), **facts})
+        except BadRequest as error:
+            child.end(self._number)
+            return Failed(f"the job cannot be handed to a child process: {error}")
         plain = not self._config.is_coroutine
         self._pool.plain_functions += plain
         try:
             return await self._outcome_in_time(child)
         finally:
             self._pool.plain_functions -= plain
+
+    async def _pick_unless_stopped(self) -> _Child | None:
+        """Return a child to run in, None where the try is stopped while it waits for one."""
+        picking = asyncio.ensure_future(self._pool.pick(self._job.worker))
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait([picking, stopped], return_when=asyncio.FIRST_COMPLETED)
+            return picking.result() if picking.done() else None
+        finally:
+            picking.cancel()
+            stopped.cancel()
 
     async def _outcome_in_time(self, child: _Child) -> Outcome:
         options = self._job.options or JobOptions()
@@ -92,14 +128,24 @@ class RemoteTry:
         done, _ = await asyncio.wait([self._outcome], timeout=longest)
         if not done:
             _logger.error("child does not end a try in time, and is killed", job=self._job.id, pid=child.process.pid)
-            with suppress(ProcessLookupError):
-                child.process.kill()
+            child.kill()
         return await self._outcome
+
+    @property
+    def outcome(self) -> asyncio.Future[Outcome]:
+        """Return what is done once the try has ended."""
+        return self._outcome
+
+    @property
+    def has_outcome(self) -> bool:
+        """Return whether the try has ended, though its thread may not have."""
+        return self._outcome.done()
 
     def stop(self, outcome: Cancelled | Interrupted) -> None:
         """End the try with that outcome."""
         if self._stopped_as is None:
             self._stopped_as = outcome
+            self._stopped.set()
             if self._child is not None and self._number in self._child.tries:
                 send(self._child.writer, {"try": self._number, "stop": pack(outcome)})
 
@@ -107,13 +153,25 @@ class RemoteTry:
         """Take what the child says; return whether that was the last of it."""
         if "outcome" in message:
             if message["busy"]:
-                self.thread = asyncio.get_running_loop().create_future()
+                loop = asyncio.get_running_loop()
+                self.thread = loop.create_future()
+                loop.call_later(_HUNG_AFTER_S, self._look_whether_it_hangs)
             if not self._outcome.done():
                 self._outcome.set_result(unpack(message["outcome"]))
             return not message["busy"]
         if self.thread is not None and not self.thread.done():
             self.thread.set_result(None)
         return True
+
+    def _look_whether_it_hangs(self) -> None:
+        if self._child is not None and self.thread is not None and not self.thread.done():
+            _logger.error(
+                "a plain function does not end after its time: its process is replaced",
+                job=self._job.id,
+                worker=self.worker_type,
+                pid=self._child.process.pid,
+            )
+            self._pool.retire(self._child)
 
     def lost(self, how: str) -> None:
         """Take note that the child is gone."""
@@ -161,7 +219,11 @@ class ChildPool:
             "log_level": log_level,
         }
         self._max_jobs = max_jobs
+        self.listeners: list[Callable[[], None]] = []
+        """Called when a child is ready for jobs, or no longer."""
         self._children: set[_Child] = set()
+        """Those that take new jobs."""
+        self._ending: set[_Child] = set()
         self._tasks = Supervisor()
         self._changed = asyncio.Condition()
         self._failed: str | None = None
@@ -184,13 +246,28 @@ class ChildPool:
 
     async def close(self) -> None:
         """End all children, whatever they do."""
-        children = [*self._children]
+        children = [*self._children, *self._ending]
         await self._tasks.stop()
         for child in children:
             child.writer.close()
             if child.process.returncode is None:
-                child.process.kill()
+                child.kill()
             await child.process.wait()
+
+    def has_begun(self, child: _Child) -> None:
+        """Take note that a child has one more job, which may be its last."""
+        if self._max_jobs and child.had >= self._max_jobs:
+            self.retire(child)
+
+    def retire(self, child: _Child) -> None:
+        """Give the child no more jobs, and have another one take its place."""
+        self._children.discard(child)
+        self._ending.add(child)
+        child.retired.set()
+
+    def living(self) -> int:
+        """Return how many children take new jobs now."""
+        return len(self._children)
 
     def begin(self, job: Job, daemon: str = "") -> RemoteTry:
         """Return a try of the job, not yet running."""
@@ -210,54 +287,105 @@ class ChildPool:
             return min(self._children, key=lambda child: (child.of_type[worker_type], len(child.tries)))
 
     async def _keep_child(self) -> None:
+        """Keep one child that takes jobs: where it ends, or gets no more, start the next one."""
         loop, deaths = asyncio.get_running_loop(), 0
         while True:
             began = loop.time()
             child = await self._spawn()
-            if child is not None:
-                await self._listen(child)
-            elif not self._started:
-                return
-            deaths = deaths + 1 if loop.time() - began < _QUICK_DEATH_S else 0
+            if child is None:
+                if not self._started:
+                    return
+            else:
+                self._tasks.start(f"child {child.process.pid}", lambda child=child: self._mind(child))  # type: ignore[misc]
+                await child.retired.wait()
+            deaths = deaths + 1 if loop.time() - began < _QUICK_DEATH_S and self._too_quick(child) else 0
             if deaths > 1:
                 await asyncio.sleep(backoff(deaths))
 
+    @staticmethod
+    def _too_quick(child: _Child | None) -> bool:
+        return child is None or child.process.returncode is not None
+
     async def _spawn(self) -> _Child | None:
+        """Return a child that is ready, None where it cannot be."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "couchjobs.workers.child", str(theirs.fileno()), pass_fds=[theirs.fileno()]
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        send(writer, self._hello)
-        answer = await receive(reader)
-        if answer is None or "failed" in answer:
-            self._failed = answer["failed"] if answer else f"it ended at once, with {await process.wait()}"
-            _logger.error("a child process cannot start", reason=self._failed)
-            async with self._changed:
-                self._changed.notify_all()
-            return None
         child = _Child(process, reader, writer)
+        self._ending.add(child)
+        try:
+            send(writer, self._hello)
+            answer = await _unless_ended(process, receive(reader))
+            if answer is None or "failed" in answer:
+                child.kill()
+                self._failed = answer["failed"] if answer else f"it ended at once, with {await process.wait()}"
+                _logger.error("a child process cannot start", reason=self._failed)
+                writer.close()
+                await process.wait()
+                await self._tell()
+                return None
+        finally:
+            if process.returncode is not None:
+                self._ending.discard(child)
+        self._ending.discard(child)
         self._children.add(child)
-        async with self._changed:
-            self._changed.notify_all()
+        await self._tell()
         return child
 
-    async def _listen(self, child: _Child) -> None:
-        """Hand out what the child says until it has gone, or has had enough and is idle."""
-        while (message := await receive(child.reader)) is not None:
-            running = child.tries.get(message["try"])
-            if running is not None and running.answered(message):
-                child.end(message["try"])
-            if self._max_jobs and child.had >= self._max_jobs:
-                self._children.discard(child)
-                if not child.tries:
-                    break
-        self._children.discard(child)
+    async def _tell(self) -> None:
+        for listener in self.listeners:
+            listener()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _mind(self, child: _Child) -> None:
+        """Hand out what the child says until it has ended; retire it where it has had enough."""
+        listening = asyncio.ensure_future(self._listen(child))
+        ended = asyncio.ensure_future(child.process.wait())
+        retired = asyncio.ensure_future(child.retired.wait())
+        try:
+            await asyncio.wait([listening, ended, retired], return_when=asyncio.FIRST_COMPLETED)
+            self.retire(child)
+            await self._tell()
+            if not ended.done() and not listening.done():
+                await self._let_end(child, ended)
+            child.kill()
+            code = await ended
+        finally:
+            for wait in (listening, ended, retired):
+                wait.cancel()
+        self._ending.discard(child)
         child.writer.close()
-        code = await child.process.wait()
         for running in child.tries.values():
             running.lost(f"signal {-code}" if code < 0 else f"exit code {code}")
         if child.tries:
             _logger.error("child process has ended", pid=child.process.pid, code=code, jobs=len(child.tries))
         child.tries.clear()
+
+    async def _let_end(self, child: _Child, ended: asyncio.Future[int]) -> None:
+        """Wait until the tries that a retired child still has are over, its end, or too long."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LAST_TRIES_S
+        while not ended.done() and not child.only_hangs() and loop.time() < deadline:
+            waits: list[asyncio.Future[Any]] = [ended, *(one.outcome for one in child.tries.values())]
+            await asyncio.wait(waits, timeout=1.0)
+
+    async def _listen(self, child: _Child) -> None:
+        while (message := await receive(child.reader)) is not None:
+            running = child.tries.get(message["try"])
+            if running is not None and running.answered(message):
+                child.end(message["try"])
+
+
+async def _unless_ended(process: asyncio.subprocess.Process, receiving: Any) -> dict[str, Any] | None:
+    """Return the message, None where the process ends before it."""
+    message, ended = asyncio.ensure_future(receiving), asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait([message, ended], return_when=asyncio.FIRST_COMPLETED)
+        return message.result() if message.done() else None
+    finally:
+        message.cancel()
+        ended.cancel()

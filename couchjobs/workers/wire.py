@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import orjson
-
+from couchjobs.couch.codec import decode, encode
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 
 _LENGTH = 4
@@ -17,9 +16,9 @@ def send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
     """Send a message; what cannot be sent now is kept by the writer, and dropped where it is closed.
 
     Raises:
-        TypeError: the message is not JSON.
+        BadRequest: the message is not JSON.
     """
-    body = orjson.dumps(message)
+    body = encode(message)
     if not writer.is_closing():
         writer.write(len(body).to_bytes(_LENGTH, "big") + body)
 
@@ -28,7 +27,7 @@ async def receive(reader: asyncio.StreamReader) -> dict[str, Any] | None:
     """Return the next message, None where the other side is gone."""
     try:
         length = int.from_bytes(await reader.readexactly(_LENGTH), "big")
-        message: dict[str, Any] = orjson.loads(await reader.readexactly(length))
+        message: dict[str, Any] = decode(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
     return message

@@ -33,7 +33,9 @@ function (newDoc, oldDoc, userCtx) {
   }
   if (newDoc._deleted) {
     if (!works) forbid("a producer deletes no jobs: set cancel_requested");
-    if (old && old.state === "running") forbid("a running job is not deleted: set cancel_requested");
+    if (old && old.state === "running" && newDoc.conflict_settled !== true) {
+      forbid("a running job is not deleted: set cancel_requested"); // but a branch of it that loses is
+    }
     return;
   }
   if (typeof newDoc.worker !== "string" || !newDoc.worker) forbid("worker must be text");
@@ -45,6 +47,9 @@ function (newDoc, oldDoc, userCtx) {
 
   if (!works) {
     if (!old) {
+      if (newDoc._revisions && newDoc._revisions.start > 1) { // by replication, beside whatever has that id
+        forbid("a producer creates a job at its first revision");
+      }
       if (newDoc.state !== "queued") forbid("a producer creates queued jobs");
       ["claim", "started_at", "finished_at", "error", "errors", "result", "progress", "exec_count", "trigger_id",
         "event", "debounced", "admin_proof"].forEach(function (name) {

@@ -8,6 +8,7 @@ function (doc) {
     var time = new Date(due); // another zone: text order must be time order
     if (!isNaN(time.getTime())) due = time.toISOString();
   }
-  emit([worker, "due", due], null);
-  if (high > 0) emit([worker, "first", -high, due], null);
+  var conflict = doc._conflicts ? 1 : null; // the other branches are to be looked at first
+  emit([worker, "due", due], conflict);
+  if (high > 0) emit([worker, "first", -high, due], conflict);
 }

@@ -80,5 +80,5 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
     assert bad.state is State.ERRORED
     assert "worker" in str(bad.error)
     for database, doc_id in ((jobs, "job-conflict"), (triggers, "trigger-conflict"), (control, "schedule:conflict")):
-        assert "_conflicts" not in await database.get(doc_id, conflicts=True)
+        assert len(await database.leaves(doc_id)) == 1
     assert (await control.get(f"checkpoint:{db.database('orders')}"))["seq"] == "0"

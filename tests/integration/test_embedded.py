@@ -12,9 +12,10 @@ import aiohttp
 import orjson
 import pytest
 
+from couchjobs.couch.answers import Written
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
-from couchjobs.couch.writer import GroupWriter, Written
+from couchjobs.couch.writer import GroupWriter
 from couchjobs.embedded.node import install_server
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import BadRequest, ConfigurationError, Forbidden, NotFound, Unauthorized
@@ -57,6 +58,8 @@ class Raw:
         """Return status, body and headers."""
         who = self.admin if user == "admin" else {}
         data = None if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
+        if method == "POST":
+            headers = {"Content_Type": "application/json", **headers}
         async with self._session.request(
             method,
             f"{self._url}/{path}",
@@ -207,7 +210,7 @@ async def test_validation_when_a_function_refuses_then_forbidden(database: Datab
     with pytest.raises(Forbidden, match="no admin old"):
         await database.put({"_id": "doc", "_rev": rev, "bad": True})
     answer = await GroupWriter(database).write({"_id": "other", "bad": True})
-    assert (answer.written, answer.reason) == (Written.FORBIDDEN, "forbidden: no admin")
+    assert (answer.written, answer.reason) == (Written.REFUSED, "forbidden: no admin")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +313,7 @@ async def test_routes_when_the_stock_layer_lacks_them_then_there(
     await database.put({"_id": "_design/x", "views": {}})
     assert (await raw("GET", "db/_design_docs"))[1]["rows"][0]["id"] == "_design/x"
     await database.put({"_id": "_local/mine", "n": 1})
-    assert (await database.get("_local/mine"))["n"] == 1
+    assert (await raw("GET", "db/_local/mine"))[1]["n"] == 1
     await database.put({"_id": "doc", "n": 1})
     _, found, _ = await raw("POST", "db/_find", {"selector": {"n": 1}})
     assert [doc["_id"] for doc in found.get("docs", [found])] == ["doc"]

@@ -12,7 +12,7 @@ from waiting import eventually
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch import changes
-from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import NotFound
@@ -44,20 +44,28 @@ async def proxy(server_url: str) -> AsyncIterator[FaultProxy]:
         yield proxy
 
 
+async def take(follower: ChangesFollower) -> Page:
+    """The next page, dealt with."""
+    page = await follower.next_page()
+    follower.done(page)
+    return page
+
+
 async def test_page_when_asked_then_rows_after_the_sequence(connection: Connection, db: Prefixer) -> None:
     """Pages follow one another, several changes of a document are one row, deletions say so."""
     database = connection.database(db.database("triggers"))
     rev = await database.put({"_id": "a"})
     await database.put({"_id": "b"})
     follower = ChangesFollower(database, "0", limit=1)
-    pages = [await follower.next_page(), await follower.next_page()]
+    assert await follower.next_page() == await follower.next_page(), "it comes until it is done with"
+    pages = [await take(follower), await take(follower)]
     assert {page.changes[0].doc_id for page in pages} == {"a", "b"}
     assert all(len(page.changes) == 1 for page in pages)
     rev = await database.put({"_id": "a", "_rev": rev, "n": 2})
     rev = await database.put({"_id": "a", "_rev": rev, "n": 3})
-    (change,) = (await follower.next_page()).changes
+    (change,) = (await take(follower)).changes
     assert (change.doc_id, change.rev, change.deleted) == ("a", rev, False)
-    waiting = asyncio.create_task(follower.next_page())
+    waiting = asyncio.create_task(take(follower))
     await database.delete("a", rev)
     (change,) = (await waiting).changes
     assert change.deleted
@@ -69,7 +77,7 @@ async def test_follower_when_since_is_now_then_only_what_comes(connection: Conne
     await database.put({"_id": "before"})
     for since in ("now", "present"):
         follower = ChangesFollower(database, "now" if since == "now" else await current_sequence(database))
-        waiting = asyncio.create_task(follower.next_page())
+        waiting = asyncio.create_task(take(follower))
         doc_id = f"after-{since}"
 
         async def write(doc_id: str = doc_id) -> None:
@@ -103,7 +111,7 @@ async def test_follower_when_database_goes_then_not_found(connection: Connection
     name = db.database("gone")
     await connection.server.create_database(name)
     follower = ChangesFollower(connection.database(name), "0", heartbeat_s=1)
-    waiting = asyncio.create_task(follower.next_page())
+    waiting = asyncio.create_task(take(follower))
     await asyncio.wait([waiting], timeout=0.1)
     await connection.server.delete_database(name)
     with pytest.raises(NotFound):
@@ -150,7 +158,7 @@ async def test_follower_when_answers_are_broken_then_every_change_comes(
         follower = ChangesFollower(database, "0", limit=4, heartbeat_s=0.3, silence_s=0.9)
         seen: set[str] = set()
         while len(seen) < 10:
-            page = await asyncio.wait_for(follower.next_page(), 20)
+            page = await asyncio.wait_for(take(follower), 20)
             seen |= {change.doc_id for change in page.changes}
         assert faults >= 2
         assert follower.failures == 0

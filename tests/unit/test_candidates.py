@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from couchjobs.broker.candidates import Candidate, Candidates
+from couchjobs.timestamps import Moment
 
 
 def candidate(
@@ -21,6 +22,11 @@ def candidate(
     return Candidate(job_id, rev, worker, due, priority, None, not_before, first_right)
 
 
+def at(seconds: float) -> Moment:
+    """A moment at which both clocks say the same."""
+    return Moment(seconds, seconds)
+
+
 def ids(candidates: list[Candidate]) -> list[str]:
     """Their job ids."""
     return [one.job_id for one in candidates]
@@ -30,52 +36,51 @@ def test_take_when_priorities_differ_then_two_of_three_by_priority() -> None:
     """One of three is the oldest."""
     known = Candidates({"w": 2}, 100)
     for number in range(4):
-        known.offer(candidate(f"low-{number}", due=number), 0)
-        known.offer(candidate(f"high-{number}", due=100 + number, priority=1), 0)
-    assert ids(known.take("w", 6, 0)) == ["high-0", "high-1", "low-0", "high-2", "high-3", "low-1"]
-    assert ids(known.take("w", 9, 0)) == ["low-2", "low-3"]
-    assert known.take("w", 1, 0) == []
+        known.offer(candidate(f"low-{number}", due=number), at(0))
+        known.offer(candidate(f"high-{number}", due=100 + number, priority=1), at(0))
+    assert ids(known.take("w", 6, at(0))) == ["high-0", "high-1", "low-0", "high-2", "high-3", "low-1"]
+    assert ids(known.take("w", 9, at(0))) == ["low-2", "low-3"]
+    assert known.take("w", 1, at(0)) == []
 
 
 def test_offer_when_not_before_is_later_then_waits() -> None:
     """And replaces what was known of the job before."""
     known = Candidates({"w": 2}, 100)
-    known.offer(candidate("a", not_before=5), 0)
-    known.offer(candidate("b", not_before=3), 0)
-    assert known.next_ready(["w"], 0) == 3
-    assert known.take("w", 9, 2) == []
-    assert ids(known.take("w", 9, 3)) == ["b"]
-    known.offer(candidate("a", not_before=9, rev="2-b"), 4)
-    assert known.take("w", 9, 6) == [], "an older entry must not ripen it early"
-    assert ids(known.take("w", 9, 9)) == ["a"]
+    known.offer(candidate("a", not_before=5), at(0))
+    known.offer(candidate("b", not_before=3), at(0))
+    assert known.next_in(["w"], at(0)) == 3
+    assert known.take("w", 9, at(2)) == []
+    assert ids(known.take("w", 9, at(3))) == ["b"]
+    known.offer(candidate("a", not_before=9, rev="2-b"), at(4))
+    assert known.take("w", 9, at(6)) == [], "an older entry must not ripen it early"
+    assert ids(known.take("w", 9, at(9))) == ["a"]
 
 
 def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     """Priority still finds a place; the mark is given out once few are ready."""
     known = Candidates({"w": 2}, 3)
     for number in range(5):
-        known.offer(candidate(f"job-{number}"), 0)
+        known.offer(candidate(f"job-{number}"), at(0))
     assert known.ready() == 3
     assert known.overflowed(0) == []
-    known.offer(candidate("high", priority=1), 0)
+    known.offer(candidate("high", priority=1), at(0))
     assert known.ready("w") == 4
-    known.take("w", 4, 0)
+    known.take("w", 4, at(0))
     assert known.overflowed(0) == ["w"]
     assert known.overflowed(0) == []
 
 
 def test_reconsider_when_first_rights_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
-    """Before their delay, they only wait for it no longer than others do."""
+    """Before their delay as well: it was for the daemon that has the first right no longer."""
     known = Candidates({"w": 2}, 100, delay_s=0.25)
     for number in range(4):
-        known.offer(candidate(f"job-{number}", first_right=False), 0)
-    known.next_ready(["w"], 1)
-    known.offer(candidate("early", first_right=False), 1)
+        known.offer(candidate(f"job-{number}", first_right=False), at(0))
+    known.next_in(["w"], at(1))
+    known.offer(candidate("early", first_right=False), at(1))
     known.reconsider(lambda job_id, worker: worker == "w" and job_id in ("job-1", "early"))
-    assert known.ready() == 1
-    assert ids(known.take("w", 1, 1)) == ["job-1"]
-    assert known.next_ready(["w"], 1.3) is not None
-    assert ids(known.take("w", 1, 1.3)) == ["early"]
+    assert known.ready() == 2
+    assert ids(known.take("w", 2, at(1))) == ["early", "job-1"]
+    assert known.next_in(["w"], at(1.3)) is not None
 
 
 def test_hungry_when_nothing_or_little_of_a_type_is_ready() -> None:
@@ -83,12 +88,12 @@ def test_hungry_when_nothing_or_little_of_a_type_is_ready() -> None:
     known = Candidates({"few": 1, "many": 100}, 1000)
     assert known.hungry()
     for number in range(32):
-        known.offer(candidate(f"job-{number}", worker="few"), 0)
+        known.offer(candidate(f"job-{number}", worker="few"), at(0))
     assert not known.hungry()
-    known.offer(candidate("one", worker="many"), 0)
+    known.offer(candidate("one", worker="many"), at(0))
     assert known.hungry()
-    known.take("many", 1, 0)
-    known.take("few", 1, 0)
+    known.take("many", 1, at(0))
+    known.take("few", 1, at(0))
     assert known.hungry()
 
 
@@ -96,55 +101,78 @@ def test_offer_when_too_many_wait_then_the_earliest_do_and_the_rest_is_looked_fo
     """A left out job is not looked for before its time has come."""
     known = Candidates({"w": 2}, 2)
     for not_before in (30.0, 20.0, 10.0, 40.0, 50.0):
-        known.offer(candidate(f"job-{not_before}", not_before=not_before), 0)
-    assert known.next_ready(["w"], 0) == 10
+        known.offer(candidate(f"job-{not_before}", not_before=not_before), at(0))
+    assert known.next_in(["w"], at(0)) == 10
     assert known.overflowed(29) == []
-    assert ids(known.take("w", 9, 29)) == ["job-10.0", "job-20.0"]
+    assert ids(known.take("w", 9, at(29))) == ["job-10.0", "job-20.0"]
     assert known.overflowed(30) == ["w"]
-    assert known.next_ready(["w"], 30) is None
+    assert known.next_in(["w"], at(30)) is None
 
 
-def test_next_ready_when_candidates_are_ripe_then_none_of_them() -> None:
-    """Whoever waits for the next one must not wait for the past."""
+def test_next_in_when_candidates_are_ripe_then_at_once_and_not_never() -> None:
+    """Whoever asks after he has taken must be told of what has ripened since: it was lost until the next sweep."""
     known = Candidates({"w": 2}, 10)
-    known.offer(candidate("a", not_before=5), 0)
-    known.offer(candidate("b", not_before=9), 0)
-    assert known.next_ready(["w"], 6) == 9
-    assert known.ready() == 1
+    known.offer(candidate("a", not_before=5), at(0))
+    known.offer(candidate("b", not_before=9), at(0))
+    assert known.take("w", 2, at(4.9)) == []
+    assert known.next_in(["w"], at(5)) == 0
+    assert ids(known.take("w", 2, at(5))) == ["a"]
+    assert known.next_in(["w"], at(5)) == 4
+    assert ids(known.take("w", 2, at(9))) == ["b"]
+    assert known.next_in(["w"], at(9)) is None
+
+
+def test_offer_when_the_wall_clock_is_set_back_then_what_is_left_to_others_waits_no_longer() -> None:
+    """A delay is for the clock that nobody sets."""
+    known = Candidates({"w": 2}, 10, delay_s=0.25)
+    known.offer(candidate("a", first_right=False), Moment(5000, 100))
+    assert known.next_in(["w"], Moment(1400, 100)) == 0.25
+    assert ids(known.take("w", 2, Moment(1400, 100.25))) == ["a"]
+
+
+def test_candidates_when_jobs_come_and_go_then_no_queue_grows() -> None:
+    """The two orders hold what the other has taken for a while, and not for ever."""
+    known = Candidates({"w": 2}, 100)
+    for number in range(60_000):
+        known.offer(candidate(str(number), due=-number, priority=number % 3), at(0))
+        known.take("w", 1, at(0))
+    lane = known._lanes["w"]
+    assert len(lane.by_age) < 6000
+    assert len(lane.by_priority) < 6000
 
 
 def test_forget_when_job_moved_on_then_not_taken() -> None:
     """The feed says that somebody else has it."""
     known = Candidates({"w": 2}, 10)
-    known.offer(candidate("a"), 0)
+    known.offer(candidate("a"), at(0))
     assert known.knows("a", "1-a")
     assert not known.knows("a", "2-b")
     known.forget("a")
-    assert known.take("w", 1, 0) == []
+    assert known.take("w", 1, at(0)) == []
 
 
 def test_take_when_jobs_are_left_to_others_then_own_ones_first_and_few_are_taken_over() -> None:
     """At most one for each slot and delay, however many lie there."""
     known = Candidates({"w": 2}, 100, delay_s=0.25)
     for number in range(10):
-        known.offer(candidate(f"other-{number}", first_right=False), 0)
-    known.offer(candidate("own"), 0)
-    assert ids(known.take("w", 9, 0)) == ["own"]
-    assert known.next_ready(["w"], 0) == 0.25
-    assert ids(known.take("w", 9, 0.25)) == ["other-0", "other-1"]
-    assert known.take("w", 9, 0.25) == []
-    assert known.next_ready(["w"], 0.25) == 0.375
-    assert ids(known.take("w", 9, 0.375)) == ["other-2"]
-    known.offer(candidate("own"), 1)
-    assert ids(known.take("w", 9, 9)) == ["own", "other-3", "other-4"]
+        known.offer(candidate(f"other-{number}", first_right=False), at(0))
+    known.offer(candidate("own"), at(0))
+    assert ids(known.take("w", 9, at(0))) == ["own"]
+    assert known.next_in(["w"], at(0)) == 0.25
+    assert ids(known.take("w", 9, at(0.25))) == ["other-0", "other-1"]
+    assert known.take("w", 9, at(0.25)) == []
+    assert known.next_in(["w"], at(0.25)) == 0.125
+    assert ids(known.take("w", 9, at(0.375))) == ["other-2"]
+    known.offer(candidate("own"), at(1))
+    assert ids(known.take("w", 9, at(9))) == ["own", "other-3", "other-4"]
 
 
-def test_next_ready_when_slots_are_full_then_jobs_left_to_others_wake_nobody() -> None:
+def test_next_in_when_slots_are_full_then_jobs_left_to_others_wake_nobody() -> None:
     """They are looked at once a slot is free."""
     known = Candidates({"w": 2, "full": 1}, 100, delay_s=0.25)
-    known.offer(Candidate("other", "1-a", "full", 0, 0, None, first_right=False), 0)
-    assert known.next_ready(["w"], 9) is None
-    assert known.next_ready(["w", "full"], 9) == 9
+    known.offer(Candidate("other", "1-a", "full", 0, 0, None, first_right=False), at(0))
+    assert known.next_in(["w"], at(9)) is None
+    assert known.next_in(["w", "full"], at(9)) == 0
 
 
 @given(
@@ -160,18 +188,18 @@ def test_candidates_when_anything_happens_then_each_is_taken_at_most_once_and_co
     present: set[str] = set()
     for number, priority, not_before, take in steps:
         if take:
-            for one in known.take("w", 2, 10.0 if priority else 0.0):
+            for one in known.take("w", 2, at(10.0 if priority else 0.0)):
                 assert one.job_id in present
                 present.discard(one.job_id)
         elif priority < 0:
             known.forget(str(number))
             present.discard(str(number))
         else:
-            known.offer(candidate(str(number), due=number, priority=priority, not_before=not_before), 0)
+            known.offer(candidate(str(number), due=number, priority=priority, not_before=not_before), at(0))
             present.discard(str(number))
             if known.knows(str(number), "1-a"):
                 present.add(str(number))
     present = {job_id for job_id in present if known.knows(job_id, "1-a")}
-    rest = {one.job_id for one in known.take("w", 1000, 10)}
+    rest = {one.job_id for one in known.take("w", 1000, at(10))}
     assert rest == present
     assert known.ready() == 0

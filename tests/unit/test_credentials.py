@@ -112,7 +112,7 @@ async def test_client_when_certificate_is_not_trusted_then_unavailable(tmp_path:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
 
     async def welcome(_request: web.BaseRequest) -> web.Response:
-        return web.json_response({"version": "3.5.2"})
+        return web.json_response({"couchdb": "Welcome", "version": "3.5.2"})
 
     server = await asyncio.get_running_loop().create_server(web.Server(welcome), "127.0.0.1", 0, ssl=context)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"

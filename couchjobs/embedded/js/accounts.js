@@ -59,7 +59,7 @@ class Accounts {
   cookieFor(name) {
     const time = Math.floor(Date.now() / 1000).toString(16);
     const value = Buffer.from(`${name}:${time}:${this.sign(name, time)}`).toString('base64url');
-    return `AuthSession=${value}; Version=1; Path=/; HttpOnly`;
+    return `AuthSession=${value}; Version=1; Path=/; HttpOnly; SameSite=Strict`;
   }
 
   async fromCookie(value) {

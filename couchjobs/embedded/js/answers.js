@@ -10,6 +10,7 @@ class HttpError extends Error {
 }
 
 function sendJson(res, status, body, headers = {}) {
+  if (res.headersSent) return;
   const text = JSON.stringify(body) + '\n';
   res.writeHead(status, {
     'Content-Type': 'application/json',
@@ -29,6 +30,7 @@ function asHttpError(error) {
 function sendError(res, error) {
   const {status, error: name, message} = asHttpError(error);
   if (status >= 500) console.error(error);
+  if (res.writableEnded) return;
   if (res.headersSent) return res.destroy();
   const headers = status === 401 ? {'WWW-Authenticate': 'Basic realm="couchjobs"'} : {};
   sendJson(res, status, {error: name, reason: message}, headers);
@@ -55,9 +57,9 @@ async function readJson(req) {
 const PLAIN_TEXT = ['rev', 'startkey_docid', 'start_key_doc_id', 'endkey_docid', 'end_key_doc_id', 'filter', 'feed', 'style', 'view'];
 
 // The query string, its values JSON decoded where CouchDB reads JSON.
-function readQuery(url) {
+function readQuery(params) {
   const query = {};
-  for (const [name, text] of url.searchParams) {
+  for (const [name, text] of params) {
     try {
       query[name] = PLAIN_TEXT.includes(name) ? text : JSON.parse(text);
     } catch {

@@ -22,7 +22,16 @@ async function rowsSince(database, query, since) {
   else if (query.filter === '_doc_ids' || query.doc_ids) options.doc_ids = query.doc_ids || [];
   else if (query.filter === '_design') options.filter = (doc) => doc._id.startsWith('_design/');
   else if (query.filter) Object.assign(options, {filter: query.filter, view: query.view});
-  return database.pouch.changes(options);
+  const answer = await database.pouch.changes(options);
+  if (query.style === 'all_docs') await Promise.all(answer.results.map((row) => winnerFirst(database, row)));
+  return answer;
+}
+
+// CouchDB names the winning leaf first, PouchDB the longest one.
+async function winnerFirst(database, row) {
+  if (row.changes.length < 2) return;
+  const found = row.doc || (await database.pouch.get(row.id).catch(() => null));
+  if (found) row.changes.sort((one, other) => (other.rev === found._rev) - (one.rev === found._rev));
 }
 
 async function checkFilter(database, query) {

@@ -3,7 +3,7 @@
 
 const {HttpError, sendJson, sendError, readJson, readQuery} = require('./answers');
 const {isServerAdmin, requireServerAdmin, requireDatabaseAdmin, requireMember} = require('./accounts');
-const {newId, writeOne, writeMany, remove, readMany} = require('./documents');
+const {newId, writeOne, writeMany, remove, readMany, checkAttachment} = require('./documents');
 const {changes} = require('./changes');
 const {viewRows, allDocs, designDocs, perQuery} = require('./views');
 const {createStock} = require('./stock');
@@ -15,19 +15,59 @@ const WELCOME = {
   features: [],
   vendor: {name: 'couchjobs embedded server (PouchDB); not an Apache CouchDB'},
 };
+const MOST_UUIDS = 1000;
+// A page that a browser has loaded from elsewhere may name us by a host of its own (DNS rebinding), and may send forms.
+const OUR_HOSTS = ['localhost', '127.0.0.1', '[::1]'];
+// What goes to the stock layer; everything else has its answer here, or none.
+const STOCK = ['POST _revs_diff', 'POST _find', 'POST _explain', 'GET _index', 'POST _index', 'POST _view_cleanup'];
 const CONFIG = {couchdb: {max_document_size: '8000000'}, httpd: {max_http_request_size: '67108864'}};
+
+function split(text, mark) {
+  const at = text.indexOf(mark);
+  return at < 0 ? [text, ''] : [text.slice(0, at), text.slice(at + 1)];
+}
+
+function segments(path) {
+  let parts;
+  try {
+    parts = path.split('/').slice(1).map(decodeURIComponent);
+  } catch {
+    throw new HttpError(400, 'bad_request', 'Malformed URL.');
+  }
+  if (parts.at(-1) === '') parts.pop();
+  if (parts.includes('')) throw new HttpError(400, 'bad_request', 'Empty path segment.');
+  return parts;
+}
+
+function requireOurHost(req) {
+  const host = (req.headers.host || '').replace(/:\d*$/, '').toLowerCase();
+  if (!OUR_HOSTS.includes(host)) throw new HttpError(403, 'forbidden', `Host ${host} is not this server: use 127.0.0.1 or localhost.`);
+}
+
+function requireJson({req, parts}) {
+  if (req.method !== 'POST' || parts[0] === '_session') return;
+  const type = (req.headers['content-type'] || '').split(';')[0].trim().toLowerCase();
+  if (type !== 'application/json') throw new HttpError(415, 'bad_content_type', 'Content-Type must be application/json');
+}
+
+function uuids(count = 1) {
+  if (!Number.isInteger(count) || count < 0) throw new HttpError(400, 'bad_request', 'count must be a number');
+  if (count > MOST_UUIDS) throw new HttpError(403, 'forbidden', 'count parameter too large');
+  return Array.from({length: count}, newId);
+}
 
 function createHandler(databases, accounts) {
   const stock = createStock(databases);
 
   return async (req, res) => {
     try {
-      const url = new URL(req.url, 'http://localhost');
-      const parts = url.pathname.split('/').slice(1).map(decodeURIComponent);
-      if (parts.at(-1) === '') parts.pop();
+      requireOurHost(req);
+      const [path, search] = split(req.url, '?');
+      const parts = segments(path); // as they are: to a URL, "." and "%2e" would mean the path before them
       const logsIn = parts[0] === '_session' && req.method === 'POST';
       const user = logsIn ? {name: null, roles: []} : await accounts.identify(req);
-      const ask = {req, res, user, parts, method: req.method === 'HEAD' ? 'GET' : req.method, query: readQuery(url)};
+      const ask = {req, res, user, parts, method: req.method === 'HEAD' ? 'GET' : req.method, query: readQuery(new URLSearchParams(search))};
+      requireJson(ask);
       if (parts.length === 0 || (parts[0].startsWith('_') && !['_users', '_replicator', '_global_changes'].includes(parts[0]))) {
         await server(ask);
       } else {
@@ -43,11 +83,11 @@ function createHandler(databases, accounts) {
     switch (route) {
       case 'GET /': return sendJson(res, 200, WELCOME);
       case 'GET /_up': return sendJson(res, 200, {status: 'ok', seeds: {}});
-      case 'GET /_uuids': return sendJson(res, 200, {uuids: Array.from({length: query.count || 1}, newId)});
+      case 'GET /_uuids': return sendJson(res, 200, {uuids: uuids(query.count)});
       case 'POST /_session': return logIn(req, res);
       case 'GET /_session':
         return sendJson(res, 200, {ok: true, userCtx: user, info: {authentication_handlers: ['cookie', 'default'], authenticated: user.name ? 'default' : undefined}});
-      case 'DELETE /_session': return sendJson(res, 200, {ok: true}, {'Set-Cookie': 'AuthSession=; Version=1; Path=/; HttpOnly; Max-Age=0'});
+      case 'DELETE /_session': return sendJson(res, 200, {ok: true}, {'Set-Cookie': 'AuthSession=; Version=1; Path=/; HttpOnly; SameSite=Strict; Max-Age=0'});
     }
     requireServerAdmin(user);
     if (method === 'PUT' && parts.length === 1) await databases.create(parts[0]);
@@ -93,17 +133,40 @@ function createHandler(databases, accounts) {
       return sendJson(res, 200, {ok: true});
     }
     const found = databases.get(name);
+    answerWhenGone(found, res);
     const security = await found.getSecurity();
     if (name === '_users') requireOwnUser(ask);
     else requireMember(user, security);
     if (parts.length === 1 && method === 'GET') return sendJson(res, 200, await databases.info(name));
     if (parts.length === 1 && method === 'POST') return created(res, await writeOne(found, user, (await readJson(req)) ?? null));
-    if (parts[1].startsWith('_') && parts[1] !== '_design' && parts[1] !== '_local') {
+    if (parts.length === 1) throw new HttpError(405, 'method_not_allowed', 'Only DELETE,GET,HEAD,POST,PUT allowed');
+    const words = ['_design', '_local'].includes(parts[1]) ? 3 : 2; // of an id
+    if (parts[1].startsWith('_') && words === 2) {
       if (await special(ask, found, security)) return;
     } else if (parts[1] === '_design' && ['_view', '_info'].includes(parts[3])) {
       if (await view(ask, found)) return;
-    } else if (parts.length === (['_design', '_local'].includes(parts[1]) ? 3 : 2) && (await document(ask, found))) return;
+    } else if (parts.length === words) {
+      if (await document(ask, found)) return;
+    } else {
+      await attachment(ask, found, security, parts.slice(1, words).join('/'), parts.slice(words).join('/'));
+    }
     stock(req, res, found, user, security);
+  }
+
+  // PouchDB never ends what was under way when a database is removed.
+  function answerWhenGone(found, res) {
+    const gone = () => {
+      if (!res.headersSent) sendError(res, new HttpError(404, 'not_found', 'Database does not exist.'));
+    };
+    found.writes.once('gone', gone);
+    res.on('close', () => found.writes.off('gone', gone));
+  }
+
+  // An attachment is stored by the stock layer, once it is known that this user may change the document.
+  async function attachment({user, method, query, req}, found, security, id, name) {
+    if (!['GET', 'PUT', 'DELETE'].includes(method)) throw new HttpError(405, 'method_not_allowed', 'Only DELETE,GET,HEAD,PUT allowed');
+    if (id.startsWith('_design/') && method !== 'GET') requireDatabaseAdmin(user, security);
+    if (method !== 'GET') await checkAttachment(found, user, id, name, method, req.headers['content-type']);
   }
 
   // In the users database everybody reads and writes his own document; the rest is the administrator's.
@@ -144,13 +207,10 @@ function createHandler(databases, accounts) {
         requireDatabaseAdmin(user, security);
         await found.pouch.compact();
         return done(res, 202, {ok: true});
-      case 'POST _revs_diff':
-      case 'POST _find':
-      case 'POST _explain':
-      case 'GET _index':
-      case 'POST _index':
-      case 'POST _view_cleanup': return false;
-      default: throw new HttpError(404, 'not_found', 'missing');
+      default:
+        if (!STOCK.includes(`${method} ${parts[1]}`)) throw new HttpError(404, 'not_found', 'missing');
+        if (['POST _index', 'POST _view_cleanup'].includes(`${method} ${parts[1]}`)) requireDatabaseAdmin(user, security);
+        return false;
     }
   }
 
@@ -171,7 +231,7 @@ function createHandler(databases, accounts) {
         return done(res, 200, doc, doc._rev ? {ETag: `"${doc._rev}"`} : {});
       }
       case 'PUT': {
-        if (/^multipart/.test(req.headers['content-type'] || '')) return false;
+        if (/^multipart/i.test(req.headers['content-type'] || '')) throw new HttpError(415, 'bad_content_type', 'The embedded server takes no multipart documents: send attachments inline.');
         const doc = await readJson(req);
         if (doc === undefined || doc === null || typeof doc !== 'object' || Array.isArray(doc)) throw new HttpError(400, 'bad_request', 'Document must be a JSON object');
         if (doc._id !== undefined && doc._id !== id) throw new HttpError(400, 'bad_request', 'Document ID must match the one in the URL');
@@ -182,7 +242,7 @@ function createHandler(databases, accounts) {
         return created(res, await writeOne(found, user, doc, options));
       }
       case 'DELETE': return done(res, 200, await remove(found, user, id, query.rev ?? ifMatch));
-      default: return false;
+      default: throw new HttpError(405, 'method_not_allowed', 'Only DELETE,GET,HEAD,PUT allowed');
     }
   }
 

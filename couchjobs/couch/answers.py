@@ -1,0 +1,200 @@
+"""What an answer proves. Nothing above this package sees a raw status.
+
+An error counts as CouchDB's only in CouchDB's own form, `{"error": ..., "reason": ...}`. Whatever else comes (a page
+of a proxy, an empty body, another status) says nothing, whatever its status: it is Unavailable.
+
+| asked | what came | what it proves |
+|---|---|---|
+| a write | the document's row is `ok` | OK: stored, with that revision |
+| | ... and `accepted` | ACCEPTED: stored at too few copies of a cluster; it may lose to another branch |
+| | the row says conflict | CONFLICT: another revision is there |
+| | the row names a refusal, or the whole answer is a 413 for this very document | REFUSED: it can never be stored |
+| | the request was refused as a whole | UNKNOWN; `alone` where it held this document only, and others go through |
+| | 429, or no connection was made | UNKNOWN, and `unsent`: it is surely not stored |
+| | anything else, or nothing | UNKNOWN: it may be stored |
+| a read | the document's row is `ok` | the document |
+| | the row says not_found | absent: it was never there, is deleted, or that revision is gone |
+| | the row says anything else, or there is none | unknown |
+| anything | 404 `not_found` | NotFound: no such database or view, where that was asked for; see `absence` |
+
+Source: CouchDB docs, api/basics and json/structure; the names of refusals are those of chttpd:error_info.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+from couchjobs import errors
+from couchjobs.couch.codec import decode
+
+_LONGEST_TEXT = 500
+_RETRY_AFTER_S = 1.0
+_LONGEST_RETRY_AFTER_S = 60.0
+_OF_THE_REQUEST = {400, 405, 406, 412, 415, 416, 417}
+"""Statuses with which CouchDB refuses a request for its form."""
+_BY_STATUS: dict[int, type[errors.CouchError]] = {
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    409: errors.Conflict,
+    413: errors.TooLarge,
+}
+_REFUSALS = {
+    "forbidden",
+    "unauthorized",
+    "doc_validation",
+    "bad_request",
+    "illegal_docid",
+    "document_too_large",
+    "too_large",
+}
+
+
+class Written(Enum):
+    """What became of a document that was written."""
+
+    OK = "ok"
+    ACCEPTED = "accepted"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAnswer:
+    """The answer for one document: its new revision where it was stored, the reason where it was not."""
+
+    written: Written
+    rev: str = ""
+    reason: str = ""
+    alone: bool = False
+    """UNKNOWN: this document was refused in a request of its own, while the database took another write."""
+    unsent: bool = False
+    """UNKNOWN: it is surely not stored, for the request was not taken at all."""
+    retry_after_s: float = 0.0
+    """UNKNOWN: how long the server asks to be left alone."""
+
+    @property
+    def stored(self) -> bool:
+        """Return whether the document is in the database, on the winning branch or on another."""
+        return self.written in (Written.OK, Written.ACCEPTED)
+
+
+class Found(NamedTuple):
+    """The answer for one document that was asked for: the document, or that it is absent, or why neither is known."""
+
+    doc_id: str
+    rev: str | None
+    """The revision that was asked for; None: the winner."""
+    document: dict[str, Any] | None
+    absent: bool = False
+    reason: str = ""
+    unreadable: bool = False
+    """It is there, and too large or nested too deep to be read."""
+
+
+def error_of(
+    method: str, path: str, status: int, answer: bytes, *, location: str = "", retry_after: str = ""
+) -> errors.CouchError:
+    """Return the error that an answer with a status from 300 on is."""
+    where = f"{method} /{path}"
+    said = _said(answer)
+    if said is None or (status == 404 and said[0] != "not_found"):
+        text = " ".join(answer[:_LONGEST_TEXT].decode("utf-8", "replace").split())
+        if 300 <= status < 400:
+            return errors.Redirected(f"{where}: {status}: redirected to {location or '?'}: set COUCHJOBS_URL", status)
+        return errors.Unavailable(
+            f"{where}: {status}, and not an answer of CouchDB: {text!r}", status, _seconds(retry_after, status)
+        )
+    text = f"{where}: {status} {said[0]}: {said[1]}"[:_LONGEST_TEXT]
+    if status == 404:
+        return errors.NotFound(text, status)
+    if status in _BY_STATUS:
+        return _BY_STATUS[status](text, status)
+    if status in _OF_THE_REQUEST:
+        return errors.BadRequest(text, status)
+    return errors.Unavailable(text, status, _seconds(retry_after, status))
+
+
+def _said(answer: bytes) -> tuple[str, str] | None:
+    """Return the error and the reason, where the answer has CouchDB's form."""
+    try:
+        said = decode(answer)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(said, dict) or not isinstance(said.get("error"), str) or "reason" not in said:
+        return None
+    return said["error"], str(said["reason"])
+
+
+def _seconds(retry_after: str, status: int) -> float:
+    if status != 429:
+        return 0.0
+    return min(_LONGEST_RETRY_AFTER_S, float(retry_after)) if retry_after.isdecimal() else _RETRY_AFTER_S
+
+
+def refuses_request(error: errors.CouchError) -> bool:
+    """Return whether the request was refused as a whole, by whomever, in a way that may be about what it holds."""
+    return 400 <= error.status < 500 and error.status not in (404, 429)
+
+
+def refuses_document(error: errors.CouchError, doc_id: str) -> bool:
+    """Return whether CouchDB itself says of the one document of a request that it is larger than it ever takes."""
+    return isinstance(error, errors.TooLarge) and str(error).endswith(f" document_too_large: {doc_id}")
+
+
+def read_write_row(row: Any) -> WriteAnswer:
+    """Return what a row of `_bulk_docs` says of its document."""
+    if not isinstance(row, dict):
+        return WriteAnswer(Written.UNKNOWN, reason=f"{row!r} is no row of _bulk_docs")
+    if isinstance(row.get("rev"), str) and "error" not in row:
+        return WriteAnswer(Written.ACCEPTED if row.get("accepted") else Written.OK, rev=row["rev"])
+    reason = f"{row.get('error')}: {row.get('reason')}"
+    if row.get("error") == "conflict":
+        return WriteAnswer(Written.CONFLICT, reason=reason)
+    return WriteAnswer(Written.REFUSED if row.get("error") in _REFUSALS else Written.UNKNOWN, reason=reason)
+
+
+def as_error(answer: WriteAnswer, where: str) -> errors.CouchError:
+    """Return the error that an answer is to somebody who wanted the document stored."""
+    text = f"{where}: {answer.reason}"
+    match answer.written:
+        case Written.CONFLICT:
+            return errors.Conflict(text, 409)
+        case Written.REFUSED:
+            return errors.Refused(text)
+        case _:
+            return errors.Unavailable(text)
+
+
+def read_documents(wanted: Sequence[tuple[str, str | None]], results: Iterable[Any]) -> list[Found]:
+    """Return what the results of `_bulk_get` say of each document that was asked for, in that order."""
+    by_id: defaultdict[str, deque[Any]] = defaultdict(deque)
+    for result in results:
+        if isinstance(result, dict) and isinstance(result.get("docs"), list) and result["docs"]:
+            by_id[str(result.get("id"))].append(result["docs"][0])
+    return [_read_one(doc_id, rev, by_id[doc_id]) for doc_id, rev in wanted]
+
+
+def _read_one(doc_id: str, rev: str | None, answers: deque[Any]) -> Found:
+    if not answers:
+        return Found(doc_id, rev, None, reason="the answer has no row for it")
+    answer = next((one for one in answers if rev is not None and _rev_of(one) == rev), answers[0])
+    answers.remove(answer)
+    document = answer.get("ok") if isinstance(answer, dict) else None
+    if isinstance(document, dict) and document.get("_id") == doc_id and isinstance(document.get("_rev"), str):
+        if document.get("_deleted") and rev is None:
+            return Found(doc_id, rev, None, absent=True)
+        return Found(doc_id, rev, document)
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(error, dict) and error.get("error") == "not_found":
+        return Found(doc_id, rev, None, absent=True)
+    return Found(doc_id, rev, None, reason=str(error))
+
+
+def _rev_of(answer: Any) -> Any:
+    part = (answer.get("ok") or answer.get("error")) if isinstance(answer, dict) else None
+    return (part.get("_rev") or part.get("rev")) if isinstance(part, dict) else None

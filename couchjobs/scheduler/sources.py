@@ -1,0 +1,201 @@
+"""Which databases events may come from.
+
+A daemon copies what it reads there into jobs, which producers can read, and it may read more than they. So:
+
+- the databases of couchjobs itself are no sources: control never, triggers never, jobs only where producers write no
+  triggers or the list names them (and a trigger never fires for a job that it has made, itself or by others);
+- an administrator lists the sources (`couchjobs init --watch orders,invoices`; the list is `sources:<triggers
+  database>` in the control database, which producers cannot write);
+- without a list every database is a source only where nobody but administrators may write triggers: the case of one
+  user;
+- where others may write triggers, and the database of triggers is not guarded, a source must be one that producers may
+  read anyway.
+
+A trigger that names another database is refused where it is written, and left alone, with its reason, where it is read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database, Document
+from couchjobs.errors import ConfigurationError, CouchError, Forbidden, NotFound, Unauthorized
+from couchjobs.installation import PRODUCER_ROLE, TRIGGERS_GUARD
+from couchjobs.prefixer import Prefixer, escape
+from couchjobs.scheduler.trigger import EventTrigger
+from couchjobs.settings import Settings
+
+_LIST = "sources:"
+_MOST_USERS = 2000
+_HOW = "couchjobs init --watch"
+
+
+@dataclass(slots=True)
+class Sources:
+    """What is known of the sources of one tenant."""
+
+    connection: Connection
+    db: Prefixer
+    listed: tuple[str, ...] | None
+    """Doctypes, `*` for any text; None: there is no list."""
+    guarded: bool
+    others_write: bool
+    """Whether anybody but administrators may write triggers."""
+    _readable: dict[str, bool] = field(default_factory=dict)
+
+    async def refusal(self, doctype: str) -> str:
+        """Return why events must not come from that database; empty where they may.
+
+        Raises:
+            CouchError: it is not known now.
+        """
+        settings = self.connection.settings
+        if reason := refusal_of_own(settings, self.db, doctype, jobs=self._jobs_may(doctype)):
+            return reason
+        if self.db.database(doctype) in (self.db.database(lane) for lane in settings.all_lanes):
+            return ""  # whoever may write triggers reads the jobs anyway
+        if self.listed is None:
+            if not self.others_write and not self.guarded:
+                return ""
+            return f"no list says that events may come from {doctype}: {_HOW} {doctype}"
+        if not self._is_listed(doctype):
+            return f"{doctype} is not in the list of databases that events may come from: {_HOW} {doctype}"
+        if self.guarded or not self.others_write or await self._producers_read(doctype):
+            return ""
+        return (
+            f"producers may write triggers, and may not read {doctype}: guard the triggers (couchjobs init --guard), "
+            f"or let the role {PRODUCER_ROLE} read it"
+        )
+
+    def _is_listed(self, doctype: str) -> bool:
+        return self.listed is not None and any(fnmatchcase(doctype, pattern) for pattern in self.listed)
+
+    def _jobs_may(self, doctype: str) -> bool:
+        return doctype in (self.listed or ()) or (self.guarded and self.listed is None) or not self.others_write
+
+    async def _producers_read(self, doctype: str) -> bool:
+        if doctype not in self._readable:
+            try:
+                security = await self.connection.database(self.db.database(doctype)).security()
+            except NotFound:
+                return True  # there is nothing to read yet; it is asked again when there is
+            members = security.get("members") or {}
+            roles, names = members.get("roles") or [], members.get("names") or []
+            self._readable[doctype] = PRODUCER_ROLE in roles or not (roles or names)
+        return self._readable[doctype]
+
+    async def _first_refusal(self, doctypes: Iterable[str]) -> str:
+        for doctype in sorted(doctypes):
+            if reason := await self.refusal(doctype):
+                return reason
+        return ""
+
+    async def admitted(self, triggers: Iterable[EventTrigger]) -> tuple[dict[str, list[EventTrigger]], dict[str, str]]:
+        """Return the triggers that may fire, by doctype, and the reasons of the others, by id.
+
+        Raises:
+            CouchError: it is not known now.
+        """
+        by_doctype: defaultdict[str, list[EventTrigger]] = defaultdict(list)
+        reasons: dict[str, str] = {}
+        most = self.connection.settings.max_source_databases
+        for trigger in sorted(triggers, key=lambda one: one.id):
+            doctypes = trigger.rules.doctypes
+            reason = await self._first_refusal(doctypes)
+            if not reason and len(by_doctype.keys() | doctypes) > most:
+                reason = f"there are more than {most} databases that events come from (COUCHJOBS_MAX_SOURCE_DATABASES)"
+            if reason:
+                reasons[trigger.id] = reason
+                continue
+            for doctype in doctypes:
+                by_doctype[doctype].append(trigger)
+        return dict(by_doctype), reasons
+
+
+def refusal_of_own(settings: Settings, db: Prefixer, doctype: str, *, jobs: bool) -> str:
+    """Return why a database of couchjobs itself, of whatever tenant, is no source; `jobs`: those of this tenant may."""
+    try:
+        name = db.database(doctype)
+    except ConfigurationError as error:
+        return str(error)
+    own_jobs = {db.database(lane) for lane in settings.all_lanes}
+    if name in own_jobs:
+        return "" if jobs else f"events must not come from the database of jobs here: {_HOW} {doctype}"
+    last = name.rpartition("/")[2]
+    taken = {escape(one) for one in (settings.triggers_doctype, *settings.all_lanes)}
+    if name == settings.control_db or last in taken:
+        return f"events never come from {name}: it is a database of couchjobs"
+    return ""
+
+
+async def read_sources(connection: Connection, db: Prefixer) -> Sources:
+    """Return what is known of the sources of the tenant.
+
+    Raises:
+        CouchError: it is not known now.
+    """
+    triggers = connection.database(db.database(connection.settings.triggers_doctype))
+    listed = await connection.control.find(_LIST + triggers.name)
+    guarded = await triggers.find(f"_design/{TRIGGERS_GUARD}") is not None
+    return Sources(connection, db, _read_list(listed), guarded, await _others_write(connection, triggers))
+
+
+async def write_list(connection: Connection, db: Prefixer, doctypes: Iterable[str]) -> bool:
+    """Make the list of sources be this one; return whether it was not.
+
+    Raises:
+        CouchError: it is not stored.
+        ConfigurationError: one of them is a database of couchjobs.
+    """
+    wanted = sorted(set(doctypes))
+    for doctype in wanted:
+        if "*" not in doctype and (reason := refusal_of_own(connection.settings, db, doctype, jobs=True)):
+            raise ConfigurationError(reason)
+    doc_id = _LIST + db.database(connection.settings.triggers_doctype)
+    present = await connection.control.find(doc_id)
+    if present is not None and present.get("doctypes") == wanted:
+        return False
+    document: Document = {"_id": doc_id, "doctypes": wanted}
+    if present is not None:
+        document["_rev"] = present["_rev"]
+    await connection.control.put(document)
+    return True
+
+
+def _read_list(document: Document | None) -> tuple[str, ...] | None:
+    if document is None:
+        return None
+    doctypes = document.get("doctypes")
+    return tuple(one for one in doctypes if isinstance(one, str)) if isinstance(doctypes, list) else ()
+
+
+async def _others_write(connection: Connection, triggers: Database) -> bool:
+    """Return whether somebody who is no administrator may write into the database of triggers."""
+    try:
+        security = await triggers.security()
+    except NotFound:
+        return False
+    except (Forbidden, Unauthorized):
+        return True
+    members, admins = security.get("members") or {}, security.get("admins") or {}
+    names = {*(members.get("names") or []), *(admins.get("names") or [])}
+    roles = {*(members.get("roles") or []), *(admins.get("roles") or [])} - {"_admin"}
+    if not (members.get("names") or members.get("roles")):
+        return True  # open to everybody
+    if not names and not roles:
+        return False
+    if "_admin" not in await connection.server.roles():
+        return True
+    params = {"include_docs": True, "limit": _MOST_USERS + 1, "startkey": "org.couchdb.user:"}
+    try:
+        rows = (await connection.server.request("GET", "_users/_all_docs", params=params, has="rows"))["rows"]
+    except CouchError:
+        return True
+    users = [row["doc"] for row in rows if isinstance(row.get("doc"), dict)]
+    return len(rows) > _MOST_USERS or any(
+        user.get("name") in names or roles.intersection(user.get("roles") or []) for user in users
+    )
