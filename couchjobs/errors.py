@@ -10,8 +10,8 @@ CouchjobsError
 │   ├── NotFound              404: no such database, or no such view of it
 │   ├── Conflict              409, or the same said of one document
 │   ├── PositionRefused       the server has no such position in the feed of a database
-│   ├── TooLarge              413, or an answer larger than the limit
-│   ├── Unreadable            an answer that is complete, and nested too deep to be read
+│   ├── TooLarge              413: the request, whatever it was
+│   ├── Unreadable            an answer that is larger than is read, or nested too deep
 │   └── Unavailable           429, 5xx, no answer, half of one, or one that is not CouchDB's, whatever its status
 │       ├── Unreachable       no connection: the request was surely not taken
 │       └── Redirected        3xx: the server is somewhere else
@@ -78,11 +78,11 @@ class PositionRefused(CouchError):
 
 
 class TooLarge(CouchError):
-    """A document or an answer is larger than the limit."""
+    """The request is larger than the server, or what stands before it, takes."""
 
 
 class Unreadable(CouchError):
-    """A complete answer holds a document that is nested too deep to be read."""
+    """The answer is there, and is larger than is read, or holds something that is nested too deep."""
 
 
 class Unavailable(CouchError):

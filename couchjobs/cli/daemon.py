@@ -61,8 +61,8 @@ async def _run_to_the_end(
     pool = ChildPool(processes, modules, workers, settings, log_level, max_jobs) if processes else None
     await run_daemon(settings, workers, pool)
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    threads = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
-    if left or threads:
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if left or any(not thread.daemon for thread in others):
         process.leave(0)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
 from couchjobs.scheduler.store import TriggerStore

@@ -20,7 +20,6 @@ from couchjobs.errors import (
     Forbidden,
     NotFound,
     PositionRefused,
-    TooLarge,
     Unauthorized,
     Unavailable,
     Unreadable,
@@ -107,7 +106,7 @@ class ChangesFollower:
                 page = _read_page(answer)
             except NotFound:
                 raise
-            except (TooLarge, Unreadable):
+            except Unreadable:
                 if limit == 1 and not documents:
                     raise
                 if not documents:

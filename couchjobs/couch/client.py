@@ -26,7 +26,7 @@ _LARGE_BODY = 2**20
 _INFO_PAGE = 100
 """Databases in one request of `_dbs_info`: CouchDB's limit by default."""
 MAX_ANSWER = 64 * 1024 * 1024
-"""The largest answer that is read, in bytes; a larger one is a TooLarge, in bounded memory."""
+"""The largest answer that is read, in bytes; a larger one is Unreadable, in bounded memory."""
 
 
 class CouchServer:
@@ -285,7 +285,7 @@ async def _read(response: aiohttp.ClientResponse, max_answer: int) -> bytes:
         size += len(piece)
         if size > max_answer:
             response.close()
-            raise errors.TooLarge(
+            raise errors.Unreadable(
                 f"the answer to {response.method} {response.url.raw_path} is larger than {max_answer:,} bytes"
             )
         pieces.append(piece)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from couchjobs.couch.answers import Found, as_error, read_documents, read_write_row
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.codec import encode
-from couchjobs.errors import NotFound, TooLarge, Unavailable, Unreadable
+from couchjobs.errors import NotFound, Unavailable, Unreadable
 
 Document = dict[str, Any]
 """A document as JSON has it, `_id` and `_rev` included."""
@@ -132,7 +132,7 @@ class Database:
                     max_answer=_BULK_BYTES,
                     has="results",
                 )
-            except (TooLarge, Unreadable) as error:
+            except Unreadable as error:
                 if len(part) == 1:
                     yield [Found(*part[0], None, reason=str(error), unreadable=True)]
                 else:

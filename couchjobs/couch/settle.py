@@ -8,7 +8,7 @@ from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.database import Document
 from couchjobs.couch.writer import GroupWriter
-from couchjobs.errors import NotFound, TooLarge, Unavailable, Unreadable
+from couchjobs.errors import CouchError, NotFound, Unavailable
 from couchjobs.supervisor import backoff
 
 INSIST_S = 15.0
@@ -93,7 +93,7 @@ async def settle_surely(writer: GroupWriter, doc: Document) -> WriteAnswer:
 async def _was_it_ours(writer: GroupWriter, doc: Document, conflict: WriteAnswer) -> WriteAnswer:
     try:
         present = await writer.database.find(doc["_id"])
-    except (Unavailable, TooLarge, Unreadable, NotFound) as error:
+    except CouchError as error:
         return WriteAnswer(Written.UNKNOWN, reason=str(error))
     if present is not None and content(present) == content(doc):
         return WriteAnswer(Written.OK, rev=present["_rev"])

@@ -1,8 +1,8 @@
 """The outage matrix: each kind of request of a daemon answered for some seconds in each way that goes wrong.
 
-A cell is one kind and one way. While it lasts, documents change, ticks come, webhooks are fired, jobs fail and are tried
-again, and one is cancelled; afterwards everything that should exist exists, once. A daemon runs at its default settings,
-in this process, through a proxy that answers in the server's place.
+A cell is one kind and one way. While it lasts, documents change, ticks come, webhooks are fired, jobs fail and are
+tried again, and one is cancelled; afterwards everything that should exist exists, once. A daemon runs at its default
+settings, in this process, through a proxy that answers in the server's place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
@@ -50,7 +50,7 @@ WAYS: list[str] = [
 ]
 
 
-def kind_of(method: str, path: str, body: bytes, control: str) -> str:
+def kind_of(method: str, path: str, body: bytes, control: str) -> str:  # noqa: PLR0911
     """Return which kind of request of a daemon this is; empty for one that is none of them."""
     if "/_changes" in path:
         return "feeds"
@@ -90,7 +90,7 @@ class OutageProxy:
         self.hit = 0
         self.url = ""
 
-    async def __aenter__(self) -> OutageProxy:
+    async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(limit=0))
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._handle)
@@ -131,7 +131,7 @@ class OutageProxy:
         """Return the answer in the server's place; None where the server is asked."""
         way = self._way
         if way == _HANG:
-            while self.on:
+            while self.on:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             return _close(request)
         if way in (_CUT, _ROW):
@@ -142,10 +142,12 @@ class OutageProxy:
             return web.Response(status=301, headers={"Location": "https://elsewhere.invalid/"})
         status, _, what = way.partition(" ")
         if what == _HTML:
-            return web.Response(status=int(status), text="<html><body>by the proxy</body></html>", content_type="text/html")
+            return web.Response(status=int(status), text="<html>by the proxy</html>", content_type="text/html")
         headers = {"Retry-After": "1"} if what == "later" else {}
-        error = {"404": "not_found", "409": "conflict", "401": "unauthorized", "403": "forbidden"}.get(status, "refused")
-        return web.json_response({"error": error, "reason": "by the proxy"}, status=int(status), headers=headers)
+        names = {"404": "not_found", "409": "conflict", "401": "unauthorized", "403": "forbidden"}
+        return web.json_response(
+            {"error": names.get(status, "refused"), "reason": "by the proxy"}, status=int(status), headers=headers
+        )
 
 
 def _close(request: web.Request) -> web.StreamResponse:
@@ -248,11 +250,9 @@ class _Play:
         hook = {"type": "@webhook", "arguments": "", "worker": "note", "message": None, "debounce": "1s"}
         for trigger_id, trigger in (("every", every), ("event", event), ("hook", hook)):
             await self._triggers.put({"_id": trigger_id, **trigger})
-        system = await system_start(
-            CouchBroker(self._connection), CouchScheduler(self._connection), self._workers()
-        )
+        system = await system_start(CouchBroker(self._connection), CouchScheduler(self._connection), self._workers())
         try:
-            await self._warm_up(system)
+            await self._warm_up()
             await self._outage(system)
             await self._until_settled()
         finally:
@@ -260,7 +260,7 @@ class _Play:
             async with asyncio.timeout(60):
                 await system.shutdown(timeout=0)
 
-    async def _warm_up(self, system: JobSystem) -> None:
+    async def _warm_up(self) -> None:
         """Wait until all is well: each trigger has fired once."""
         await self._orders.put({"_id": "before"})
         await self._put_job("warm", "note")
