@@ -8,7 +8,7 @@ CouchjobsError
 │   ├── Forbidden             403: the request, whatever it was
 │   │   └── Refused           CouchDB says of one document that it never takes it
 │   ├── NotFound              404: no such database, or no such view of it
-│   ├── Conflict              409, or the same said of one document
+│   ├── Conflict              CouchDB says of one document that it has another revision
 │   ├── PositionRefused       the server has no such position in the feed of a database
 │   ├── TooLarge              413: the request, whatever it was
 │   ├── Unreadable            an answer that is larger than is read, or nested too deep

@@ -12,7 +12,6 @@ removed): those that it has known stay good, and where no proof holds it is read
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import secrets
 from contextlib import suppress
@@ -27,7 +26,6 @@ from couchjobs.errors import Conflict
 _SECRET_ID = "secret:admin"  # noqa: S105  the id of a document
 _COVERED = ("_id", "worker", "message", "payload", "event", "options", "trigger_id")
 _EXACT = 2**53
-_READ_AGAIN_S = 1.0
 
 
 class AdminProof:
@@ -36,7 +34,6 @@ class AdminProof:
     def __init__(self, connection: Connection) -> None:
         self._control = connection.control
         self._secrets: list[bytes] = []
-        self._read_at = float("-inf")
 
     async def load(self) -> None:
         """Read the secret, unless it is known.
@@ -48,7 +45,6 @@ class AdminProof:
             await self._read()
 
     async def _read(self) -> None:
-        self._read_at = asyncio.get_running_loop().time()
         document = await self._control.find(_SECRET_ID)
         while document is None:
             value = self._secrets[-1].decode() if self._secrets else secrets.token_hex(32)
@@ -71,8 +67,7 @@ class AdminProof:
         """
         if self._is_proved(document):
             return True
-        if asyncio.get_running_loop().time() - self._read_at > _READ_AGAIN_S:
-            await self._read()
+        await self._read()
         return self._is_proved(document)
 
     def _is_proved(self, document: Document) -> bool:
@@ -96,7 +91,7 @@ def _canonical(value: Any) -> Any:
         return [_canonical(part) for part in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if abs(value) <= _EXACT:
+    if abs(value) < _EXACT:
         return int(value) if int(value) == value else value
     try:
         return float(value)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import orjson
 import typer
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from couchjobs.couch.codec import encode
@@ -85,7 +86,8 @@ def cell(value: object) -> Text:
 
 def print_document(document: Any) -> None:
     """Print JSON for people to read."""
-    Console().print_json(plain(json.dumps(document, ensure_ascii=False, default=str)))
+    text = plain(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    Console(soft_wrap=True).print(JSONHighlighter()(text))
 
 
 def print_json(value: Any) -> None:

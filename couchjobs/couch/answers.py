@@ -15,7 +15,8 @@ of a proxy, an empty body, another status) says nothing, whatever its status: it
 | a read | the document's row is `ok` | the document |
 | | the row says not_found | absent: it was never there, is deleted, or that revision is gone |
 | | the row says anything else, or there is none | unknown |
-| anything | 404 `not_found` | NotFound: no such database or view, where that was asked for; see `absence` |
+| anything | 409 for the whole request | nothing: CouchDB says conflict in the row of a document |
+| | 404 `not_found` | NotFound: no such database or view, where that was asked for; see `absence` |
 
 Source: CouchDB docs, api/basics and json/structure; the names of refusals are those of chttpd:error_info.
 """
@@ -39,7 +40,6 @@ _OF_THE_REQUEST = {400, 405, 406, 412, 415, 416, 417}
 _BY_STATUS: dict[int, type[errors.CouchError]] = {
     401: errors.Unauthorized,
     403: errors.Forbidden,
-    409: errors.Conflict,
     413: errors.TooLarge,
 }
 _REFUSALS = {

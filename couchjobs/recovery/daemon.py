@@ -20,7 +20,7 @@ from couchjobs.errors import Conflict, CouchError, NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.peers import PREFIX, Peers, told_other_lanes
+from couchjobs.recovery.peers import PREFIX, Peers, sharing_databases, told_other_lanes
 from couchjobs.recovery.rendezvous import first_right
 from couchjobs.recovery.shares import Shares
 from couchjobs.supervisor import Supervisor
@@ -28,8 +28,9 @@ from couchjobs.timestamps import format_time, now
 
 _logger = get_logger(__name__)
 _MERGE_PAUSE_S = 0.25
-_BEAT_AGAIN_S = 1.0
-"""Seconds until a beat that was not taken is tried again; a whole interval later might be too late."""
+_AGAIN = 1 / 10
+"""After which part of the interval a beat that was not taken is tried again: a whole one might be too late."""
+_LOOK_AGAIN_S = 1.0
 _MARGIN = 1 / 6
 _BLIND_AFTER = 2
 _BURIED_AFTER = 4
@@ -77,6 +78,8 @@ class Daemon:
         self.peers.note(others, moved=False)
         if unlike := told_other_lanes(others, self.db, self._connection.settings.lanes):
             _logger.warning("daemons have other lanes than this one: set COUCHJOBS_LANES alike", daemons=unlike)
+        if shared := sharing_databases(others, self.db, self._connection.settings.jobs_doctype):
+            _logger.warning("tenants with these prefixes have the same databases as this one", prefixes=shared)
         await self._show()
         self._tasks.start("beat", self._beat_for_ever)
         self._tasks.start("watch daemons", lambda: self._watch(follower))
@@ -191,10 +194,10 @@ class Daemon:
                 _logger.warning("beat not answered in time", daemon=self.id, seconds=interval)
                 pause = 0.0
             except NotFound:
-                pause = min(interval, _BEAT_AGAIN_S)
+                pause = interval * _AGAIN
                 await self._make_again()
             except CouchError as error:
-                pause = min(interval, _BEAT_AGAIN_S)
+                pause = interval * _AGAIN
                 untaken += 1
                 if untaken & (untaken - 1) == 0:  # the 1st, 2nd, 4th, ... time
                     _logger.warning("beat not taken, and tried again", daemon=self.id, times=untaken, reason=str(error))
@@ -268,7 +271,7 @@ class Daemon:
             try:
                 page = await follower.next_page()
             except NotFound:
-                await asyncio.sleep(_BEAT_AGAIN_S)  # the beat makes the database again
+                await asyncio.sleep(_LOOK_AGAIN_S)  # the beat makes the database again
                 continue
             except PositionRefused:
                 follower.since = await current_sequence(follower.database)

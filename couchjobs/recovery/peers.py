@@ -14,13 +14,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from couchjobs.couch.database import Document
+from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import CLIENT_WORKER
 from couchjobs.prefixer import Prefixer
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 PREFIX = "daemon:"
 """What the ids of daemon documents begin with."""
@@ -159,6 +157,19 @@ def told_other_lanes(documents: Iterable[Document], db: Prefixer, lanes: dict[st
         for document in documents
         if _read(document, None, moved=False).tenant == tenant and (document.get("lanes") or {}) != lanes
     ]
+
+
+def sharing_databases(documents: Iterable[Document], db: Prefixer, doctype: str) -> list[str]:
+    """Return the prefixes of other tenants whose databases are this one's too: `a.b`, `a-b` and `a:b` are one name."""
+    prefixes = {document.get("prefix") for document in documents} - {db.db_prefix}
+    found = []
+    for prefix in prefixes:
+        try:
+            if isinstance(prefix, str) and Prefixer(db.domain, prefix).database(doctype) == db.database(doctype):
+                found.append(prefix)
+        except ConfigurationError:
+            continue
+    return sorted(found)
 
 
 def _read(document: Document, beat: object, *, moved: bool) -> Peer:

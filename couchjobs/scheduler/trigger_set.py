@@ -13,7 +13,7 @@ from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.database import Document
-from couchjobs.errors import CouchjobsError, NotFound, PositionRefused, Unavailable
+from couchjobs.errors import CouchError, CouchjobsError, NotFound, PositionRefused
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger, EventTrigger, new_trigger
@@ -35,6 +35,8 @@ class TriggerSet:
         self.events: dict[str, EventTrigger] = {}
         self.bad: dict[str, str] = {}
         """By id of the trigger: why it cannot be understood."""
+        self._unknown: set[str] = set()
+        self._look_again = asyncio.Event()
         self.loaded = asyncio.Event()
         """Set once all triggers that were there at the start are known."""
 
@@ -61,7 +63,15 @@ class TriggerSet:
         """Compare the revisions that are known with those of the database: the feed may have left one out."""
         await self.loaded.wait()
         while True:
-            await asyncio.sleep(interval_s)
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._look_again.wait()
+                    self._look_again.clear()
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    await self._read_unknown()
+                    continue
+            except TimeoutError:
+                pass
             try:
                 present = await self._database.all_revisions()
                 changed = [one for one in {*present, *self._revs} if present.get(one) != self._revs.get(one)]
@@ -83,13 +93,21 @@ class TriggerSet:
         while True:
             page = await follower.next_page()
             ids = {change.doc_id for change in page.changes if not change.doc_id.startswith("_design/")}
-            unknown = self._take_in_answers(await self._database.read(ids))
-            if unknown:
-                raise Unavailable(f"{len(unknown)} triggers are not to be had: {unknown[0].reason}")
+            self._take_in_answers(await self._database.read(ids))
             follower.done(page)
 
-    def _take_in_answers(self, answers: list[Found]) -> list[Found]:
-        """Take in what CouchDB says of triggers; return those of which it does not say."""
+    async def _read_unknown(self) -> None:
+        """Ask again for the triggers of which CouchDB did not say what they are."""
+        unknown, self._unknown = self._unknown, set()
+        try:
+            self._take_in_answers(await self._database.read(unknown))
+        except CouchError:
+            self._unknown |= unknown
+            self._look_again.set()
+            raise
+
+    def _take_in_answers(self, answers: list[Found]) -> None:
+        """Take in what CouchDB says of triggers; those of which it does not say are asked for again."""
         self.take_in(one.document for one in answers if one.document is not None)
         for one in answers:
             if one.absent:
@@ -97,9 +115,11 @@ class TriggerSet:
             elif one.unreadable:
                 self._forget(one.doc_id)
                 self._note_bad(one.doc_id, one.reason)
+            elif one.document is None:
+                self._unknown.add(one.doc_id)
+                self._look_again.set()
         if answers:
             self._notify()
-        return [one for one in answers if one.document is None and not one.absent and not one.unreadable]
 
     def take_in(self, documents: Iterable[Document]) -> None:
         """Replace what is known of these triggers by what their documents say now."""

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from matrix import KINDS, WAYS, Cell, run_cell
+from outage_matrix import KINDS, WAYS, Cell, run_cell
 
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.log import configure_logging

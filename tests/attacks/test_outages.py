@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from matrix import KINDS, WAYS, run_cell
+from outage_matrix import KINDS, WAYS, run_cell
 
 SHORT = [(KINDS[number % len(KINDS)], way) for number, way in enumerate(WAYS)]
 AT_ONCE = 6
