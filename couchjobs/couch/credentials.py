@@ -118,6 +118,10 @@ def split_url(url: str) -> tuple[str, str | None, str | None]:
         parts, port = urlsplit(""), None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError("the URL of CouchDB must look like http://host:5984 (set COUCHJOBS_URL)")
+    if "@" in parts.path:
+        raise ConfigurationError(
+            "the URL of CouchDB holds a name or password with a /: write it as %2F (set COUCHJOBS_URL)"
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     bare = urlunsplit((parts.scheme, host + (f":{port}" if port else ""), parts.path.rstrip("/"), "", ""))
     name = unquote(parts.username) if parts.username else None

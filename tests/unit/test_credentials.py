@@ -17,7 +17,7 @@ import trustme
 from aiohttp import web
 
 from couchjobs.couch.client import CouchServer
-from couchjobs.couch.credentials import find_credentials
+from couchjobs.couch.credentials import find_credentials, split_url
 from couchjobs.errors import ConfigurationError, Unavailable
 from couchjobs.settings import load_settings
 
@@ -130,3 +130,10 @@ async def test_client_when_certificate_is_not_trusted_then_unavailable(tmp_path:
     answer, _ = await process.communicate()
     server.close()
     assert b"3.5.2" in answer
+
+
+def test_url_when_its_password_holds_a_slash_then_said_without_it() -> None:
+    """Else the name would be taken for the host, and the password be shown."""
+    with pytest.raises(ConfigurationError, match="%2F") as error:
+        split_url("http://admin:/Secret1@db.example:5984")
+    assert "Secret1" not in str(error.value)
