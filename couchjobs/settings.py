@@ -74,6 +74,10 @@ class Settings(BaseSettings):
 
     max_source_databases: int = Field(default=100, ge=1)
     """How many databases the events of a tenant's triggers may come from. Defaults to 100."""
+    max_seen_documents: int = Field(default=1_000_000, ge=0)
+    """The largest database of which a daemon remembers what has fired, in documents, deleted ones included: 16 bytes
+    each. In a larger one, changes that a feed shows again may fire again once their jobs are removed. Defaults to
+    1,000,000."""
     go_durations: bool = False
     """Whether numbers in the options of stored jobs are Go's nanoseconds, not seconds. Defaults to no."""
     max_message_bytes: int = Field(default=1_048_576, ge=1)

@@ -10,10 +10,11 @@ error, and where he asks once more. Source: CouchDB docs, api/database/changes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from couchjobs.couch.database import Database, Document
+from couchjobs.couch.database import Database, Document, sequence_number
 from couchjobs.errors import (
     BadRequest,
     CouchError,
@@ -100,6 +101,8 @@ class ChangesFollower:
         limit = limit or self._limit
         loop = asyncio.get_running_loop()
         while True:
+            if self.failures:
+                await self._look_whether_behind()
             began = loop.time()
             try:
                 answer = await self._ask(limit, documents)
@@ -133,6 +136,19 @@ class ChangesFollower:
         self._empty = 0 if asyncio.get_running_loop().time() - began > _AT_ONCE_S else self._empty + 1
         if self._empty:
             await asyncio.sleep(backoff(self._empty, first=0.02, longest=1.0))
+
+    async def _look_whether_behind(self) -> None:
+        """Find out, after an outage, whether the database is another one than before, such as an older copy of it.
+
+        Raises:
+            PositionRefused: it has seen fewer changes than this follower.
+        """
+        try:
+            present = await current_sequence(self.database)
+        except CouchError:
+            return
+        if sequence_number(present) < sequence_number(self.since):
+            raise PositionRefused(f"{self.database.name} is at {present[:40]!r}, before {self.since[:40]!r}")
 
     async def _doubt_position(self, error: BadRequest) -> None:
         """Find out whether it is the position that the server refuses.
@@ -200,6 +216,25 @@ def _read_page(answer: Any) -> Page:
         for row in answer["results"]
     ]
     return Page(changes, str(answer["last_seq"]))
+
+
+async def pages_since(database: Database, since: str, limit: int = 5000) -> AsyncIterator[Page]:
+    """Yield the rows after a position, without documents and without waiting, until there are no more.
+
+    Raises:
+        NotFound: the database does not exist.
+        BadRequest: the server cannot use the position.
+    """
+    while True:
+        params = {"since": since, "limit": limit}
+        page = _read_page(
+            await database.server.request("GET", f"{database.path}/_changes", params=params, has="results")
+        )
+        if page.changes:
+            yield page
+        if len(page.changes) < limit:
+            return
+        since = page.last_seq
 
 
 async def current_sequence(database: Database) -> str:

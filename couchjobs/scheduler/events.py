@@ -1,10 +1,16 @@
 """Firing by changes of documents: one follower a database, each with a checkpoint.
 
 The checkpoint (`checkpoint:<database>` in the control database) is written after the jobs of everything before it
-are stored. A feed that rewinds, or another daemon that has read the same rows, makes the same job ids and bodies
-again: one document. A trigger that comes to a database that is followed joins at the follower's position; the first
-one begins at the database's present state, or at its beginning where the database did not exist yet. Where the
-checkpoint itself is lost while a daemon follows, that daemon's own position is written anew.
+are stored. It says where to go on reading; what is new is said by what has been seen (see seen), which is filled by
+one pass of the feed's bare rows when a daemon begins to follow, less what comes after the checkpoint. So a feed that
+rewinds, a copy that is restored or a branch that loses fires nothing that is older than the trigger or has fired,
+whether or not its job is still there. Two daemons that read the same rows make the same job ids and bodies: one
+document. A trigger that comes to a database that is followed joins at the follower's position; the first one begins at
+the database's present state, or at its beginning where the database did not exist yet. Where the checkpoint itself is
+lost while a daemon follows, that daemon's own position is written anew.
+
+What remains: where a daemon begins to follow while the feed itself rewinds (it and a node of the cluster have died at
+once), old rows look like new ones, and only the ids of jobs that are still there guard them.
 """
 
 from __future__ import annotations
@@ -16,10 +22,10 @@ from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence
+from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence, pages_since
 from couchjobs.couch.codec import encode, is_deeper
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, generation
+from couchjobs.couch.database import Document, generation, sequence_number
 from couchjobs.couch.settle import settle_surely
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.jobs.ids import event_id
@@ -29,11 +35,11 @@ from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
-_REFUSED_PAUSE_S = 5.0
 _REMEMBERED = 10_000
 CHECKPOINT = "checkpoint:"
 _CHAIN = "triggered_by"
@@ -57,6 +63,11 @@ class EventFollower:
         self._position: str | None = None
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._created: dict[str, str] = {}
+        self._most_seen = connection.settings.max_seen_documents
+        self._seen: Seen | None = None
+        """None before it is filled, and where the database is too large for it."""
+        self._unsure: set[str] = set()
+        """Documents that changed while nobody followed, so that it is not known whether they were there before."""
 
     async def note_absent(self) -> None:
         """Take note that the database does not exist yet: where nobody has followed it, all of it will be new."""
@@ -69,8 +80,7 @@ class EventFollower:
             try:
                 await self._follow(await current_sequence(self._database))
             except PositionRefused as error:
-                _logger.error("events stand still: couchjobs doctor --repair", reason=str(error))  # noqa: TRY400
-                await asyncio.sleep(_REFUSED_PAUSE_S)
+                await self._begin_again(str(error))
             except NotFound:
                 if await is_surely_gone(self._database):
                     _logger.warning("database is gone, and waited for", database=self._database.name)
@@ -97,6 +107,8 @@ class EventFollower:
 
     async def _follow(self, present: str) -> None:
         await self._begin(present)
+        if self._seen is None:
+            await self._look_back()
         since = self._position or present
         _logger.info("following", database=self._database.name, since=since)
         follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
@@ -106,6 +118,46 @@ class EventFollower:
             self._position = page.last_seq
             follower.done(page)
             await self._save(page.last_seq)
+
+    async def _begin_again(self, reason: str) -> None:
+        """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
+        if self._seen is not None:
+            _logger.warning("the feed is read from its beginning", database=self._database.name, reason=reason)
+            await self._save("0")
+            return
+        present = await current_sequence(self._database)
+        _logger.error(
+            "the position in the feed is lost: changes between it and now may have fired nothing",
+            database=self._database.name,
+            reason=reason,
+        )
+        await self._save(present)
+
+    async def _look_back(self) -> None:
+        """Take what is there, less what comes after the position, for seen.
+
+        Raises:
+            PositionRefused: the server has no such position.
+        """
+        position = self._position or "0"
+        info = await self._database.info()
+        if info.get("doc_count", 0) + info.get("doc_del_count", 0) > self._most_seen:
+            _logger.warning("too many documents to remember what has fired", database=self._database.name)
+            return
+        if sequence_number(str(info.get("update_seq", ""))) < sequence_number(position):
+            raise PositionRefused(f"the database has seen fewer changes than {position[:40]!r}")
+        seen, unsure = Seen(), set[str]()
+        if position != "0":
+            async for page in pages_since(self._database, "0"):
+                for change in page.changes:
+                    seen.add(change.doc_id, change.rev, deleted=change.deleted)
+            try:
+                later = [change async for page in pages_since(self._database, position) for change in page.changes]
+            except BadRequest as error:
+                raise PositionRefused(str(error)) from error
+            seen.forget(change.doc_id for change in later)
+            unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
+        self._seen, self._unsure = seen, unsure
 
     async def _save(self, seq: str) -> None:
         while True:
@@ -130,7 +182,7 @@ class EventFollower:
         verbs: dict[str, str] = {}
         wanted: list[Change] = []
         for change in page.changes:
-            if change.doc_id.startswith("_design/"):
+            if change.doc_id.startswith("_design/") or self._has_seen(change):
                 continue
             verb = verbs[change.doc_id] = self._verb(change)
             if change.doc_id and any(
@@ -144,6 +196,13 @@ class EventFollower:
             await self._fire_all(triggers, verbs, documents)
             late += [found for one in answers if (found := await self._read_late(one)) is not None]
         await self._fire_all(triggers, verbs, late)
+        if self._seen is not None:
+            for change in page.changes:
+                self._seen.add(change.doc_id, change.rev, deleted=change.deleted)
+                self._unsure.discard(change.doc_id)
+
+    def _has_seen(self, change: Change) -> bool:
+        return self._seen is not None and self._seen.has(change.doc_id, change.rev, deleted=change.deleted)
 
     async def _read_late(self, answer: Found) -> Document | None:
         """Return the document of a row that was not in the first answer; None where a later row tells more.
@@ -196,6 +255,8 @@ class EventFollower:
     def _verb(self, change: Change) -> str:
         if change.deleted:
             return "DELETED"
+        if self._seen is not None and change.doc_id not in self._unsure:
+            return "UPDATED" if self._seen.knows(change.doc_id) else "CREATED"
         if not change.rev.startswith("1-") or self._created.setdefault(change.doc_id, change.rev) != change.rev:
             return "UPDATED"
         if len(self._created) > _REMEMBERED:

@@ -166,7 +166,7 @@ async def test_event_when_documents_arrive_by_replication_then_fires(
     )
     await connection.server.request("POST", f"{orders.path}/_bulk_docs", body=body)
     (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
-    assert job["event"]["verb"] == "UPDATED"
+    assert job["event"]["verb"] == "CREATED", "it is new to this database"
 
 
 async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(

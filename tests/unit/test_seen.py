@@ -1,0 +1,51 @@
+"""What has been seen of a database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from couchjobs.scheduler import seen as module
+from couchjobs.scheduler.seen import Seen
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", "forget"]), st.integers(0, 12), st.integers(0, 3), st.booleans()), max_size=60
+)
+
+
+@given(STEPS)
+def test_seen_when_documents_come_and_are_forgotten_then_as_a_plain_dict(steps: list[Any]) -> None:
+    """Whenever it merges."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MERGED_AT", 5)
+        seen, plain = Seen(), dict[str, tuple[str, bool]]()
+        for what, number, rev, deleted in steps:
+            doc_id = f"doc-{number}"
+            if what == "add":
+                seen.add(doc_id, f"{rev}-a", deleted=deleted)
+                plain[doc_id] = (f"{rev}-a", deleted)
+            else:
+                seen.forget([doc_id])
+                plain.pop(doc_id, None)
+            for known in range(13):
+                one = f"doc-{known}"
+                there = plain.get(one)
+                assert seen.knows(one) == (there is not None and not there[1])
+                for revision in range(4):
+                    for gone in (False, True):
+                        assert seen.has(one, f"{revision}-a", deleted=gone) == (there == (f"{revision}-a", gone))
+        assert len(seen) == len(plain)
+
+
+def test_seen_when_a_document_is_deleted_then_a_later_one_of_its_id_is_new() -> None:
+    """It is created again."""
+    seen = Seen()
+    seen.add("a", "1-a", deleted=False)
+    assert seen.knows("a")
+    seen.add("a", "2-b", deleted=True)
+    assert not seen.knows("a")
+    assert seen.has("a", "2-b", deleted=True)
+    assert not seen.has("a", "2-b", deleted=False)
