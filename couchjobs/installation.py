@@ -11,6 +11,8 @@ from couchjobs.prefixer import Prefixer
 JOBS_DESIGN = ("queue", "jobs")
 JOBS_GUARD = "guard-jobs"
 TRIGGERS_GUARD = "guard-triggers"
+VERSIONS = {"queue": 2, "jobs": 1, JOBS_GUARD: 2, TRIGGERS_GUARD: 1}
+"""Raised by one with each change of a design document: daemons of two versions then do not replace each other's."""
 WORKER_ROLE = "couchjobs-worker"
 PRODUCER_ROLE = "couchjobs-producer"
 
@@ -81,5 +83,5 @@ async def _create(connection: Connection, name: str) -> bool:
 
 
 async def _install(connection: Connection, database: str, name: str) -> list[str]:
-    installed = await install_design_document(connection.database(database), read_design_document(name))
+    installed = await install_design_document(connection.database(database), read_design_document(name, VERSIONS[name]))
     return [f"installed _design/{name} in {database}"] * installed

@@ -2,7 +2,8 @@
 
 A changed view is built under another name before the old one is replaced, so that readers never wait for it: an
 index belongs to the text of the views, not to the name of the design document. Two processes may do all this at
-once. Source: CouchDB docs, best-practices/views and api/ddoc.
+once, of two versions too: a document says its version, and an older one never replaces a newer. Source: CouchDB docs,
+best-practices/views and api/ddoc.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from couchjobs.errors import Conflict, NotFound, Unavailable
 
 _STAGED = "-next"
 _VALIDATES = "validate_doc_update"
+_VERSION = "couchjobs_version"
 
 
-def read_design_document(name: str) -> Document:
+def read_design_document(name: str, version: int) -> Document:
     """Return the design document `name` that is shipped with couchjobs: one file a view, `reduce` in its first line.
 
     A view file may begin with `// reduce: _count`; `validate_doc_update.js` is no view. The id is `_design/<name>`.
     """
     folder = files("couchjobs.design_docs") / name
     sources = {file.name.removesuffix(".js"): file for file in _sorted(folder) if file.name.endswith(".js")}
-    document: Document = {"_id": f"_design/{name}", "language": "javascript"}
+    document: Document = {"_id": f"_design/{name}", "language": "javascript", _VERSION: version}
     if _VALIDATES in sources:
         document[_VALIDATES] = _without_comment(sources.pop(_VALIDATES).read_text(encoding="utf-8"))
     if sources:
@@ -61,7 +63,7 @@ async def install_design_document(database: Database, wanted: Document) -> bool:
     changed = False
     while True:
         present = await _find(database, wanted["_id"])
-        if present is not None and _same(present, wanted):
+        if present is not None and (_same(present, wanted) or _version_of(present) > wanted[_VERSION]):
             return changed
         try:
             if present is None:
@@ -77,9 +79,14 @@ async def install_design_document(database: Database, wanted: Document) -> bool:
 
 
 async def is_installed(database: Database, wanted: Document) -> bool:
-    """Return whether the database holds this design document, as it is."""
+    """Return whether the database holds this design document, as it is or in a newer version."""
     present = await _find(database, wanted["_id"])
-    return present is not None and _same(present, wanted)
+    return present is not None and (_same(present, wanted) or _version_of(present) > wanted[_VERSION])
+
+
+def _version_of(document: Document) -> int:
+    version = document.get(_VERSION)
+    return version if isinstance(version, int) else 0
 
 
 def _same(present: Document, wanted: Document) -> bool:

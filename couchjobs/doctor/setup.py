@@ -13,7 +13,7 @@ from couchjobs.couch.database import Database, Document, sequence_number
 from couchjobs.couch.design import is_installed, read_design_document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadRequest, NotFound
-from couchjobs.installation import JOBS_DESIGN, install, roles_of, secure
+from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.recovery.peers import told_other_lanes
@@ -69,7 +69,7 @@ async def check_views(patient: Patient) -> AsyncIterator[Finding]:
     mend = partial(_mend, install, patient)
     database = patient.store.database
     for name in JOBS_DESIGN:
-        wanted = read_design_document(name)
+        wanted = read_design_document(name, VERSIONS[name])
         if not await is_installed(database, wanted):
             yield Finding("views", f"{database.name}/{wanted['_id']}", "is missing, or of another version", mend)
             continue

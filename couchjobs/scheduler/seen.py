@@ -1,8 +1,8 @@
 """What has been seen of a database: for each document, the revision that has gone by.
 
 A feed gives old rows again: after a node has gone, a shard has moved, a copy has been restored; and a row comes where
-only a branch that loses has changed. So the position in a feed says where to go on reading, and this says what is new: a
-document's winning revision that has not gone by. Each of both is kept as a digest of 64 bits, 16 bytes a document, in
+only a branch that loses has changed. So the position in a feed says where to go on reading, and this says what is new:
+a document's winning revision that has not gone by. Each of both is kept as a digest of 64 bits, 16 bytes a document, in
 sorted arrays beside a small dict of what is newer: of a million documents that is 16 MB, filled in 6 s of CPU, and a
 look-up takes 5 microseconds. Two of a million ids have one digest in one of 37 million such databases.
 """

@@ -28,7 +28,7 @@ def test_all_when_compared_then_these_names() -> None:
 def test_views_when_shipped_then_read() -> None:
     """One file a view; a first line names the reduce function."""
     for name in JOBS_DESIGN:
-        document = read_design_document(name)
+        document = read_design_document(name, 1)
         assert document["_id"] == f"_design/{name}"
         assert all(view["map"].startswith("function") for view in document["views"].values())
-    assert read_design_document("queue")["views"]["due"]["reduce"] == "_count"
+    assert read_design_document("queue", 1)["views"]["due"]["reduce"] == "_count"
