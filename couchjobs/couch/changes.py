@@ -61,7 +61,7 @@ class Page:
 class ChangesFollower:
     """Follows one database from `since`: "0" from the beginning, "now" from the first request on, or a sequence.
 
-    `leaves`: tell which documents are in conflict.
+    `leaves`: tell which documents are in conflict. `instance`: the database's `instance_start_time`, where it is known.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class ChangesFollower:
         silence_s: float = _SILENCE_S,
         limit: int = 1000,
         leaves: bool = False,
+        instance: str = "",
     ) -> None:
         self.database = database
         self.since = since
@@ -80,7 +81,9 @@ class ChangesFollower:
         self._silence_s = max(silence_s, 3 * heartbeat_s)
         self._limit = limit
         self._leaves = leaves
+        self._instance = instance
         self._empty = 0
+        self._interrupted = False
         self._refused_since: float | None = None
         self.failures = 0
         """How many requests in a row have failed; 0 while the feed is well."""
@@ -101,7 +104,7 @@ class ChangesFollower:
         limit = limit or self._limit
         loop = asyncio.get_running_loop()
         while True:
-            if self.failures:
+            if self._interrupted:
                 await self._look_whether_behind()
             began = loop.time()
             try:
@@ -117,10 +120,12 @@ class ChangesFollower:
                 documents = False
                 continue
             except BadRequest as error:
+                self._interrupted = True
                 await self._pause(error)
                 await self._doubt_position(error)
                 continue
             except (CouchError, ValueError, KeyError, TypeError, IndexError) as error:
+                self._interrupted = True
                 cut = isinstance(error, Unavailable) and not error.status and loop.time() - began > _AT_ONCE_S
                 await (self._pause_empty(began) if cut else self._pause(error))
                 continue
@@ -128,7 +133,7 @@ class ChangesFollower:
             if page.changes:
                 self._empty = 0
                 return page
-            self.since = page.last_seq
+            self._interrupted = True  # by the end of the database, perhaps
             await self._pause_empty(began)
 
     async def _pause_empty(self, began: float) -> None:
@@ -138,17 +143,18 @@ class ChangesFollower:
             await asyncio.sleep(backoff(self._empty, first=0.02, longest=1.0))
 
     async def _look_whether_behind(self) -> None:
-        """Find out, after an outage, whether the database is another one than before, such as an older copy of it.
+        """Find out, after an interruption, whether the database is still the one that it was.
 
         Raises:
-            PositionRefused: it has seen fewer changes than this follower.
+            PositionRefused: it was made anew, or is an older copy: it has seen fewer changes than this follower.
         """
         try:
-            present = await current_sequence(self.database)
+            info = await self.database.info()
         except CouchError:
             return
-        if sequence_number(present) < sequence_number(self.since):
-            raise PositionRefused(f"{self.database.name} is at {present[:40]!r}, before {self.since[:40]!r}")
+        self._interrupted = False
+        if is_another(info, self.since, self._instance):
+            raise PositionRefused(f"{self.database.name} is not what it was at {self.since[:40]!r}")
 
     async def _doubt_position(self, error: BadRequest) -> None:
         """Find out whether it is the position that the server refuses.
@@ -216,6 +222,13 @@ def _read_page(answer: Any) -> Page:
         for row in answer["results"]
     ]
     return Page(changes, str(answer["last_seq"]))
+
+
+def is_another(info: dict[str, Any], position: str, instance: str) -> bool:
+    """Return whether a database, by its info, is another one than that of the position: made anew, or an older copy."""
+    if instance and str(info.get("instance_start_time", "")) != instance:
+        return True
+    return sequence_number(str(info.get("update_seq", ""))) < sequence_number(position)
 
 
 async def pages_since(database: Database, since: str, limit: int = 5000) -> AsyncIterator[Page]:

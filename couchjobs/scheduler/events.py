@@ -22,10 +22,10 @@ from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence, pages_since
+from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence, is_another, pages_since
 from couchjobs.couch.codec import encode, is_deeper
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, generation, sequence_number
+from couchjobs.couch.database import Document, generation
 from couchjobs.couch.settle import settle_surely
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.jobs.ids import event_id
@@ -107,11 +107,21 @@ class EventFollower:
 
     async def _follow(self, present: str) -> None:
         await self._begin(present)
+        info = await self._database.info()
+        instance = str(info.get("instance_start_time", ""))
+        known = str(self._checkpoint.get("instance", "")) or instance
+        self._checkpoint["instance"] = instance
+        if known != instance:
+            _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
+            self._seen = self._seen or Seen()
+            await self._save("0")
+        elif is_another(info, self._position or "0", instance):
+            raise PositionRefused(f"the database has seen fewer changes than {(self._position or '')[:40]!r}")
         if self._seen is None:
-            await self._look_back()
+            await self._look_back(info)
         since = self._position or present
         _logger.info("following", database=self._database.name, since=since)
-        follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
+        follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s, instance=instance)
         while True:
             page = await follower.next_page()
             await self._fire(page)
@@ -133,19 +143,16 @@ class EventFollower:
         )
         await self._save(present)
 
-    async def _look_back(self) -> None:
+    async def _look_back(self, info: dict[str, Any]) -> None:
         """Take what is there, less what comes after the position, for seen.
 
         Raises:
             PositionRefused: the server has no such position.
         """
         position = self._position or "0"
-        info = await self._database.info()
         if info.get("doc_count", 0) + info.get("doc_del_count", 0) > self._most_seen:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)
             return
-        if sequence_number(str(info.get("update_seq", ""))) < sequence_number(position):
-            raise PositionRefused(f"the database has seen fewer changes than {position[:40]!r}")
         seen, unsure = Seen(), set[str]()
         if position != "0":
             async for page in pages_since(self._database, "0"):

@@ -24,6 +24,7 @@ class Database {
   constructor(name, pouch) {
     this.name = name;
     this.pouch = pouch;
+    this.startTime = '0'; // when it was made, which tells it from one of its name before it
     this.writes = new EventEmitter(); // "write" after each write, "gone" when the database is deleted
     this.writes.setMaxListeners(0);
     this.writeCount = 0;
@@ -66,8 +67,8 @@ class Databases {
 
   async open() {
     this.registry = new this.PouchDB(REGISTRY);
-    const {rows} = await this.registry.allDocs();
-    for (const {id} of rows) this.load(id.slice(3));
+    const {rows} = await this.registry.allDocs({include_docs: true});
+    for (const {id, doc} of rows) this.load(id.slice(3), doc.made);
   }
 
   async close() {
@@ -76,8 +77,9 @@ class Databases {
     await this.registry.close();
   }
 
-  load(name) {
+  load(name, made) {
     const database = new Database(name, new this.PouchDB(Databases.fileName(name)));
+    database.startTime = String(made || 0);
     this.open_.set(name, database);
     return database;
   }
@@ -111,8 +113,9 @@ class Databases {
     }
     return this.oneAfterAnother(name, async () => {
       if (this.open_.has(name)) throw new HttpError(412, 'file_exists', 'The database could not be created, the file already exists.');
-      await this.registry.put({_id: 'db_' + name});
-      await this.load(name).pouch.info();
+      const made = process.hrtime.bigint().toString() + Date.now();
+      await this.registry.put({_id: 'db_' + name, made});
+      await this.load(name, made).pouch.info();
     });
   }
 
@@ -146,7 +149,7 @@ class Databases {
       sizes: {file: 0, external: 0, active: 0},
       props: {},
       cluster: {q: 1, n: 1, w: 1, r: 1},
-      instance_start_time: this.startTime,
+      instance_start_time: database.startTime,
     };
   }
 }
