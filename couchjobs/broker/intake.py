@@ -103,7 +103,7 @@ class Intake:
                 await self._read_pages(self._follower)
             except PositionRefused as error:
                 _logger.warning("the feed is read from its beginning", reason=str(error))
-                self._follower = None
+                missing, self._follower = True, None
             except NotFound:
                 if not missing:
                     _logger.warning("there is no database of jobs", database=self._store.database.name)
@@ -134,7 +134,8 @@ class Intake:
             self._sweep_at_once = True
             self._sweep_soon.set()
         heartbeat_s = self._settings.feed_heartbeat
-        return ChangesFollower(self._store.database, since, heartbeat_s=heartbeat_s, leaves=True)
+        instance = str(info.get("instance_start_time", ""))
+        return ChangesFollower(self._store.database, since, heartbeat_s=heartbeat_s, leaves=True, instance=instance)
 
     async def _until_hungry(self, behind: bool) -> bool:
         """Return True as soon as few candidates are ready; False where the next page must not wait for that."""

@@ -41,6 +41,7 @@ from couchjobs.scheduler.trigger import EventTrigger
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
 _REMEMBERED = 10_000
+_NEW = ("CREATED",)
 CHECKPOINT = "checkpoint:"
 _CHAIN = "triggered_by"
 """The field of a job made by the change of another job that names the triggers of all jobs before it."""
@@ -186,14 +187,14 @@ class EventFollower:
 
     async def _fire(self, page: Page) -> None:
         triggers = self.triggers
-        verbs: dict[str, str] = {}
+        verbs: dict[str, tuple[str, ...]] = {}
         wanted: list[Change] = []
         for change in page.changes:
             if change.doc_id.startswith("_design/") or self._has_seen(change):
                 continue
-            verb = verbs[change.doc_id] = self._verb(change)
-            if change.doc_id and any(
-                trigger.rules.may_match(self._doctype, verb, change.doc_id) for trigger in triggers
+            possible = verbs[change.doc_id] = self._verbs(change)
+            if any(
+                trigger.rules.may_match(self._doctype, verb, change.doc_id) for trigger in triggers for verb in possible
             ):
                 wanted.append(change)
         asked: list[tuple[str, str | None]] = [(change.doc_id, change.rev) for change in wanted]
@@ -230,45 +231,57 @@ class EventFollower:
         return None
 
     async def _fire_all(
-        self, triggers: Sequence[EventTrigger], verbs: dict[str, str], documents: list[Document]
+        self, triggers: Sequence[EventTrigger], verbs: dict[str, tuple[str, ...]], documents: list[Document]
     ) -> None:
-        parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != "CREATED"])
+        parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != _NEW])
         firings: list[Awaitable[None]] = []
         debounced: set[str] = set()
         for document in documents:
             document.pop("_revisions", None)
-            verb, old = verbs[document["_id"]], parents.get(document["_id"])
+            old = parents.get(document["_id"])
             for trigger in triggers:
-                if trigger.id in debounced or not self._fires(trigger, verb, document, old):
+                event = None if trigger.id in debounced else self._event(trigger, verbs[document["_id"]], document, old)
+                if event is None:
                     continue
                 if trigger.infos.debounce:
                     debounced.add(trigger.id)
-                make_job = partial(self._job, trigger, verb, document, old)
-                firings.append(self._firing.fire(trigger.infos, make_job))
+                firings.append(self._firing.fire(trigger.infos, partial(self._job, trigger, *event, document)))
         results = await asyncio.gather(*firings, return_exceptions=True)
         for error in results:
             if error is not None:
                 raise error
 
-    def _fires(self, trigger: EventTrigger, verb: str, document: Document, old: Document | None) -> bool:
-        try:
-            if not trigger.rules.matches(self._doctype, verb, document, old):
-                return False
-        except Exception:  # no document and no rule may stop the others
-            _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])
-            return False
-        return trigger.id not in _makers(document)
+    def _event(
+        self, trigger: EventTrigger, verbs: tuple[str, ...], document: Document, old: Document | None
+    ) -> tuple[str, Document | None] | None:
+        """Return the verb by which the trigger fires, and the document before; None where it does not."""
+        if trigger.id in _makers(document):
+            return None
+        for verb in verbs:
+            before = None if verb == "CREATED" else old
+            if len(verbs) > 1 and verb == "UPDATED" and old is None:
+                continue  # it came by replication as it is
+            try:
+                if trigger.rules.matches(self._doctype, verb, document, before):
+                    return verb, before
+            except Exception:  # no document and no rule may stop the others
+                _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])
+        return None
 
-    def _verb(self, change: Change) -> str:
+    def _verbs(self, change: Change) -> tuple[str, ...]:
+        """Return what may be said of the change: of a document that is new, and changed since, that it is either."""
         if change.deleted:
-            return "DELETED"
+            return ("DELETED",)
+        first = change.rev.startswith("1-")
         if self._seen is not None and change.doc_id not in self._unsure:
-            return "UPDATED" if self._seen.knows(change.doc_id) else "CREATED"
-        if not change.rev.startswith("1-") or self._created.setdefault(change.doc_id, change.rev) != change.rev:
-            return "UPDATED"
+            if self._seen.knows(change.doc_id):
+                return ("UPDATED",)
+            return _NEW if first else ("CREATED", "UPDATED")
+        if not first or self._created.setdefault(change.doc_id, change.rev) != change.rev:
+            return ("UPDATED",)
         if len(self._created) > _REMEMBERED:
             del self._created[next(iter(self._created))]
-        return "CREATED"
+        return _NEW
 
     async def _parents(self, documents: list[Document]) -> dict[str, Document]:
         """Return the documents before these, by id; one that compaction took, or that was deleted, is left out."""
@@ -286,7 +299,7 @@ class EventFollower:
                     raise Unavailable(f"{one.doc_id} in {self._database.name}: {one.reason}")
         return parents
 
-    def _job(self, trigger: EventTrigger, verb: str, document: Document, old: Document | None) -> Job:
+    def _job(self, trigger: EventTrigger, verb: str, old: Document | None, document: Document) -> Job:
         event: dict[str, Any] = {"domain": self._db.domain, "verb": verb, "doc": document}
         if self._db.prefix:
             event["prefix"] = self._db.prefix

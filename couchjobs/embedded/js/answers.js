@@ -54,7 +54,7 @@ async function readJson(req) {
   }
 }
 
-const PLAIN_TEXT = ['rev', 'startkey_docid', 'start_key_doc_id', 'endkey_docid', 'end_key_doc_id', 'filter', 'feed', 'style', 'view'];
+const PLAIN_TEXT = ['rev', 'startkey_docid', 'start_key_doc_id', 'endkey_docid', 'end_key_doc_id', 'filter', 'feed', 'style', 'view', 'since', 'last-event-id'];
 
 // The query string, its values JSON decoded where CouchDB reads JSON.
 function readQuery(params) {

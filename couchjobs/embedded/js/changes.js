@@ -41,6 +41,21 @@ async function checkFilter(database, query) {
   if (!doc || !doc.filters || !doc.filters[name]) throw new HttpError(404, 'not_found', `missing json key: filters.${name}`);
 }
 
+// A sequence is a number and the mark of the database that it is of: after a database was made anew, an old one means
+// nothing, and is read as the beginning, as CouchDB does. A bare number is taken for one of this database.
+const marked = (database, seq) => `${seq}-${database.startTime}`;
+
+function numberOf(database, since) {
+  const [number, mark] = String(since).split('-');
+  if (!/^\d+$/.test(number)) throw new HttpError(400, 'bad_request', 'Malformed sequence supplied in \'since\' parameter.');
+  return mark === undefined || mark === database.startTime ? Number(number) : 0;
+}
+
+function withMarks(database, results) {
+  for (const row of results) row.seq = marked(database, row.seq);
+  return results;
+}
+
 async function updateSeq(database) {
   return (await database.pouch.info()).update_seq;
 }
@@ -84,14 +99,14 @@ async function changes(req, res, database, query) {
   if (query.last_event_id === undefined && query['last-event-id'] !== undefined) query.last_event_id = query['last-event-id'];
   if (req.headers['last-event-id']) query.last_event_id = req.headers['last-event-id'];
   await checkFilter(database, query);
-  let since = query.last_event_id !== undefined ? Number(query.last_event_id) : query.since === undefined ? 0 : query.since;
-  if (since === 'now') since = await updateSeq(database);
-  if (!Number.isInteger(since)) throw new HttpError(400, 'bad_request', 'Malformed sequence supplied in \'since\' parameter.');
+  let since = query.last_event_id ?? query.since ?? 0;
+  since = since === 'now' ? await updateSeq(database) : numberOf(database, since);
   const mode = query.feed || 'normal';
   if (!['normal', 'longpoll', 'continuous', 'eventsource'].includes(mode)) throw new HttpError(400, 'bad_request', `Supported \`feed\` types: normal, continuous, longpoll, eventsource`);
   if (mode === 'normal') {
     const {results, last_seq: lastSeq} = await rowsSince(database, query, since);
-    return sendJson(res, 200, {results, last_seq: lastSeq, pending: await pendingAfter(database, lastSeq)});
+    const pending = await pendingAfter(database, lastSeq);
+    return sendJson(res, 200, {results: withMarks(database, results), last_seq: marked(database, lastSeq), pending});
   }
   return followed(res, database, query, since, mode);
 }
@@ -120,14 +135,15 @@ async function followed(res, database, query, since, mode) {
       if (feed.gone) break;
       const over = Date.now() >= deadline;
       if (!writer && (results.length || over)) {
-        res.end(JSON.stringify({results, last_seq: lastSeq, pending: await pendingAfter(database, lastSeq)}) + '\n');
+        const pending = await pendingAfter(database, lastSeq);
+        res.end(JSON.stringify({results: withMarks(database, results), last_seq: marked(database, lastSeq), pending}) + '\n');
         return;
       }
       since = lastSeq;
       if (results.length) {
         left -= results.length;
         deadline = Date.now() + timeout;
-        if (!res.write(results.map(writer.row).join('')) && !res.closed) await new Promise((resolve) => {
+        if (!res.write(withMarks(database, results).map(writer.row).join('')) && !res.closed) await new Promise((resolve) => {
           res.once('drain', resolve);
           res.once('close', resolve);
         });
@@ -135,8 +151,8 @@ async function followed(res, database, query, since, mode) {
       if (left <= 0 || (over && !results.length)) break;
       if (!results.length) await nextWrite(database, feed, seen);
     }
-    if (writer) res.end(writer.end(since, 0));
-    else res.end(JSON.stringify({results: [], last_seq: since, pending: 0}) + '\n');
+    if (writer) res.end(writer.end(marked(database, since), 0));
+    else res.end(JSON.stringify({results: [], last_seq: marked(database, since), pending: 0}) + '\n');
   } catch (error) {
     sendError(res, error);
   } finally {

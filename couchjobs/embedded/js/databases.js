@@ -142,7 +142,7 @@ class Databases {
       db_name: name,
       doc_count: info.doc_count,
       doc_del_count: 0,
-      update_seq: info.update_seq,
+      update_seq: `${info.update_seq}-${database.startTime}`,
       purge_seq: 0,
       compact_running: false,
       disk_format_version: 8,
