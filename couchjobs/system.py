@@ -104,6 +104,8 @@ async def run_daemon(settings: Settings, workers: WorkersList, pool: ChildPool |
             await asyncio.wait([serving], timeout=_HURRIED_S)
         if not serving.done():
             _logger.error("the end takes too long: what is left of it is left to other daemons")
+            if pool is not None:
+                pool.kill()
             process.leave(0)
         await serving
 
@@ -123,6 +125,7 @@ async def _serve(settings: Settings, workers: WorkersList, pool: ChildPool | Non
             return
         _logger.info("daemon runs", daemon=broker.daemon.id, workers=workers.names(), url=connection.server.url)
         await signals.asked.wait()
+        broker.stop_claiming()
         _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
         hurrying = asyncio.ensure_future(_hurry(broker, signals))
         try:

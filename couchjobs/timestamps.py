@@ -14,6 +14,7 @@ _RFC3339 = re.compile(
 )
 _OURS = re.compile(r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
 _ZERO_YEAR = 1
+_LONGEST = 64
 
 
 class Moment(NamedTuple):
@@ -54,9 +55,9 @@ def parse_time(text: str) -> datetime | None:
             return datetime.fromisoformat(text)
         except ValueError as error:
             raise ValueError(f"{text!r} is not a time: {error}") from error
-    found = _RFC3339.match(text)
+    found = _RFC3339.match(text) if len(text) <= _LONGEST else None
     if not found:
-        raise ValueError(f"{text!r} is not an RFC 3339 time such as 2026-11-24T08:00:00Z")
+        raise ValueError(f"{text[:_LONGEST]!r} is not an RFC 3339 time such as 2026-11-24T08:00:00Z")
     year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
     micro = int((found[7] or "0")[:6].ljust(6, "0"))
     zone: timezone = UTC

@@ -5,9 +5,10 @@ therefore runs a job only where the document carries a proof: a keyed digest of 
 in the control database. Whoever may read that database, which producers must not, is trusted. Jobs of triggers carry
 no proof: a trigger document can be written by the same people.
 
-The digest is of the document as it is stored, in a form that no server changes: 5.0 and 5 are the same number, and
-so are two that JavaScript cannot tell apart. The secret may be made anew while a process runs (its database was
-removed): those that it has known stay good, and where no proof holds it is read again.
+The digest is of the document as it is stored, in a form that no server changes: 5.0 and 5 are the same number. (The
+embedded server rounds whole numbers from 2**53 on: a proof of what holds one does not hold there.) The secret may be
+made anew while a process runs (its database was removed): those that it has known stay good, and where no proof holds
+it is read again.
 """
 
 from __future__ import annotations
@@ -91,9 +92,6 @@ def _canonical(value: Any) -> Any:
         return [_canonical(part) for part in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if abs(value) < _EXACT:
-        return int(value) if int(value) == value else value
-    try:
-        return float(value)
-    except OverflowError:
-        return str(value)
+    if isinstance(value, float) and abs(value) < _EXACT and int(value) == value:
+        return int(value)
+    return str(value) if abs(value) >= _EXACT else value

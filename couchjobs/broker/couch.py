@@ -16,12 +16,15 @@ from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.queries import worker_queue_len
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool
 
+_logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
+_MOST_IDS = 20
 
 
 class CouchBroker:
@@ -87,6 +90,7 @@ class CouchBroker:
         if self._state != "running":
             raise ClosedError(f"the broker is {self._state}")
         self._state = "closed"
+        self.stop_claiming()
         await asyncio.gather(*(lane.stop() for lane in self._lanes))
         await self.daemon.take_jobs((), 0)
         seconds = self._settings.shutdown_timeout if timeout is None else timeout
@@ -151,7 +155,34 @@ class CouchBroker:
         store = self.store_of(job.worker)
         if (job.domain, job.prefix) != (self._db.domain, self._db.prefix):
             store = store_of(self._connection, Prefixer(job.domain, job.prefix), job.worker)
-        return True if await store.create(job) else None
+        if await store.create(job):
+            return True
+        if job.trigger_id is not None:
+            await self._make_way(store, job)
+        return None
+
+    async def _make_way(self, store: JobStore, job: Job) -> None:
+        """Store the job of a firing under another id, where its own was taken by somebody else's document."""
+        wanted = job.id
+        for number in range(1, _MOST_IDS):
+            present = await store.database.find(job.id)
+            if present is None or present.get("trigger_id") == job.trigger_id:
+                return
+            _logger.error("the id of a firing is taken by another job", trigger=job.trigger_id, job=job.id)
+            job = job.clone()
+            job.id = job.document()["_id"] = f"{wanted}~{number}"
+            if await store.create(job):
+                return
+
+    async def store_refused(self, job: Job, reason: str) -> None:
+        """Store a small document that says why, in the place of a job that CouchDB never takes."""
+        store = self.store_of(job.worker)
+        await store.create_errored(job, reason)
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more, from now on."""
+        for lane in self._lanes:
+            lane.claims = False
 
     def store_of(self, worker_type: str) -> JobStore:
         """Return where the jobs of that worker type are."""

@@ -158,7 +158,8 @@ class Intake:
         documents: list[Document] = []
         unread: list[str] = []
         left, present, few = 0, time.monotonic(), len(page.changes) <= _FEW
-        for job_id, rev, deleted, document, in_conflict in page.changes:
+        for job_id, rev, deleted, found, in_conflict in page.changes:
+            document = found
             if rev in self._store.own_revisions or self._candidates.knows(job_id, rev):
                 continue
             self._candidates.forget(job_id)
@@ -166,6 +167,9 @@ class Intake:
             if deleted or job_id.startswith("_design/") or self._runner.is_claiming(job_id, rev):
                 continue
             mine = self._runner.runs(job_id) or self._daemon.shares.may_hold(job_id)
+            if in_conflict and not self._runner.runs(job_id):
+                self._triage.note_conflict(job_id)
+                document = None
             if in_conflict and mine and not self._runner.runs(job_id):
                 self._triage.settle(job_id)
             elif document is not None and (mine or few):

@@ -65,6 +65,8 @@ class Lane:
         self._configs = workers
         self._admin_proof = admin_proof
         self.tasks = Supervisor()
+        self.claims = True
+        """Whether jobs are claimed; no longer once the daemon stops."""
         self._wake = asyncio.Event()
         self.runner = runner = Runner(connection, store, daemon, workers, self._wake.set, self._look_again, pool)
         self._candidates = Candidates(runner.free_slots(), settings.max_candidates, settings.first_right_delay)
@@ -124,7 +126,7 @@ class Lane:
     async def _claim_for_ever(self) -> None:
         while True:
             self._wake.clear()
-            if self.daemon.is_lost:
+            if self.daemon.is_lost or not self.claims:
                 await asyncio.sleep(self._settings.look_interval)
                 continue
             await self._claim_round()

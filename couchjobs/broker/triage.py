@@ -35,6 +35,7 @@ _MARKED_TOGETHER = 50
 """More at once would only wait for the same group commits."""
 _LOOK_AGAIN_S = 1.0
 _CONFLICT_LOOK_S = 3.0
+_MOST_IN_CONFLICT = 20_000
 
 
 class Triage:
@@ -71,6 +72,7 @@ class Triage:
         self.found = found
         self._look_again = look_again
         self._untaken: set[str] = set()
+        self._in_conflict: dict[str, None] = {}
         self._marks: dict[str, asyncio.Task[None]] = {}
         self._together = asyncio.Semaphore(_MARKED_TOGETHER)
 
@@ -91,12 +93,22 @@ class Triage:
                     self._look_again(one.doc_id, _LOOK_AGAIN_S)
             await self.take_in(one.document for one in answers if one.document is not None)
 
+    def note_conflict(self, job_id: str) -> None:
+        """Take note that a job has other leaves: it is no candidate before all of them have been looked at."""
+        self._candidates.forget(job_id)
+        if len(self._in_conflict) >= _MOST_IN_CONFLICT:
+            del self._in_conflict[next(iter(self._in_conflict))]
+        self._in_conflict[job_id] = None
+
     def settle(self, job_id: str) -> None:
         """Look at all leaves of a job in conflict, keep the one that counts, and then look at the job."""
+        self.note_conflict(job_id)
         self._mark(job_id, lambda: self._settle(job_id))
 
     async def _settle(self, job_id: str) -> bool:
         settled = await reap(self._store, self._daemon.peers, [job_id])
+        if settled:
+            self._in_conflict.pop(job_id, None)
         self._look_again(job_id, 0.0 if settled else _CONFLICT_LOOK_S)
         return True
 
@@ -109,6 +121,8 @@ class Triage:
                 continue
             elif document["_rev"] not in self._store.own_revisions and is_claimed_by(document, self._daemon.id):
                 self._store.doubtful.setdefault(document["_id"], time.monotonic())
+            elif document["_id"] in self._in_conflict:
+                self.settle(document["_id"])
             elif is_job(document) and document.get("state") not in (State.RUNNING, State.DONE, State.ERRORED):
                 try:
                     await self._take_in_queued(document)

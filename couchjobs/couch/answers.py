@@ -171,28 +171,42 @@ def as_error(answer: WriteAnswer, where: str) -> errors.CouchError:
 
 
 def read_documents(wanted: Sequence[tuple[str, str | None]], results: Iterable[Any]) -> list[Found]:
-    """Return what the results of `_bulk_get` say of each document that was asked for, in that order."""
-    by_id: defaultdict[str, deque[Any]] = defaultdict(deque)
+    """Return what the results of `_bulk_get` say of each document that was asked for, in that order.
+
+    Where no revision was asked for, CouchDB answers with all leaves, deleted ones too, in an order of its own.
+    """
+    by_id: defaultdict[str, deque[list[Any]]] = defaultdict(deque)
     for result in results:
         if isinstance(result, dict) and isinstance(result.get("docs"), list) and result["docs"]:
-            by_id[str(result.get("id"))].append(result["docs"][0])
+            by_id[str(result.get("id"))].append(result["docs"])
     return [_read_one(doc_id, rev, by_id[doc_id]) for doc_id, rev in wanted]
 
 
-def _read_one(doc_id: str, rev: str | None, answers: deque[Any]) -> Found:
+def _read_one(doc_id: str, rev: str | None, answers: deque[list[Any]]) -> Found:
     if not answers:
         return Found(doc_id, rev, None, reason="the answer has no row for it")
-    answer = next((one for one in answers if rev is not None and _rev_of(one) == rev), answers[0])
+    answer = next((one for one in answers if rev is not None and _rev_of(one[0]) == rev), answers[0])
     answers.remove(answer)
-    document = answer.get("ok") if isinstance(answer, dict) else None
-    if isinstance(document, dict) and document.get("_id") == doc_id and isinstance(document.get("_rev"), str):
-        if document.get("_deleted") and rev is None:
-            return Found(doc_id, rev, None, absent=True)
-        return Found(doc_id, rev, document)
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(error, dict) and error.get("error") == "not_found":
+    leaves = [leaf for one in answer if (leaf := _document_of(one, doc_id)) is not None]
+    if len(leaves) == len(answer):
+        live = leaves if rev is not None else [leaf for leaf in leaves if not leaf.get("_deleted")]
+        return Found(doc_id, rev, max(live, key=leaf_rank)) if live else Found(doc_id, rev, None, absent=True)
+    errors_of = [one.get("error") if isinstance(one, dict) else None for one in answer]
+    if all(isinstance(error, dict) and error.get("error") == "not_found" for error in errors_of):
         return Found(doc_id, rev, None, absent=True)
-    return Found(doc_id, rev, None, reason=str(error))
+    return Found(doc_id, rev, None, reason=str(next(filter(None, errors_of), "half an answer"))[:_LONGEST_TEXT])
+
+
+def _document_of(answer: Any, doc_id: str) -> dict[str, Any] | None:
+    leaf = answer.get("ok") if isinstance(answer, dict) else None
+    good = isinstance(leaf, dict) and leaf.get("_id") == doc_id and isinstance(leaf.get("_rev"), str)
+    return leaf if good else None
+
+
+def leaf_rank(leaf: dict[str, Any]) -> tuple[int, str]:
+    """Return what CouchDB orders the live leaves of a document by. Source: CouchDB docs, replication/conflicts."""
+    number, _, digest = leaf["_rev"].partition("-")
+    return int(number) if number.isdecimal() else 0, digest
 
 
 def _rev_of(answer: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
-from couchjobs.couch.answers import Found, as_error, read_documents, read_write_row
+from couchjobs.couch.answers import Found, as_error, leaf_rank, read_documents, read_write_row
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.codec import encode
 from couchjobs.errors import NotFound, Unavailable, Unreadable
@@ -232,16 +232,24 @@ class Database:
             yield await self.read(row["id"] for row in rows)
 
     async def _all_rows(self, page: int) -> AsyncIterator[list[Row]]:
+        """Yield all rows but those of design documents, in pages: in smaller ones where ids are very long."""
         start: str | None = None
+        size = page
         while True:
-            params: dict[str, Any] = {"limit": page + 1}
+            params: dict[str, Any] = {"limit": size + 1}
             if start is not None:
                 params["startkey"] = start
-            rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows"))["rows"]
-            yield [row for row in rows[:page] if not row["id"].startswith("_design/")]
-            if len(rows) <= page:
+            try:
+                rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows"))["rows"]
+            except Unreadable:
+                if size == 1:
+                    raise
+                size = max(1, size // 4)
+                continue
+            yield [row for row in rows[:size] if not row["id"].startswith("_design/")]
+            if len(rows) <= size:
                 return
-            start = rows[page]["id"]
+            start, size = rows[size]["id"], min(page, size * 2)
 
     async def newest(self, last_id: str, most: int) -> AsyncIterator[list[Document]]:
         """Yield the `most` documents whose ids come last before `last_id`, this one included, in pages."""
@@ -326,8 +334,3 @@ class Database:
     def _view_path(self, view: str) -> str:
         ddoc, name = view.split("/")
         return f"{self.path}/_design/{ddoc}/_view/{name}"
-
-
-def leaf_rank(leaf: Document) -> tuple[int, str]:
-    """Return what CouchDB orders the leaves of a document by. Source: CouchDB docs, replication/conflicts."""
-    return generation(leaf["_rev"]), leaf["_rev"].partition("-")[2]

@@ -43,7 +43,10 @@ from couchjobs.timestamps import now
 
 _logger = get_logger(__name__)
 _TOLD_AFTER = 5
+_LONGEST_ID = 10_000
+"""Characters of a job's id; the views leave out those with more than 20,000, so that a page of rows can be read."""
 _MOST_DOUBTED = 10_000
+_WHAT_IT_IS = ("worker", "message", "payload", "event", "options", "trigger_id")
 
 
 class Claimed(Enum):
@@ -116,6 +119,8 @@ class JobStore:
         except TypeError:
             body = _encode_odd(document)
         size = len(body)
+        if len(str(document.get("_id"))) > _LONGEST_ID:
+            raise BadDocumentError(f"its id has more than {_LONGEST_ID:,} characters")
         if is_deeper(document, MAX_DEPTH, body):
             raise BadDocumentError(f"it is nested too deep: more than {MAX_DEPTH} levels")
         if size > self._max_message:
@@ -229,6 +234,9 @@ class JobStore:
         if present is None:
             return Claimed.LOST
         if present.get("claim") == document["claim"] and present.get("state") == State.RUNNING:
+            if any(present.get(name) != document.get(name) for name in _WHAT_IT_IS):
+                self.doubtful[job.id] = time.monotonic()  # rewritten since: it is looked at anew, from the queue
+                return Claimed.LOST
             job.adopt(present)
             return Claimed.OURS
         if present["_rev"] != job.rev:
@@ -305,6 +313,12 @@ class JobStore:
         _logger.warning("bad job", job=job_id, reason=reason)
         answer = await self._reduce({"_id": job_id, "_rev": rev}, original, f"bad job: {reason}")
         return answer.written is not Written.UNKNOWN
+
+    async def create_errored(self, job: Job, reason: str) -> None:
+        """Store, in the place of a job that CouchDB never takes, a small one that says why it is errored."""
+        smaller = transitions.reduced(self.stored_form(job), None, now(), reason)
+        smaller.pop("_rev", None)
+        await settle(self.writer, smaller, patience_s=self._patience_s)
 
     async def _reduce(self, document: Document, original: bytes, reason: str) -> WriteAnswer:
         """Write as much of the document as CouchDB takes, with the reason; return the answer to the last attempt."""

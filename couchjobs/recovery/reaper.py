@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from couchjobs.couch.database import Document, leaf_rank
+from couchjobs.couch.answers import leaf_rank
+from couchjobs.couch.database import Document
 from couchjobs.couch.settle import settle
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import ENDED, Job, State

@@ -16,7 +16,7 @@ once), old rows look like new ones, and only the ids of jobs that are still ther
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,16 @@ _CHAIN = "triggered_by"
 class EventFollower:
     """Follows the database of one doctype and fires the triggers that name it. `run` goes on until it is cancelled."""
 
-    def __init__(self, connection: Connection, db: Prefixer, doctype: str, firing: Firing) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        db: Prefixer,
+        doctype: str,
+        firing: Firing,
+        may_follow: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        """Take what says whether events may come from the database as it is when it begins to be followed."""
+        self._may_follow = may_follow
         self.triggers: Sequence[EventTrigger] = ()
         self._db = db
         self._doctype = doctype
@@ -79,7 +88,10 @@ class EventFollower:
         """Follow the database until it is gone, which is noted."""
         while True:
             try:
-                await self._follow(await current_sequence(self._database))
+                present = await current_sequence(self._database)
+                if not await self._may_follow(self._doctype):
+                    return
+                await self._follow(present)
             except PositionRefused as error:
                 await self._begin_again(str(error))
             except NotFound:
@@ -129,6 +141,11 @@ class EventFollower:
             self._position = page.last_seq
             follower.done(page)
             await self._save(page.last_seq)
+
+    async def keep_position(self) -> None:
+        """Write the position again, where it has been lost."""
+        if self._position is not None:
+            await self._save(self._position)
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""

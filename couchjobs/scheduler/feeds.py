@@ -89,6 +89,7 @@ class Feeds:
         try:
             if changed or loop.time() - self._sources_at >= _SOURCES_S:
                 await self._find_wanted()
+                await self._keep_positions()
                 self._sources_at = loop.time()
             await self._arrange()
         except CouchError:
@@ -107,14 +108,33 @@ class Feeds:
                 _logger.warning("trigger may not fire", trigger=trigger_id, reason=reason)
         self._refused = refused
 
+    async def _may_follow(self, doctype: str) -> bool:
+        """Return whether events may come from that database as it is now: it may have been made anew, for others."""
+        sources = await read_sources(self._connection, self._db)
+        if reason := await sources.refusal(doctype):
+            _logger.warning("database is not followed", doctype=doctype, reason=reason)
+            self._changed.set()
+            return False
+        return True
+
+    async def _keep_positions(self) -> None:
+        """Write the position of each follower that is not there any more, as when the control database was wiped."""
+        followers = {CHECKPOINT + self._db.database(doctype): one.follower for doctype, one in self._followed.items()}
+        if followers:
+            stored = await self._connection.control.get_many(followers)
+            for doc_id in followers.keys() - stored.keys():
+                await followers[doc_id].keep_position()
+
     async def _arrange(self) -> None:
         named = {doctype for trigger in self._triggers.events.values() for doctype in trigger.rules.doctypes}
         mine = {doctype for doctype in self._wanted if self._is_mine(doctype)}
         for doctype in self._followed.keys() - mine:
             await self._unfollow(doctype)
-        if not self._triggers.bad:  # one that cannot be understood now may be mended, and goes on where it was
+        if self._triggers.is_complete:  # one that cannot be understood now may be mended, and goes on where it was
+            names = {name for doctype in named if (name := self._name_of(doctype))}
             for doctype in self._unwanted - named:
-                await self._drop_checkpoint(doctype)
+                if self._name_of(doctype) not in names:  # `a.b` and `a-b` are one database
+                    await self._drop_checkpoint(doctype)
             self._unwanted = named
         self._absent = {doctype: follower for doctype, follower in self._absent.items() if doctype in mine}
         for doctype in [one for one in self._followed if self._followed[one].task.done()]:
@@ -139,7 +159,7 @@ class Feeds:
             present, absent = await self._present_one_by_one(names)
         for doctype in absent:
             if doctype not in self._absent:
-                follower = EventFollower(self._connection, self._db, doctype, self._firing)
+                follower = self._new_follower(doctype)
                 await follower.note_absent()
                 _logger.info("database is waited for", database=self._db.database(doctype))
                 self._absent[doctype] = follower
@@ -166,10 +186,13 @@ class Feeds:
         return self._daemon.fires(f"feed:{doctype}")
 
     def _follow(self, doctype: str) -> None:
-        follower = self._absent.pop(doctype, None) or EventFollower(self._connection, self._db, doctype, self._firing)
+        follower = self._absent.pop(doctype, None) or self._new_follower(doctype)
         task = self._tasks.start(f"follow {doctype}", follower.run)
         task.add_done_callback(lambda _: self._ended.set())
         self._followed[doctype] = _Followed(follower, task)
+
+    def _new_follower(self, doctype: str) -> EventFollower:
+        return EventFollower(self._connection, self._db, doctype, self._firing, self._may_follow)
 
     async def _unfollow(self, doctype: str) -> None:
         followed = self._followed.pop(doctype)
@@ -187,13 +210,17 @@ class Feeds:
         own = (checkpoint.get("domain"), checkpoint.get("prefix")) == (self._db.domain, self._db.db_prefix)
         return doctype if own and isinstance(doctype, str) else None
 
+    def _name_of(self, doctype: str) -> str:
+        """Return the name of the database; empty where none can have it."""
+        try:
+            return self._db.database(doctype)
+        except ConfigurationError:
+            return ""
+
     async def _drop_checkpoint(self, doctype: str) -> None:
         """Forget the position where no trigger is left: a later one begins at the database's present state."""
         control = self._connection.control
-        try:
-            checkpoint = await control.find(CHECKPOINT + self._db.database(doctype))
-        except ConfigurationError:
-            return  # no database can have that name: it is nobody's position
+        checkpoint = await control.find(CHECKPOINT + self._name_of(doctype))
         if checkpoint is not None:
             try:
                 await control.delete(checkpoint["_id"], checkpoint["_rev"])

@@ -34,12 +34,18 @@ class Firing:
             CouchError: CouchDB does not take it now, or has no database of jobs.
             QueueClosedError: the broker is shut down.
         """
+        job: Job | None = None
         try:
             if infos.debounce:
                 await self._debouncer.fire(infos)
             else:
-                await self._broker.store_job(make_job())
-        except (BadDocumentError, Refused) as error:
+                job = make_job()
+                await self._broker.store_job(job)
+        except Refused as error:
+            _logger.error("a firing makes no job that CouchDB takes", trigger=infos.id, reason=str(error))  # noqa: TRY400
+            if job is not None:
+                await self._broker.store_refused(job, str(error))
+        except BadDocumentError as error:
             _logger.error("a firing makes no job, and never can", trigger=infos.id, reason=str(error))  # noqa: TRY400
         except NotFound as error:
             raise Unavailable(str(error), 404) from error

@@ -98,11 +98,9 @@ class TriggerSet:
 
     async def _read_unknown(self) -> None:
         """Ask again for the triggers of which CouchDB did not say what they are."""
-        unknown, self._unknown = self._unknown, set()
         try:
-            self._take_in_answers(await self._database.read(unknown))
+            self._take_in_answers(await self._database.read([*self._unknown]))
         except CouchError:
-            self._unknown |= unknown
             self._look_again.set()
             raise
 
@@ -110,6 +108,7 @@ class TriggerSet:
         """Take in what CouchDB says of triggers; those of which it does not say are asked for again."""
         self.take_in(one.document for one in answers if one.document is not None)
         for one in answers:
+            self._unknown.discard(one.doc_id)
             if one.absent:
                 self._forget(one.doc_id)
             elif one.unreadable:
@@ -149,8 +148,13 @@ class TriggerSet:
         _logger.warning("bad trigger", trigger=trigger_id, reason=reason)
 
     def knows(self, trigger_id: str) -> bool:
-        """Return whether there is such a trigger that is not disabled, or that cannot be understood now."""
-        return trigger_id in self.scheduled or trigger_id in self.events or trigger_id in self.bad
+        """Return whether there is, or may be, such a trigger that is not disabled."""
+        return any(trigger_id in known for known in (self.scheduled, self.events, self.bad, self._unknown))
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether it is known of every trigger what it is."""
+        return not self.bad and not self._unknown
 
     def _forget(self, trigger_id: str) -> None:
         for known in (self.scheduled, self.events, self.bad, self._revs):

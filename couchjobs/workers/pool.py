@@ -35,6 +35,8 @@ _STUCK_AFTER_S = 5.0
 _QUICK_DEATH_S = 5.0
 _HUNG_AFTER_S = 10.0
 """Seconds that a plain function may go on after its try has ended, before its process is replaced."""
+_READY_WITHIN_S = 60.0
+"""Seconds in which a child must have imported its modules and called each `worker_init`."""
 _LAST_TRIES_S = 3600.0
 """Seconds that the other tries of such a process may take where they have no time limit of their own."""
 
@@ -237,8 +239,12 @@ class ChildPool:
         """
         for number in range(self.count):
             self._tasks.start(f"child {number}", self._keep_child)
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._failed is not None or len(self._children) == self.count)
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._failed is not None or len(self._children) == self.count)
+        except asyncio.CancelledError:
+            self.kill()
+            raise
         if self._failed is not None:
             await self.close()
             raise ConfigurationError(f"a child process cannot start: {self._failed}")
@@ -253,6 +259,11 @@ class ChildPool:
             if child.process.returncode is None:
                 child.kill()
             await child.process.wait()
+
+    def kill(self) -> None:
+        """End all children at once."""
+        for child in (*self._children, *self._ending):
+            child.kill()
 
     def has_begun(self, child: _Child) -> None:
         """Take note that a child has one more job, which may be its last."""
@@ -320,8 +331,14 @@ class ChildPool:
             send(writer, self._hello)
             answer = await _unless_ended(process, receive(reader))
             if answer is None or "failed" in answer:
+                hangs = answer is None and process.returncode is None
                 child.kill()
-                self._failed = answer["failed"] if answer else f"it ended at once, with {await process.wait()}"
+                how = (
+                    f"it is not ready after {_READY_WITHIN_S:g} s"
+                    if hangs
+                    else f"it ended at once, {await process.wait()}"
+                )
+                self._failed = answer["failed"] if answer else how
                 _logger.error("a child process cannot start", reason=self._failed)
                 writer.close()
                 await process.wait()
@@ -381,10 +398,10 @@ class ChildPool:
 
 
 async def _unless_ended(process: asyncio.subprocess.Process, receiving: Any) -> dict[str, Any] | None:
-    """Return the message, None where the process ends before it."""
+    """Return the message, None where the process ends before it, or it does not come in time."""
     message, ended = asyncio.ensure_future(receiving), asyncio.ensure_future(process.wait())
     try:
-        await asyncio.wait([message, ended], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([message, ended], timeout=_READY_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
         return message.result() if message.done() else None
     finally:
         message.cancel()

@@ -1,10 +1,11 @@
 // reduce: _count
 function (doc) {
-  if (doc.state !== "queued") return;
-  var worker = typeof doc.worker === "string" ? doc.worker : null;
+  if (doc.state !== "queued" || doc._id.length > 20000) return;
+  var worker = typeof doc.worker === "string" && doc.worker.length <= 200 ? doc.worker : null;
   var high = doc.priority === undefined ? (doc.manual_execution ? 1 : 0) : doc.priority;
   var due = doc.scheduled_at || doc.queued_at || "";
-  if (typeof due === "string" && due.charAt(due.length - 1) !== "Z") {
+  if (typeof due !== "string" || due.length > 64) due = ""; // no job: whoever reads it says so
+  if (due.charAt(due.length - 1) !== "Z") {
     var time = new Date(due); // another zone: text order must be time order
     if (!isNaN(time.getTime())) due = time.toISOString();
   }
