@@ -9,6 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+AS_USERS_HAVE: dict[str, Any] = {
+    "beat_interval": 10,
+    "dead_after": 30,
+    "feed_heartbeat": 1,
+    "sweep_interval": 60,
+    "shutdown_timeout": 30,
+    "request_timeout": 60,
+}
+"""The default settings, for tests that are about what users see."""
+
 
 class DaemonProcess:
     """`couchjobs run` as a process of its own, with its log in a file."""
@@ -43,3 +53,10 @@ class DaemonProcess:
     def says(self, text: str) -> bool:
         """Whether the log holds this text."""
         return text in self.log.read_text()
+
+
+def ran(folder: Path) -> list[tuple[str, str]]:
+    """Which jobs have run, by which daemon."""
+    file = folder / "ran.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(line.split()[0], line.split()[1]) for line in lines]

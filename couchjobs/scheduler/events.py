@@ -23,17 +23,13 @@ from typing import Any
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence, is_another, pages_since
-from couchjobs.couch.codec import encode, is_deeper
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, generation
 from couchjobs.couch.settle import settle_surely
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
-from couchjobs.jobs.ids import event_id
-from couchjobs.jobs.job import Job, is_job
-from couchjobs.jobs.message import MAX_DEPTH
-from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
@@ -41,10 +37,8 @@ from couchjobs.scheduler.trigger import EventTrigger
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
 _REMEMBERED = 10_000
-_NEW = ("CREATED",)
+_NEW = (CREATED,)
 CHECKPOINT = "checkpoint:"
-_CHAIN = "triggered_by"
-"""The field of a job made by the change of another job that names the triggers of all jobs before it."""
 
 
 class EventFollower:
@@ -257,33 +251,22 @@ class EventFollower:
             document.pop("_revisions", None)
             old = parents.get(document["_id"])
             for trigger in triggers:
-                event = None if trigger.id in debounced else self._event(trigger, verbs[document["_id"]], document, old)
+                if trigger.id in debounced:
+                    continue
+                event = event_of(trigger, self._doctype, verbs[document["_id"]], document, old)
                 if event is None:
                     continue
                 if trigger.infos.debounce:
                     debounced.add(trigger.id)
-                firings.append(self._firing.fire(trigger.infos, partial(self._job, trigger, *event, document)))
+                firings.append(
+                    self._firing.fire(
+                        trigger.infos, partial(job_of, self._db, self._doctype, trigger, event, self._largest)
+                    )
+                )
         results = await asyncio.gather(*firings, return_exceptions=True)
         for error in results:
             if error is not None:
                 raise error
-
-    def _event(
-        self, trigger: EventTrigger, verbs: tuple[str, ...], document: Document, old: Document | None
-    ) -> tuple[str, Document | None] | None:
-        """Return the verb by which the trigger fires, and the document before; None where it does not."""
-        if trigger.id in _makers(document):
-            return None
-        for verb in verbs:
-            before = None if verb == "CREATED" else old
-            if len(verbs) > 1 and verb == "UPDATED" and old is None:
-                continue  # it came by replication as it is
-            try:
-                if trigger.rules.matches(self._doctype, verb, document, before):
-                    return verb, before
-            except Exception:  # no document and no rule may stop the others
-                _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])
-        return None
 
     def _verbs(self, change: Change) -> tuple[str, ...]:
         """Return what may be said of the change: of a document that is new, and changed since, that it is either."""
@@ -292,10 +275,10 @@ class EventFollower:
         first = change.rev.startswith("1-")
         if self._seen is not None and change.doc_id not in self._unsure:
             if self._seen.knows(change.doc_id):
-                return ("UPDATED",)
-            return _NEW if first else ("CREATED", "UPDATED")
+                return (UPDATED,)
+            return _NEW if first else (CREATED, UPDATED)
         if not first or self._created.setdefault(change.doc_id, change.rev) != change.rev:
-            return ("UPDATED",)
+            return (UPDATED,)
         if len(self._created) > _REMEMBERED:
             del self._created[next(iter(self._created))]
         return _NEW
@@ -315,38 +298,3 @@ class EventFollower:
                 elif not one.absent and not one.unreadable and one.document is None:
                     raise Unavailable(f"{one.doc_id} in {self._database.name}: {one.reason}")
         return parents
-
-    def _job(self, trigger: EventTrigger, verb: str, old: Document | None, document: Document) -> Job:
-        event: dict[str, Any] = {"domain": self._db.domain, "verb": verb, "doc": document}
-        if self._db.prefix:
-            event["prefix"] = self._db.prefix
-        if old is not None:
-            event["old"] = old
-        if _is_too_large(event, self._largest):
-            event["doc"] = {"_id": document["_id"], "_rev": document["_rev"]}
-            event.pop("old", None)
-            event["truncated"] = True
-        job_id = event_id(self._doctype, document["_id"], document["_rev"], trigger.infos.id)
-        job = new_job(self._db, trigger.infos.job_request_with_event(event, id=job_id))
-        job.queued_at = None  # no time that all daemons would agree on; the claim fills it in
-        if makers := _makers(document):
-            job.document()[_CHAIN] = sorted(makers)
-        return job
-
-
-def _makers(document: Document) -> set[str]:
-    """Return the triggers that made the job which changed, and those before it; none where it is no job."""
-    if not is_job(document):
-        return set()
-    chain = document.get(_CHAIN)
-    makers = {one for one in chain if isinstance(one, str)} if isinstance(chain, list) else set()
-    trigger_id = document.get("trigger_id")
-    return makers | ({trigger_id} if isinstance(trigger_id, str) else set())
-
-
-def _is_too_large(event: dict[str, Any], largest: int) -> bool:
-    try:
-        body = encode(event)
-    except BadRequest:
-        return True
-    return len(body) > largest or is_deeper(event, MAX_DEPTH - 1, body)

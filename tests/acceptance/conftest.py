@@ -77,10 +77,3 @@ def daemon(
     yield start
     for process in started:
         process.end()
-
-
-def ran(folder: Path) -> list[tuple[str, str]]:
-    """Which jobs have run, by which daemon."""
-    file = folder / "ran.txt"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [(line.split()[0], line.split()[1]) for line in lines]

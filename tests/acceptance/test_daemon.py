@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import ran
-from daemons import DaemonProcess
+from daemons import DaemonProcess, ran
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from daemons import AS_USERS_HAVE
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.access import give_role
@@ -20,15 +21,6 @@ from couchjobs.settings import Settings
 from couchjobs.system import JobSystem, system_start
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
-
-AS_USERS_HAVE: dict[str, Any] = {
-    "beat_interval": 10,
-    "dead_after": 30,
-    "feed_heartbeat": 1,
-    "sweep_interval": 60,
-    "shutdown_timeout": 30,
-    "request_timeout": 60,
-}
 
 Begin = Callable[..., Any]
 

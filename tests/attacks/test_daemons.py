@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import AS_USERS_HAVE
-from daemons import DaemonProcess
+from daemons import AS_USERS_HAVE, DaemonProcess
 from fault_proxy import FaultProxy
 from waiting import eventually
 

@@ -57,7 +57,8 @@ async def test_page_when_asked_then_rows_after_the_sequence(connection: Connecti
     rev = await database.put({"_id": "a"})
     await database.put({"_id": "b"})
     follower = ChangesFollower(database, "0", limit=1)
-    assert await follower.next_page() == await follower.next_page(), "it comes until it is done with"
+    await follower.next_page()
+    assert follower.since == "0", "a page comes again until it is done with"
     pages = [await take(follower), await take(follower)]
     assert {page.changes[0].doc_id for page in pages} == {"a", "b"}
     assert all(len(page.changes) == 1 for page in pages)

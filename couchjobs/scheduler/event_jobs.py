@@ -1,0 +1,94 @@
+"""What a change makes of a trigger: the event by which it fires, and the job of that firing. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from couchjobs.couch.codec import encode, is_deeper
+from couchjobs.couch.database import Document
+from couchjobs.errors import BadRequest
+from couchjobs.jobs.ids import event_id
+from couchjobs.jobs.job import Job, is_job
+from couchjobs.jobs.message import MAX_DEPTH
+from couchjobs.jobs.request import new_job
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.trigger import EventTrigger
+
+_logger = get_logger(__name__)
+CREATED, UPDATED = "CREATED", "UPDATED"
+_CHAIN = "triggered_by"
+"""The field of a job made by the change of another job that names the triggers of all jobs before it."""
+
+
+class Happened(NamedTuple):
+    """What happened to a document: the verb, the document, and the one before where it could be had."""
+
+    verb: str
+    document: Document
+    old: Document | None
+
+
+def event_of(
+    trigger: EventTrigger, doctype: str, verbs: tuple[str, ...], document: Document, old: Document | None
+) -> Happened | None:
+    """Return the event by which the trigger fires, None where it does not.
+
+    Args:
+        trigger: it never fires for a job that it has made, itself or by way of other triggers.
+        doctype: of the document.
+        verbs: what may be said of the change. Where that is two things, the document is new and has changed since,
+            and is UPDATED only if the one before is known: else it came by replication as it is.
+        document: at the revision that the feed shows.
+        old: the one before, where it could be had.
+    """
+    if trigger.id in _makers(document):
+        return None
+    for verb in verbs:
+        before = None if verb == CREATED else old
+        if len(verbs) > 1 and verb == UPDATED and old is None:
+            continue
+        try:
+            if trigger.rules.matches(doctype, verb, document, before):
+                return Happened(verb, document, before)
+        except Exception:  # no document and no rule may stop the others
+            _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])
+    return None
+
+
+def job_of(db: Prefixer, doctype: str, trigger: EventTrigger, happened: Happened, largest: int) -> Job:
+    """Return the job of a firing, the same whoever makes it; an event of more than `largest` bytes has no documents."""
+    document = happened.document
+    event: dict[str, Any] = {"domain": db.domain, "verb": happened.verb, "doc": document}
+    if db.prefix:
+        event["prefix"] = db.prefix
+    if happened.old is not None:
+        event["old"] = happened.old
+    if _is_too_large(event, largest):
+        event["doc"] = {"_id": document["_id"], "_rev": document["_rev"]}
+        event.pop("old", None)
+        event["truncated"] = True
+    job_id = event_id(doctype, document["_id"], document["_rev"], trigger.infos.id)
+    job = new_job(db, trigger.infos.job_request_with_event(event, id=job_id))
+    job.queued_at = None  # no time that all daemons would agree on; the claim fills it in
+    if makers := _makers(document):
+        job.document()[_CHAIN] = sorted(makers)
+    return job
+
+
+def _makers(document: Document) -> set[str]:
+    """Return the triggers that made the job which changed, and those before it; none where it is no job."""
+    if not is_job(document):
+        return set()
+    chain = document.get(_CHAIN)
+    makers = {one for one in chain if isinstance(one, str)} if isinstance(chain, list) else set()
+    trigger_id = document.get("trigger_id")
+    return makers | ({trigger_id} if isinstance(trigger_id, str) else set())
+
+
+def _is_too_large(event: dict[str, Any], largest: int) -> bool:
+    try:
+        body = encode(event)
+    except BadRequest:
+        return True
+    return len(body) > largest or is_deeper(event, MAX_DEPTH - 1, body)
