@@ -158,21 +158,21 @@ class Intake:
         documents: list[Document] = []
         unread: list[str] = []
         left, present, few = 0, time.monotonic(), len(page.changes) <= _FEW
-        for job_id, rev, deleted, found, in_conflict in page.changes:
-            document = found
+        for job_id, rev, deleted, document, in_conflict in page.changes:
             if rev in self._store.own_revisions or self._candidates.knows(job_id, rev):
                 continue
             self._candidates.forget(job_id)
             self._left.forget(job_id)
             if deleted or job_id.startswith("_design/") or self._runner.is_claiming(job_id, rev):
                 continue
-            mine = self._runner.runs(job_id) or self._daemon.shares.may_hold(job_id)
-            if in_conflict and not self._runner.runs(job_id):
+            runs = self._runner.runs(job_id)
+            mine = runs or self._daemon.shares.may_hold(job_id)
+            if in_conflict:
                 self._triage.note_conflict(job_id)
-                document = None
-            if in_conflict and mine and not self._runner.runs(job_id):
-                self._triage.settle(job_id)
-            elif document is not None and (mine or few):
+                if mine and not runs:
+                    self._triage.settle(job_id)
+                    continue
+            if document is not None and (mine or few) and not in_conflict:
                 documents.append(document)
             elif mine:
                 unread.append(job_id)

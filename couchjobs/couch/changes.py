@@ -37,6 +37,8 @@ _REFUSED_FOR_S = 5.0
 _AT_ONCE_S = 0.3
 """An empty or cut answer that took longer is how some proxies end a wait; one that came sooner is no wait at all."""
 MAX_PAGE_BYTES = 16 * 1024 * 1024
+PAGE = 1000
+"""Rows of a page, unless a reader asks for fewer."""
 
 
 class Change(NamedTuple):
@@ -71,7 +73,7 @@ class ChangesFollower:
         *,
         heartbeat_s: float = 1.0,
         silence_s: float = _SILENCE_S,
-        limit: int = 1000,
+        limit: int = PAGE,
         leaves: bool = False,
         instance: str = "",
     ) -> None:

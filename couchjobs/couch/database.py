@@ -26,6 +26,8 @@ Update = Literal["true", "false", "lazy"]
 """Whether reading a view waits for its index: yes; no, it stays as it is; no, but it is brought up to date then."""
 
 _PLAIN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9:._@+-]{0,199}$")
+_LONGEST_QUERY = 1000
+"""Characters of keys in a path; servers and proxies take lines of some thousand."""
 _BULK_GET = 500
 _BULK_BYTES = 16 * 1024 * 1024
 
@@ -152,8 +154,8 @@ class Database:
                 answers = await self.server.request("GET", path, params={"open_revs": "all"}, has=list)
             except NotFound:
                 return [document for document in [await self.find(doc_id)] if document is not None]
-            found = [one["ok"] for one in answers if isinstance(one, dict) and isinstance(one.get("ok"), dict)]
-            return sorted((leaf for leaf in found if not leaf.get("_deleted")), key=leaf_rank, reverse=True)
+            leaves = [one["ok"] for one in answers if isinstance(one, dict) and isinstance(one.get("ok"), dict)]
+            return sorted((leaf for leaf in leaves if not leaf.get("_deleted")), key=leaf_rank, reverse=True)
         params = {"include_docs": True, "conflicts": True}
         answer = await self.server.request(
             "POST", f"{self.path}/_all_docs", params=params, body=encode({"keys": [doc_id]}), has="rows"
@@ -161,8 +163,14 @@ class Database:
         winner = answer["rows"][0].get("doc") if answer["rows"] else None
         if not isinstance(winner, dict):
             return [document for document in [await self.find(doc_id)] if document is not None]
-        losers = [(doc_id, rev) for rev in winner.pop("_conflicts", [])]
-        return [winner, *[one.document async for part in self.revisions(losers) for one in part if one.document]]
+        found = [winner]
+        async for part in self.revisions([(doc_id, rev) for rev in winner.pop("_conflicts", [])]):
+            for one in part:
+                if one.document is not None:
+                    found.append(one.document)
+                elif not one.absent:
+                    raise Unavailable(f"{doc_id} at {one.rev} in database {self.name}: {one.reason}")
+        return found
 
     async def raw(self, doc_id: str) -> tuple[str, bytes]:
         """Return the winning revision of a document that cannot be read, and the answer that holds it, as bytes.
@@ -240,7 +248,7 @@ class Database:
             if start is not None:
                 params["startkey"] = start
             try:
-                rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows"))["rows"]
+                rows = await self._rows(f"{self.path}/_all_docs", params)
             except Unreadable:
                 if size == 1:
                     raise
@@ -318,8 +326,19 @@ class Database:
             params["descending"] = True
         if startkey_docid is not None:
             params["startkey_docid"] = startkey_docid
-        answer = await self.server.request("GET", self._view_path(view), params=params, has="rows")
-        rows: list[Row] = answer["rows"]
+        return await self._rows(self._view_path(view), params)
+
+    async def _rows(self, path: str, params: dict[str, Any]) -> list[Row]:
+        """Return the rows of a view; keys that are too long for a path go into a body."""
+        if sum(len(value) for value in params.values() if isinstance(value, str)) <= _LONGEST_QUERY:
+            answer = await self.server.request("GET", path, params=params, has="rows")
+        else:
+            body = encode({"queries": [params]})
+            answers = await self.server.request("POST", f"{path}/queries", body=body, has="results")
+            answer = answers["results"][0] if answers["results"] else {}
+        rows = answer.get("rows") if isinstance(answer, dict) else None
+        if not isinstance(rows, list):
+            raise Unavailable(f"{path}: {str(answer)[:200]} has no rows")
         return rows
 
     async def reduced(self, view: str, startkey: Any, endkey: Any, *, group_level: int | None = None) -> list[Row]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import Change, ChangesFollower, Page, current_sequence, is_another, pages_since
+from couchjobs.couch.changes import PAGE, Change, ChangesFollower, Page, current_sequence, is_another, pages_since
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, generation
 from couchjobs.couch.settle import settle_surely
@@ -66,6 +66,8 @@ class EventFollower:
         self._checkpoint = self._new_checkpoint()
         self._position: str | None = None
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
+        self._rereads = False
+        """Whether it reads old rows again: where it is among them is no position for anybody else."""
         self._created: dict[str, str] = {}
         self._most_seen = connection.settings.max_seen_documents
         self._seen: Seen | None = None
@@ -110,7 +112,8 @@ class EventFollower:
             self._position = str(stored.get("seq", present))
             return
         self._checkpoint = stored or self._new_checkpoint()
-        await self._save(self._position or present)
+        if not self._rereads:
+            await self._save(self._position or present)
 
     async def _follow(self, present: str) -> None:
         await self._begin(present)
@@ -120,7 +123,7 @@ class EventFollower:
         self._checkpoint["instance"] = instance
         if known != instance:
             _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
-            self._seen = self._seen or Seen()
+            self._seen = Seen() if self._seen is None else self._seen.renewed()
             await self._save("0")
         elif is_another(info, self._position or "0", instance):
             raise PositionRefused(f"the database has seen fewer changes than {(self._position or '')[:40]!r}")
@@ -131,21 +134,25 @@ class EventFollower:
         follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s, instance=instance)
         while True:
             page = await follower.next_page()
+            if str((await self._database.info()).get("instance_start_time", "")) != instance:
+                raise PositionRefused("the database was made anew")  # for others, perhaps: nothing of it is fired
             await self._fire(page)
             self._position = page.last_seq
             follower.done(page)
-            await self._save(page.last_seq)
+            self._rereads = self._rereads and len(page.changes) >= PAGE
+            if not self._rereads:
+                await self._save(page.last_seq)
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
-        if self._position is not None:
+        if self._position is not None and not self._rereads:
             await self._save(self._position)
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
         if self._seen is not None:
             _logger.warning("the feed is read from its beginning", database=self._database.name, reason=reason)
-            await self._save("0")
+            self._position, self._rereads = "0", True
             return
         present = await current_sequence(self._database)
         _logger.error(

@@ -93,6 +93,8 @@ class RemoteTry:
     async def run(self) -> Outcome:
         """Have a child run the function, and return what came of it."""
         child = await self._pick_unless_stopped()
+        while child is not None and child.retired.is_set():  # it has ended, or has had enough, since it was picked
+            child = await self._pick_unless_stopped()
         if child is None or self._stopped_as is not None:
             return self._stopped_as or Interrupted()
         self._child = child
@@ -131,6 +133,8 @@ class RemoteTry:
         if not done:
             _logger.error("child does not end a try in time, and is killed", job=self._job.id, pid=child.process.pid)
             child.kill()
+            await asyncio.wait([self._outcome], timeout=_STUCK_AFTER_S)
+            self.lost("it gave no answer")
         return await self._outcome
 
     @property

@@ -143,7 +143,7 @@ async def test_branch_when_a_producer_replicates_it_in_guarded_mode_then_refused
         async with session.put(
             f"{urls['producer']}/{jobs.path}/mine/evil?rev={rev}", data=b"x", headers={"Content-Type": "text/plain"}
         ) as answer:
-            assert answer.status == 403
+            assert answer.status in (403, 409)  # a cluster may look at the revision first
     assert len(await jobs.leaves("mine")) == 1
     assert runs == ["mine"]
 

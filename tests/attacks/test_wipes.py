@@ -9,6 +9,7 @@ from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
+from couchjobs.errors import CouchError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
@@ -22,7 +23,10 @@ async def remake(connection: Connection, name: str) -> None:
     await connection.server.delete_database(name)
 
     async def made() -> bool:
-        return await connection.server.create_database(name) or await connection.database(name).exists()
+        try:
+            return await connection.server.create_database(name) or await connection.database(name).exists()
+        except CouchError:
+            return False
 
     await eventually(made)
 

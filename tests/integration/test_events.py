@@ -156,8 +156,9 @@ async def test_event_when_documents_arrive_by_replication_then_fires(
     await triggers_of(connection, db).put(
         {"_id": "t", "type": "@event", "arguments": "orders", "worker": "note", "message": None}
     )
-    await start(note)
+    system = await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await eventually(lambda: system.scheduler._feeds._followed["orders"].follower._seen is not None)
     import orjson
 
     body = orjson.dumps(
