@@ -146,7 +146,8 @@ class Runner:
         try:
             outcome = await self._claim_and_run(job)
             if isinstance(outcome, Claimed):
-                await self._store.reject(job.document(), "CouchDB does not take its claim")
+                if not await self._store.reject(job.document(), "CouchDB does not take its claim"):
+                    self._look_again(job.id, _AFTER_NO_ANSWER_S)
             elif outcome is not None:
                 await self._write(job, outcome)
         except Exception:

@@ -164,7 +164,8 @@ class Triage:
     async def _write(self, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
         async with self._together:
             try:
-                await write()
+                if not await write():  # it has moved on, or nothing is known: what it is now decides
+                    self._look_again(job_id, _LOOK_AGAIN_S)
             except CouchError as error:
                 _logger.info("job not marked yet", job=job_id, reason=str(error))
                 self._look_again(job_id, _LOOK_AGAIN_S)

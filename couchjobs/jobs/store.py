@@ -315,10 +315,16 @@ class JobStore:
         return answer.written is not Written.UNKNOWN
 
     async def create_errored(self, job: Job, reason: str) -> None:
-        """Store, in the place of a job that CouchDB never takes, a small one that says why it is errored."""
+        """Store, in the place of a job that CouchDB never takes, a small one that says why it is errored.
+
+        Raises:
+            Unavailable: CouchDB does not answer; it may be stored or not.
+        """
         smaller = transitions.reduced(self.stored_form(job), None, now(), reason)
         smaller.pop("_rev", None)
-        await settle(self.writer, smaller, patience_s=self._patience_s)
+        answer = await settle(self.writer, smaller, patience_s=self._patience_s)
+        if answer.written is Written.UNKNOWN:
+            raise as_error(answer, self._name_of(job.id))
 
     async def _reduce(self, document: Document, original: bytes, reason: str) -> WriteAnswer:
         """Write as much of the document as CouchDB takes, with the reason; return the answer to the last attempt."""
