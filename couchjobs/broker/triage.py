@@ -11,8 +11,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-import orjson
-
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.broker.runner import Runner
 from couchjobs.couch.database import Document
@@ -135,7 +133,7 @@ class Triage:
 
     async def _take_in_queued(self, document: Document) -> None:
         try:
-            job = self._store.check(document)
+            job, size = self._store.check_and_size(document)
         except BadDocumentError as error:
             reason = str(error)
             self._mark(document["_id"], lambda: self._store.reject(document, reason))
@@ -146,7 +144,7 @@ class Triage:
             if reason := await self._refusal(job):
                 self._mark(job.id, lambda: self._store.nack(job, reason))
             else:
-                self._offer(job)
+                self._offer(job, keep=size <= _LARGE_DOCUMENT)
         else:
             self._leave(job)
 
@@ -177,20 +175,12 @@ class Triage:
             self._untaken.add(job.worker)
             _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
 
-    def _offer(self, job: Job) -> None:
+    def _offer(self, job: Job, *, keep: bool) -> None:
         not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
         due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
         priority = job.priority if job.priority is not None else int(job.manual_execution)
-        keep = _size(job.document()) <= _LARGE_DOCUMENT
         first_right = self._daemon.shares.holds(job.id, job.worker)
         self._candidates.offer(
             Candidate(job.id, job.rev, job.worker, due, priority, job if keep else None, not_before, first_right),
             moment(),
         )
-
-
-def _size(document: Document) -> int:
-    try:
-        return len(orjson.dumps(document))
-    except TypeError:  # it is odd: better read again than kept
-        return _LARGE_DOCUMENT + 1

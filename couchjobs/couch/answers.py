@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -63,8 +62,7 @@ class Written(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteAnswer:
+class WriteAnswer(NamedTuple):
     """The answer for one document: its new revision where it was stored, the reason where it was not."""
 
     written: Written

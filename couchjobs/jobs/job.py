@@ -171,7 +171,7 @@ class Job(BaseModel):
             raise BadDocumentError(f"message: {error}") from error
         if decoded is not job.message:
             job.message = decoded
-        job._document = document  # noqa: SLF001  an alternative constructor
+        job._private()["_document"] = document  # noqa: SLF001  an alternative constructor
         return job
 
     @classmethod
@@ -193,12 +193,15 @@ class Job(BaseModel):
 
         Nobody may change it: it is the base of the next revision.
         """
-        private: dict[str, Document] = self.__pydantic_private__ or {}  # `self._document` takes ten times as long
-        document = private["_document"]
+        document = self._private()["_document"]
         if not document:
             document = orjson.loads(self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True))
-            private["_document"] = document = document | {"state": self.state.value, "message": self.message}
+            self._private()["_document"] = document = document | {"state": self.state.value, "message": self.message}
         return document
+
+    def _private(self) -> dict[str, Document]:
+        """Return the private attributes; `self._document` takes ten times as long, in the way of each job."""
+        return self.__pydantic_private__ or {}
 
     def document_with(self, changes: Changes) -> Document:
         """Return the document with these fields changed; None removes a field."""
@@ -213,12 +216,11 @@ class Job(BaseModel):
     def moved(self, changes: Changes, document: Document, rev: str) -> None:
         """Become what `document_with(changes)` says, which was stored as revision `rev`."""
         document["_rev"] = rev
-        self._document = document
-        fields = type(self).model_fields
+        self._private()["_document"] = document
         values = {
-            name: fields[name].get_default(call_default_factory=True) if value is None else value
+            name: _FIELDS[name].get_default(call_default_factory=True) if value is None else value
             for name, value in changes.items()
-            if name in fields
+            if name in _FIELDS
         }
         self.__dict__.update(values, rev=rev)
 
@@ -263,6 +265,9 @@ class Job(BaseModel):
     def match(self, key: str, value: str) -> bool:
         """Return whether a permission rule on `key` (`worker` or `state`) allows this job."""
         return (key == WORKER_TYPE and self.worker == value) or (key == "state" and self.state == value)
+
+
+_FIELDS = Job.model_fields
 
 
 def _as_json(value: Any) -> Any:

@@ -109,7 +109,11 @@ class JobStore:
         return Job.read(document)
 
     def check(self, document: Document) -> Job:
-        """Return the job that a document of unknown origin holds.
+        """Return the job that a document of unknown origin holds, as `check_and_size` does."""
+        return self.check_and_size(document)[0]
+
+    def check_and_size(self, document: Document) -> tuple[Job, int]:
+        """Return the job that a document of unknown origin holds, and the bytes of the document as JSON.
 
         Raises:
             BadDocumentError: it cannot be run, and why.
@@ -134,7 +138,7 @@ class JobStore:
                 f"message is {size:,} bytes; {self._max_message:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
                 "store large data in a document or attachment of its own and name it in the message"
             )
-        return job
+        return job, len(body)
 
     def stored_form(self, job: Job) -> Document:
         """Return the document of a new job as it is stored: durations in the unit that the settings say."""
@@ -291,8 +295,8 @@ class JobStore:
 
     async def rescue(self, job: Job, *, again: bool) -> bool:
         """Take the job from the dead daemon that runs it, to be tried again or not; False where it has moved on."""
-        daemon = job.claim.daemon if job.claim else "nobody"
-        error = f"worker lost: daemon {daemon} is dead"
+        why = f"daemon {job.claim.daemon} is dead" if job.claim else "the job was running, and named no daemon"
+        error = f"worker lost: {why}"
         return await self._end(job, lambda: transitions.lost(job, now(), error, again=again))
 
     async def reject(self, document: Document, reason: str, time: datetime | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 Every daemon that claims jobs looks; of those, one has the first right to a dead one's jobs, the others a little later,
 and the revision fences all but one out. A dead daemon is found by its beat that stands still; one whose document is
-gone altogether by the claims that name it, which are listed now and then.
+gone altogether by the claims that name it, which are listed now and then, with those that name nobody (`unnamed`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from couchjobs.log import get_logger
 from couchjobs.recovery.audit import is_claimed_by
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.recovery.peers import Peers
+from couchjobs.recovery.unnamed import UnnamedClaims
 from couchjobs.settings import Settings
 
 _logger = get_logger(__name__)
 _ANYBODY_AFTER = 1.3
+_UNNAMED = "unnamed"
 _PAGE = 500
 _AT_A_TIME = 20
 
@@ -39,6 +41,7 @@ class Rescuer:
         self._store = store
         self._peers = peers
         self._may_try_again = may_try_again
+        self._unnamed = UnnamedClaims(store, may_try_again)
 
     async def run(self, daemon: Daemon, settings: Settings, worker_types: Collection[str]) -> None:
         """Look for daemons that have died, often; for claims of daemons that nobody knows, at each sweep.
@@ -55,6 +58,8 @@ class Rescuer:
                 swept = loop.time()
                 suspects |= {name for name in await claimants(self._store) if self._peers.is_dead(name)}
                 done.clear()
+                if daemon.answers_for(_UNNAMED, worker_types):
+                    await self._unnamed.rescue()
             own = [
                 suspect
                 for suspect in suspects - done

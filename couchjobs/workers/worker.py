@@ -40,6 +40,7 @@ class Worker:
         """Take the executor for plain functions; None: the event loop's own."""
         self.config = config
         self.executor = executor
+        self.is_coroutine = config.is_coroutine
 
     async def init(self) -> None:
         """Call `worker_init`, whose exceptions pass."""
@@ -56,6 +57,7 @@ class Try:
 
     def __init__(self, worker: Worker, context: WorkerContext) -> None:
         self._config = worker.config
+        self._is_coroutine = worker.is_coroutine
         self._executor = worker.executor
         self._context = context
         self._options = context.job.options or JobOptions()
@@ -138,7 +140,7 @@ class Try:
         if config.takes_message:
             message, model = self._context.job.message, config.message_model
             arguments.append(message if model is None else unmarshal(message, model))
-        if config.is_coroutine:
+        if self._is_coroutine:
             return await config.worker_func(*arguments)
         call = contextvars.copy_context().run
         self.thread = asyncio.get_running_loop().run_in_executor(self._executor, call, config.worker_func, *arguments)

@@ -22,6 +22,7 @@ from couchjobs.recovery.daemon import Daemon
 from couchjobs.recovery.peers import Peers, taken_types
 from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer, claimants
+from couchjobs.recovery.unnamed import UnnamedClaims
 from couchjobs.recovery.watchdog import Watchdog
 from couchjobs.timestamps import format_time, now
 from couchjobs.workers.context import WorkerContext
@@ -99,6 +100,42 @@ async def test_queued_job_when_its_tries_are_spent_then_not_run(
     ended = await wait(db, "spent", 10)
     assert (ended.state, ended.exec_count) == (State.ERRORED, 3)
     assert str(ended.error).startswith("worker lost")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"claim": 5},
+        {"claim": {"daemon": "d" * 201, "id": "c"}},
+        {"claim": {"id": "c"}},
+        {"claim": {"daemon": None, "id": []}, "exec_count": "x"},
+        {"started_at": "2020-01-01T00:00:00Z"},
+        {},
+    ],
+)
+async def test_running_job_when_it_names_no_daemon_then_rescued_by_the_second_sweep(
+    connection: Connection, db: Prefixer, start: Start, odd: dict[str, Any]
+) -> None:
+    """Whatever its claim holds; the next try is an ordinary one."""
+    store = JobStore(connection, db)
+    await store.database.put({"_id": "job", "worker": "count", "message": None, "state": "running", **odd})
+    await start(count)
+    ended = await wait(db, "job", 20)
+    assert ended.state is (State.ERRORED if odd.get("exec_count") == "x" else State.DONE), ended.error
+    assert (await store.database.get("job"))["state"] != "running"
+
+
+async def test_running_job_when_another_engine_may_have_it_then_left_alone(
+    connection: Connection, db: Prefixer, neighbour: Daemon
+) -> None:
+    """One without a claim, that began within a day."""
+    store = JobStore(connection, db)
+    fields = {"worker": "count", "message": None, "state": "running"}
+    await store.database.put({"_id": "theirs", **fields, "started_at": format_time(now())})
+    await store.database.put({"_id": "ours", **fields, "claim": {"id": "c", "daemon": neighbour.id}})
+    unnamed = UnnamedClaims(store, lambda job: True)
+    assert [await unnamed.rescue() for _ in range(3)] == [0, 0, 0]
+    assert [(await store.get(job_id)).state for job_id in ("theirs", "ours")] == [State.RUNNING] * 2
 
 
 @pytest.mark.parametrize("other", ["running", "done"])

@@ -1,0 +1,68 @@
+"""Running jobs that name no daemon: somebody else wrote them so, and nobody would ever end them.
+
+One whose claim cannot be read has lost its worker as soon as two looks, a sweep apart, find it unchanged. One without
+any claim may be that of another engine, on whose databases couchjobs works too: it has a day, from its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from couchjobs.couch.database import Document
+from couchjobs.errors import CouchError
+from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
+from couchjobs.timestamps import now
+
+_logger = get_logger(__name__)
+_OTHERS_HAVE = timedelta(days=1)
+_LONGEST_NAME = 200
+"""Characters of a daemon's name that the view `queue/claimed` shows."""
+
+
+class UnnamedClaims:
+    """Those of one lane. `may_try_again`: whether a job that has lost its worker has tries left."""
+
+    def __init__(self, store: JobStore, may_try_again: Callable[[Job], bool]) -> None:
+        self._store = store
+        self._may_try_again = may_try_again
+        self._seen: dict[str, str] = {}
+
+    async def rescue(self) -> int:
+        """Look once more, and put back what was there, unchanged, at the last look; return how many jobs that were."""
+        seen: dict[str, str] = {}
+        rescued = 0
+        async for rows in self._store.database.view_pages("queue/claimed", [None], [None, {}]):
+            for one in await self._store.database.read(row["id"] for row in rows):
+                if one.document is not None:
+                    seen[one.doc_id] = one.document["_rev"]
+                    if self._seen.get(one.doc_id) == one.document["_rev"]:
+                        rescued += await self._take(one.document)
+        self._seen = seen
+        return rescued
+
+    async def _take(self, document: Document) -> bool:
+        """Take one job, if it is nobody's; return whether it was."""
+        try:
+            job = Job.read(document)
+            if not _is_nobodys(job) or not await self._store.rescue(job, again=self._may_try_again(job)):
+                return False
+        except CouchError as error:
+            _logger.warning("job that names no daemon not rescued yet", job=document["_id"], reason=str(error))
+            return False
+        except Exception:  # no document may stop the others
+            _logger.exception("job that names no daemon cannot be rescued", job=document["_id"])
+            return False
+        _logger.warning("a running job that named no daemon is rescued", job=document["_id"])
+        return True
+
+
+def _is_nobodys(job: Job) -> bool:
+    """Return whether it runs, nobody can be known to run it, and no other engine may."""
+    if job.state is not State.RUNNING:
+        return False
+    if job.document().get("claim") is not None:
+        return job.claim is None or len(job.claim.daemon) > _LONGEST_NAME
+    return job.started_at is None or abs(now() - job.started_at) > _OTHERS_HAVE
