@@ -100,6 +100,10 @@ class Unreachable(Unavailable):
     """There was no connection, so that the request was surely not taken."""
 
 
+class Locked(Unavailable):
+    """The server takes no password of this user for some minutes, after several wrong ones."""
+
+
 class Redirected(Unavailable):
     """The server says that it is somewhere else; credentials are not sent there."""
 

@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """The CouchDB server. Credentials in it are used and never shown. Defaults to http://127.0.0.1:5984."""
     credentials_file: str | None = None
     """A file of lines COUCHJOBS_AUTH_TYPE=..., COUCHJOBS_USERNAME=... Defaults to none."""
+    proxy: str | None = None
+    """The URL of a proxy for all requests, logins included; HTTP_PROXY is not looked at. Defaults to none."""
     domain: str = ""
     """The tenant's domain, written into its jobs. Defaults to the empty one."""
     prefix: str | None = None

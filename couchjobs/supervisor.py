@@ -12,7 +12,7 @@ from couchjobs.log import get_logger
 _logger = get_logger(__name__)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
-_LONGEST_OUTAGE_PAUSE_S = 2.0
+LONGEST_OUTAGE_PAUSE_S = 2.0
 """Seconds after which CouchDB is asked again that did not answer: so much later may work go on after an outage."""
 
 
@@ -61,7 +61,7 @@ class Supervisor:
                 failures = 1 if loop.time() - started > _LONGEST_PAUSE_S else failures + 1
                 self.failures[name] = self.failures.get(name, 0) + 1
                 outage = isinstance(error, CouchError)
-                pause = backoff(failures, longest=_LONGEST_OUTAGE_PAUSE_S if outage else _LONGEST_PAUSE_S)
+                pause = backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S if outage else _LONGEST_PAUSE_S)
                 facts = {"task": name, "failures": self.failures[name], "again_in_s": round(pause, 2)}
                 if not outage:
                     _logger.exception("task failed", **facts)

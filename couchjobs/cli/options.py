@@ -16,7 +16,7 @@ from rich.text import Text
 
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection, connect
-from couchjobs.couch.credentials import split_url
+from couchjobs.couch.login import split_url
 from couchjobs.errors import ConfigurationError
 from couchjobs.log import configure_logging, plain
 from couchjobs.settings import Settings, load_settings

@@ -15,7 +15,11 @@ of a proxy, an empty body, another status) says nothing, whatever its status: it
 | a read | the document's row is `ok` | the document |
 | | the row says not_found | absent: it was never there, is deleted, or that revision is gone |
 | | the row says anything else, or there is none | unknown |
-| anything | 409 for the whole request | nothing: CouchDB says conflict in the row of a document |
+| anything | 401 with "Name or password is incorrect" | the credentials are wrong |
+| | 401 that names an administrator | the credentials are right, and the user may not do this |
+| | any other 401 | nothing of the credentials: `GET /_session` tells |
+| | 403 with "temporarily locked" | Locked: nothing of this request, nor of the password |
+| | 409 for the whole request | nothing: CouchDB says conflict in the row of a document |
 | | 404 `not_found` | NotFound: no such database or view, where that was asked for; see `absence` |
 
 Source: CouchDB docs, api/basics and json/structure; the names of refusals are those of chttpd:error_info.
@@ -36,6 +40,9 @@ _RETRY_AFTER_S = 1.0
 _LONGEST_RETRY_AFTER_S = 60.0
 _OF_THE_REQUEST = {400, 405, 406, 412, 415, 416, 417}
 """Statuses with which CouchDB refuses a request for its form."""
+_LOCKED = "temporarily locked"
+_WRONG = "Name or password is incorrect"
+_ADMIN = " admin"
 _BY_STATUS: dict[int, type[errors.CouchError]] = {
     401: errors.Unauthorized,
     403: errors.Forbidden,
@@ -81,6 +88,14 @@ class WriteAnswer(NamedTuple):
         return self.written in (Written.OK, Written.ACCEPTED)
 
 
+class Shown(Enum):
+    """What a 401 says of the credentials that were shown."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
 class Found(NamedTuple):
     """The answer for one document that was asked for: the document, or that it is absent, or why neither is known."""
 
@@ -110,11 +125,28 @@ def error_of(
     text = f"{where}: {status} {said[0]}: {said[1]}"[:_LONGEST_TEXT]
     if status == 404:
         return errors.NotFound(text, status)
+    if status == 403 and _LOCKED in said[1]:
+        return errors.Locked(text, status)
     if status in _BY_STATUS:
         return _BY_STATUS[status](text, status)
     if status in _OF_THE_REQUEST:
         return errors.BadRequest(text, status)
     return errors.Unavailable(text, status, _seconds(retry_after, status))
+
+
+def of_credentials(answer: bytes) -> Shown:
+    """Return what the answer with a 401 says of the credentials that were shown."""
+    said = _said(answer)
+    if said is None:
+        return Shown.UNKNOWN
+    if _WRONG in said[1]:
+        return Shown.REFUSED
+    return Shown.TAKEN if _ADMIN in said[1] else Shown.UNKNOWN
+
+
+def refuses_credentials(answer: bytes, status: int) -> bool:
+    """Return whether the answer to `GET /_session` says that the credentials are wrong."""
+    return status == 401 and _said(answer) is not None
 
 
 def _said(answer: bytes) -> tuple[str, str] | None:

@@ -26,7 +26,7 @@ from couchjobs.errors import (
     Unreadable,
 )
 from couchjobs.log import get_logger
-from couchjobs.supervisor import backoff
+from couchjobs.supervisor import LONGEST_OUTAGE_PAUSE_S, backoff
 
 _logger = get_logger(__name__)
 _LOUD_AFTER = 3
@@ -197,7 +197,7 @@ class ChangesFollower:
 
     async def _pause(self, error: Exception) -> None:
         self.failures += 1
-        pause = backoff(self.failures)
+        pause = backoff(self.failures, longest=LONGEST_OUTAGE_PAUSE_S)
         loud = self.failures & (self.failures - 1) == 0 and (
             self.failures >= _LOUD_AFTER or isinstance(error, Unauthorized | Forbidden)
         )

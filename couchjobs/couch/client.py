@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
-import aiohttp
 import orjson
-from multidict import CIMultiDictProxy
-from yarl import URL
 
 from couchjobs import errors
-from couchjobs.couch.answers import error_of
+from couchjobs.couch.answers import Shown, error_of, of_credentials, refuses_credentials
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
+from couchjobs.couch.transport import MAX_ANSWER, Answer, Transport
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
-_CONNECT_S = 10.0
-_POOL = 64
-_LARGE_BODY = 2**20
 _INFO_PAGE = 100
 """Databases in one request of `_dbs_info`: CouchDB's limit by default."""
-MAX_ANSWER = 64 * 1024 * 1024
-"""The largest answer that is read, in bytes; a larger one is Unreadable, in bounded memory."""
+_LOOK_S = 0.1
+_LONGEST_LOCK_S = 330.0
+"""How long a locked account is waited for at the start: CouchDB's five minutes, and a little."""
 
 
 class CouchServer:
@@ -39,12 +34,12 @@ class CouchServer:
         credentials: Credentials | None = None,
         credentials_file: str | None = None,
         request_timeout: float = 60.0,
+        proxy: str | None = None,
     ) -> None:
         """Take the server at `url`, with the credentials given, else those of the URL, a file or the environment."""
-        self.url, found = find_credentials(url, credentials_file)
+        self._transport = Transport(request_timeout, proxy)
+        self.url, found = find_credentials(url, credentials_file, self._transport)
         self._credentials = credentials or found
-        self._request_timeout = request_timeout
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self.date: str | None = None
         """What the server's clock said with its last answer, as HTTP writes it."""
 
@@ -59,9 +54,8 @@ class CouchServer:
 
     async def close(self) -> None:
         """Close all connections."""
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        await self._transport.close()
+        await self._credentials.close()
 
     async def request(
         self,
@@ -116,66 +110,52 @@ class CouchServer:
         max_answer: int,
     ) -> tuple[bytes, int]:
         """Return an answer that is no error, and its status."""
-        answer, status, headers = await self._exchange(method, path, params, body, silence_s, max_answer)
-        if status == 401 and self._credentials.renewable:
-            self._credentials.forget()
-            answer, status, headers = await self._exchange(method, path, params, body, silence_s, max_answer)
-        if status >= 300:
+        url = f"{self.url}/{path}{_query(params)}"
+        for attempt in (1, 2):
+            headers, doubted = await self._credentials.headers(), self._credentials.doubted
+            answer = await self._transport.send(
+                method, url, headers=headers, body=body, silence_s=silence_s, max_answer=max_answer
+            )
+            if answer.status != 401:
+                if doubted:
+                    self._credentials.accept()
+                break
+            if not await self._may_succeed_with_others(headers, answer, attempt):
+                break
+        self.date = answer.headers.get("Date")
+        if answer.status >= 300:
             error = error_of(
                 method,
                 path,
-                status,
-                answer,
-                location=headers.get("Location", ""),
-                retry_after=headers.get("Retry-After", ""),
+                answer.status,
+                answer.body,
+                location=answer.headers.get("Location", ""),
+                retry_after=answer.headers.get("Retry-After", ""),
             )
-            if status == 401:
+            if answer.status == 401:
                 kind = self._credentials.kind
                 error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)
             raise error
-        return answer, status
+        return answer.body, answer.status
 
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        params: dict[str, Any] | None,
-        body: bytes | None,
-        silence_s: float | None,
-        max_answer: int,
-    ) -> tuple[bytes, int, CIMultiDictProxy[str]]:
-        url = URL(f"{self.url}/{path}{_query(params)}", encoded=True)
-        headers = await self._credentials.headers()
-        if silence_s is None:
-            limit = aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=_CONNECT_S)
-        else:
-            limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
+    async def _may_succeed_with_others(self, headers: dict[str, str], answer: Answer, attempt: int) -> bool:
+        """Return whether a request that got a 401 is to be sent again; credentials that are wrong are noted as such."""
+        shown = of_credentials(answer.body)
+        if shown is Shown.TAKEN:
+            return False
+        if attempt == 1 and await self._credentials.others_than(headers):
+            return True
+        if shown is Shown.REFUSED or await self._are_refused(headers):
+            self._credentials.refuse()
+        return False
+
+    async def _are_refused(self, headers: dict[str, str]) -> bool:
+        """Return whether the server, asked for nothing else, says that these credentials are wrong."""
         try:
-            async with self._open_session(waits=silence_s is not None).request(
-                method, url, data=_as_payload(body), headers=headers, timeout=limit, allow_redirects=False
-            ) as response:
-                self.date = response.headers.get("Date")
-                return await _read(response, max_answer), response.status, response.headers
-        except TimeoutError as error:
-            raise errors.Unavailable(f"{method} /{path}: no answer in time") from error
-        except aiohttp.ClientConnectorError as error:
-            raise errors.Unreachable(f"{method} /{path}: no connection to {self.url}: {error.os_error}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise errors.Unavailable(f"{method} /{path}: {type(error).__name__}: {error}") from error
-
-    def _open_session(self, *, waits: bool) -> aiohttp.ClientSession:
-        """Return the session of requests that wait on purpose, which no limit holds up, or that of the rest."""
-        if waits not in self._sessions:
-            self._sessions[waits] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0 if waits else _POOL, keepalive_timeout=30),
-                headers={
-                    "Accept": "application/json",
-                    "Content-Type": "application/json",
-                    "Accept-Encoding": "identity",
-                },
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._sessions[waits]
+            answer = await self._transport.send("GET", f"{self.url}/_session", headers=headers)
+        except errors.CouchError:
+            return False
+        return refuses_credentials(answer.body, answer.status)
 
     async def welcome(self) -> dict[str, Any]:
         """Return what the server says of itself: version, vendor, features."""
@@ -241,24 +221,27 @@ class CouchServer:
         """Return as soon as the server answers.
 
         Raises:
-            Unavailable: it does not, within `timeout` seconds.
+            Unavailable: it does not, within `timeout` seconds, or, where it has locked the account, some minutes.
             Redirected: it is somewhere else.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        began = loop.time()
+        deadline = began + timeout
         told = False
         while True:
             try:
                 await self.welcome()
             except errors.Redirected:
                 raise
-            except errors.Unavailable:
+            except errors.Unavailable as error:
+                if isinstance(error, errors.Locked):
+                    deadline = max(deadline, began + _LONGEST_LOCK_S)
                 if loop.time() > deadline:
                     raise
                 if not told:
-                    _logger.warning("waiting for CouchDB", url=self.url, seconds=timeout)
+                    _logger.warning("waiting for CouchDB", url=self.url, seconds=deadline - began, reason=str(error))
                     told = True
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(_LOOK_S)
             else:
                 return
 
@@ -271,22 +254,3 @@ def _query(params: dict[str, Any] | None) -> str:
         return ""
     pairs = {name: str(value) if name in _AS_TEXT else orjson.dumps(value).decode() for name, value in params.items()}
     return "?" + urlencode(pairs, quote_via=quote)
-
-
-def _as_payload(body: bytes | None) -> bytes | BytesIO | None:
-    """Return a large body as a file, which aiohttp sends in pieces, leaving the event loop to others meanwhile."""
-    return BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
-
-
-async def _read(response: aiohttp.ClientResponse, max_answer: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > max_answer:
-            response.close()
-            raise errors.Unreadable(
-                f"the answer to {response.method} {response.url.raw_path} is larger than {max_answer:,} bytes"
-            )
-        pieces.append(piece)
-    return b"".join(pieces)

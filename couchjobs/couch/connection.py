@@ -21,7 +21,10 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.server = CouchServer(
-            settings.url, credentials_file=settings.credentials_file, request_timeout=settings.request_timeout
+            settings.url,
+            credentials_file=settings.credentials_file,
+            request_timeout=settings.request_timeout,
+            proxy=settings.proxy,
         )
         self._writers: dict[str, GroupWriter] = {}
 

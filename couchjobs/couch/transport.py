@@ -1,0 +1,136 @@
+"""The one way of all HTTP requests, logins included: connections, time limits, certificates, the proxy.
+
+Certificates are checked against the authorities of the system, or of the file that SSL_CERT_FILE names. A proxy is used
+where the setting names one, and HTTP_PROXY is not looked at: what is told to a database is not told to whoever that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from couchjobs import errors
+
+_CONNECT_S = 10.0
+_POOL = 64
+_LARGE_BODY = 2**20
+MAX_ANSWER = 64 * 1024 * 1024
+"""The largest answer that is read, in bytes; a larger one is Unreadable, in bounded memory."""
+
+
+class Answer(NamedTuple):
+    """What a server has answered."""
+
+    body: bytes
+    status: int
+    headers: Mapping[str, str]
+    """By name, in whatever case."""
+    cookies: Mapping[str, str]
+
+
+class Transport:
+    """Sends requests. `close` when done; built without the network.
+
+    Args:
+        request_timeout: seconds that a request may take which does not wait on purpose.
+        proxy: the URL of a proxy for all requests; None: there is none.
+    """
+
+    def __init__(self, request_timeout: float = 60.0, proxy: str | None = None) -> None:
+        self._request_timeout = request_timeout
+        self._proxy = proxy
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        silence_s: float | None = None,
+        max_answer: int = MAX_ANSWER,
+    ) -> Answer:
+        """Return what the server answers, whatever that is.
+
+        Args:
+            method: the HTTP method.
+            url: quoted.
+            headers: beside those that say JSON.
+            body: bytes.
+            silence_s: for a request that waits on purpose: no limit on the whole, but this one between two pieces.
+            max_answer: bytes.
+
+        Raises:
+            Unreachable: there is no connection, so that nothing was sent.
+            Unavailable: no answer, or half of one.
+            Unreadable: it is too large.
+        """
+        if silence_s is None:
+            limit = aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=_CONNECT_S)
+        else:
+            limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
+        where = URL(url, encoded=True)
+        try:
+            async with self._open_session(waits=silence_s is not None).request(
+                method,
+                where,
+                data=_as_payload(body),
+                headers=headers,
+                timeout=limit,
+                allow_redirects=False,
+                proxy=self._proxy,
+            ) as response:
+                content = await _read(response, max_answer)
+                cookies = {name: cookie.value for name, cookie in response.cookies.items()} if response.cookies else {}
+                return Answer(content, response.status, response.headers, cookies)
+        except TimeoutError as error:
+            raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time") from error
+        except aiohttp.ClientConnectorError as error:
+            at = f"{error.host}:{error.port}"
+            raise errors.Unreachable(f"{method} {where.raw_path}: no connection to {at}: {error.os_error}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise errors.Unavailable(f"{method} {where.raw_path}: {type(error).__name__}: {error}") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    def _open_session(self, *, waits: bool) -> aiohttp.ClientSession:
+        """Return the session of requests that wait on purpose, which no limit holds up, or that of the rest."""
+        if waits not in self._sessions:
+            self._sessions[waits] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0 if waits else _POOL, keepalive_timeout=30),
+                headers={
+                    "Accept": "application/json",
+                    "Content-Type": "application/json",
+                    "Accept-Encoding": "identity",
+                },
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._sessions[waits]
+
+
+def _as_payload(body: bytes | None) -> bytes | BytesIO | None:
+    """Return a large body as a file, which aiohttp sends in pieces, leaving the event loop to others meanwhile."""
+    return BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+
+
+async def _read(response: aiohttp.ClientResponse, max_answer: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > max_answer:
+            response.close()
+            raise errors.Unreadable(
+                f"the answer to {response.method} {response.url.raw_path} is larger than {max_answer:,} bytes"
+            )
+        pieces.append(piece)
+    return b"".join(pieces)
