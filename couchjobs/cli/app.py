@@ -10,6 +10,7 @@ import typer
 
 from couchjobs import errors
 from couchjobs.cli import bench, daemon, foresee, jobs, push, triggers
+from couchjobs.cli.backfill import backfill
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
 from couchjobs.log import plain, redact
@@ -35,6 +36,7 @@ app.add_typer(jobs.app, name="jobs")
 triggers.app.command("next")(foresee.next_times)
 triggers.app.command("match")(foresee.match)
 triggers.app.command("test")(foresee.explain)
+triggers.app.command("backfill")(backfill)
 app.add_typer(triggers.app, name="triggers")
 app.command("doctor")(doctor)
 app.command("bench")(bench.bench)

@@ -38,6 +38,7 @@ from couchjobs.errors import (
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.scheduler.positions import lost_positions
 from couchjobs.scheduler.rebuild import state_id
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.store import TriggerStore
@@ -123,6 +124,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
         limit = asyncio.Semaphore(_AT_A_TIME)
         refused = await _refused(connection, documents)
+        lost = await lost_positions(connection, connection.settings.tenant)
 
         async def describe(document: Document) -> dict[str, Any]:
             async with limit:
@@ -130,8 +132,9 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
                     found = await _describe(connection, document)
                 except Exception as error:  # noqa: BLE001  no document may hide the others
                     return {**document, "bad": f"bad: {type(error).__name__}: {error}"}
-            reason = refused.get(document["_id"])
-            return {**found, "bad": f"does not fire: {reason}"} if reason else found
+            if reason := refused.get(document["_id"]):
+                return {**found, "bad": f"does not fire: {reason}"}
+            return {**found, **_lost_of(document, lost)}
 
         return await asyncio.gather(*(describe(document) for document in documents))
 
@@ -142,7 +145,9 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
     table = Table("id", "type", "arguments", "worker", "next", "last", "note")
     for one in found:
         state = one.get("current_state", {})
-        note = one.get("bad") or ("disabled" if one.get("disabled") else state.get("last_error") or "")
+        note = (
+            one.get("bad") or one.get("lost") or ("disabled" if one.get("disabled") else state.get("last_error") or "")
+        )
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
         table.add_row(*map(cell, (*texts, last, note)))
@@ -169,6 +174,17 @@ async def _refused(connection: Connection, documents: list[Document]) -> dict[st
         return (await (await read_sources(connection, db)).admitted(events))[1] if events else {}
     except (Forbidden, Unauthorized):
         return {}
+
+
+def _lost_of(document: Document, lost: dict[str, str]) -> dict[str, str]:
+    """Return the note of a trigger of whose databases one has lost its position; nothing where none has."""
+    try:
+        rules = parse_trigger(TriggerInfos.from_document(document))
+    except (BadDocumentError, MalformedTriggerError, UnknownTriggerError):
+        return {}
+    doctypes = rules.doctypes if isinstance(rules, EventRules) else ()
+    notes = [lost[doctype] for doctype in sorted(doctypes) if doctype in lost]
+    return {"lost": "; ".join(notes)} if notes else {}
 
 
 async def _describe(connection: Connection, document: Document) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from couchjobs.couch.database import Database, Document, sequence_number
+from couchjobs.couch.database import Database, Document, generation, sequence_number
 from couchjobs.errors import (
     BadRequest,
     CouchError,
@@ -36,6 +36,8 @@ _REFUSED_FOR_S = 5.0
 """How long a position must be refused, while the feed is there otherwise, before it counts as meaning nothing."""
 _AT_ONCE_S = 0.3
 """An empty or cut answer that took longer is how some proxies end a wait; one that came sooner is no wait at all."""
+_REMEMBERED_REVS = 100
+"""Further changes of a document of which CouchDB surely remembers; of much older ones it does not (`_revs_limit`)."""
 MAX_PAGE_BYTES = 16 * 1024 * 1024
 PAGE = 1000
 """Rows of a page, unless a reader asks for fewer."""
@@ -52,6 +54,13 @@ class Change(NamedTuple):
     """Whether the document has other leaves, deleted ones perhaps."""
 
 
+class Witness(NamedTuple):
+    """A document and a revision that it has had: what a database must know that has come as far as a position."""
+
+    doc_id: str
+    rev: str
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """The rows of one answer, at least one, and the sequence after them."""
@@ -63,7 +72,15 @@ class Page:
 class ChangesFollower:
     """Follows one database from `since`: "0" from the beginning, "now" from the first request on, or a sequence.
 
-    `leaves`: tell which documents are in conflict. `instance`: the database's `instance_start_time`, where it is known.
+    Args:
+        database: the database.
+        since: where to begin.
+        heartbeat_s: seconds between two signs of life of a request that waits.
+        silence_s: seconds without one after which it is given up.
+        limit: rows of a page.
+        leaves: whether to tell which documents are in conflict.
+        instance: the database's `instance_start_time`, where it is known.
+        witness: a document, and its revision, of a row before `since`: a database without it is an older copy.
     """
 
     def __init__(
@@ -76,8 +93,10 @@ class ChangesFollower:
         limit: int = PAGE,
         leaves: bool = False,
         instance: str = "",
+        witness: Witness | None = None,
     ) -> None:
         self.database = database
+        self.witness = witness
         self.since = since
         self._heartbeat_s = heartbeat_s
         self._silence_s = max(silence_s, 3 * heartbeat_s)
@@ -93,6 +112,7 @@ class ChangesFollower:
     def done(self, page: Page) -> None:
         """Take note that the rows of the page have been dealt with: they need not come again."""
         self.since = page.last_seq
+        self.witness = Witness(page.changes[-1].doc_id, page.changes[-1].rev)
 
     async def next_page(self, limit: int | None = None, *, documents: bool = False) -> Page:
         """Wait for changes and return them, at most `limit`. Reconnects for as long as it takes.
@@ -151,11 +171,11 @@ class ChangesFollower:
             PositionRefused: it was made anew, or is an older copy: it has seen fewer changes than this follower.
         """
         try:
-            info = await self.database.info()
+            is_another = await is_another_than(self.database, self.since, self._instance, self.witness)
         except CouchError:
             return
         self._interrupted = False
-        if is_another(info, self.since, self._instance):
+        if is_another:
             raise PositionRefused(f"{self.database.name} is not what it was at {self.since[:40]!r}")
 
     async def _doubt_position(self, error: BadRequest) -> None:
@@ -226,11 +246,24 @@ def _read_page(answer: Any) -> Page:
     return Page(changes, str(answer["last_seq"]))
 
 
-def is_another(info: dict[str, Any], position: str, instance: str) -> bool:
-    """Return whether a database, by its info, is another one than that of the position: made anew, or an older copy."""
+async def is_another_than(database: Database, position: str, instance: str, witness: Witness | None) -> bool:
+    """Return whether a database is another one than that of the position: made anew, or an older copy of it.
+
+    An older copy may have seen more changes by now than the position says; but it has not seen the same.
+
+    Raises:
+        NotFound: it does not exist.
+        Unavailable: CouchDB does not say.
+    """
+    info = await database.info()
     if instance and str(info.get("instance_start_time", "")) != instance:
         return True
-    return sequence_number(str(info.get("update_seq", ""))) < sequence_number(position)
+    if sequence_number(str(info.get("update_seq", ""))) < sequence_number(position):
+        return True
+    if witness is None or await database.has_revision(*witness):
+        return False
+    present = await database.find(witness.doc_id)
+    return present is None or generation(present["_rev"]) < generation(witness.rev) + _REMEMBERED_REVS
 
 
 async def pages_since(database: Database, since: str, limit: int = 5000) -> AsyncIterator[Page]:

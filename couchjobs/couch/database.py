@@ -172,6 +172,11 @@ class Database:
                     raise Unavailable(f"{doc_id} at {one.rev} in database {self.name}: {one.reason}")
         return found
 
+    async def has_revision(self, doc_id: str, rev: str) -> bool:
+        """Return whether the document has ever had that revision here, deleted and compacted ones included."""
+        missing = await self.server.request("POST", f"{self.path}/_revs_diff", body=encode({doc_id: [rev]}), has=dict)
+        return not isinstance(missing.get(doc_id), dict) or rev not in missing[doc_id].get("missing", [])
+
     async def raw(self, doc_id: str) -> tuple[str, bytes]:
         """Return the winning revision of a document that cannot be read, and the answer that holds it, as bytes.
 

@@ -8,16 +8,17 @@ from functools import partial
 from importlib.metadata import version
 
 from couchjobs.couch.access import is_open
+from couchjobs.couch.changes import current_sequence, is_another_than
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Database, Document, sequence_number
+from couchjobs.couch.database import Database, Document
 from couchjobs.couch.design import is_installed, read_design_document
 from couchjobs.doctor.finding import Finding, Patient
-from couchjobs.errors import BadRequest, NotFound
+from couchjobs.errors import BadRequest, Conflict, NotFound
 from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.recovery.peers import told_other_lanes
-from couchjobs.scheduler.events import CHECKPOINT
+from couchjobs.scheduler.positions import BACKFILL, CHECKPOINT, LOST, doctype_of, loss_of, witness_of
 from couchjobs.timestamps import now
 
 _OLDEST_MAJOR = 3
@@ -86,31 +87,51 @@ async def check_views(patient: Patient) -> AsyncIterator[Finding]:
 async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
     """Find positions in feeds that no longer exist, or that have been left far behind."""
     for checkpoint in await patient.control.with_prefix(CHECKPOINT):
-        if (checkpoint.get("domain"), checkpoint.get("prefix")) != patient.tenant:
+        if doctype_of(checkpoint, patient.db) is None:
             continue
+        if loss := loss_of(checkpoint):
+            yield Finding("checkpoint", checkpoint["_id"], loss, partial(_note_seen, patient, checkpoint))
         name = checkpoint["_id"].removeprefix(CHECKPOINT)
         database = patient.connection.database(name)
         seq = str(checkpoint.get("seq"))
-        mend = partial(_begin_anew, patient, checkpoint)
         try:
-            present = str((await database.info())["update_seq"])
+            is_another = await is_another_than(
+                database, seq, str(checkpoint.get("instance", "")), witness_of(checkpoint)
+            )
             params = {"since": seq, "limit": 1}
             answer = await database.server.request("GET", f"{database.path}/_changes", params=params)
         except NotFound:
             continue  # it is waited for
         except BadRequest:
-            yield Finding("checkpoint", checkpoint["_id"], f"{seq[:40]!r} is no position of a feed", mend)
+            what = f"{seq[:40]!r} is no position of this server's feed"
+            yield Finding("checkpoint", checkpoint["_id"], what, partial(_go_on_from_present, patient, checkpoint))
             continue
-        if sequence_number(seq) > sequence_number(present):
-            yield Finding("checkpoint", checkpoint["_id"], "the database was made anew since: events are missed", mend)
+        if is_another:
+            what = "the database was made anew, or restored from an older copy"
+            yield Finding("checkpoint", checkpoint["_id"], what, partial(_go_on_from_present, patient, checkpoint))
         elif int(answer.get("pending", 0)) > _MANY:
             what = f"{answer['pending']:,} changes are not looked at yet: does a daemon run?"
             yield Finding("checkpoint", checkpoint["_id"], what)
 
 
-async def _begin_anew(patient: Patient, checkpoint: Document) -> str:
-    await patient.control.put({**checkpoint, "seq": "0"})
-    return "begins at the feed's beginning; what has fired does not fire again"
+async def _go_on_from_present(patient: Patient, checkpoint: Document) -> str:
+    database = patient.connection.database(checkpoint["_id"].removeprefix(CHECKPOINT))
+    present = {"seq": await current_sequence(database), "instance": "", "last": None}
+    try:
+        await patient.control.put({**checkpoint, **present})
+    except Conflict:
+        return "a daemon has moved it meanwhile"
+    return f"goes on from the present; {BACKFILL}"
+
+
+async def _note_seen(patient: Patient, checkpoint: Document) -> str:
+    while True:
+        present = await patient.control.get(checkpoint["_id"])
+        try:
+            await patient.control.put({name: value for name, value in present.items() if name != LOST})
+        except Conflict:  # with a daemon, which moves it
+            continue
+        return "seen: not told again"
 
 
 async def _mend(what: Callable[[Connection, Prefixer], Awaitable[list[str]]], patient: Patient) -> str:

@@ -22,7 +22,16 @@ from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import PAGE, Change, ChangesFollower, Page, current_sequence, is_another, pages_since
+from couchjobs.couch.changes import (
+    PAGE,
+    Change,
+    ChangesFollower,
+    Page,
+    Witness,
+    current_sequence,
+    is_another_than,
+    pages_since,
+)
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, generation
 from couchjobs.couch.settle import settle_surely
@@ -31,14 +40,15 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
 from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.positions import LOST, new_position, witness_of
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
+from couchjobs.timestamps import format_time, now
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
 _REMEMBERED = 10_000
 _NEW = (CREATED,)
-CHECKPOINT = "checkpoint:"
 
 
 class EventFollower:
@@ -63,7 +73,7 @@ class EventFollower:
         self._writer = connection.writer(self._control.name)
         self._heartbeat_s = connection.settings.feed_heartbeat
         self._largest = connection.settings.max_message_bytes
-        self._checkpoint = self._new_checkpoint()
+        self._checkpoint = new_position(db, doctype)
         self._position: str | None = None
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._rereads = False
@@ -111,7 +121,7 @@ class EventFollower:
             self._checkpoint = stored
             self._position = str(stored.get("seq", present))
             return
-        self._checkpoint = stored or self._new_checkpoint()
+        self._checkpoint = stored or new_position(self._db, self._doctype)
         if not self._rereads:
             await self._save(self._position or present)
 
@@ -125,13 +135,19 @@ class EventFollower:
             _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
             self._seen = Seen() if self._seen is None else self._seen.renewed()
             await self._save("0")
-        elif is_another(info, self._position or "0", instance):
-            raise PositionRefused(f"the database has seen fewer changes than {(self._position or '')[:40]!r}")
+        elif await is_another_than(self._database, self._position or "0", instance, witness_of(self._checkpoint)):
+            raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self._seen is None:
             await self._look_back(info)
         since = self._position or present
         _logger.info("following", database=self._database.name, since=since)
-        follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s, instance=instance)
+        follower = ChangesFollower(
+            self._database,
+            since,
+            heartbeat_s=self._heartbeat_s,
+            instance=instance,
+            witness=witness_of(self._checkpoint),
+        )
         while True:
             page = await follower.next_page()
             if str((await self._database.info()).get("instance_start_time", "")) != instance:
@@ -141,12 +157,12 @@ class EventFollower:
             follower.done(page)
             self._rereads = self._rereads and len(page.changes) >= PAGE
             if not self._rereads:
-                await self._save(page.last_seq)
+                await self._save(page.last_seq, follower.witness)
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
         if self._position is not None and not self._rereads:
-            await self._save(self._position)
+            await self._save(self._position, witness_of(self._checkpoint))
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
@@ -160,7 +176,7 @@ class EventFollower:
             database=self._database.name,
             reason=reason,
         )
-        await self._save(present)
+        await self._save(present, lost={"at": format_time(now()), "reason": reason})
 
     async def _look_back(self, info: dict[str, Any]) -> None:
         """Take what is there, less what comes after the position, for seen.
@@ -185,23 +201,16 @@ class EventFollower:
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
         self._seen, self._unsure = seen, unsure
 
-    async def _save(self, seq: str) -> None:
+    async def _save(self, seq: str, witness: Witness | None = None, lost: Document | None = None) -> None:
+        last = witness and {"id": witness.doc_id, "rev": witness.rev}
         while True:
-            self._checkpoint = {**self._checkpoint, "seq": seq}
+            self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **({LOST: lost} if lost else {})}
             answer = await settle_surely(self._writer, self._checkpoint)
             if answer.stored:
                 self._checkpoint["_rev"] = answer.rev
                 self._position = seq
                 return
-            self._checkpoint = await self._stored() or self._new_checkpoint()
-
-    def _new_checkpoint(self) -> Document:
-        return {
-            "_id": CHECKPOINT + self._database.name,
-            "domain": self._db.domain,
-            "prefix": self._db.db_prefix,
-            "doctype": self._doctype,
-        }
+            self._checkpoint = await self._stored() or new_position(self._db, self._doctype)
 
     async def _fire(self, page: Page) -> None:
         triggers = self.triggers

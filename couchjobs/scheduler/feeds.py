@@ -9,13 +9,13 @@ import asyncio
 from dataclasses import dataclass
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
 from couchjobs.errors import ConfigurationError, Conflict, CouchError, Forbidden, NotFound, Unauthorized
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.daemon import Daemon
-from couchjobs.scheduler.events import CHECKPOINT, EventFollower
+from couchjobs.scheduler.events import EventFollower
 from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.positions import CHECKPOINT, doctype_of
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
@@ -202,13 +202,7 @@ class Feeds:
     async def _checkpointed(self) -> set[str]:
         """Return the doctypes in whose databases this tenant has a position."""
         documents = await self._connection.control.with_prefix(CHECKPOINT)
-        return {doctype for document in documents if (doctype := self._doctype_of(document)) is not None}
-
-    def _doctype_of(self, checkpoint: Document) -> str | None:
-        """Return the doctype of a position of this tenant; None where it is another's, or no position."""
-        doctype = checkpoint.get("doctype")
-        own = (checkpoint.get("domain"), checkpoint.get("prefix")) == (self._db.domain, self._db.db_prefix)
-        return doctype if own and isinstance(doctype, str) else None
+        return {doctype for document in documents if (doctype := doctype_of(document, self._db)) is not None}
 
     def _name_of(self, doctype: str) -> str:
         """Return the name of the database; empty where none can have it."""

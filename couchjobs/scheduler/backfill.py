@@ -1,0 +1,128 @@
+"""Firing an @event trigger for documents that are there already, each once, because somebody wants that.
+
+The jobs have the ids that the feed's firings of the same revisions have: what has fired, and whose job is still there,
+does not fire again; and what is backfilled does not fire when a feed shows it later. A document counts as CREATED; of
+a rule that is for updates alone, as UPDATED without the one before. Deletions are not looked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
+from couchjobs.errors import BadDocumentError, ConfigurationError, NotFound
+from couchjobs.jobs.job import Job
+from couchjobs.scheduler.debounce import Debouncer
+from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
+from couchjobs.scheduler.sources import read_sources
+from couchjobs.scheduler.trigger import EventTrigger, new_trigger
+from couchjobs.triggers.infos import TriggerInfos
+
+_TOGETHER = 500
+
+
+@dataclass(slots=True)
+class Backfilled:
+    """How many documents a trigger fires for, and what came of them."""
+
+    matching: int = 0
+    """Of those that were looked at: all, unless a limit was reached."""
+    fired: int = 0
+    there: int = 0
+    """Those whose jobs were there already."""
+    refused: int = 0
+    """Those whose jobs no daemon could run; the log says why."""
+
+
+class Backfill:
+    """The backfill of one trigger. The constructor does not touch the network.
+
+    Raises:
+        ConfigurationError: it is not fired by events, or disabled.
+    """
+
+    def __init__(self, connection: Connection, infos: TriggerInfos) -> None:
+        self._connection = connection
+        self._db = connection.settings.tenant
+        trigger = new_trigger(self._db, infos)
+        if not isinstance(trigger, EventTrigger):
+            raise ConfigurationError(f"trigger {infos.id!r} is an {infos.type}: only an @event can be backfilled")
+        if infos.disabled:
+            raise ConfigurationError(f"trigger {infos.id!r} is disabled: enable it first")
+        self._trigger = trigger
+        self._broker = CouchBroker(connection)
+
+    async def count(self) -> int:
+        """Return for how many documents the trigger fires now; those that have fired already are among them.
+
+        Raises:
+            ConfigurationError: events may not come from one of its databases.
+        """
+        await self._check_sources()
+        return sum([len(jobs) async for jobs in self._pages()])
+
+    async def run(self, limit: int | None = None) -> Backfilled:
+        """Fire for them, at most for `limit` that have not fired yet, in the order of their ids.
+
+        Raises:
+            ConfigurationError: events may not come from one of its databases.
+            CouchError: CouchDB does not answer; run it again: what has fired does not fire again.
+        """
+        await self._check_sources()
+        done = Backfilled()
+        if self._trigger.infos.debounce:
+            done.matching = await self.count()
+            if done.matching and limit != 0:
+                await Debouncer(self._connection, self._db, self._broker).fire(self._trigger.infos)
+                done.fired = 1
+            return done
+        async for jobs in self._pages():
+            done.matching += len(jobs)
+            left = deque(jobs)
+            while left and (limit is None or done.fired < limit):
+                size = min(len(left), _TOGETHER if limit is None else limit - done.fired)
+                for stored in await asyncio.gather(*(self._store(left.popleft()) for _ in range(size))):
+                    done.fired += stored is True
+                    done.there += stored is None
+                    done.refused += stored is False
+            if limit is not None and done.fired >= limit:
+                break
+        return done
+
+    async def _store(self, job: Job) -> bool | None:
+        """Return True where the job is stored, None where it was there, False where it never can be."""
+        try:
+            return await self._broker.store_job(job)
+        except BadDocumentError as error:
+            job.logger.error("a firing makes no job, and never can", reason=str(error))  # noqa: TRY400
+            return False
+
+    async def _check_sources(self) -> None:
+        sources = await read_sources(self._connection, self._db)
+        for doctype in sorted(self._trigger.rules.doctypes):
+            if reason := await sources.refusal(doctype):
+                raise ConfigurationError(reason)
+
+    async def _pages(self) -> AsyncIterator[list[Job]]:
+        """Yield the jobs of all documents that the trigger fires for."""
+        for doctype in sorted(self._trigger.rules.doctypes):
+            try:
+                async for documents in self._connection.database(self._db.database(doctype)).all_docs():
+                    jobs = [job for document in documents if (job := self._job(doctype, document)) is not None]
+                    if jobs:
+                        yield jobs
+            except NotFound:
+                continue
+
+    def _job(self, doctype: str, document: Document) -> Job | None:
+        for verb in (CREATED, UPDATED):
+            event = event_of(self._trigger, doctype, (verb,), document, None)
+            if event is not None:
+                largest = self._connection.settings.max_message_bytes
+                return job_of(self._db, doctype, self._trigger, event, largest)
+        return None

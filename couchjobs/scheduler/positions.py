@@ -1,0 +1,66 @@
+"""Where a daemon goes on reading the feed of a database, as it stands in the control database.
+
+`checkpoint:<database>` = `{domain, prefix, doctype, seq, instance, last, lost?}`: the position, which database that is
+(`instance_start_time`), the row before the position, by which an older copy is told from the database, and when and why
+the position was found to mean nothing. That stays until somebody has seen it: `couchjobs doctor --repair`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from couchjobs.couch.changes import Witness
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
+from couchjobs.errors import Forbidden, NotFound, Unauthorized
+from couchjobs.prefixer import Prefixer
+
+CHECKPOINT = "checkpoint:"
+LOST = "lost"
+BACKFILL = "documents of before that may have fired nothing: couchjobs triggers backfill"
+
+
+def new_position(db: Prefixer, doctype: str) -> Document:
+    """Return the document of a position that has not been written yet."""
+    return {
+        "_id": CHECKPOINT + db.database(doctype),
+        "domain": db.domain,
+        "prefix": db.db_prefix,
+        "doctype": doctype,
+    }
+
+
+def doctype_of(position: Document, db: Prefixer) -> str | None:
+    """Return the doctype of a position of this tenant; None where it is another's, or no position."""
+    doctype = position.get("doctype")
+    own = (position.get("domain"), position.get("prefix")) == (db.domain, db.db_prefix)
+    return doctype if own and isinstance(doctype, str) else None
+
+
+def witness_of(position: Document) -> Witness | None:
+    """Return what a database must know that has come as far as the position; None where that is not told."""
+    last: Any = position.get("last")
+    if isinstance(last, dict) and isinstance(last.get("id"), str) and isinstance(last.get("rev"), str):
+        return Witness(last["id"], last["rev"])
+    return None
+
+
+def loss_of(position: Document) -> str:
+    """Return when and why the position was lost, and what to do; empty where it was not."""
+    lost = position.get(LOST)
+    if not isinstance(lost, dict):
+        return ""
+    return f"position in the feed lost at {lost.get('at')} ({lost.get('reason')}): {BACKFILL}"
+
+
+async def lost_positions(connection: Connection, db: Prefixer) -> dict[str, str]:
+    """Return the losses that nobody has seen yet, by doctype; nothing where one may not know."""
+    try:
+        positions = await connection.control.with_prefix(CHECKPOINT)
+    except (Forbidden, NotFound, Unauthorized):
+        return {}
+    return {
+        doctype: loss
+        for position in positions
+        if (doctype := doctype_of(position, db)) is not None and (loss := loss_of(position))
+    }

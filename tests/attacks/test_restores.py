@@ -1,0 +1,118 @@
+"""Databases that come back as an older copy of themselves, while daemons run or while none does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from fault_proxy import Answer, FaultProxy
+from triggering import jobs_of, note, orders_of, triggers_of
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
+from couchjobs.doctor.examine import examine
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.positions import lost_positions
+
+EVENT = {"type": "@event", "arguments": "orders", "worker": "note", "message": None}
+
+
+async def fired(connection: Connection, db: Prefixer) -> list[str]:
+    """The orders that have fired, each as often as it has."""
+    return sorted(job["event"]["doc"]["_id"] for job in await jobs_of(connection, db, "seen"))
+
+
+async def older_copy(connection: Connection, orders: Database, without: str) -> Database:
+    """A database that holds what orders holds, as a copy of its files would, without those whose ids begin so."""
+    await connection.server.create_database(f"{orders.name}-copy")
+    copy = connection.database(f"{orders.name}-copy")
+    async for page in orders.all_docs():
+        kept = [document for document in page if not document["_id"].startswith(without)]
+        body = orjson.dumps({"docs": kept, "new_edits": False})
+        await connection.server.request("POST", f"{copy.path}/_bulk_docs", body=body)
+    return copy
+
+
+async def test_source_when_an_older_copy_comes_back_under_a_running_daemon_then_all_that_is_new_fires(
+    connection: Connection, db: Prefixer, begin: Any, server_url: str
+) -> None:
+    """Also where it has seen more changes by then than the position counts; old orders do not fire again."""
+    orders = await orders_of(connection, db)
+    for number in range(10):
+        await orders.put({"_id": f"old-{number}"})
+    instance = str((await orders.info()).get("instance_start_time", ""))
+    await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+    restored = cut = False
+
+    async def before(method: str, path: str, body: bytes) -> None:
+        while cut and "orders/" in path.replace("%2F", "/"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    def after(answer: Answer) -> None:
+        if "orders" in answer.path and b"instance_start_time" in answer.body:
+            answer.json = {**answer.json, "instance_start_time": instance}
+        answer.lose = cut and "orders/_changes" in answer.path.replace("%2F", "/")
+
+    async with FaultProxy(server_url) as proxy:
+        proxy.before, proxy.after = before, after
+        proxy.path_of = lambda path: path.replace("%2Forders", "%2Forders-copy", 1) if restored else path
+        await begin(note, url=proxy.url)
+        await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
+        await asyncio.sleep(0.3)
+        for number in range(5):
+            await orders.put({"_id": f"lost-{number}"})
+
+        async def lost_ones_fired() -> bool:
+            return len(await fired(connection, db)) == 5
+
+        await eventually(lost_ones_fired, 15)
+        cut = True
+        copy = await older_copy(connection, orders, "lost-")
+        for number in range(40):
+            await copy.put({"_id": f"new-{number}"})
+        await orders.put({"_id": "wakes-the-feed"})
+        await asyncio.sleep(0.5)
+        restored, cut = True, False
+
+        async def new_ones_fired() -> bool:
+            return len([one for one in await fired(connection, db) if one.startswith("new-")]) >= 40
+
+        await eventually(new_ones_fired, 40)
+        await asyncio.sleep(0.5)
+    expected = [f"new-{number}" for number in range(40)] + [f"lost-{number}" for number in range(5)]
+    assert [one for one in await fired(connection, db) if one != "wakes-the-feed"] == sorted(expected)
+
+
+async def test_position_when_it_was_lost_while_no_daemon_ran_then_said_until_somebody_has_seen_it(
+    connection: Connection, db: Prefixer, begin: Any
+) -> None:
+    """In the list of triggers and by the doctor; what comes later fires."""
+    orders = await orders_of(connection, db)
+    await orders.put({"_id": "old"})
+    await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+    checkpoint = {"domain": db.domain, "prefix": db.db_prefix, "doctype": "orders"}
+    seq = (await orders.info())["update_seq"]
+    last = {"id": "written-after-the-copy", "rev": "1-" + "a" * 32}
+    await connection.control.put({"_id": f"checkpoint:{orders.name}", **checkpoint, "seq": seq, "last": last})
+    found = [one.what for one in await examine(connection, db) if one.kind == "checkpoint"]
+    assert "older copy" in found[0]
+    await begin(note)
+    losses = await eventually(lambda: lost_positions(connection, db), 20)
+    assert "older copy" in losses["orders"]
+    assert "backfill" in losses["orders"]
+    await asyncio.sleep(0.3)
+    await orders.put({"_id": "new"})
+    await eventually(lambda: fired(connection, db), 15)
+    assert await fired(connection, db) == ["new"]
+    assert await lost_positions(connection, db) == losses
+    (told,) = [one for one in await examine(connection, db, repair=True) if one.kind == "checkpoint"]
+    assert told.done == "seen: not told again"
+    await orders.put({"_id": "newer"})
+
+    async def both_fired() -> bool:
+        return await fired(connection, db) == ["new", "newer"]
+
+    await eventually(both_fired, 15)
+    assert await lost_positions(connection, db) == {}

@@ -1,0 +1,88 @@
+"""`triggers backfill`: a trigger fires for documents that were there before it, each once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from triggering import jobs_of, note, orders_of, triggers_of
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ConfigurationError
+from couchjobs.jobs.job import State
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.backfill import Backfill
+from couchjobs.scheduler.store import TriggerStore
+
+PAID = {"type": "@event", "arguments": "orders:CREATED:paid:status", "worker": "note", "message": None}
+
+
+async def fill(connection: Connection, db: Prefixer, trigger: dict[str, Any], trigger_id: str = "paid") -> Backfill:
+    """The backfill of a trigger that has just been stored."""
+    await triggers_of(connection, db).put({"_id": trigger_id, **trigger})
+    return Backfill(connection, await TriggerStore(connection, db).get(trigger_id))
+
+
+async def test_backfill_when_run_twice_and_beside_a_daemon_then_each_document_fires_once(
+    connection: Connection, db: Prefixer, start: Any
+) -> None:
+    """By parts; what the feed has fired is among those that are there already."""
+    orders = await orders_of(connection, db)
+    docs = [{"_id": f"o-{number:04}", "status": "paid" if number % 2 else "open"} for number in range(1200)]
+    docs += [{"_id": "gone", "status": "paid", "_deleted": True}, {"_id": "_design/none", "status": "paid"}]
+    await connection.server.request("POST", f"{orders.path}/_bulk_docs", body=orjson.dumps({"docs": docs}))
+    backfill = await fill(connection, db, PAID)
+    await start(note)
+    await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
+    await orders.put({"_id": "o-9999", "status": "paid"})
+    await eventually(lambda: jobs_of(connection, db, "paid"), 15)
+    assert await backfill.count() == 601
+    first = await backfill.run(limit=10)
+    assert (first.fired, first.there) == (10, 0)
+    rest = await backfill.run()
+    assert (rest.matching, rest.fired, rest.there, rest.refused) == (601, 590, 11, 0)
+    assert (await backfill.run()).fired == 0
+    jobs = await jobs_of(connection, db, "paid")
+    assert len(jobs) == 601
+    assert {(job["event"]["verb"], job["event"]["doc"]["status"]) for job in jobs} == {("CREATED", "paid")}
+
+    async def all_done() -> bool:
+        return all(job["state"] == State.DONE for job in await jobs_of(connection, db, "paid"))
+
+    await eventually(all_done, 30)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "jobs"),
+    [
+        ({**PAID, "arguments": "orders:UPDATED:!=:status"}, 3),
+        ({**PAID, "arguments": "orders:DELETED"}, 0),
+        ({**PAID, "arguments": "orders:ALL:o-1,o-2 orders:CREATED"}, 3),
+        ({**PAID, "arguments": "nothing:CREATED"}, 0),
+        ({**PAID, "debounce": "1s"}, 1),
+    ],
+)
+async def test_backfill_when_rules_are_of_other_kinds_then_as_the_feed_would(
+    connection: Connection, db: Prefixer, trigger: dict[str, Any], jobs: int
+) -> None:
+    """A document that is there is created, or else updated; a window makes one job."""
+    orders = await orders_of(connection, db)
+    for number in range(3):
+        await orders.put({"_id": f"o-{number}", "status": "paid"})
+    done = await (await fill(connection, db, trigger)).run()
+    assert done.fired == len(await jobs_of(connection, db, "paid")) == jobs
+
+
+async def test_backfill_when_the_trigger_fires_otherwise_or_may_not_then_refused(
+    connection: Connection, db: Prefixer
+) -> None:
+    """And says why."""
+    with pytest.raises(ConfigurationError, match="only an @event"):
+        await fill(connection, db, {**PAID, "type": "@every", "arguments": "1h"})
+    with pytest.raises(ConfigurationError, match="disabled"):
+        await fill(connection, db, {**PAID, "disabled": True}, "other")
+    backfill = await fill(connection, db, {**PAID, "arguments": "triggers:ALL"}, "third")
+    with pytest.raises(ConfigurationError, match="couchjobs"):
+        await backfill.run()
