@@ -24,6 +24,7 @@ from couchjobs.broker.triage import Triage
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.database import Document, Row, Update
 from couchjobs.errors import CouchError, NotFound, PositionRefused
+from couchjobs.installation import JOBS_DESIGN
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
@@ -41,6 +42,7 @@ _STARVED_PAUSE_S = 0.1
 _OTHERS_PAUSE_S = 0.1
 _FEW = 50
 _LOOK_AGAIN_S = 1.0
+_DESIGN = {f"_design/{name}" for name in JOBS_DESIGN}
 _MOST_PAGES = 50
 """Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
 
@@ -57,7 +59,7 @@ class Intake:
         runner: the slots, and the jobs in them.
         triage: what documents are shown to.
         give_up_doubtful: gives up claims of unclear answer.
-        reinstall: called where the database of jobs, or its views, were missing.
+        reinstall: called where the database of jobs, or its views, were missing, or are others now.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Intake:
         self._follower: ChangesFollower | None = None
         self._sweep_at_once = False
         self._sweep_soon = asyncio.Event()
+        self._views_changed = False
         self._left = LeftRows(settings.first_right_delay)
         self._shares_version = 0
         self.taken = asyncio.Event()
@@ -163,6 +166,9 @@ class Intake:
                 continue
             self._candidates.forget(job_id)
             self._left.forget(job_id)
+            if job_id in _DESIGN:
+                self._views_changed = True
+                self._sweep_soon.set()
             if deleted or job_id.startswith("_design/") or self._runner.is_claiming(job_id, rev):
                 continue
             runs = self._runner.runs(job_id)
@@ -225,6 +231,12 @@ class Intake:
         last = loop.time()
         while True:
             self._sweep_soon.clear()
+            if self._views_changed:
+                self._views_changed = False
+                try:
+                    await self._reinstall()
+                except CouchError as error:
+                    _logger.warning("views not looked at, and read as they are", reason=str(error))
             again = self._ripe() | self._rows_to_read()
             try:
                 await self._triage.read(again)

@@ -40,6 +40,8 @@ class CouchServer:
         self._transport = Transport(request_timeout, proxy)
         self.url, found = find_credentials(url, credentials_file, self._transport)
         self._credentials = credentials or found
+        self.design_documents: dict[tuple[str, str], str] = {}
+        """By database and id: under which id this process has a design document whose place a newer version took."""
         self.date: str | None = None
         """What the server's clock said with its last answer, as HTTP writes it."""
 

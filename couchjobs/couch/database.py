@@ -357,4 +357,5 @@ class Database:
 
     def _view_path(self, view: str) -> str:
         ddoc, name = view.split("/")
-        return f"{self.path}/_design/{ddoc}/_view/{name}"
+        present = self.server.design_documents.get((self.name, f"_design/{ddoc}"), f"_design/{ddoc}")
+        return f"{self.path}/{present}/_view/{name}"

@@ -2,8 +2,9 @@
 
 A changed view is built under another name before the old one is replaced, so that readers never wait for it: an
 index belongs to the text of the views, not to the name of the design document. Two processes may do all this at
-once, of two versions too: a document says its version, and an older one never replaces a newer. Source: CouchDB docs,
-best-practices/views and api/ddoc.
+once, of two versions too: a document says its version, and an older one never replaces a newer. Where a newer one has
+other views than a process needs, that process keeps its own beside it, under its version's name (`_design/queue-v2`),
+and reads from there. Source: CouchDB docs, best-practices/views and api/ddoc.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import Conflict, NotFound, Unavailable
+from couchjobs.errors import Conflict, Forbidden, NotFound, Unavailable
+from couchjobs.log import get_logger
 
+_logger = get_logger(__name__)
 _STAGED = "-next"
+_OF_VERSION = "-v"
 _VALIDATES = "validate_doc_update"
 _VERSION = "couchjobs_version"
 
@@ -63,7 +67,11 @@ async def install_design_document(database: Database, wanted: Document) -> bool:
     changed = False
     while True:
         present = await _find(database, wanted["_id"])
-        if present is not None and (_same(present, wanted) or _version_of(present) > wanted[_VERSION]):
+        if present is not None and _version_of(present) > wanted[_VERSION]:
+            await _keep_beside(database, wanted, present)
+            return changed
+        database.server.design_documents.pop((database.name, wanted["_id"]), None)
+        if present is not None and _same(present, wanted):
             return changed
         try:
             if present is None:
@@ -76,6 +84,33 @@ async def install_design_document(database: Database, wanted: Document) -> bool:
             await asyncio.sleep(0.05)
             continue
         changed = True
+
+
+async def _keep_beside(database: Database, wanted: Document, newer: Document) -> None:
+    """Have this process read from a design document of its own where the newer one lacks its views, or has others."""
+    key, views = (database.name, wanted["_id"]), wanted.get("views", {})
+    present = newer.get("views")
+    if isinstance(present, dict) and all(present.get(name) == view for name, view in views.items()):
+        database.server.design_documents.pop(key, None)
+        return
+    own = {**wanted, "_id": f"{wanted['_id']}{_OF_VERSION}{wanted[_VERSION]}"}
+    found = await _find(database, own["_id"])
+    if found is None or not _same(found, own):
+        try:
+            await database.put(own if found is None else {**own, "_rev": found["_rev"]})
+        except Conflict:
+            _logger.debug("another daemon of this version keeps its views as well", name=own["_id"])
+        except Forbidden as error:
+            _logger.error("a newer version of couchjobs has changed views: upgrade this one", reason=str(error))  # noqa: TRY400
+            return
+        _logger.warning("a newer version of couchjobs has changed views: those of this one are kept", name=own["_id"])
+    database.server.design_documents[key] = own["_id"]
+
+
+async def outdated(database: Database, wanted: Document) -> list[Document]:
+    """Return the design documents that older versions have kept beside a newer one, the present one being `wanted`."""
+    prefix = wanted["_id"] + _OF_VERSION
+    return [one for one in await database.with_prefix(prefix) if _version_of(one) < wanted[_VERSION]]
 
 
 async def is_installed(database: Database, wanted: Document) -> bool:

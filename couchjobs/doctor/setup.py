@@ -11,7 +11,7 @@ from couchjobs.couch.access import is_open
 from couchjobs.couch.changes import current_sequence, is_another_than
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
-from couchjobs.couch.design import is_installed, read_design_document
+from couchjobs.couch.design import is_installed, outdated, read_design_document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadRequest, Conflict, NotFound
 from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure
@@ -74,6 +74,9 @@ async def check_views(patient: Patient) -> AsyncIterator[Finding]:
         if not await is_installed(database, wanted):
             yield Finding("views", f"{database.name}/{wanted['_id']}", "is missing, or of another version", mend)
             continue
+        for old in await outdated(database, wanted):
+            what = "is what an older version of couchjobs needed: its index is kept up to date for nobody"
+            yield Finding("views", f"{database.name}/{old['_id']}", what, partial(_drop, database, old))
         info = await database.server.request("GET", f"{database.path}/{wanted['_id']}/_info")
         index = info.get("view_index")
         pending = index.get("updates_pending", {}).get("total", 0) if isinstance(index, dict) else 0
@@ -137,6 +140,11 @@ async def _note_seen(patient: Patient, checkpoint: Document) -> str:
 async def _mend(what: Callable[[Connection, Prefixer], Awaitable[list[str]]], patient: Patient) -> str:
     changed = await what(patient.connection, patient.db)
     return "; ".join(changed) or "done by somebody else"
+
+
+async def _drop(database: Database, old: Document) -> str:
+    await database.delete(old["_id"], old["_rev"])
+    return "deleted; a daemon of that version makes it again"
 
 
 async def _build(database: Database, view: str) -> str:
