@@ -45,7 +45,7 @@ from couchjobs.settings import Settings, load_settings
 from couchjobs.system import JobSystem, system_start
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.config import WorkerConfig, WorkersList
-from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.context import Resources, WorkerContext, current_context, current_job
 from couchjobs.workers.registry import add_worker, get_workers_list, get_workers_names_list, worker
 from couchjobs.workers.worker import Worker
 
@@ -78,6 +78,7 @@ __all__ = [
     "MessageUnmarshalError",
     "Prefixer",
     "QueueClosedError",
+    "Resources",
     "Scheduler",
     "Settings",
     "State",
@@ -93,6 +94,8 @@ __all__ = [
     "WorkersList",
     "add_worker",
     "connect",
+    "current_context",
+    "current_job",
     "get_job",
     "get_jobs",
     "get_jobs_before_date",

@@ -1,12 +1,22 @@
-"""Structured logs: text on a terminal, a line of JSON each elsewhere; never a credential in them."""
+"""Structured logs: text on a terminal, a line of JSON each elsewhere; never a credential in them.
+
+A line of the log decides about nothing: it never raises, whatever it is given and whatever became of stderr, and never
+waits for who reads that. What cannot be written now is kept for a moment, then dropped, and counted.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
+import os
 import re
+import select
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import structlog
 
@@ -16,6 +26,10 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2
 _HEADER = re.compile(r"(?i)\b(basic|bearer)\s{1,9}[a-z0-9+/=._~-]{6,}")
 _COOKIE = re.compile(r"(?i)(AuthSession=)[^;\s'\"]+")
 _LONGEST = 20_000
+_MOST_KEPT = 1000
+"""Lines that wait for somebody to read them."""
+_PIECE = 4096
+"""Bytes that a pipe takes without waiting where it says that it takes any (PIPE_BUF)."""
 
 
 def redact(text: str) -> str:
@@ -39,27 +53,121 @@ def _redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutabl
 
 def _plain_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Whatever was read from a document may stand in a line of the log."""
-    return {plain(key): plain(value if isinstance(value, str) else repr(value)) for key, value in event.items()}
+    return {plain(key): plain(value if isinstance(value, str) else _told(value)) for key, value in event.items()}
 
 
-class _RedactingFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), ()
-        return True
+class _Stderr:
+    """The stream of a process's log lines: it takes them at once, and writes what can be written without waiting."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._kept: deque[bytes] = deque()
+        self._dropped = 0
+        try:
+            self._handle: int | None = stream.fileno()
+        except (OSError, ValueError, AttributeError):  # closed, or a stand-in that a test has put there
+            self._handle = None
+
+    def write(self, text: str) -> None:
+        """Take some text."""
+        if self._handle is None:
+            with suppress(Exception):
+                self._stream.write(text)
+            return
+        self._kept.append(text.encode("utf-8", "backslashreplace"))
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popleft()
+            self._dropped += 1
+        self.let_out(0.0)
+
+    def flush(self) -> None:
+        """Do nothing: what could be written is written."""
+
+    def let_out(self, seconds: float) -> None:
+        """Write what has been kept, as far as that is possible within so many seconds."""
+        deadline = time.monotonic() + seconds
+        with suppress(IndexError):  # another thread was quicker
+            while self._kept and self._handle is not None and self._may_write(deadline):
+                if self._dropped:
+                    self._kept.appendleft(
+                        f"({self._dropped} lines of the log were dropped: nobody read them)\n".encode()
+                    )
+                    self._dropped = 0
+                line = self._kept.popleft()
+                try:
+                    written = os.write(self._handle, line[:_PIECE])
+                except BlockingIOError:
+                    written = 0
+                except OSError:
+                    self._kept.clear()  # closed: there is nobody to tell
+                    return
+                if written < len(line):
+                    self._kept.appendleft(line[written:])
+
+    def _may_write(self, deadline: float) -> bool:
+        try:
+            poll = select.poll()
+            poll.register(self._handle or 0, select.POLLOUT)
+            return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        except OSError:
+            return True  # the write says what is wrong
+
+
+class _Handler(logging.Handler):
+    """Writes records of the logging module, credentials left out, and leaves them as they are for other handlers."""
+
+    def __init__(self, stream: _Stderr) -> None:
+        super().__init__()
+        self._stream = stream
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; one whose arguments do not fit its text is written with both."""
+        own = copy.copy(record)
+        try:
+            text = self.format(own)
+        except BaseException:  # noqa: BLE001  whoever logs nonsense has another purpose
+            text = f"{record.levelname} {record.name}: {_told(record.msg)} {_told(record.args)}"
+        self._stream.write(redact(text) + "\n")
+
+
+def _told(value: object) -> str:
+    try:
+        return repr(value)
+    except BaseException:  # noqa: BLE001
+        return f"<{type(value).__name__}>"
+
+
+def _render_safely(render: Any) -> Any:
+    def rendered(logger: Any, name: str, event: MutableMapping[str, Any]) -> Any:
+        try:
+            return render(logger, name, event)
+        except BaseException:  # noqa: BLE001  a value that cannot be told must not stop what tells of it
+            return render(
+                logger, name, {key: value if isinstance(value, str) else _told(value) for key, value in event.items()}
+            )
+
+    return rendered
 
 
 _AS_JSON = structlog.processors.JSONRenderer(default=str)
+_handlers: list[_Handler] = []
+_streams: list[_Stderr] = []
 
 
 def configure_logging(level: str = "info") -> None:
     """Send the logs of this process to stderr, from `level` up (debug, info, warning, error)."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_RedactingFilter())
-    logging.basicConfig(
-        level=max(number, logging.INFO), handlers=[handler], format="%(levelname)s %(name)s: %(message)s"
-    )
-    terminal = sys.stderr.isatty()
+    stream = _Stderr(sys.stderr)
+    _streams[:] = [stream]
+    logging.raiseExceptions = False  # nor may the handlers of others
+    _handlers[:] = [_Handler(stream)]
+    logging.basicConfig(level=max(number, logging.INFO), handlers=_handlers)
+    try:
+        terminal = sys.stderr.isatty()
+    except (AttributeError, ValueError):  # closed
+        terminal = False
+    shown: list[Any] = [_plain_event, structlog.dev.ConsoleRenderer()] if terminal else [_render_safely(_AS_JSON)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -67,12 +175,34 @@ def configure_logging(level: str = "info") -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _redact_event,
-            *([_plain_event, structlog.dev.ConsoleRenderer()] if terminal else [_AS_JSON]),
+            *shown,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
+
+
+@contextmanager
+def own_configuration() -> Iterator[None]:
+    """Let a program that is imported meanwhile configure the logging module for itself; if it does, that stays."""
+    root = logging.getLogger()
+    level = root.level
+    for handler in _handlers:
+        root.removeHandler(handler)
+    try:
+        yield
+    finally:
+        if not root.handlers:
+            root.setLevel(level)
+            for handler in _handlers:
+                root.addHandler(handler)
+
+
+def let_out(seconds: float = 1.0) -> None:
+    """Write the lines that nobody has read yet, as far as that is possible within so many seconds."""
+    for stream in _streams:
+        stream.let_out(seconds)
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:

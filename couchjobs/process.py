@@ -1,34 +1,125 @@
-"""How a process of couchjobs runs: on uvloop, and with a garbage collector that does not look at the same jobs again.
+"""How a process of couchjobs runs and ends: its event loop, its garbage collector, its last steps.
 
-Python's collector looks at all young objects each 700 that are made, and at all old ones now and then. Jobs that wait
-for a slot or an answer live longer than that and are never part of a cycle: with the thresholds here the collector
+The loop: asyncio lets SystemExit and KeyboardInterrupt of any task or callback out of `run_forever`, and a function of
+a user may call `sys.exit` in one. That is that function's affair: the loop is entered again.
+
+The collector: Python's looks at all young objects each 700 that are made, and at all old ones now and then. Jobs that
+wait for a slot or an answer live longer than that and are never part of a cycle: with the thresholds here the collector
 takes next to nothing of the processor, where it took a third of what a job costs. What was imported is never looked at.
+Where memory grows all the same, with garbage that functions have left in cycles, all of it is looked at.
+
+The end: threads and tasks of functions hold up neither the end of the loop nor that of the interpreter.
 """
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import gc
 import os
 import sys
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, NoReturn, TypeVar
 
+import psutil
 import uvloop
+
+from couchjobs.log import get_logger, let_out
 
 T = TypeVar("T")
 
+IN_FUNCTION: ContextVar[bool] = ContextVar("couchjobs_in_function", default=False)
+"""Whether a function of a user runs here."""
+
+_logger = get_logger(__name__)
 _THRESHOLDS = (50_000, 20, 100)
+_LAST_STEPS_S = 2.0
+"""Seconds for what was registered with `atexit`, and for what is still to be written to the log."""
+_LAST_TASKS_S = 1.0
+_LOOK_S = 0.5
+_GROWTH = 100 * 1024 * 1024
+"""Bytes by which the process may grow before garbage is looked for."""
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run(main: Coroutine[Any, Any, T], loop: str = "uvloop") -> T:
     """Run the coroutine in a new event loop, as `asyncio.run` does, and return what it returns."""
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
-    return uvloop.run(main)
+    event_loop = LOOPS[loop]()
+    asyncio.set_event_loop(event_loop)
+    try:
+        event_loop.set_task_factory(_make_task)
+        task = event_loop.create_task(main, name="main")
+        looking = event_loop.create_task(_look_at_memory(), name="memory")
+        while not task.done():
+            try:
+                event_loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done():
+                    raise
+                _logger.error("something that a function began has tried to end this process", error=repr(error))  # noqa: TRY400
+        looking.cancel()
+        return task.result()
+    finally:
+        _close(event_loop)
+
+
+def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) -> asyncio.Task[Any]:
+    """Make a task; one of the engine is not among `asyncio.all_tasks()`, which functions cancel now and then."""
+    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **given)
+    if not IN_FUNCTION.get():
+        asyncio._unregister_task(task)  # noqa: SLF001  documented, "Extending", for whoever makes tasks
+    return task
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left, give it a moment, and close the loop; threads of its executor are not waited for."""
+    for _ in range(2):
+        left = [task for task in asyncio.all_tasks(loop) if not task.done()]
+        for task in left:
+            task.cancel()
+        with suppress(SystemExit, KeyboardInterrupt):
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=_LAST_TASKS_S))
+    with suppress(SystemExit, KeyboardInterrupt, TimeoutError):
+        loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), _LAST_TASKS_S))
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+async def _look_at_memory() -> None:
+    """Collect garbage where this process has grown much: functions may leave a lot of it in few objects."""
+    process = psutil.Process()
+    known = process.memory_info().rss
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        present = process.memory_info().rss
+        if present > known + _GROWTH:
+            gc.collect()
+            present = process.memory_info().rss
+            known = present
+        known = min(known, present)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process as it is, whatever its threads and tasks still do; what was written to stderr is out."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """End the process, whatever its threads and tasks still do: what `atexit` knows is called, for a moment at most."""
+    last = threading.Thread(target=_last_steps, daemon=True)
+    last.start()
+    last.join(_LAST_STEPS_S)
     os._exit(code)
+
+
+def _last_steps() -> None:
+    let_out()
+    with suppress(BaseException):
+        atexit._run_exitfuncs()  # noqa: SLF001  the interpreter's own way, without waiting for threads first
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BaseException):
+            stream.flush()

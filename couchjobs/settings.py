@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     audit_grace: Seconds = 30.0
     """How old a claim of one's own must be before one that does not run is put back. Defaults to 30 s."""
 
+    max_jobs: int | None = Field(default=None, ge=1)
+    """How many jobs of all worker types together one daemon runs at once. Defaults to no such limit."""
     max_source_databases: int = Field(default=100, ge=1)
     """How many databases the events of a tenant's triggers may come from. Defaults to 100."""
     max_seen_documents: int = Field(default=1_000_000, ge=0)

@@ -21,7 +21,7 @@ def backoff(failures: int, first: float = _FIRST_PAUSE_S, longest: float = _LONG
     return min(longest, first * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0)  # noqa: S311  not a secret
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Return whether somebody has cancelled the present task, rather than something that it waits for."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
@@ -56,7 +56,7 @@ class Supervisor:
             try:
                 await run()
             except (Exception, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                if isinstance(error, asyncio.CancelledError) and is_cancelled():
                     raise
                 failures = 1 if loop.time() - started > _LONGEST_PAUSE_S else failures + 1
                 self.failures[name] = self.failures.get(name, 0) + 1

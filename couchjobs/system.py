@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable
 
@@ -17,6 +18,7 @@ from couchjobs.recovery.watchdog import Watchdog
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.settings import Settings
+from couchjobs.workers.boundary import take_signals
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool
 
@@ -24,6 +26,7 @@ _logger = get_logger(__name__)
 _LAST_WRITES_S = 10.0
 """Seconds beyond `shutdown_timeout` in which the ends of jobs are written and connections are closed."""
 _HURRIED_S = 2.0
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class JobSystem:
@@ -75,13 +78,15 @@ async def system_start(broker: Broker, scheduler: Scheduler, workers_list: Worke
 
 
 class _Signals:
-    """SIGTERM and SIGINT: the first one asks for an orderly end, each further one for a quick one."""
+    """SIGTERM, SIGINT and SIGHUP: the first one asks for an orderly end, each further one for a quick one."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.again = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._take)
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN or number is signal.SIGTERM:  # nohup ignores SIGHUP
+                asyncio.get_running_loop().add_signal_handler(number, self._take)
+        os.register_at_fork(after_in_child=take_signals)
 
     def _take(self) -> None:
         (self.again if self.asked.is_set() else self.asked).set()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 
 from couchjobs.errors import AdminOnlyError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
+from couchjobs.supervisor import is_cancelled
+from couchjobs.workers.boundary import call_in_time, describe
 from couchjobs.workers.config import WorkersList
 
 LONGEST_HOOK_S = 30.0
@@ -36,14 +37,13 @@ async def is_wanted(workers: WorkersList, job: Job) -> bool:
     if config is None or config.before_hook is None:
         return True
     try:
-        async with asyncio.timeout(LONGEST_HOOK_S) as limit:
-            if inspect.iscoroutinefunction(config.before_hook):
-                wanted = await config.before_hook(job)
-            else:
-                wanted = await asyncio.to_thread(config.before_hook, job)
-                wanted = await wanted if inspect.isawaitable(wanted) else wanted
+        wanted = await call_in_time(LONGEST_HOOK_S, None, config.before_hook, job.for_function())
     except TimeoutError as error:
-        if not limit.expired():
+        raise TimeoutError(f"before_hook of worker {job.worker!r}: {error}") from error
+    except Exception:
+        raise
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
             raise
-        raise TimeoutError(f"before_hook of worker {job.worker!r}: no end within {LONGEST_HOOK_S:g} s") from error
+        raise RuntimeError(f"before_hook of worker {job.worker!r}: {describe(error)}") from error
     return wanted is not False

@@ -9,6 +9,7 @@ from itertools import islice
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.broker.lane import Lane
+from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ClosedError, QueueClosedError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, Job
@@ -25,6 +26,7 @@ from couchjobs.workers.pool import ChildPool
 _logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
 _MOST_IDS = 20
+_HURRIED_GRACE_S = 0.5
 
 
 class CouchBroker:
@@ -43,6 +45,7 @@ class CouchBroker:
         """
         self._connection = connection
         self._pool = pool
+        self._room = Room(connection.settings.max_jobs)
         self._settings = connection.settings
         self._db = db or connection.settings.tenant
         self.daemon = daemon or Daemon(connection, self._db)
@@ -70,7 +73,7 @@ class CouchBroker:
         for name, store in self._stores.items():
             some = WorkersList(config for config in workers if self._settings.lane_of(config.worker_type) == name)
             if some:
-                lane = Lane(self._connection, store, self.daemon, some, self._admin_proof, self._pool)
+                lane = Lane(self._connection, store, self.daemon, some, self._admin_proof, self._pool, self._room)
                 await lane.init()
                 self._lanes.append(lane)
         await self.daemon.join()
@@ -102,7 +105,7 @@ class CouchBroker:
     def hurry(self) -> None:
         """Interrupt all running jobs now, for a shutdown that is under way."""
         for lane in self._lanes:
-            lane.runner.interrupt()
+            lane.runner.interrupt(_HURRIED_GRACE_S)
 
     async def idle(self) -> None:
         """Return as soon as no job runs here."""

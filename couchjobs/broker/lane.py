@@ -8,10 +8,12 @@ database has one group-commit writer.
 from __future__ import annotations
 
 import asyncio
+import random
 
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.broker.intake import Intake
+from couchjobs.broker.room import Room
 from couchjobs.broker.runner import Runner
 from couchjobs.broker.triage import Triage
 from couchjobs.couch.connection import Connection
@@ -47,6 +49,7 @@ class Lane:
         workers: those whose jobs are in this database.
         admin_proof: what tells jobs of administrators from others.
         pool: child processes that run the functions; None: they run in this one.
+        room: for jobs of all lanes together.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Lane:
         workers: WorkersList,
         admin_proof: AdminProof,
         pool: ChildPool | None,
+        room: Room,
     ) -> None:
         self._connection = connection
         self._settings = settings = connection.settings
@@ -68,7 +72,7 @@ class Lane:
         self.claims = True
         """Whether jobs are claimed; no longer once the daemon stops."""
         self._wake = asyncio.Event()
-        self.runner = runner = Runner(connection, store, daemon, workers, self._wake.set, self._look_again, pool)
+        self.runner = runner = Runner(connection, store, daemon, workers, self._wake.set, self._look_again, pool, room)
         self._candidates = Candidates(runner.free_slots(), settings.max_candidates, settings.first_right_delay)
         self._triage = Triage(
             store, daemon, self._candidates, workers, runner, self._refusal, self._wake.set, self._look_again
@@ -142,7 +146,10 @@ class Lane:
 
     async def _claim_round(self) -> None:
         free_slots, present = self.runner.free_slots(), moment()
-        taken = [one for name, free in free_slots.items() for one in self._candidates.take(name, free, present)]
+        taken: list[Candidate] = []
+        room = self.runner.room.left
+        for name in sorted(free_slots, key=lambda _: random.random()):  # noqa: S311  where there is room for few, whoever
+            taken += self._candidates.take(name, min(free_slots[name], room - len(taken)), present)
         if not taken:
             return
         for job in await self._read(taken):

@@ -77,6 +77,8 @@ class MemBroker:
         for running in self._running.values():
             running.stop(Interrupted())
         await asyncio.gather(*self._tasks.values())
+        for worker in self._workers.values():
+            await worker.stop()
 
     async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
         """Store a job and return it; None where `before_hook` skips it. A job with that id that is there already stays.

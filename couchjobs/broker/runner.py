@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, assert_never
 
+from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict, CouchError
@@ -14,6 +15,7 @@ from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import Claimed, JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.pool import ChildPool, RemoteTry
@@ -38,6 +40,7 @@ class Runner:
         freed: called when a slot is free again.
         look_again: called with the id of a job that is to be read again, and in how many seconds.
         pool: child processes that run the functions; None: they run in this one.
+        room: for jobs of all types together; None: no limit.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Runner:
         freed: Callable[[], None],
         look_again: Callable[[str, float], None],
         pool: ChildPool | None = None,
+        room: Room | None = None,
     ) -> None:
         self._connection = connection
         self._store = store
@@ -65,6 +69,8 @@ class Runner:
         self.hung: Counter[str] = Counter()
         """By worker type: slots that are held by plain functions which do not end after their time."""
         self.slots = sum(self._concurrency.values()) * (pool.count if pool is not None else 1)
+        self.room = room or Room()
+        self.room.listeners.append(freed)
         self._running: dict[str, Try | RemoteTry | None] = {}
         self._claiming: dict[str, str] = {}
         self._stirred: dict[str, str] = {}
@@ -86,12 +92,15 @@ class Runner:
         processes = 1 if self._pool is None else self._pool.living()
         if not processes or len(self._tasks) >= self.slots + _MOST_UNSTORED:
             return {}
+        if self.room.left <= 0:
+            return {}
         free = {name: processes * count - self._used[name] for name, count in self._concurrency.items()}
-        return {name: count for name, count in free.items() if count > 0}
+        return {name: min(count, self.room.left) for name, count in free.items() if count > 0}
 
     def start(self, job: Job) -> None:
         """Claim the job, run it, and store its end, in a task of its own."""
         self._used[job.worker] += 1
+        self.room.take()
         self._running[job.id] = None
         self._claiming[job.id] = job.rev
         task = asyncio.create_task(self._process(job), name=f"{TASKS} {job.id}")
@@ -119,11 +128,14 @@ class Runner:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def interrupt(self) -> None:
-        """Interrupt all running jobs: their tries do not count, and they go back to the queue."""
+    def interrupt(self, grace_s: float = GRACE_S) -> None:
+        """Interrupt all running jobs: their tries do not count, and they go back to the queue.
+
+        `grace_s`: seconds that their functions have to end, before they are left behind.
+        """
         for running in self._running.values():
             if running is not None:
-                running.stop(Interrupted())
+                running.stop(Interrupted(), grace_s)
 
     async def close(self, timeout: float) -> None:
         """Let running jobs go on for `timeout` seconds, interrupt the others, and store what became of all of them."""
@@ -139,6 +151,9 @@ class Runner:
                 _, stuck = await asyncio.wait(left, timeout=_LAST_WRITES_S)
                 for task in stuck:
                     _logger.error("does not end, and is left to itself", task=task.get_name())
+        for worker in self._workers.values():
+            if self._pool is None:
+                await worker.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _process(self, job: Job) -> None:
@@ -193,7 +208,7 @@ class Runner:
                 await self._look_at(job)
             return await running.run()
         finally:
-            self._free_slot(job.worker, running.thread if running is not None else None)
+            self._free_slot(job.worker, running.left if running is not None else None)
 
     async def _look_at(self, job: Job) -> None:
         """Look whether somebody has cancelled the job while it was being claimed; unread, its end will tell."""
@@ -205,22 +220,23 @@ class Runner:
             if present is not None:
                 self.changed(present)
 
-    def _free_slot(self, worker_type: str, thread: asyncio.Future[Any] | None) -> None:
-        """Free a slot, as soon as the thread of a plain function that outlives its try has ended."""
-        if thread is not None and not thread.done():
-            thread.add_done_callback(lambda _: self._free_slot(worker_type, None))
-            asyncio.get_running_loop().call_later(_HUNG_AFTER_S, self._tell_of_hung, worker_type, thread)
+    def _free_slot(self, worker_type: str, left: asyncio.Future[Any] | None) -> None:
+        """Free a slot, as soon as the function has ended that outlives its try."""
+        if left is not None and not left.done():
+            left.add_done_callback(lambda _: self._free_slot(worker_type, None))
+            asyncio.get_running_loop().call_later(_HUNG_AFTER_S, self._tell_of_hung, worker_type, left)
             return
         self._used[worker_type] -= 1
+        self.room.give_back()
         self._freed()
 
-    def _tell_of_hung(self, worker_type: str, thread: asyncio.Future[Any]) -> None:
-        if thread.done() or self._pool is not None:
+    def _tell_of_hung(self, worker_type: str, left: asyncio.Future[Any]) -> None:
+        if left.done() or self._pool is not None:
             return
         self.hung[worker_type] += 1
-        thread.add_done_callback(lambda _: self.hung.subtract([worker_type]))
+        left.add_done_callback(lambda _: self.hung.subtract([worker_type]))
         _logger.error(
-            "plain functions do not end after their time, and hold slots: look at ctx.cancelled, or use --processes",
+            "functions do not end after their time, and hold slots: look at ctx.cancelled, or use --processes",
             worker=worker_type,
             slots_held=self.hung[worker_type],
             slots=self._concurrency[worker_type],
@@ -231,13 +247,13 @@ class Runner:
             case Done(result):
                 await self._store.ack(job, result)
             case Failed(error, bad_trigger):
-                job.logger.warning("job failed", error=error, exec_count=job.exec_count)
                 await self._store.nack(job, error)
+                job.logger.warning("job failed", error=error, exec_count=job.exec_count)
                 if bad_trigger and job.trigger_id:
                     await self._delete_trigger(job.trigger_id)
             case Retry(error, delay_s):
-                job.logger.info("job is tried again", error=error, exec_count=job.exec_count, in_s=round(delay_s, 3))
                 await self._store.retry(job, error, delay_s)
+                job.logger.info("job is tried again", error=error, exec_count=job.exec_count, in_s=round(delay_s, 3))
             case Cancelled():
                 await self._store.cancel(job)
             case Interrupted():

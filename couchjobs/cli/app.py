@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from couchjobs import errors
+from couchjobs import errors, process
 from couchjobs.cli import bench, daemon, foresee, jobs, push, triggers
 from couchjobs.cli.backfill import backfill
 from couchjobs.cli.doctor import doctor
@@ -60,4 +60,4 @@ def main() -> None:
         app()
     except errors.CouchjobsError as error:
         print(f"couchjobs: {plain(redact(str(error)))}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2)
+        process.leave(1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2)  # threads of a program may go on

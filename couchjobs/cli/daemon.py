@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import shlex
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -17,9 +18,7 @@ from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_jso
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
 from couchjobs.log import configure_logging
-from couchjobs.settings import Settings
 from couchjobs.system import run_daemon
-from couchjobs.workers.config import WorkersList
 from couchjobs.workers.loading import load_workers
 from couchjobs.workers.pool import ChildPool
 
@@ -40,30 +39,43 @@ def run(
     max_jobs_per_child: Annotated[
         int, typer.Option("--max-jobs-per-child", min=0, help="Replace a child after so many jobs; 0 for never.")
     ] = 0,
+    loop: Annotated[str, typer.Option("--loop", help="The event loop: uvloop or asyncio.")] = "uvloop",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Start anew when a Python file in this folder changes; for development.")
+    ] = False,
     log_level: LogLevel = "info",
     as_json: Json = False,
 ) -> None:
     """Run a daemon: fire triggers, claim jobs, do the work, until SIGTERM or Ctrl-C."""
+    if watch:
+        _watch()
+        return
     settings = settings_of(url, domain, prefix)
     if log_level not in ("debug", "info", "warning", "error"):
         raise ConfigurationError(f"--log-level {log_level!r}: debug, info, warning or error")
+    if loop not in process.LOOPS:
+        raise ConfigurationError(f"--loop {loop!r}: {' or '.join(process.LOOPS)}")
     configure_logging(log_level)
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the daemon has handlers of its own
+        signal.signal(number, lambda _number, _frame: process.leave(0))
     workers = load_workers(modules)
     if as_json:
         print_json({"pid": os.getpid(), "workers": workers.names()})
-    process.run(_run_to_the_end(settings, workers, modules, processes, log_level, max_jobs_per_child))
+    pool = None
+    if processes:
+        pool = ChildPool(processes, modules, workers, settings, log_level, max_jobs_per_child, loop)
+    process.run(run_daemon(settings, workers, pool), loop)
+    process.leave(0)
 
 
-async def _run_to_the_end(
-    settings: Settings, workers: WorkersList, modules: list[str], processes: int, log_level: str, max_jobs: int
-) -> None:
-    """Run the daemon; a worker function that ignores being cancelled must not keep the process alive."""
-    pool = ChildPool(processes, modules, workers, settings, log_level, max_jobs) if processes else None
-    await run_daemon(settings, workers, pool)
-    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if left or any(not thread.daemon for thread in others):
-        process.leave(0)
+def _watch() -> None:
+    """Run the same command without --watch, and anew whenever a Python file changes."""
+    try:
+        from watchfiles import PythonFilter, run_process  # noqa: PLC0415  an extra
+    except ImportError:
+        raise ConfigurationError("--watch needs an extra: pip install 'couchjobs[watch]'") from None
+    command = [sys.executable, "-m", "couchjobs", *(word for word in sys.argv[1:] if word != "--watch")]
+    run_process(Path.cwd(), target=shlex.join(command), target_type="command", watch_filter=PythonFilter())
 
 
 def dev(

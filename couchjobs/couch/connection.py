@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -27,6 +28,7 @@ class Connection:
             proxy=settings.proxy,
         )
         self._writers: dict[str, GroupWriter] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def database(self, name: str) -> Database:
         """Return the database, whether or not it exists."""
@@ -51,7 +53,13 @@ class Connection:
 
     def use(self) -> None:
         """Make this the connection of the present task and of those that it starts."""
+        self._loop = asyncio.get_running_loop()
         _current.set(self)
+
+    @property
+    def is_of_here(self) -> bool:
+        """Return whether it belongs to the present event loop: a function in a thread may run one of its own."""
+        return self._loop is asyncio.get_running_loop()
 
 
 @asynccontextmanager
@@ -63,7 +71,7 @@ async def connect(settings: Settings | None = None, **given: Any) -> AsyncIterat
     """
     connection = Connection(settings or load_settings(**given))
     before = _current.get()
-    _current.set(connection)
+    connection.use()
     try:
         yield connection
     finally:
@@ -75,8 +83,8 @@ async def connect(settings: Settings | None = None, **given: Any) -> AsyncIterat
 async def connected() -> AsyncIterator[Connection]:
     """Yield the connection of the surrounding `connect` or worker; outside of one, one for this block alone."""
     present = _current.get()
-    if present is not None:
+    if present is not None and present.is_of_here:
         yield present
         return
-    async with connect() as connection:
+    async with connect(present.settings if present is not None else None) as connection:
         yield connection

@@ -6,6 +6,7 @@ where the setting names one, and HTTP_PROXY is not looked at: what is told to a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from io import BytesIO
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from yarl import URL
 from couchjobs import errors
 
 _CONNECT_S = 10.0
+_FORKED = 70
+"""The exit code EX_SOFTWARE."""
 _POOL = 64
 _LARGE_BODY = 2**20
 MAX_ANSWER = 64 * 1024 * 1024
@@ -43,6 +46,7 @@ class Transport:
     def __init__(self, request_timeout: float = 60.0, proxy: str | None = None) -> None:
         self._request_timeout = request_timeout
         self._proxy = proxy
+        self._pid = os.getpid()
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def send(
@@ -74,6 +78,8 @@ class Transport:
             limit = aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=_CONNECT_S)
         else:
             limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
+        if os.getpid() != self._pid:
+            os._exit(_FORKED)  # a clone of a process, in whose event loop it has come back from a fork
         where = URL(url, encoded=True)
         try:
             async with self._open_session(waits=silence_s is not None).request(

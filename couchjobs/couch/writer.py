@@ -115,7 +115,8 @@ class GroupWriter:
             self._hold.cancel()
             self._hold = None
         while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
-            request = asyncio.create_task(self._write_batch(self._next_batch()), name=f"write {self.database.name}")
+            writing = self._write_batch(self._next_batch())
+            request = asyncio.create_task(writing, name=f"write {self.database.name}")
             self._requests.add(request)
             request.add_done_callback(self._request_ended)
 

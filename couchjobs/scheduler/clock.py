@@ -229,7 +229,8 @@ class Clock:
             timer = self._timers.get(heapq.heappop(self._queue)[1])
             if timer is not None and not timer.firing:
                 timer.firing = True
-                firing = asyncio.create_task(self._fire(timer, present), name=f"fire {timer.trigger.infos.id[:100]}")
+                name = f"fire {timer.trigger.infos.id[:100]}"
+                firing = asyncio.create_task(self._fire(timer, present), name=name)
                 self._firings.add(firing)
                 firing.add_done_callback(self._firings.discard)
 

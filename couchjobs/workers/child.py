@@ -1,4 +1,4 @@
-"""A child process of a daemon: it runs worker functions, and nothing else. `python -m couchjobs.workers.child FD`.
+"""A child process of a daemon: it runs worker functions, and nothing else. `python -m couchjobs.workers.child FD LOOP`.
 
 It talks to its parent alone, over the socket FD; worker functions have a connection of their own to CouchDB. It ends
 when the parent closes the socket, or is gone. Signals are the parent's business: one that stops a whole group of
@@ -21,14 +21,16 @@ from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job
 from couchjobs.log import configure_logging, get_logger
 from couchjobs.settings import Settings
+from couchjobs.workers.boundary import GRACE_S, describe, take_signals
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.loading import load_workers
-from couchjobs.workers.outcome import Failed
+from couchjobs.workers.outcome import Failed, Interrupted
 from couchjobs.workers.wire import pack, receive, send, unpack
-from couchjobs.workers.worker import TASKS, Try, describe, make_workers
+from couchjobs.workers.worker import TASKS, Try, make_workers
 
 _logger = get_logger(__name__)
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LAST_GRACE_S = 0.5
 
 
 class _Child:
@@ -54,7 +56,16 @@ class _Child:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif number in self._tries:
-            self._tries[number].stop(unpack(message["stop"]))  # type: ignore[arg-type]
+            self._tries[number].stop(unpack(message["stop"]), message.get("grace_s", GRACE_S))  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        """Stop what still runs, which is the others' to do again, and let go what the functions share."""
+        for running in self._tries.values():
+            running.stop(Interrupted(), _LAST_GRACE_S)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_LAST_GRACE_S)
+        for worker in self.workers.values():
+            await worker.stop()
 
     async def _run(self, number: int) -> None:
         running = self._tries[number]
@@ -64,14 +75,14 @@ class _Child:
             outcome = Failed(describe(error))
         finally:
             del self._tries[number]
-        busy = running.thread is not None and not running.thread.done()
+        busy = running.left is not None and not running.left.done()
         try:
             send(self._writer, {"try": number, "outcome": pack(outcome), "busy": busy})
         except BadRequest as error:
             failed = Failed(f"the result is no JSON: {error}")
             send(self._writer, {"try": number, "outcome": pack(failed), "busy": busy})
-        if running.thread is not None and busy:
-            running.thread.add_done_callback(lambda _: send(self._writer, {"try": number, "free": True}))
+        if running.left is not None and busy:
+            running.left.add_done_callback(lambda _: send(self._writer, {"try": number, "free": True}))
 
 
 async def _serve(handle: int) -> None:
@@ -94,32 +105,20 @@ async def _serve(handle: int) -> None:
         send(writer, {"ready": True})
         while (message := await receive(reader)) is not None:
             child.take(message)
+        await child.close()
 
 
 def main() -> None:
     """Serve the parent until it has gone; whatever still runs then is the others' to do again."""
     for number in _SIGNALS:
         signal.signal(number, _leave_to_parent)  # SIG_IGN would be inherited by programs that a function runs
-    os.register_at_fork(after_in_child=_take_signals)
-    try:
-        process.run(_ending(_serve(int(sys.argv[1]))))
-    except KeyboardInterrupt:
-        os._exit(1)
+    os.register_at_fork(after_in_child=take_signals)
+    process.run(_serve(int(sys.argv[1])), sys.argv[2])
+    process.leave(0)
 
 
 def _leave_to_parent(_number: int, _frame: FrameType | None) -> None:
     """Do nothing."""
-
-
-def _take_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-
-
-async def _ending(serving: Any) -> None:
-    await serving
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from typing import Any
 
 from couchjobs.errors import ConfigurationError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job
+from couchjobs.workers.boundary import is_coroutine, name_of, why_not_called
 from couchjobs.workers.context import WorkerContext
 
 MARK = "__couchjobs_worker__"
 """The attribute of a decorated function that holds its configuration."""
 
-WorkerInitFunc = Callable[[], Awaitable[None] | None]
+WorkerInitFunc = Callable[..., Any]
+Middleware = Callable[[WorkerContext], Any]
 WorkerStartFunc = Callable[[WorkerContext], Awaitable[WorkerContext] | WorkerContext]
 WorkerFunc = Callable[..., Any]
 WorkerCommit = Callable[[WorkerContext, BaseException | None], Awaitable[None] | None]
@@ -32,9 +34,14 @@ class WorkerConfig:
         worker_func: the work: `f(ctx)` or `f(ctx, message)`; a coroutine function, or a plain one, for a thread.
         message_model: what the message is read into before it is given to `worker_func`; None: as it is.
         takes_message: whether `worker_func` takes the message as its second argument.
-        worker_init: called once, before the first claim; if it raises, the start fails.
+        worker_init: called once in each process, before the first claim; if it raises, the start fails. Where it takes
+            a parameter, it gets the Resources of the type.
+        worker_stop: called once in each process, at an orderly end, when no job of the type runs there any more; as
+            `worker_init`.
         worker_start: called once for each claim, before its try; returns the context to go on with.
         worker_commit: called once, after the last try, with the error or None, for at most `timeout`.
+        middleware: what is around each try: functions of the context that return a context manager, the outermost
+            first; an async one is entered in the event loop, a plain one where the function runs.
         before_hook: called before a job is stored; False skips it, an exception refuses it.
         error_hook: asked with the last error before a retry; False stops the retries.
         concurrency: how many jobs of this type one daemon runs at once. Defaults to 4.
@@ -50,6 +57,8 @@ class WorkerConfig:
     message_model: Any = None
     takes_message: bool = False
     worker_init: WorkerInitFunc | None = None
+    worker_stop: WorkerInitFunc | None = None
+    middleware: tuple[Middleware, ...] = ()
     worker_start: WorkerStartFunc | None = None
     worker_commit: WorkerCommit | None = None
     before_hook: WorkerBeforeHook | None = None
@@ -62,6 +71,8 @@ class WorkerConfig:
     admin_only: bool = False
 
     def __post_init__(self) -> None:
+        if reason := why_not_called(self.worker_func):
+            raise ConfigurationError(f"worker {self.worker_type!r}: {name_of(self.worker_func)}: {reason}")
         if not isinstance(self.worker_type, str) or len(self.worker_type) > MAX_NAME:
             raise ConfigurationError(f"worker type {self.worker_type!r} is no text of at most {MAX_NAME} characters")
         if self.worker_type == CLIENT_WORKER:
@@ -85,7 +96,16 @@ class WorkerConfig:
     @property
     def is_coroutine(self) -> bool:
         """Return whether the work runs in the event loop; else it runs in a thread."""
-        return inspect.iscoroutinefunction(self.worker_func)
+        return is_coroutine(self.worker_func)
+
+    @staticmethod
+    def takes_resources(hook: Callable[..., Any]) -> bool:
+        """Return whether a `worker_init` or `worker_stop` takes the Resources of its type."""
+        try:
+            parameters = inspect.signature(hook).parameters.values()
+        except (ValueError, TypeError):
+            return False
+        return any(one.default is one.empty and one.kind is not one.VAR_KEYWORD for one in parameters)
 
 
 class WorkersList:

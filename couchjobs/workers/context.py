@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from structlog.typing import FilteringBoundLogger
 
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.message import unmarshal
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
+from couchjobs.log import get_logger
 
 T = TypeVar("T")
+
+_present: ContextVar[WorkerContext | None] = ContextVar("couchjobs_job", default=None)
+
+
+@dataclass(slots=True)
+class Resources:
+    """What the functions of one worker type share in one process; `worker_init` fills it, `worker_stop` closes it."""
+
+    worker_type: str
+    value: Any = None
+    """Whatever the functions are to have, as `ctx.resources`: a pool of connections, a client."""
+
+    @property
+    def logger(self) -> FilteringBoundLogger:
+        """Return a logger that names the worker type in every line."""
+        logger: FilteringBoundLogger = get_logger("couchjobs.worker").bind(worker=self.worker_type)
+        return logger
 
 
 class _Flags:
@@ -28,8 +47,10 @@ class _Flags:
 class WorkerContext:
     """One try of one job. The same object is given to all hooks of the try, unless one returns another."""
 
-    def __init__(self, job: Job, daemon: str = "") -> None:
+    def __init__(self, job: Job, daemon: str = "", resources: Resources | None = None) -> None:
         self.job = job
+        """A copy of this try's own."""
+        self._resources = resources
         self.daemon = daemon
         self.cookie: Any = None
         """Whatever `worker_start` wants `worker_func` to have."""
@@ -46,6 +67,11 @@ class WorkerContext:
     def logger(self) -> FilteringBoundLogger:
         """Return a logger that names the job in every line."""
         return self.job.logger
+
+    @property
+    def resources(self) -> Any:
+        """Return what `worker_init` has put into its Resources."""
+        return self._resources.value if self._resources is not None else None
 
     @property
     def manual(self) -> bool:
@@ -110,3 +136,19 @@ class WorkerContext:
             MessageUnmarshalError: it does not fit.
         """
         return unmarshal(self.job.event, model)
+
+
+def begin_job(context: WorkerContext) -> None:
+    """Make this the context of the present task, and of the tasks and threads that it starts."""
+    _present.set(context)
+
+
+def current_context() -> WorkerContext | None:
+    """Return the context of the try whose function this is called from, however deep; None outside of one."""
+    return _present.get()
+
+
+def current_job() -> Job | None:
+    """Return the job whose function this is called from, however deep, as `ctx.job`; None outside of one."""
+    context = _present.get()
+    return None if context is None else context.job

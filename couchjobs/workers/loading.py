@@ -7,8 +7,10 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from couchjobs.errors import ConfigurationError
+from couchjobs.log import own_configuration
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import get_workers_list, workers_of
 
@@ -19,27 +21,36 @@ def load_workers(names: Iterable[str]) -> WorkersList:
     Raises:
         ConfigurationError: a module cannot be imported, or there is no worker in them.
     """
-    sys.path.insert(0, str(Path.cwd()))
-    modules = []
-    for name in names:
-        try:
-            modules.append(importlib.import_module(name.removeprefix("./").removesuffix(".py").replace("/", ".")))
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"module {name!r} cannot be imported: {error} (looked in {Path.cwd()} and the Python path)"
-            ) from error
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            line = getattr(error, "lineno", None) or where.lineno
-            file = getattr(error, "filename", None) or where.filename
-            raise ConfigurationError(
-                f"module {name!r} fails when it is imported: {type(error).__name__}: {error} ({file}, line {line})"
-            ) from error
+    _make_importable(str(Path.cwd()))
+    with own_configuration():
+        modules = [_load(name) for name in names]
     workers = workers_of(*modules)
     for config in get_workers_list():
         workers.add(config)
     if not len(workers):
         raise ConfigurationError(f"there is no @worker function in {', '.join(names)}")
     return workers
+
+
+def _make_importable(folder: str) -> None:
+    """Put a folder before what is installed, and behind the standard library, which a `queue.py` must not shadow."""
+    installed = [number for number, path in enumerate(sys.path) if path.endswith(("site-packages", "dist-packages"))]
+    sys.path.insert(installed[0] if installed else len(sys.path), folder)
+
+
+def _load(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name.removeprefix("./").removesuffix(".py").replace("/", "."))
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"module {name!r} cannot be imported: {error} (looked in {Path.cwd()} and the Python path)"
+        ) from error
+    except ConfigurationError:
+        raise
+    except (Exception, SystemExit) as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        line = getattr(error, "lineno", None) or where.lineno
+        file = getattr(error, "filename", None) or where.filename
+        raise ConfigurationError(
+            f"module {name!r} fails when it is imported: {type(error).__name__}: {error} ({file}, line {line})"
+        ) from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import socket
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.log import get_logger
 from couchjobs.settings import Settings
 from couchjobs.supervisor import Supervisor, backoff
+from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.wire import pack, receive, send, unpack
@@ -33,6 +35,8 @@ from couchjobs.workers.worker import lower, most_tries
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0
 _QUICK_DEATH_S = 5.0
+_LAST_STEPS_S = 4.0
+"""Seconds that a child has for `worker_stop`, `atexit` and its last lines."""
 _HUNG_AFTER_S = 10.0
 """Seconds that a plain function may go on after its try has ended, before its process is replaced."""
 _READY_WITHIN_S = 60.0
@@ -67,9 +71,17 @@ class _Child:
         return all(one.has_outcome for one in self.tries.values())
 
     def kill(self) -> None:
-        """End the process, whatever it does."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        """End the process, and those that its functions have started, whatever they do."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    async def end_in_order(self) -> None:
+        """Let the process end in order, for a moment, then kill what is left of its group."""
+        self.writer.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), _LAST_STEPS_S)
+        self.kill()
+        await self.process.wait()
 
 
 class RemoteTry:
@@ -79,6 +91,7 @@ class RemoteTry:
         loop = asyncio.get_running_loop()
         self._pool = pool
         self._config = config
+        self._is_coroutine = config.is_coroutine
         self._job = job
         self.worker_type = job.worker
         self._daemon = daemon
@@ -87,15 +100,15 @@ class RemoteTry:
         self._stopped_as: Cancelled | Interrupted | None = None
         self._stopped = asyncio.Event()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
-        self.thread: asyncio.Future[Any] | None = None
-        """Done once a plain function has ended that outlives the outcome."""
+        self.left: asyncio.Future[Any] | None = None
+        """Done once a function has ended that outlives the outcome."""
 
     async def run(self) -> Outcome:
         """Have a child run the function, and return what came of it."""
-        child = await self._pick_unless_stopped()
-        while child is not None and child.retired.is_set():  # it has ended, or has had enough, since it was picked
-            child = await self._pick_unless_stopped()
-        if child is None or self._stopped_as is not None:
+        child = None
+        while self._stopped_as is None and (child := self._pool.pick(self.worker_type)) is None:
+            await self._pool.changed_or(self._stopped)
+        if child is None:
             return self._stopped_as or Interrupted()
         self._child = child
         child.begin(self._number, self)
@@ -106,29 +119,18 @@ class RemoteTry:
         except BadRequest as error:
             child.end(self._number)
             return Failed(f"the job cannot be handed to a child process: {error}")
-        plain = not self._config.is_coroutine
+        plain = not self._is_coroutine
         self._pool.plain_functions += plain
         try:
             return await self._outcome_in_time(child)
         finally:
             self._pool.plain_functions -= plain
 
-    async def _pick_unless_stopped(self) -> _Child | None:
-        """Return a child to run in, None where the try is stopped while it waits for one."""
-        picking = asyncio.ensure_future(self._pool.pick(self._job.worker))
-        stopped = asyncio.ensure_future(self._stopped.wait())
-        try:
-            await asyncio.wait([picking, stopped], return_when=asyncio.FIRST_COMPLETED)
-            return picking.result() if picking.done() else None
-        finally:
-            picking.cancel()
-            stopped.cancel()
-
     async def _outcome_in_time(self, child: _Child) -> Outcome:
         options = self._job.options or JobOptions()
         seconds = lower(self._config.timeout, options.timeout)
         commit = self._config.timeout if self._config.worker_commit is not None else 0.0
-        longest = None if seconds is None or commit is None else seconds + commit + _STUCK_AFTER_S
+        longest = None if seconds is None or commit is None else seconds + GRACE_S + commit + _STUCK_AFTER_S
         done, _ = await asyncio.wait([self._outcome], timeout=longest)
         if not done:
             _logger.error("child does not end a try in time, and is killed", job=self._job.id, pid=child.process.pid)
@@ -147,32 +149,32 @@ class RemoteTry:
         """Return whether the try has ended, though its thread may not have."""
         return self._outcome.done()
 
-    def stop(self, outcome: Cancelled | Interrupted) -> None:
-        """End the try with that outcome."""
+    def stop(self, outcome: Cancelled | Interrupted, grace_s: float = GRACE_S) -> None:
+        """End the try with that outcome; the function has so many seconds for it. A second call may shorten them."""
         if self._stopped_as is None:
             self._stopped_as = outcome
             self._stopped.set()
-            if self._child is not None and self._number in self._child.tries:
-                send(self._child.writer, {"try": self._number, "stop": pack(outcome)})
+        if self._child is not None and self._number in self._child.tries:
+            send(self._child.writer, {"try": self._number, "stop": pack(self._stopped_as), "grace_s": grace_s})
 
     def answered(self, message: dict[str, Any]) -> bool:
         """Take what the child says; return whether that was the last of it."""
         if "outcome" in message:
             if message["busy"]:
                 loop = asyncio.get_running_loop()
-                self.thread = loop.create_future()
+                self.left = loop.create_future()
                 loop.call_later(_HUNG_AFTER_S, self._look_whether_it_hangs)
             if not self._outcome.done():
                 self._outcome.set_result(unpack(message["outcome"]))
             return not message["busy"]
-        if self.thread is not None and not self.thread.done():
-            self.thread.set_result(None)
+        if self.left is not None and not self.left.done():
+            self.left.set_result(None)
         return True
 
     def _look_whether_it_hangs(self) -> None:
-        if self._child is not None and self.thread is not None and not self.thread.done():
+        if self._child is not None and self.left is not None and not self.left.done():
             _logger.error(
-                "a plain function does not end after its time: its process is replaced",
+                "a function does not end after its time: its process is replaced",
                 job=self._job.id,
                 worker=self.worker_type,
                 pid=self._child.process.pid,
@@ -181,8 +183,8 @@ class RemoteTry:
 
     def lost(self, how: str) -> None:
         """Take note that the child is gone."""
-        if self.thread is not None and not self.thread.done():
-            self.thread.set_result(None)
+        if self.left is not None and not self.left.done():
+            self.left.set_result(None)
         if self._outcome.done():
             return
         error = f"worker lost: its process has ended ({how})"
@@ -204,6 +206,7 @@ class ChildPool:
         settings: of the process.
         log_level: of the children.
         max_jobs: how many jobs one child has before it is replaced; 0 for no limit.
+        loop: their event loop, `uvloop` or `asyncio`.
     """
 
     def __init__(
@@ -214,6 +217,7 @@ class ChildPool:
         settings: Settings,
         log_level: str = "info",
         max_jobs: int = 0,
+        loop: str = "uvloop",
     ) -> None:
         self.count = count
         self.numbers = itertools.count()
@@ -225,6 +229,7 @@ class ChildPool:
             "log_level": log_level,
         }
         self._max_jobs = max_jobs
+        self._loop = loop
         self.listeners: list[Callable[[], None]] = []
         """Called when a child is ready for jobs, or no longer."""
         self._children: set[_Child] = set()
@@ -258,11 +263,7 @@ class ChildPool:
         """End all children, whatever they do."""
         children = [*self._children, *self._ending]
         await self._tasks.stop()
-        for child in children:
-            child.writer.close()
-            if child.process.returncode is None:
-                child.kill()
-            await child.process.wait()
+        await asyncio.gather(*(child.end_in_order() for child in children))
 
     def kill(self) -> None:
         """End all children at once."""
@@ -292,14 +293,25 @@ class ChildPool:
         """Return whether more plain functions run than this host has cores: while one waits, no core is idle."""
         return self.plain_functions > (os.cpu_count() or 1)
 
-    async def pick(self, worker_type: str) -> _Child:
-        """Return the child that has the fewest tries of that type, then of all; wait for one where there is none.
+    def pick(self, worker_type: str) -> _Child | None:
+        """Return the child that has the fewest tries of that type, then of all; None where there is none now.
 
         A child has threads for `concurrency` plain functions of each type: more of one type would wait there in vain.
         """
+        return min(self._children, key=lambda child: (child.of_type[worker_type], len(child.tries)), default=None)
+
+    async def changed_or(self, stopped: asyncio.Event) -> None:
+        """Return when children have come or gone, or at that event."""
+        waits = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(self._next_change())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _next_change(self) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._children))
-            return min(self._children, key=lambda child: (child.of_type[worker_type], len(child.tries)))
+            await self._changed.wait()
 
     async def _keep_child(self) -> None:
         """Keep one child that takes jobs: where it ends, or gets no more, start the next one."""
@@ -326,7 +338,9 @@ class ChildPool:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "couchjobs.workers.child", str(theirs.fileno()), pass_fds=[theirs.fileno()]
+                *(sys.executable, "-P", "-m", "couchjobs.workers.child", str(theirs.fileno()), self._loop),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a group of its own, with the programs that its functions start
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         child = _Child(process, reader, writer)
@@ -373,6 +387,8 @@ class ChildPool:
             await self._tell()
             if not ended.done() and not listening.done():
                 await self._let_end(child, ended)
+                if not child.tries:
+                    await child.end_in_order()
             child.kill()
             code = await ended
         finally:

@@ -1,26 +1,38 @@
 """One try of one job: hooks, the function, its time limit, and what its errors mean.
 
-A try ends in an Outcome and touches no network; the broker writes the outcome to the document. An error of the
-function never leaves here as an exception.
+A try ends in an Outcome and touches no network; the broker writes the outcome to the document. Every call of what a
+user gave goes through the boundary, which lets nothing through but a value or an error.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import inspect
 import random
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from typing import Any
 
 from couchjobs.errors import AbortJob, BadTriggerError, MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.message import new_message, unmarshal
-from couchjobs.log import redact
+from couchjobs.log import get_logger
+from couchjobs.supervisor import is_cancelled
 from couchjobs.timestamps import now
+from couchjobs.workers.boundary import (
+    GRACE_S,
+    Call,
+    Ended,
+    call_hook,
+    call_in_time,
+    describe,
+    in_thread,
+    leaves_of,
+    let_go,
+    result_of,
+)
 from couchjobs.workers.config import WorkerConfig, WorkersList
-from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.context import Resources, WorkerContext, begin_job
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 
 THREADS = "couchjobs worker"
@@ -28,9 +40,14 @@ THREADS = "couchjobs worker"
 TASKS = "couchjobs job"
 """What the names of the tasks of running jobs begin with."""
 
-_THREAD_GRACE_S = 5.0
-_LONGEST_ERROR = 10_000
+_logger = get_logger(__name__)
+_LONGEST_HOOK_S = 30.0
+"""Seconds that hooks may take which have no limit of their own."""
+_HOOK_THREADS = 4
+_LONGEST_DELAY_S = 86_400.0
+"""Seconds that a retry waits at most, however many there were before it."""
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
+_NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
 
 
 class Worker:
@@ -41,153 +58,234 @@ class Worker:
         self.config = config
         self.executor = executor
         self.is_coroutine = config.is_coroutine
+        self.resources = Resources(config.worker_type)
 
     async def init(self) -> None:
         """Call `worker_init`, whose exceptions pass."""
         if self.config.worker_init is not None:
-            await _maybe_await(self.config.worker_init())
+            await call_in_time(None, self.executor, self.config.worker_init, *self._given(self.config.worker_init))
+
+    async def stop(self) -> None:
+        """Call `worker_stop`, whose exceptions are logged."""
+        if self.config.worker_stop is None:
+            return
+        try:
+            arguments = self._given(self.config.worker_stop)
+            await call_in_time(_LONGEST_HOOK_S, self.executor, self.config.worker_stop, *arguments)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001
+            _logger.error("worker_stop failed", worker=self.config.worker_type, error=describe(error))  # noqa: TRY400
+
+    def _given(self, hook: Any) -> tuple[Resources, ...]:
+        return (self.resources,) if self.config.takes_resources(hook) else ()
 
     def begin(self, job: Job, daemon: str = "") -> Try:
         """Return a try of the job, not yet running."""
-        return Try(self, WorkerContext(job, daemon))
+        return Try(self, job, daemon)
 
 
 class Try:
     """One try of one job."""
 
-    def __init__(self, worker: Worker, context: WorkerContext) -> None:
+    def __init__(self, worker: Worker, job: Job, daemon: str) -> None:
         self._config = worker.config
         self._is_coroutine = worker.is_coroutine
         self._executor = worker.executor
-        self._context = context
-        self._options = context.job.options or JobOptions()
-        self._task: asyncio.Task[Any] | None = None
+        self._job = job
+        self._context = WorkerContext(job.for_function(), daemon, worker.resources)
+        self._options = job.options or JobOptions()
+        self._call: Call | None = None
+        self._thread: asyncio.Future[Ended] | None = None
+        self._limit: asyncio.TimerHandle | None = None
+        self._late = ""
         self._stopped_as: Cancelled | Interrupted | None = None
-        self.thread: asyncio.Future[Any] | None = None
-        """The plain function's thread, which nobody can end from outside; it may outlive the outcome."""
+        self.left: asyncio.Future[Any] | None = None
+        """What outlives the outcome: a plain function, whose thread nobody can end from outside, or a coroutine that
+        swallows its cancellation."""
 
-    def stop(self, outcome: Cancelled | Interrupted) -> None:
-        """End the try with that outcome: a coroutine is cancelled, a plain function finds `ctx.cancelled` true."""
+    def stop(self, outcome: Cancelled | Interrupted, grace_s: float = GRACE_S) -> None:
+        """End the try with that outcome: a coroutine is cancelled, a plain function finds `ctx.cancelled` true.
+
+        `grace_s`: seconds that the function has for that; a second call may shorten them.
+        """
         if self._stopped_as is None:
             self._stopped_as = outcome
             self._context.cancel()
-            if self._task is not None:
-                self._task.cancel()
+        if self._call is not None:
+            waits = self._thread is None or isinstance(outcome, Interrupted)
+            self._call.cancel(grace_s if waits else 0.0)
 
     async def run(self) -> Outcome:
         """Run the function and return what came of it."""
-        error: BaseException | None = None
+        if self._stopped_as is not None:
+            return self._stopped_as
+        self._call = Call(self._body, f"{TASKS} {self._job.id}'s function")
+        self._limit_time()
         try:
-            outcome: Outcome = Done(new_message(await self._call_in_time()))
-        except asyncio.CancelledError as cancelled:
-            error, outcome = cancelled, await self._outcome_of_cancellation(cancelled)
-        except BaseException as raised:  # noqa: BLE001  an error of the function is an outcome, whatever it is
-            error, outcome = raised, self._outcome_of(raised)
-        if isinstance(outcome, Done | Failed | Cancelled):
-            await self._commit(None if isinstance(outcome, Done) else error)
+            ended = await self._call.over()
+        finally:
+            if self._limit is not None:
+                self._limit.cancel()
+        if ended is None:
+            self.left = self._call.task
+            self._context.logger.warning("a function does not end, and is left behind", exec_count=self._job.exec_count)
+        outcome, error = await self._outcome_of(ended)
+        try:
+            if isinstance(outcome, Done | Failed | Cancelled):
+                await self._commit(error)
+        finally:
+            let_go(error)
+            let_go(ended.error if ended is not None else None)
         return outcome
 
-    async def _outcome_of_cancellation(self, cancelled: asyncio.CancelledError) -> Outcome:
-        task = asyncio.current_task()
-        if self._stopped_as is None:
-            if task is None or task.cancelling():
-                raise cancelled
-            return self._outcome_of(cancelled)
-        if isinstance(self._stopped_as, Interrupted) and self.thread is not None:
-            await asyncio.wait([self.thread], timeout=_THREAD_GRACE_S)
-            if self.thread.done() and self.thread.exception() is None:
-                return Done(new_message(self.thread.result()))
-        return self._stopped_as
-
-    async def _call_in_time(self) -> Any:
+    def _limit_time(self) -> None:
+        """Have the function cancelled when its time is over."""
         seconds = lower(self._config.timeout, self._options.timeout)
         left = self._time_left()
         if left is not None and (seconds is None or left < seconds):
             seconds = max(0.0, left)
-        task = self._task = asyncio.current_task()
-        began = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                if self._stopped_as is not None:
-                    raise asyncio.CancelledError
-                if seconds is not None:
-                    self._context.deadline = time.monotonic() + seconds
-                return await self._call(limit)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            self._context.cancel()
-            raise TimeoutError(f"no end within {round((limit.when() or began) - began, 3):g} s") from error
-        finally:
-            self._task = None
-            if task is not None and self._stopped_as is not None:
-                task.uncancel()
+        if seconds is not None:
+            self._context.deadline = time.monotonic() + seconds
+            self._end_in(seconds, seconds)
+
+    def _end_in(self, seconds: float, told: float) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = asyncio.get_running_loop().call_later(seconds, self._end_late, told)
+
+    def _end_late(self, seconds: float) -> None:
+        self._late = f"no end within {round(seconds, 3):g} s"
+        self._context.cancel()
+        if self._call is not None:
+            self._call.cancel(0.0 if self._thread is not None else GRACE_S)
 
     def _time_left(self) -> float | None:
         """Return how long all tries together may still take, None where there is no limit."""
-        job, limit = self._context.job, lower(self._config.max_exec_time, self._options.max_exec_time)
-        if limit is None or job.started_at is None:
+        limit = lower(self._config.max_exec_time, self._options.max_exec_time)
+        if limit is None or self._job.started_at is None:
             return limit
-        return limit - (now() - job.started_at).total_seconds()
+        return limit - (now() - self._job.started_at).total_seconds()
 
-    async def _call(self, limit: asyncio.Timeout) -> Any:
+    async def _body(self) -> Any:
+        """Call what the user gave: middleware, `worker_start`, the function."""
+        begin_job(self._context)
+        if not self._config.middleware:
+            return await self._call_function([])
+        plain: list[AbstractContextManager[Any]] = []
+        async with AsyncExitStack() as stack:
+            for middleware in self._config.middleware:
+                manager = await call_hook(self._executor, middleware, self._context)
+                if hasattr(manager, "__aenter__"):
+                    await stack.enter_async_context(manager)
+                elif self._is_coroutine:
+                    stack.enter_context(manager)
+                else:
+                    plain.append(manager)
+            return await self._call_function(plain)
+        raise RuntimeError("a middleware has swallowed the error of the function")
+
+    async def _call_function(self, around: list[AbstractContextManager[Any]]) -> Any:
+        """Call `worker_start` and the function; a plain one in a thread, in which `around` is entered too."""
         config = self._config
         if config.worker_start is not None:
-            self._context = await _maybe_await(config.worker_start(self._context))
-            if self._context.deadline is not None:
-                limit.reschedule(asyncio.get_running_loop().time() + self._context.deadline - time.monotonic())
+            await self._start(config.worker_start)
         arguments: list[Any] = [self._context]
         if config.takes_message:
             message, model = self._context.job.message, config.message_model
             arguments.append(message if model is None else unmarshal(message, model))
         if self._is_coroutine:
             return await config.worker_func(*arguments)
-        call = contextvars.copy_context().run
-        self.thread = asyncio.get_running_loop().run_in_executor(self._executor, call, config.worker_func, *arguments)
-        return await asyncio.shield(self.thread)
+        self._thread = in_thread(self._executor, _within, around, config.worker_func, *arguments)
+        return await result_of(self._thread)
 
-    def _outcome_of(self, error: BaseException) -> Outcome:
-        job, text = self._context.job, describe(error)
-        if isinstance(error, AbortJob):
+    async def _start(self, worker_start: Any) -> None:
+        context = await call_hook(self._executor, worker_start, self._context)
+        if not isinstance(context, WorkerContext):
+            raise TypeError(f"worker_start returned {context!r:.100}, and not the context to go on with")
+        self._context = context
+        begin_job(context)
+        if self._stopped_as is not None:
+            context.cancel()
+        if context.deadline is not None:
+            left = max(0.0, context.deadline - time.monotonic())
+            self._end_in(left, left)
+
+    async def _outcome_of(self, ended: Ended | None) -> tuple[Outcome, BaseException | None]:
+        """Return what the end of the call means, and the error that hooks are told of; None: it has no end."""
+        error = ended.error if ended is not None else asyncio.CancelledError()
+        if ended is not None and error is None:
+            try:
+                return Done(new_message(ended.value)), None
+            except BaseException as raised:  # noqa: BLE001  a model of the user's may raise anything
+                error = raised
+        if self._stopped_as is not None:
+            return self._stopped_as, error
+        if self._late:
+            error = TimeoutError(self._late)
+        elif isinstance(error, asyncio.CancelledError):
+            error = asyncio.CancelledError(_NOBODY_ASKED)
+        return await self._meaning_of(error or asyncio.CancelledError()), error
+
+    async def _meaning_of(self, error: BaseException) -> Outcome:
+        causes = [one for one in leaves_of(error) if not isinstance(one, asyncio.CancelledError)] or [error]
+        text = describe(error)
+        if all(isinstance(one, AbortJob) for one in causes):
             return Done()
-        if isinstance(error, BadTriggerError):
+        if any(isinstance(one, BadTriggerError) for one in causes):
             return Failed(text, bad_trigger=True)
-        if isinstance(error, _NEVER_RETRIED) or self._context.no_retry or not self._may_try_again(job, error):
+        if self._context.no_retry or any(isinstance(one, _NEVER_RETRIED) for one in causes):
+            return Failed(text)
+        if not await self._may_try_again(error):
             return Failed(text)
         jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
-        delay = self._config.retry_delay * 2 ** min(job.exec_count - 1, 30) * jitter
+        delay = self._config.retry_delay * 2.0 ** min(self._job.exec_count - 1, 30) * jitter
+        delay = min(delay, _LONGEST_DELAY_S)
         left = self._time_left()
         if left is not None and delay > left:
             return Failed(text)
         return Retry(text, delay)
 
-    def _may_try_again(self, job: Job, error: BaseException) -> bool:
-        if job.exec_count >= most_tries(self._config, job):
+    async def _may_try_again(self, error: BaseException) -> bool:
+        hook = self._config.error_hook
+        if self._job.exec_count >= most_tries(self._config, self._job):
             return False
-        if self._config.error_hook is None:
+        if hook is None:
             return True
         try:
-            return self._config.error_hook(error) is not False
-        except BaseException:
-            self._context.logger.exception("error_hook failed; the job is not tried again")
+            return await call_in_time(_LONGEST_HOOK_S, self._executor, hook, error) is not False
+        except BaseException as raised:
+            if is_cancelled():
+                raise
+            self._context.logger.warning("error_hook failed; the job is not tried again", error=describe(raised))
             return False
 
     async def _commit(self, error: BaseException | None) -> None:
-        if self._config.worker_commit is None:
+        hook = self._config.worker_commit
+        if hook is None:
             return
         try:
-            async with asyncio.timeout(self._config.timeout):
-                await _maybe_await(self._config.worker_commit(self._context, error))
-        except asyncio.CancelledError:
-            raise
-        except BaseException:
-            self._context.logger.exception("worker_commit failed")
+            await call_in_time(self._config.timeout, self._executor, hook, self._context, error)
+        except BaseException as raised:
+            if is_cancelled():
+                raise
+            self._context.logger.warning("worker_commit failed", error=describe(raised))
+
+
+def _within(around: list[AbstractContextManager[Any]], function: Any, *arguments: Any) -> Any:
+    if not around:
+        return function(*arguments)
+    with ExitStack() as stack:
+        for manager in around:
+            stack.enter_context(manager)
+        return function(*arguments)
+    raise RuntimeError("a middleware has swallowed the error of the function")
 
 
 def make_workers(configs: WorkersList) -> tuple[dict[str, Worker], ThreadPoolExecutor]:
     """Return a worker for each type, and the threads that their plain functions share: one a slot."""
     count = sum(config.concurrency for config in configs if not config.is_coroutine)
-    threads = ThreadPoolExecutor(max(1, count), thread_name_prefix=THREADS)
+    threads = ThreadPoolExecutor(count + _HOOK_THREADS, thread_name_prefix=THREADS)
     return {config.worker_type: Worker(config, threads) for config in configs}, threads
 
 
@@ -202,17 +300,3 @@ def lower(allowed: float | None, wanted: float | None) -> float | None:
     if allowed is None or wanted is None:
         return wanted if allowed is None else allowed
     return min(allowed, wanted)
-
-
-def describe(error: BaseException) -> str:
-    """Return the error in one line: its class and what it says, credentials in URLs left out."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001  an error that cannot even be told is an outcome all the same
-        return type(error).__name__
-    text = redact(text[:_LONGEST_ERROR].encode("utf-8", "replace").decode())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-async def _maybe_await(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value

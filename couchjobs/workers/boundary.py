@@ -1,0 +1,265 @@
+"""What stands between the engine and the functions of users: every call of one goes through here.
+
+| a function may | what comes of it |
+|---|---|
+| raise anything, SystemExit and KeyboardInterrupt included | it is the error of its own call |
+| do so in a task, a callback or a thread of its own | the event loop goes on (see `process`); the log says so |
+| cancel itself, or be cancelled by a neighbour | an error of its own call: a cancellation that nobody here asked for |
+| change what it was given | its own copy changes |
+| swallow its cancellation | it is cancelled once more, then left behind: its slot is held until it ends |
+| never return from a thread | left behind likewise |
+| return an awaitable | that is awaited |
+| raise what a future cannot hold (StopIteration) | an error like any other |
+| hold large objects in the frames of its error | they are let go when its outcome is known |
+| fork | the child process has signals as usual; where it comes back from the function, it ends there |
+
+A call ends in a value or an error, never in an exception. The tasks of the engine are not among `asyncio.all_tasks()`
+in a daemon and its children (see `process`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import signal
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, NamedTuple
+
+from couchjobs.log import redact
+from couchjobs.process import IN_FUNCTION
+
+GRACE_S = 5.0
+"""Seconds that a function has to end after it was cancelled, before it is left behind."""
+_ONCE_MORE_S = 2.5
+_LONGEST_ERROR = 10_000
+_MOST_CAUSES = 5
+_FORKED = 70
+"""The exit code of a forked process that comes back from a function with an error: EX_SOFTWARE."""
+
+
+class Ended(NamedTuple):
+    """How a call has ended: with a value, or with an error."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Call:
+    """One call of a function, in a task of its own, which begins at once.
+
+    Args:
+        function: a coroutine function without parameters that calls what the user gave.
+        name: of the task.
+    """
+
+    def __init__(self, function: Callable[[], Awaitable[Any]], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._again: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[Ended] = loop.create_task(_kept(function), name=name)
+        self.task.add_done_callback(self._end)
+
+    async def over(self) -> Ended | None:
+        """Return how the call has ended, as soon as it has; None where it is left behind."""
+        await self._over
+        if not self.task.done():
+            return None
+        return Ended(error=asyncio.CancelledError()) if self.task.cancelled() else self.task.result()
+
+    def cancel(self, grace_s: float = GRACE_S) -> None:
+        """Ask the function to end; after so many seconds it is left behind. Later calls may only shorten that."""
+        self.task.cancel()
+        self._leave_at(asyncio.get_running_loop().time() + grace_s)
+
+    def _leave_at(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._again is not None:
+            self._again.cancel()
+        if not self._over.done():
+            self._again = loop.call_at(min(deadline, loop.time() + _ONCE_MORE_S), self._look, deadline)
+
+    def _look(self, deadline: float) -> None:
+        if self._over.done():
+            return
+        if asyncio.get_running_loop().time() >= deadline:
+            self._over.set_result(None)
+        else:
+            self.task.cancel()
+            self._leave_at(deadline)
+
+    def _end(self, _: object) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        if not self._over.done():
+            self._over.set_result(None)
+
+
+async def _kept(function: Callable[[], Awaitable[Any]]) -> Ended:
+    pid = os.getpid()
+    error: BaseException | None = None
+    IN_FUNCTION.set(True)
+    try:
+        return Ended(await function())
+    except BaseException as raised:  # noqa: BLE001  whatever it is, it is how the call has ended
+        error = raised
+        if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+            error = error.__cause__  # which a coroutine cannot raise
+        return Ended(error=error)
+    finally:
+        _end_if_forked(pid, error)
+        error = None
+
+
+def in_thread(threads: Executor | None, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Ended]:
+    """Call a plain function in a thread, with the context variables of here; the future holds how that has ended."""
+    call = partial(contextvars.copy_context().run, _kept_in_thread, os.getpid(), function, *arguments)
+    return asyncio.get_running_loop().run_in_executor(threads, call)
+
+
+def _kept_in_thread(pid: int, function: Callable[..., Any], *arguments: Any) -> Ended:
+    error: BaseException | None = None
+    try:
+        return Ended(function(*arguments))
+    except BaseException as raised:  # noqa: BLE001  a future cannot hold all of them
+        error = raised
+        return Ended(error=error)
+    finally:
+        _end_if_forked(pid, error)
+        error = None
+
+
+async def result_of(thread: asyncio.Future[Ended]) -> Any:
+    """Return what a function in a thread returns; nobody can cancel it: who waits here waits for its end."""
+    while not thread.done():
+        try:
+            await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            if thread.cancelled():  # it had not begun
+                raise
+    value, error = thread.result()
+    if error is not None:
+        raise error
+    return await value if inspect.isawaitable(value) else value
+
+
+async def call_hook(threads: Executor | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a hook and return what it returns: a coroutine function here, a plain one in a thread."""
+    if is_coroutine(function):
+        return await function(*arguments)
+    return await result_of(in_thread(threads, function, *arguments))
+
+
+async def call_in_time(
+    seconds: float | None, threads: Executor | None, function: Callable[..., Any], *arguments: Any
+) -> Any:
+    """Call a hook within so many seconds, and return what it returns.
+
+    Raises:
+        TimeoutError: it does not end in time; it is left behind.
+        BaseException: whatever it raises.
+    """
+    call = Call(partial(call_hook, threads, function, *arguments), f"hook {name_of(function)}")
+    loop = asyncio.get_running_loop()
+    timer = None if seconds is None else loop.call_later(seconds, call.cancel, 0.0 if not is_coroutine(function) else 1)
+    began = loop.time()
+    try:
+        ended = await call.over()
+    except asyncio.CancelledError:
+        call.cancel(0.0)
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+    late = seconds is not None and loop.time() - began >= seconds
+    if ended is None or (late and isinstance(ended.error, asyncio.CancelledError)):
+        raise TimeoutError(f"{name_of(function)}: no end within {seconds:g} s")
+    if ended.error is not None:
+        raise ended.error
+    return ended.value
+
+
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Return whether a call of the function gives a coroutine: also behind partials, and of an object's `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def why_not_called(function: Callable[..., Any]) -> str:
+    """Return why a function cannot be a worker's; empty where it can."""
+    while isinstance(function, partial):
+        function = function.func
+    inner = inspect.unwrap(function)
+    for one in (function, inner, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            return "it is a generator: it would return before it has begun; return a value instead of yielding"
+    return ""
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return what people call the function."""
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def describe(error: BaseException) -> str:
+    """Return the error in one line: its class and what it says, its parts if it is a group, without credentials."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001  an error that cannot even be told is an outcome all the same
+        return type(error).__name__
+    text = redact(text[:_LONGEST_ERROR].encode("utf-8", "replace").decode())
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, BaseExceptionGroup):
+        parts = [one for one in leaves_of(error) if not isinstance(one, asyncio.CancelledError)]
+        more = f"; and {len(parts) - _MOST_CAUSES} more" if len(parts) > _MOST_CAUSES else ""
+        text = f"{text}: {'; '.join(describe(one) for one in parts[:_MOST_CAUSES])}{more}"
+    return text[:_LONGEST_ERROR]
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors of a group, at whatever depth; one that is no group, itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from leaves_of(part)
+    else:
+        yield error
+
+
+def let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an error hold, and of those that it came from: an error and its frames are a cycle."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            left += one.exceptions
+        try:
+            traceback.clear_frames(one.__traceback__)
+            one.__traceback__ = None
+        except BaseException:  # noqa: BLE001, S112  an error may forbid that, too
+            continue
+
+
+def _end_if_forked(pid: int, error: BaseException | None) -> None:
+    """End a process that was forked in a function and comes back from it: it must not go on as a second daemon."""
+    if os.getpid() == pid:
+        return
+    code = error.code if isinstance(error, SystemExit) else None if error is None else _FORKED
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def take_signals() -> None:
+    """Give a forked process the signals that a process begins with; the loop's wake-up descriptor is its parent's."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.set_wakeup_fd(-1)
