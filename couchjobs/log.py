@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import structlog
 
-_USERINFO = re.compile(r"(?i)\b([a-z]{1,10}://)[^\s\"'<>]{1,500}@")
+_USERINFO = re.compile(r"(?i)\b([a-z]{1,10}://)[^\s]{1,2000}@")
 """All before the last @ of a URL: a password may hold any of `@:/` as well."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _HEADER = re.compile(r"(?i)\b(basic|bearer)\s{1,9}[a-z0-9+/=._~-]{6,}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+import time
 from collections.abc import Awaitable
+from contextlib import suppress
 
 from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
@@ -26,6 +29,9 @@ _logger = get_logger(__name__)
 _LAST_WRITES_S = 10.0
 """Seconds beyond `shutdown_timeout` in which the ends of jobs are written and connections are closed."""
 _HURRIED_S = 2.0
+_BLOCKED_S = 0.5
+"""Seconds more for an end that the event loop itself sees to."""
+_LOOK_S = 0.1
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -78,18 +84,41 @@ async def system_start(broker: Broker, scheduler: Scheduler, workers_list: Worke
 
 
 class _Signals:
-    """SIGTERM, SIGINT and SIGHUP: the first one asks for an orderly end, each further one for a quick one."""
+    """SIGTERM, SIGINT and SIGHUP: the first one asks for an orderly end, each further one for a quick one.
 
-    def __init__(self) -> None:
+    A function may block the event loop: a thread sees to it that the process ends in time all the same.
+    """
+
+    def __init__(self, longest_s: float, pool: ChildPool | None) -> None:
         self.asked = asyncio.Event()
         self.again = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._longest_s = longest_s
+        self._pool = pool
+        self._deadline = float("inf")
+        self._watches = False
         for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN or number is signal.SIGTERM:  # nohup ignores SIGHUP
-                asyncio.get_running_loop().add_signal_handler(number, self._take)
+                signal.signal(number, self._take)
         os.register_at_fork(after_in_child=take_signals)
 
-    def _take(self) -> None:
-        (self.again if self.asked.is_set() else self.asked).set()
+    def _take(self, _number: int, _frame: object) -> None:
+        """Be called by the interpreter, between two steps of whatever it does, a blocking function included."""
+        seconds = self._longest_s if self._deadline == float("inf") else _HURRIED_S
+        self._deadline = min(self._deadline, time.monotonic() + seconds + _BLOCKED_S)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe((self.again if self.asked.is_set() else self.asked).set)
+        if not self._watches:
+            self._watches = True
+            threading.Thread(target=self._watch, name="couchjobs end", daemon=True).start()
+
+    def _watch(self) -> None:
+        while time.monotonic() < self._deadline:
+            time.sleep(_LOOK_S)
+        _logger.error("the event loop is blocked, and the process ends as it is")
+        if self._pool is not None:
+            self._pool.kill()
+        process.leave(0)
 
 
 async def run_daemon(settings: Settings, workers: WorkersList, pool: ChildPool | None = None) -> None:
@@ -98,12 +127,12 @@ async def run_daemon(settings: Settings, workers: WorkersList, pool: ChildPool |
     From the first signal on all of the end has one deadline, `shutdown_timeout` and 10 s, from the second on 2 s: then
     the process ends as it is. Jobs that it leaves `running` are rescued by other daemons.
     """
-    signals = _Signals()
+    longest = settings.shutdown_timeout + _LAST_WRITES_S
+    signals = _Signals(longest, pool)
     with Watchdog():
         serving = asyncio.ensure_future(_serve(settings, workers, pool, signals))
         await _first(serving, signals.asked.wait())
         if not serving.done():
-            longest = settings.shutdown_timeout + _LAST_WRITES_S
             await _first(asyncio.wait([serving], timeout=longest), signals.again.wait())
         if not serving.done() and signals.again.is_set():
             await asyncio.wait([serving], timeout=_HURRIED_S)

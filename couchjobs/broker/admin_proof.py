@@ -5,10 +5,10 @@ therefore runs a job only where the document carries a proof: a keyed digest of 
 in the control database. Whoever may read that database, which producers must not, is trusted. Jobs of triggers carry
 no proof: a trigger document can be written by the same people.
 
-The digest is of the document as it is stored, in a form that no server changes: 5.0 and 5 are the same number. (The
-embedded server rounds whole numbers from 2**53 on: a proof of what holds one does not hold there.) The secret may be
-made anew while a process runs (its database was removed): those that it has known stay good, and where no proof holds
-it is read again.
+The digest is of the document as it is stored, and of whose it is, in a form that no server changes: 5.0 and 5 are the
+same number. (The embedded server rounds whole numbers from 2**53 on: a proof of what holds one does not hold there.)
+The secret may be made anew while a process runs (its database was removed): those that it has known stay good, and
+where no proof holds it is read again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import orjson
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict
+from couchjobs.prefixer import Prefixer
 
 _SECRET_ID = "secret:admin"  # noqa: S105  the id of a document
 _COVERED = ("_id", "worker", "message", "payload", "event", "options", "trigger_id")
@@ -32,8 +33,9 @@ _EXACT = 2**53
 class AdminProof:
     """Makes and checks proofs. `load` before use; the secret is made where there is none yet."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, db: Prefixer) -> None:
         self._control = connection.control
+        self._tenant = f"{db.domain}\n{db.db_prefix}"
         self._secrets: list[bytes] = []
 
     async def load(self) -> None:
@@ -58,7 +60,7 @@ class AdminProof:
 
     def of(self, document: Document) -> str:
         """Return the proof for a document as it will be stored."""
-        return _digest(self._secrets[-1], document)
+        return self._digest(self._secrets[-1], document)
 
     async def holds(self, document: Document) -> bool:
         """Return whether the document carries the proof of what it is.
@@ -76,12 +78,21 @@ class AdminProof:
         if not isinstance(proof, str):
             return False
         given = proof.encode("utf-8", "replace")
-        return any(hmac.compare_digest(_digest(secret, document).encode(), given) for secret in self._secrets)
+        return any(hmac.compare_digest(self._digest(secret, document).encode(), given) for secret in self._secrets)
 
+    def _digest(self, secret: bytes, document: Document) -> str:
+        covered = [self._tenant, *(_canonical(document.get(name)) for name in _COVERED)]
+        return hmac.digest(secret, orjson.dumps(covered, option=orjson.OPT_SORT_KEYS), "sha256").hex()
 
-def _digest(secret: bytes, document: Document) -> str:
-    covered = [_canonical(document.get(name)) for name in _COVERED]
-    return hmac.digest(secret, orjson.dumps(covered, option=orjson.OPT_SORT_KEYS), "sha256").hex()
+    async def other_id(self, job_id: str, number: int) -> str:
+        """Return another id for a job whose own is taken: the same for all daemons, and nobody else can tell it.
+
+        Raises:
+            CouchError: the secret cannot be read.
+        """
+        await self.load()
+        digest = hmac.digest(self._secrets[0], f"{self._tenant}\n{job_id}\n{number}".encode(), "sha256").hex()
+        return f"{job_id}~{digest[:16]}"
 
 
 def _canonical(value: Any) -> Any:
@@ -94,4 +105,4 @@ def _canonical(value: Any) -> Any:
         return value
     if isinstance(value, float) and abs(value) < _EXACT and int(value) == value:
         return int(value)
-    return str(value) if abs(value) >= _EXACT else value
+    return {"a number": str(value)} if abs(value) >= _EXACT else value

@@ -11,7 +11,7 @@ from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ClosedError, QueueClosedError, UnknownWorkerError
+from couchjobs.errors import ClosedError, QueueClosedError, Unavailable, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.queries import worker_queue_len
@@ -52,7 +52,7 @@ class CouchBroker:
         self._stores = {lane: JobStore(connection, self._db, lane) for lane in self._settings.all_lanes}
         self._configs = WorkersList()
         self._lanes: list[Lane] = []
-        self._admin_proof = AdminProof(connection)
+        self._admin_proof = AdminProof(connection, self._db)
         self._state = "new"
 
     async def start_workers(self, workers: WorkersList) -> None:
@@ -173,9 +173,10 @@ class CouchBroker:
                 return
             _logger.error("the id of a firing is taken by another job", trigger=job.trigger_id, job=job.id)
             job = job.clone()
-            job.id = job.document()["_id"] = f"{wanted}~{number}"
+            job.id = job.document()["_id"] = await self._admin_proof.other_id(wanted, number)
             if await store.create(job):
                 return
+        raise Unavailable(f"all ids of a firing of trigger {job.trigger_id} are taken by other jobs: {wanted}, ...")
 
     async def store_refused(self, job: Job, reason: str) -> None:
         """Store a small document that says why, in the place of a job that CouchDB never takes."""

@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 from couchjobs.broker.candidates import Candidates
 from couchjobs.broker.left_rows import LeftRows
@@ -274,12 +275,24 @@ class Intake:
             )
             await self._take_in_rows([row for row in rows[:most] if str(row["key"][-1]) <= horizon])
             if len(rows) <= most:
+                if part == "due":
+                    await self._look_beyond(worker_type, horizon, update)
                 return
             low, docid = rows[most]["key"], rows[most]["id"]
             if worker_type is None or self._candidates.known(worker_type) >= most:
                 break
         if worker_type is not None:
             self._candidates.left_out(worker_type, _due_time(rows[most]))
+
+    async def _look_beyond(self, worker_type: str | None, horizon: str, update: Update) -> None:
+        """Read a page of what seems to be due later: the row does not tell a time to wait for from a wrong clock's."""
+        ready = self._candidates.ready(worker_type) if worker_type is not None else 0
+        low: list[Any] = [worker_type, "due", horizon]
+        high: list[Any] = [worker_type, "due", {}]
+        rows = await self._store.database.view("queue/due", low, high, limit=_SMALL_PAGE, update=update)
+        await self._take_in_rows(rows)
+        if worker_type is not None and len(rows) == _SMALL_PAGE and self._candidates.ready(worker_type) > ready:
+            self._candidates.left_out(worker_type, 0.0)
 
     async def _take_in_rows(self, rows: list[Row]) -> None:
         calm: dict[str, None] = {}

@@ -206,7 +206,9 @@ class MemBroker:
     def _changes_of(self, job: Job, outcome: Outcome) -> Changes:
         present = self._clock()
         match outcome:
-            case Done(result):
+            case Done(result, lost):
+                if lost:
+                    return transitions.done_without_result(job, present, lost)
                 return transitions.done(present, result)
             case Failed(error, bad_trigger):
                 if bad_trigger and job.trigger_id:

@@ -244,8 +244,8 @@ class Runner:
 
     async def _write(self, job: Job, outcome: Outcome) -> None:
         match outcome:
-            case Done(result):
-                await self._store.ack(job, result)
+            case Done(result, lost):
+                await self._store.ack(job, result, lost)
             case Failed(error, bad_trigger):
                 await self._store.nack(job, error)
                 job.logger.warning("job failed", error=error, exec_count=job.exec_count)

@@ -10,11 +10,12 @@ error, and where he asks once more. Source: CouchDB docs, api/database/changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from couchjobs.couch.database import Database, Document, generation, sequence_number
+from couchjobs.couch.database import Database, Document, Witness, generation, sequence_number
 from couchjobs.errors import (
     BadRequest,
     CouchError,
@@ -36,6 +37,8 @@ _REFUSED_FOR_S = 5.0
 """How long a position must be refused, while the feed is there otherwise, before it counts as meaning nothing."""
 _AT_ONCE_S = 0.3
 """An empty or cut answer that took longer is how some proxies end a wait; one that came sooner is no wait at all."""
+_WITNESSES = 16
+"""Rows before a position that vouch for it: a copy may be older in some shards of a database alone."""
 _REMEMBERED_REVS = 100
 """Further changes of a document of which CouchDB surely remembers; of much older ones it does not (`_revs_limit`)."""
 MAX_PAGE_BYTES = 16 * 1024 * 1024
@@ -52,13 +55,6 @@ class Change(NamedTuple):
     document: Document | None = None
     in_conflict: bool = False
     """Whether the document has other leaves, deleted ones perhaps."""
-
-
-class Witness(NamedTuple):
-    """A document and a revision that it has had: what a database must know that has come as far as a position."""
-
-    doc_id: str
-    rev: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +76,7 @@ class ChangesFollower:
         limit: rows of a page.
         leaves: whether to tell which documents are in conflict.
         instance: the database's `instance_start_time`, where it is known.
-        witness: a document, and its revision, of a row before `since`: a database without it is an older copy.
+        witnesses: documents and their revisions, of rows before `since`: a database without one is an older copy.
     """
 
     def __init__(
@@ -93,10 +89,10 @@ class ChangesFollower:
         limit: int = PAGE,
         leaves: bool = False,
         instance: str = "",
-        witness: Witness | None = None,
+        witnesses: Sequence[Witness] = (),
     ) -> None:
         self.database = database
-        self.witness = witness
+        self.witnesses: deque[Witness] = deque(witnesses, _WITNESSES)
         self.since = since
         self._heartbeat_s = heartbeat_s
         self._silence_s = max(silence_s, 3 * heartbeat_s)
@@ -112,7 +108,7 @@ class ChangesFollower:
     def done(self, page: Page) -> None:
         """Take note that the rows of the page have been dealt with: they need not come again."""
         self.since = page.last_seq
-        self.witness = Witness(page.changes[-1].doc_id, page.changes[-1].rev)
+        self.witnesses.extend(Witness(change.doc_id, change.rev) for change in page.changes[-_WITNESSES:])
 
     async def next_page(self, limit: int | None = None, *, documents: bool = False) -> Page:
         """Wait for changes and return them, at most `limit`. Reconnects for as long as it takes.
@@ -171,7 +167,7 @@ class ChangesFollower:
             PositionRefused: it was made anew, or is an older copy: it has seen fewer changes than this follower.
         """
         try:
-            is_another = await is_another_than(self.database, self.since, self._instance, self.witness)
+            is_another = await is_another_than(self.database, self.since, self._instance, self.witnesses)
         except CouchError:
             return
         self._interrupted = False
@@ -246,7 +242,7 @@ def _read_page(answer: Any) -> Page:
     return Page(changes, str(answer["last_seq"]))
 
 
-async def is_another_than(database: Database, position: str, instance: str, witness: Witness | None) -> bool:
+async def is_another_than(database: Database, position: str, instance: str, witnesses: Iterable[Witness]) -> bool:
     """Return whether a database is another one than that of the position: made anew, or an older copy of it.
 
     An older copy may have seen more changes by now than the position says; but it has not seen the same.
@@ -260,10 +256,11 @@ async def is_another_than(database: Database, position: str, instance: str, witn
         return True
     if sequence_number(str(info.get("update_seq", ""))) < sequence_number(position):
         return True
-    if witness is None or await database.has_revision(*witness):
-        return False
-    present = await database.find(witness.doc_id)
-    return present is None or generation(present["_rev"]) < generation(witness.rev) + _REMEMBERED_REVS
+    for witness in await database.missing_revisions(witnesses):
+        present = await database.find(witness.doc_id)
+        if present is None or generation(present["_rev"]) < generation(witness.rev) + _REMEMBERED_REVS:
+            return True
+    return False
 
 
 async def pages_since(database: Database, since: str, limit: int = 5000) -> AsyncIterator[Page]:

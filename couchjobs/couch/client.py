@@ -219,6 +219,14 @@ class CouchServer:
         roles = user.get("roles") if isinstance(user, dict) else None
         return [role for role in roles if isinstance(role, str)] if isinstance(roles, list) else []
 
+    async def knows_users_elsewhere(self) -> bool:
+        """Return whether somebody may be a user of the server without a document in `_users`: by proxy, token, ..."""
+        try:
+            handlers = await self.request("GET", "_node/_local/_config/chttpd/authentication_handlers", has=str)
+        except errors.CouchError:
+            return False
+        return any(word in handlers for word in ("proxy", "jwt"))
+
     async def wait_until_up(self, timeout: float) -> None:
         """Return as soon as the server answers.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from couchjobs.couch.answers import Found, as_error, leaf_rank, read_documents, read_write_row
@@ -29,18 +29,29 @@ _PLAIN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9:._@+-]{0,199}$")
 _LONGEST_QUERY = 1000
 """Characters of keys in a path; servers and proxies take lines of some thousand."""
 _BULK_GET = 500
+_LONGEST_SEQUENCE = 18
+"""Digits of the number that a sequence or a revision begins with."""
+_PREFIX_PAGE = 200
 _BULK_BYTES = 16 * 1024 * 1024
 
 
 def generation(rev: str) -> int:
     """Return the generation of a revision: how many changes led to it."""
-    return int(rev.partition("-")[0])
+    number = rev.partition("-")[0]
+    return int(number) if number.isdecimal() and len(number) <= _LONGEST_SEQUENCE else 0
 
 
 def sequence_number(seq: str) -> int:
     """Return the number that a sequence begins with: how many changes came before, roughly; 0 where there is none."""
     number = seq.partition("-")[0]
-    return int(number) if number.isdecimal() else 0
+    return int(number) if number.isdecimal() and len(number) <= _LONGEST_SEQUENCE else 0
+
+
+class Witness(NamedTuple):
+    """A document and a revision that it has had: what a database must know that has come as far as a position."""
+
+    doc_id: str
+    rev: str
 
 
 class Database:
@@ -172,10 +183,21 @@ class Database:
                     raise Unavailable(f"{doc_id} at {one.rev} in database {self.name}: {one.reason}")
         return found
 
-    async def has_revision(self, doc_id: str, rev: str) -> bool:
-        """Return whether the document has ever had that revision here, deleted and compacted ones included."""
-        missing = await self.server.request("POST", f"{self.path}/_revs_diff", body=encode({doc_id: [rev]}), has=dict)
-        return not isinstance(missing.get(doc_id), dict) or rev not in missing[doc_id].get("missing", [])
+    async def missing_revisions(self, wanted: Iterable[Witness]) -> list[Witness]:
+        """Return which of these revisions the database has never had, deleted and compacted ones included."""
+        by_id: dict[str, list[str]] = {}
+        for one in wanted:
+            by_id.setdefault(one.doc_id, []).append(one.rev)
+        if not by_id:
+            return []
+        answer = await self.server.request("POST", f"{self.path}/_revs_diff", body=encode(by_id), has=dict)
+        missing = {
+            (doc_id, rev)
+            for doc_id, part in answer.items()
+            if isinstance(part, dict) and isinstance(part.get("missing"), list)
+            for rev in part["missing"]
+        }
+        return [Witness(doc_id, rev) for doc_id, revs in by_id.items() for rev in revs if (doc_id, rev) in missing]
 
     async def raw(self, doc_id: str) -> tuple[str, bytes]:
         """Return the winning revision of a document that cannot be read, and the answer that holds it, as bytes.
@@ -272,10 +294,18 @@ class Database:
             yield [one.document for one in part if one.document is not None]
 
     async def with_prefix(self, prefix: str) -> list[Document]:
-        """Return all documents whose ids begin so, ordered by id; meant for few."""
-        params = {"startkey": prefix, "endkey": prefix + "\ufff0", "include_docs": True}
-        answer = await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows")
-        return [row["doc"] for row in answer["rows"] if row.get("doc")]
+        """Return all documents whose ids begin so, ordered by id; one that cannot be read is left out."""
+        found: list[Document] = []
+        start = prefix
+        while True:
+            params = {"startkey": start, "endkey": prefix + "\ufff0", "limit": _PREFIX_PAGE + 1}
+            rows = await self._rows(f"{self.path}/_all_docs", params)
+            ids = [row["id"] for row in rows[:_PREFIX_PAGE]]
+            documents = await self.get_many(ids)
+            found += [documents[doc_id] for doc_id in ids if doc_id in documents]
+            if len(rows) <= _PREFIX_PAGE:
+                return found
+            start = rows[_PREFIX_PAGE]["id"]
 
     async def view_pages(
         self,

@@ -103,8 +103,8 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:
-    await patient.store.reject(document, reason)
-    return "errored, with the reason"
+    marked = await patient.store.reject(document, reason)
+    return "errored, with the reason" if marked else "not marked: CouchDB does not answer, or does not take that"
 
 
 async def check_conflicts(patient: Patient) -> AsyncIterator[Finding]:

@@ -18,7 +18,7 @@ from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, sec
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.recovery.peers import told_other_lanes
-from couchjobs.scheduler.positions import BACKFILL, CHECKPOINT, LOST, doctype_of, loss_of, witness_of
+from couchjobs.scheduler.positions import BACKFILL, CHECKPOINT, LOST, doctype_of, loss_of, witnesses_of
 from couchjobs.timestamps import now
 
 _OLDEST_MAJOR = 3
@@ -99,7 +99,7 @@ async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
         seq = str(checkpoint.get("seq"))
         try:
             is_another = await is_another_than(
-                database, seq, str(checkpoint.get("instance", "")), witness_of(checkpoint)
+                database, seq, str(checkpoint.get("instance", "")), witnesses_of(checkpoint)
             )
             params = {"since": seq, "limit": 1}
             answer = await database.server.request("GET", f"{database.path}/_changes", params=params)
@@ -119,7 +119,7 @@ async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
 
 async def _go_on_from_present(patient: Patient, checkpoint: Document) -> str:
     database = patient.connection.database(checkpoint["_id"].removeprefix(CHECKPOINT))
-    present = {"seq": await current_sequence(database), "instance": "", "last": None}
+    present = {"seq": await current_sequence(database), "instance": "", "last": []}
     try:
         await patient.control.put({**checkpoint, **present})
     except Conflict:

@@ -272,8 +272,13 @@ class JobStore:
         """Move the job to running with `started_at`; return whether it is ours now."""
         return await self.claim(job, daemon)
 
-    async def ack(self, job: Job, result: Any = None) -> bool:
-        """Move the job to done with `finished_at`; return False where it was taken away."""
+    async def ack(self, job: Job, result: Any = None, lost: str = "") -> bool:
+        """Move the job to done with `finished_at`; return False where it was taken away.
+
+        `lost`: why its result cannot be stored, for `errors`.
+        """
+        if lost:
+            return await self._end(job, lambda: transitions.done_without_result(job, now(), lost))
         return await self._end(job, lambda: transitions.done(now(), result))
 
     async def nack(self, job: Job, error: str) -> bool:

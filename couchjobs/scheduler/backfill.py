@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import BadDocumentError, ConfigurationError, NotFound
+from couchjobs.errors import BadDocumentError, ConfigurationError, NotFound, Unavailable
 from couchjobs.jobs.job import Job
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
@@ -116,8 +117,9 @@ class Backfill:
                     jobs = [job for document in documents if (job := self._job(doctype, document)) is not None]
                     if jobs:
                         yield jobs
-            except NotFound:
-                continue
+            except NotFound as error:
+                if not await is_surely_gone(self._connection.database(self._db.database(doctype))):
+                    raise Unavailable(f"{error}: run it again, what has fired does not fire again", 404) from error
 
     def _job(self, doctype: str, document: Document) -> Job | None:
         for verb in (CREATED, UPDATED):

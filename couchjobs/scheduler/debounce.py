@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +32,7 @@ from couchjobs.jobs.payloads import as_changes, gathered
 from couchjobs.jobs.request import new_job
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.reaper import reap
+from couchjobs.scheduler.event_jobs import CHAIN
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
 
@@ -50,7 +52,9 @@ class Debouncer:
         self._waiting: defaultdict[str, list[tuple[str, Any, asyncio.Future[Job]]]] = defaultdict(list)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def fire(self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False) -> Job:
+    async def fire(
+        self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False, makers: Collection[str] = ()
+    ) -> Job:
         """Join the open window of the trigger, or open one; return the job. Those who wait meanwhile join together.
 
         Raises:
@@ -64,7 +68,7 @@ class Debouncer:
                 together = self._waiting.pop(infos.id)
                 try:
                     payloads = {name: payload for name, payload, _ in together}
-                    job = await self._fire_together(infos, payloads, manual=manual)
+                    job = await self._fire_together(infos, payloads, manual=manual, makers=makers)
                 except BaseException:
                     self._waiting[infos.id][:0] = [one for one in together if one[2] is not joined]
                     raise
@@ -73,15 +77,19 @@ class Debouncer:
                         waiting.set_result(job)
         return await joined
 
-    async def _fire_together(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool) -> Job:
+    async def _fire_together(
+        self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
+    ) -> Job:
         while True:
             state = await self._control.find(self._prefix + infos.id)
             job = None
             if state is not None and _is_window(state):
-                job = await self._join(state, infos, payloads, manual=manual)
+                job = await self._join(state, infos, payloads, manual=manual, makers=makers)
             if job is None:
                 window = await self._open(state, infos)
-                job = await self._make(window, infos, payloads, manual=manual) if window is not None else None
+                job = None
+                if window is not None:
+                    job = await self._make(window, infos, payloads, manual=manual, makers=makers)
             if job is not None and (infos.type != _APPENDS or await self._holds(job, payloads)):
                 return job
 
@@ -103,7 +111,7 @@ class Debouncer:
         return window if answer.stored else None
 
     async def _join(
-        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool
+        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
     ) -> Job | None:
         """Return the job of the window, with this firing in it; None where the window is closed or full."""
         store = self._broker.store_of(infos.worker)
@@ -111,7 +119,7 @@ class Debouncer:
         if document is None:
             if (parse_time(state["until"]) or now()) < now():
                 return None
-            return await self._make(state, infos, payloads, manual=manual)
+            return await self._make(state, infos, payloads, manual=manual, makers=makers)
         job = Job.read(document)
         if job.state is not State.QUEUED or job.exec_count > 0:
             return None
@@ -123,11 +131,11 @@ class Debouncer:
         try:
             await store.update(job, **together)
         except Conflict:
-            return await self._join(state, infos, payloads, manual=manual)
+            return await self._join(state, infos, payloads, manual=manual, makers=makers)
         return job
 
     async def _make(
-        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool
+        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
     ) -> Job | None:
         until = parse_time(state["until"])
         request = infos.job_request(id=state["job_id"], scheduled_at=until, debounced=True, manual=manual)
@@ -135,8 +143,12 @@ class Debouncer:
         if infos.type == _APPENDS:
             together = as_changes(payloads)
             job.payload, job.payload_ids = together["payload"], together["payload_ids"]
+        if makers:
+            job.document()[CHAIN] = sorted(makers)
         made = await self._broker.store_job(job)
-        return await self._join(state, infos, payloads, manual=manual) if made is None else job
+        if made is not None:
+            return job
+        return await self._join(state, infos, payloads, manual=manual, makers=makers)
 
 
 def _is_window(state: Document) -> bool:

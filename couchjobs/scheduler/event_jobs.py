@@ -17,7 +17,7 @@ from couchjobs.scheduler.trigger import EventTrigger
 
 _logger = get_logger(__name__)
 CREATED, UPDATED = "CREATED", "UPDATED"
-_CHAIN = "triggered_by"
+CHAIN = "triggered_by"
 """The field of a job made by the change of another job that names the triggers of all jobs before it."""
 
 
@@ -42,7 +42,7 @@ def event_of(
         document: at the revision that the feed shows.
         old: the one before, where it could be had.
     """
-    if trigger.id in _makers(document):
+    if trigger.id in makers_of(document):
         return None
     for verb in verbs:
         before = None if verb == CREATED else old
@@ -71,16 +71,16 @@ def job_of(db: Prefixer, doctype: str, trigger: EventTrigger, happened: Happened
     job_id = event_id(doctype, document["_id"], document["_rev"], trigger.infos.id)
     job = new_job(db, trigger.infos.job_request_with_event(event, id=job_id))
     job.queued_at = None  # no time that all daemons would agree on; the claim fills it in
-    if makers := _makers(document):
-        job.document()[_CHAIN] = sorted(makers)
+    if makers := makers_of(document):
+        job.document()[CHAIN] = sorted(makers)
     return job
 
 
-def _makers(document: Document) -> set[str]:
+def makers_of(document: Document) -> set[str]:
     """Return the triggers that made the job which changed, and those before it; none where it is no job."""
     if not is_job(document):
         return set()
-    chain = document.get(_CHAIN)
+    chain = document.get(CHAIN)
     makers = {one for one in chain if isinstance(one, str)} if isinstance(chain, list) else set()
     trigger_id = document.get("trigger_id")
     return makers | ({trigger_id} if isinstance(trigger_id, str) else set())

@@ -16,7 +16,7 @@ once), old rows look like new ones, and only the ids of jobs that are still ther
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,20 +27,19 @@ from couchjobs.couch.changes import (
     Change,
     ChangesFollower,
     Page,
-    Witness,
     current_sequence,
     is_another_than,
     pages_since,
 )
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, generation
+from couchjobs.couch.database import Document, Witness, generation
 from couchjobs.couch.settle import settle_surely
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
+from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of
 from couchjobs.scheduler.firing import Firing
-from couchjobs.scheduler.positions import LOST, new_position, witness_of
+from couchjobs.scheduler.positions import LOST, new_position, witnesses_of
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.timestamps import format_time, now
@@ -135,7 +134,7 @@ class EventFollower:
             _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
             self._seen = Seen() if self._seen is None else self._seen.renewed()
             await self._save("0")
-        elif await is_another_than(self._database, self._position or "0", instance, witness_of(self._checkpoint)):
+        elif await is_another_than(self._database, self._position or "0", instance, witnesses_of(self._checkpoint)):
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self._seen is None:
             await self._look_back(info)
@@ -146,7 +145,7 @@ class EventFollower:
             since,
             heartbeat_s=self._heartbeat_s,
             instance=instance,
-            witness=witness_of(self._checkpoint),
+            witnesses=witnesses_of(self._checkpoint),
         )
         while True:
             page = await follower.next_page()
@@ -157,12 +156,12 @@ class EventFollower:
             follower.done(page)
             self._rereads = self._rereads and len(page.changes) >= PAGE
             if not self._rereads:
-                await self._save(page.last_seq, follower.witness)
+                await self._save(page.last_seq, follower.witnesses)
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
         if self._position is not None and not self._rereads:
-            await self._save(self._position, witness_of(self._checkpoint))
+            await self._save(self._position, witnesses_of(self._checkpoint))
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
@@ -201,8 +200,8 @@ class EventFollower:
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
         self._seen, self._unsure = seen, unsure
 
-    async def _save(self, seq: str, witness: Witness | None = None, lost: Document | None = None) -> None:
-        last = witness and {"id": witness.doc_id, "rev": witness.rev}
+    async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
+        last = [{"id": one.doc_id, "rev": one.rev} for one in witnesses]
         while True:
             self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **({LOST: lost} if lost else {})}
             answer = await settle_surely(self._writer, self._checkpoint)
@@ -276,7 +275,9 @@ class EventFollower:
                     debounced.add(trigger.id)
                 firings.append(
                     self._firing.fire(
-                        trigger.infos, partial(job_of, self._db, self._doctype, trigger, event, self._largest)
+                        trigger.infos,
+                        partial(job_of, self._db, self._doctype, trigger, event, self._largest),
+                        makers_of(document),
                     )
                 )
         results = await asyncio.gather(*firings, return_exceptions=True)

@@ -8,7 +8,7 @@ meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.errors import BadDocumentError, CouchError, NotFound, QueueClosedError, Refused, Unavailable
@@ -27,8 +27,10 @@ class Firing:
         self._broker = broker
         self._debouncer = debouncer
 
-    async def fire(self, infos: TriggerInfos, make_job: Callable[[], Job]) -> None:
+    async def fire(self, infos: TriggerInfos, make_job: Callable[[], Job], makers: Collection[str] = ()) -> None:
         """Store the job that `make_job` makes, or join the open window of a debounced trigger.
+
+        `makers`: the triggers that made the job whose change this is a firing by, and those before it.
 
         Raises:
             CouchError: CouchDB does not take it now, or has no database of jobs.
@@ -37,7 +39,7 @@ class Firing:
         job: Job | None = None
         try:
             if infos.debounce:
-                await self._debouncer.fire(infos)
+                await self._debouncer.fire(infos, makers=makers)
             else:
                 job = make_job()
                 await self._broker.store_job(job)

@@ -1,21 +1,22 @@
 """Where a daemon goes on reading the feed of a database, as it stands in the control database.
 
 `checkpoint:<database>` = `{domain, prefix, doctype, seq, instance, last, lost?}`: the position, which database that is
-(`instance_start_time`), the row before the position, by which an older copy is told from the database, and when and why
-the position was found to mean nothing. That stays until somebody has seen it: `couchjobs doctor --repair`.
+(`instance_start_time`), some rows before the position, by which an older copy is told from the database, and when and
+why the position was found to mean nothing. That stays until somebody has seen it: `couchjobs doctor --repair`.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from couchjobs.couch.changes import Witness
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Document, Witness
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.prefixer import Prefixer
 
 CHECKPOINT = "checkpoint:"
+_IS_REV = re.compile(r"^[1-9]\d{0,17}-[0-9a-f]{1,64}$")
 LOST = "lost"
 BACKFILL = "documents of before that may have fired nothing: couchjobs triggers backfill"
 
@@ -37,12 +38,16 @@ def doctype_of(position: Document, db: Prefixer) -> str | None:
     return doctype if own and isinstance(doctype, str) else None
 
 
-def witness_of(position: Document) -> Witness | None:
-    """Return what a database must know that has come as far as the position; None where that is not told."""
+def witnesses_of(position: Document) -> list[Witness]:
+    """Return what a database must know that has come as far as the position; nothing where that is not told."""
     last: Any = position.get("last")
-    if isinstance(last, dict) and isinstance(last.get("id"), str) and isinstance(last.get("rev"), str):
-        return Witness(last["id"], last["rev"])
-    return None
+    found = last if isinstance(last, list) else []
+    return [
+        Witness(one["id"], one["rev"])
+        for one in found
+        if isinstance(one, dict) and isinstance(one.get("id"), str) and _IS_REV.match(str(one.get("rev")))
+        if one["id"] and (not one["id"].startswith("_") or one["id"].startswith("_design/"))
+    ]
 
 
 def loss_of(position: Document) -> str:

@@ -63,7 +63,8 @@ class Sources:
                 return ""
             return f"no list says that events may come from {doctype}: {_HOW} {doctype}"
         if not self._is_listed(doctype):
-            return f"{doctype} is not in the list of databases that events may come from: {_HOW} {doctype}"
+            wanted = ",".join((*self.listed, doctype))
+            return f"{doctype} is not in the list of databases that events may come from: {_HOW} {wanted}"
         if self.guarded or not self.others_write or await self._producers_read(doctype):
             return ""
         return (
@@ -188,7 +189,7 @@ async def _others_write(connection: Connection, triggers: Database) -> bool:
         return True  # open to everybody
     if not names and not roles:
         return False
-    if "_admin" not in await connection.server.roles():
+    if "_admin" not in await connection.server.roles() or await connection.server.knows_users_elsewhere():
         return True
     params = {"include_docs": True, "limit": _MOST_USERS + 1, "startkey": "org.couchdb.user:"}
     try:

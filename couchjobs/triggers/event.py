@@ -10,7 +10,8 @@ orders:UPDATED:!=:status              where an update changed status; creation a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -20,6 +21,8 @@ from couchjobs.errors import MalformedTriggerError
 VERBS = ("CREATED", "UPDATED", "DELETED")
 _EVERY = "ALL"
 _CHANGED = "!="
+_MOST_RULES = 200
+_DEEPEST_SELECTOR = 50
 _MOST_PARTS = 4
 _DOCTYPE = re.compile(r"^[a-z][a-z0-9_$()+/-]*(\.[a-z0-9_$()+/-]+)*$")
 _CAN_FIRE = "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots"
@@ -66,6 +69,11 @@ class EventRules:
     """The rules of one trigger: it fires where one of them matches."""
 
     rules: tuple[EventRule, ...]
+    _by_doctype: dict[str, list[EventRule]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            self._by_doctype.setdefault(rule.doctype, []).append(rule)
 
     @property
     def doctypes(self) -> frozenset[str]:
@@ -74,11 +82,11 @@ class EventRules:
 
     def may_match(self, doctype: str, verb: str, doc_id: str) -> bool:
         """Return whether the documents are needed to know."""
-        return any(rule.doctype == doctype and rule.may_match(verb, doc_id) for rule in self.rules)
+        return any(rule.may_match(verb, doc_id) for rule in self._by_doctype.get(doctype, ()))
 
     def matches(self, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> bool:
         """Return whether the trigger fires."""
-        return any(rule.doctype == doctype and rule.matches(verb, doc, old) for rule in self.rules)
+        return any(rule.matches(verb, doc, old) for rule in self._by_doctype.get(doctype, ()))
 
 
 def parse_event(arguments: str) -> EventRules:
@@ -88,6 +96,9 @@ def parse_event(arguments: str) -> EventRules:
         MalformedTriggerError: a rule that cannot be parsed, or that could never fire.
     """
     rules = tuple(_parse_rule(text) for text in arguments.split())
+    most = max(Counter(rule.doctype for rule in rules).values(), default=0)
+    if most > _MOST_RULES:
+        raise MalformedTriggerError(f"there are {most:,} rules for one database in one trigger; {_MOST_RULES} may be")
     if not rules:
         raise MalformedTriggerError("@event needs at least one rule such as orders:CREATED,UPDATED")
     return EventRules(rules)
@@ -102,6 +113,8 @@ def _parse_rule(text: str) -> EventRule:
         raise MalformedTriggerError(f"rule {text!r}: {doctype!r} is no doctype: {_CAN_FIRE}")
     if selector and not values:
         raise MalformedTriggerError(f"rule {text!r}: the selector {selector!r} needs values to compare with")
+    if selector.count(".") >= _DEEPEST_SELECTOR:
+        raise MalformedTriggerError(f"a selector has more than {_DEEPEST_SELECTOR} names: {selector[:100]!r}")
     return EventRule(doctype, _parse_verbs(text, verbs), tuple(values.split(",")) if values else (), selector)
 
 

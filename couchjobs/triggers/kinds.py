@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from couchjobs.errors import UnknownTriggerError
+from couchjobs.errors import MalformedTriggerError, UnknownTriggerError
 from couchjobs.triggers.cron import parse_cron
 from couchjobs.triggers.event import EventRules, parse_event
 from couchjobs.triggers.every import parse_every
@@ -13,6 +13,8 @@ from couchjobs.triggers.on_demand import OnDemand, parse_client, parse_webhook
 from couchjobs.triggers.once import parse_at, parse_in
 from couchjobs.triggers.periodic import parse_periodic
 from couchjobs.triggers.schedule import Schedule
+
+_LONGEST_ARGUMENTS = 100_000
 
 ParsedTrigger = EventRules | Schedule | OnDemand
 
@@ -41,4 +43,8 @@ def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
     parse = _KINDS.get(infos.type)
     if parse is None:
         raise UnknownTriggerError(f"{infos.type!r} is no type of trigger: {', '.join(sorted(_KINDS))}")
+    if len(infos.arguments) > _LONGEST_ARGUMENTS:
+        raise MalformedTriggerError(
+            f"arguments have {len(infos.arguments):,} characters; {_LONGEST_ARGUMENTS:,} may be"
+        )
     return parse(infos)

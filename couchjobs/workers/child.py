@@ -24,7 +24,7 @@ from couchjobs.settings import Settings
 from couchjobs.workers.boundary import GRACE_S, describe, take_signals
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.loading import load_workers
-from couchjobs.workers.outcome import Failed, Interrupted
+from couchjobs.workers.outcome import Done, Failed, Interrupted
 from couchjobs.workers.wire import pack, receive, send, unpack
 from couchjobs.workers.worker import TASKS, Try, make_workers
 
@@ -79,8 +79,8 @@ class _Child:
         try:
             send(self._writer, {"try": number, "outcome": pack(outcome), "busy": busy})
         except BadRequest as error:
-            failed = Failed(f"the result is no JSON: {error}")
-            send(self._writer, {"try": number, "outcome": pack(failed), "busy": busy})
+            done = Done(lost=f"the result is no JSON: {error}")
+            send(self._writer, {"try": number, "outcome": pack(done), "busy": busy})
         if running.left is not None and busy:
             running.left.add_done_callback(lambda _: send(self._writer, {"try": number, "free": True}))
 

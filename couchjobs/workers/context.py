@@ -48,8 +48,8 @@ class WorkerContext:
     """One try of one job. The same object is given to all hooks of the try, unless one returns another."""
 
     def __init__(self, job: Job, daemon: str = "", resources: Resources | None = None) -> None:
-        self.job = job
-        """A copy of this try's own."""
+        self._given = job
+        self._job: Job | None = None
         self._resources = resources
         self.daemon = daemon
         self.cookie: Any = None
@@ -59,14 +59,21 @@ class WorkerContext:
         self._flags = _Flags()
 
     @property
+    def job(self) -> Job:
+        """Return the job: a copy of this try's own, whatever the function does to it."""
+        if self._job is None:
+            self._job = self._given.for_function()
+        return self._job
+
+    @property
     def id(self) -> str:
         """Return the id of the job."""
-        return self.job.id
+        return self._given.id
 
     @property
     def logger(self) -> FilteringBoundLogger:
         """Return a logger that names the job in every line."""
-        return self.job.logger
+        return self._given.logger
 
     @property
     def resources(self) -> Any:
@@ -76,17 +83,17 @@ class WorkerContext:
     @property
     def manual(self) -> bool:
         """Return whether a person asked for the job."""
-        return self.job.manual_execution
+        return self._given.manual_execution
 
     @property
     def trigger_id(self) -> str | None:
         """Return the id of the trigger that fired, if one did."""
-        return self.job.trigger_id
+        return self._given.trigger_id
 
     @property
     def exec_count(self) -> int:
         """Return which try this is, from 1."""
-        return self.job.exec_count
+        return self._given.exec_count
 
     @property
     def no_retry(self) -> bool:

@@ -11,6 +11,8 @@ class Done:
     """It succeeded, or was aborted without error. `result` is stored where it is not None."""
 
     result: Any = None
+    lost: str = ""
+    """Why the result cannot be stored; empty where it can."""
 
 
 @dataclass(frozen=True, slots=True)

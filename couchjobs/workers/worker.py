@@ -93,7 +93,7 @@ class Try:
         self._is_coroutine = worker.is_coroutine
         self._executor = worker.executor
         self._job = job
-        self._context = WorkerContext(job.for_function(), daemon, worker.resources)
+        self._context = WorkerContext(job, daemon, worker.resources)
         self._options = job.options or JobOptions()
         self._call: Call | None = None
         self._thread: asyncio.Future[Ended] | None = None
@@ -130,6 +130,8 @@ class Try:
         if ended is None:
             self.left = self._call.task
             self._context.logger.warning("a function does not end, and is left behind", exec_count=self._job.exec_count)
+        if ended is not None and ended.error is None and ended.value is None and self._config.worker_commit is None:
+            return Done()
         outcome, error = await self._outcome_of(ended)
         try:
             if isinstance(outcome, Done | Failed | Cancelled):
@@ -218,7 +220,7 @@ class Try:
             try:
                 return Done(new_message(ended.value)), None
             except BaseException as raised:  # noqa: BLE001  a model of the user's may raise anything
-                error = raised
+                return Done(lost=describe(raised)), None  # the work is done, and is not done again for that
         if self._stopped_as is not None:
             return self._stopped_as, error
         if self._late:

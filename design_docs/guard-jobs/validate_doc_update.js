@@ -43,7 +43,9 @@ function (newDoc, oldDoc, userCtx) {
   if (["queued", "running", "done", "errored"].indexOf(newDoc.state) < 0) {
     forbid("state must be queued, running, done or errored");
   }
-  if (old && newDoc.worker !== old.worker) forbid("the worker of a job never changes");
+  if (old && newDoc.worker !== old.worker && typeof old.worker === "string" && old.worker) {
+    forbid("the worker of a job never changes");
+  }
 
   if (!works) {
     if (!old) {
@@ -68,6 +70,7 @@ function (newDoc, oldDoc, userCtx) {
     if (newDoc.state === "running") forbid("no job begins as a running one");
     return;
   }
+  if (newDoc.state === "errored" && ["queued", "running", "done", "errored"].indexOf(old.state) < 0) return; // no job
   var move = old.state + " to " + newDoc.state;
   switch (move) {
     case "queued to running":

@@ -90,11 +90,11 @@ async def test_position_when_it_was_lost_while_no_daemon_ran_then_said_until_som
 ) -> None:
     """In the list of triggers and by the doctor; what comes later fires."""
     orders = await orders_of(connection, db)
-    await orders.put({"_id": "old"})
+    rev = await orders.put({"_id": "old"})
     await triggers_of(connection, db).put({"_id": "seen", **EVENT})
     checkpoint = {"domain": db.domain, "prefix": db.db_prefix, "doctype": "orders"}
     seq = (await orders.info())["update_seq"]
-    last = {"id": "written-after-the-copy", "rev": "1-" + "a" * 32}
+    last = [{"id": "old", "rev": rev}, {"id": "written-after-the-copy", "rev": "1-" + "a" * 32}]
     await connection.control.put({"_id": f"checkpoint:{orders.name}", **checkpoint, "seq": seq, "last": last})
     found = [one.what for one in await examine(connection, db) if one.kind == "checkpoint"]
     assert "older copy" in found[0]
