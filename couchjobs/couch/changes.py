@@ -263,15 +263,19 @@ async def is_another_than(database: Database, position: str, instance: str, witn
     return False
 
 
-async def pages_since(database: Database, since: str, limit: int = 5000) -> AsyncIterator[Page]:
+async def pages_since(
+    database: Database, since: str, limit: int = 5000, *, leaves: bool = False
+) -> AsyncIterator[Page]:
     """Yield the rows after a position, without documents and without waiting, until there are no more.
+
+    `leaves`: tell which documents are in conflict.
 
     Raises:
         NotFound: the database does not exist.
         BadRequest: the server cannot use the position.
     """
     while True:
-        params = {"since": since, "limit": limit}
+        params: dict[str, Any] = {"since": since, "limit": limit} | ({"style": "all_docs"} if leaves else {})
         page = _read_page(
             await database.server.request("GET", f"{database.path}/_changes", params=params, has="results")
         )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 
+from couchjobs.couch.changes import pages_since
 from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, Conflict, MalformedTriggerError, NotFound, UnknownTriggerError
@@ -103,8 +104,11 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:
-    marked = await patient.store.reject(document, reason)
-    return "errored, with the reason" if marked else "not marked: CouchDB does not answer, or does not take that"
+    await patient.store.reject(document, reason)
+    present = await patient.store.database.find(document["_id"])
+    if present is None or present.get("state") != document.get("state"):
+        return "errored, with the reason"
+    return "not marked: CouchDB does not take that; delete it, or mend it by hand"
 
 
 async def check_conflicts(patient: Patient) -> AsyncIterator[Finding]:
@@ -119,15 +123,15 @@ async def check_conflicts(patient: Patient) -> AsyncIterator[Finding]:
 async def check_other_conflicts(patient: Patient) -> AsyncIterator[Finding]:
     """Find other documents in conflict: the winner stays."""
     for database in (TriggerStore(patient.connection, patient.db).database, patient.control):
-        params = {"include_docs": True, "conflicts": True}
-        rows = (await database.server.request("GET", f"{database.path}/_all_docs", params=params))["rows"]
-        for row in rows:
-            losers = row["doc"].get("_conflicts", [])
-            if losers:
-                mend = partial(_delete_losers, database, row["id"], losers)
-                yield Finding(
-                    "conflict", f"{database.name}/{row['id']}", f"losing revisions: {', '.join(losers)}", mend
-                )
+        async for page in pages_since(database, "0", leaves=True):
+            for change in page.changes:
+                if not change.in_conflict or change.deleted:
+                    continue
+                losers = [leaf["_rev"] for leaf in (await database.leaves(change.doc_id))[1:]]
+                if losers:
+                    mend = partial(_delete_losers, database, change.doc_id, losers)
+                    what = f"losing revisions: {', '.join(losers)}"
+                    yield Finding("conflict", f"{database.name}/{change.doc_id}", what, mend)
 
 
 async def _reap(patient: Patient, peers: Peers, job_id: str) -> str:

@@ -145,9 +145,10 @@ def reduced(document: Document, original: bytes | None, now: datetime, reason: s
     text = f"what the job held {where}: {reason}"[:_MAX_ERROR]
     state = State.DONE if document.get("state") == State.DONE else State.ERRORED
     kept = {name: document[name] for name in _KEPT_FIELDS if _is_small(document.get(name))}
+    worker = document.get("worker")
     smaller: Document = {
-        "worker": "?",
         **kept,
+        "worker": worker if isinstance(worker, str) and worker and len(worker) <= _LONGEST_KEPT else "?",
         "message": None,
         "state": state.value,
         "finished_at": format_time(now),
