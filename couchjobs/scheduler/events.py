@@ -99,6 +99,7 @@ class EventFollower:
                 await self._follow(present)
             except PositionRefused as error:
                 await self._begin_again(str(error))
+                await asyncio.sleep(_LOOK_AGAIN_S)
             except NotFound:
                 if await is_surely_gone(self._database):
                     _logger.warning("database is gone, and waited for", database=self._database.name)
@@ -134,7 +135,7 @@ class EventFollower:
             _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
             self._seen = Seen() if self._seen is None else self._seen.renewed()
             await self._save("0")
-        elif await is_another_than(self._database, self._position or "0", instance, witnesses_of(self._checkpoint)):
+        elif await is_another_than(self._database, self._position or "0", instance, self._witnesses()):
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self._seen is None:
             await self._look_back(info)
@@ -145,7 +146,7 @@ class EventFollower:
             since,
             heartbeat_s=self._heartbeat_s,
             instance=instance,
-            witnesses=witnesses_of(self._checkpoint),
+            witnesses=self._witnesses(),
         )
         while True:
             page = await follower.next_page()
@@ -158,10 +159,14 @@ class EventFollower:
             if not self._rereads:
                 await self._save(page.last_seq, follower.witnesses)
 
+    def _witnesses(self) -> list[Witness]:
+        """Return what the database must know that has come as far as the position; of its beginning, nothing does."""
+        return [] if self._position in (None, "0") else witnesses_of(self._checkpoint)
+
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
         if self._position is not None and not self._rereads:
-            await self._save(self._position, witnesses_of(self._checkpoint))
+            await self._save(self._position, self._witnesses())
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
