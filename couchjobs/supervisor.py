@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from couchjobs.errors import CouchError
+from couchjobs.errors import CouchError, Unavailable
 from couchjobs.log import get_logger
+
+T = TypeVar("T")
 
 _logger = get_logger(__name__)
 _FIRST_PAUSE_S = 0.1
@@ -25,6 +28,24 @@ def is_cancelled() -> bool:
     """Return whether somebody has cancelled the present task, rather than something that it waits for."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
+
+
+async def patiently(step: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """Return what a step returns that may be done again, and is where CouchDB does not answer, for so many seconds.
+
+    Raises:
+        Unavailable: it did not answer, the last time either.
+    """
+    loop = asyncio.get_running_loop()
+    deadline, failures = loop.time() + seconds, 0
+    while True:
+        try:
+            return await step()
+        except Unavailable:
+            failures += 1
+            if loop.time() > deadline:
+                raise
+            await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
 
 
 class Supervisor:

@@ -21,6 +21,7 @@ from couchjobs.recovery.watchdog import Watchdog
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.settings import Settings
+from couchjobs.supervisor import patiently
 from couchjobs.workers.boundary import take_signals
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool
@@ -176,7 +177,8 @@ async def _hurry(broker: CouchBroker, signals: _Signals) -> None:
 
 async def _start(connection: Connection, broker: CouchBroker, workers: WorkersList) -> JobSystem:
     await connection.server.wait_until_up(connection.settings.request_timeout)
-    for change in await install(connection, connection.settings.tenant):
+    patience_s = connection.settings.request_timeout
+    for change in await patiently(lambda: install(connection, connection.settings.tenant), patience_s):
         _logger.info(change)
     return await system_start(broker, CouchScheduler(connection), workers)
 

@@ -20,6 +20,7 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.supervisor import patiently
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool
 
@@ -67,7 +68,7 @@ class CouchBroker:
         self._state = "running"
         self._configs = workers
         if any(config.admin_only for config in workers):
-            await self._admin_proof.load()
+            await patiently(self._admin_proof.load, self._settings.request_timeout)
         if self._pool is not None:
             await self._pool.start()
         for name, store in self._stores.items():

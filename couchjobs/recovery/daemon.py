@@ -23,7 +23,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.peers import PREFIX, Peers, sharing_databases, told_other_lanes
 from couchjobs.recovery.rendezvous import first_right
 from couchjobs.recovery.shares import Shares
-from couchjobs.supervisor import Supervisor
+from couchjobs.supervisor import Supervisor, patiently
 from couchjobs.timestamps import format_time, now
 
 _logger = get_logger(__name__)
@@ -70,6 +70,11 @@ class Daemon:
         self._users += 1
         if self._users > 1:
             return
+        follower = await patiently(self._come_in, self._connection.settings.request_timeout)
+        self._tasks.start("beat", self._beat_for_ever)
+        self._tasks.start("watch daemons", lambda: self._watch(follower))
+
+    async def _come_in(self) -> ChangesFollower:
         control = self._connection.control
         follower = ChangesFollower(
             control, await current_sequence(control), heartbeat_s=self._connection.settings.feed_heartbeat
@@ -81,8 +86,7 @@ class Daemon:
         if shared := sharing_databases(others, self.db, self._connection.settings.jobs_doctype):
             _logger.warning("tenants with these prefixes have the same databases as this one", prefixes=shared)
         await self._show()
-        self._tasks.start("beat", self._beat_for_ever)
-        self._tasks.start("watch daemons", lambda: self._watch(follower))
+        return follower
 
     async def take_jobs(self, worker_types: Iterable[str], slots: int) -> None:
         """Say for which worker types this daemon claims jobs, and how many at once; none and 0: no longer."""
