@@ -74,7 +74,8 @@ def run(main: Coroutine[Any, Any, T], loop: str = "uvloop") -> T:
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) -> asyncio.Task[Any]:
     """Make a task; one of the engine is not among `asyncio.all_tasks()`, which functions cancel now and then."""
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **given)
-    if not IN_FUNCTION.get():
+    context = given.get("context")
+    if not (IN_FUNCTION.get() if context is None else context.get(IN_FUNCTION, False)):
         asyncio._unregister_task(task)  # noqa: SLF001  documented, "Extending", for whoever makes tasks
     return task
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, assert_never
 
 from couchjobs.broker.room import Room
@@ -75,6 +76,8 @@ class Runner:
         self._claiming: dict[str, str] = {}
         self._stirred: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._context = copy_context()
+        self._context.run(connection.use)
         self._closing = False
 
     async def init_workers(self) -> None:
@@ -103,7 +106,7 @@ class Runner:
         self.room.take()
         self._running[job.id] = None
         self._claiming[job.id] = job.rev
-        task = asyncio.create_task(self._process(job), name=f"{TASKS} {job.id}")
+        task = asyncio.create_task(self._process(job), name=f"{TASKS} {job.id}", context=self._context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -201,7 +204,6 @@ class Runner:
                 return None
             if self._closing or self._daemon.is_lost:
                 return Interrupted()
-            self._connection.use()
             begin = self._workers[job.worker].begin if self._pool is None else self._pool.begin
             running = self._running[job.id] = begin(job, self._daemon.id)
             if self._has_stirred(job):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 
 from couchjobs.couch.answers import (
@@ -58,6 +59,8 @@ class GroupWriter:
         self._requests: set[asyncio.Task[None]] = set()
         self._woken = False
         self._hold: asyncio.TimerHandle | None = None
+        self._context = Context()
+        """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
         self.may_hold: Callable[[], bool] = lambda: False
         """Whether a few documents may wait for others, 20 ms at most beyond the request that is out."""
 
@@ -73,7 +76,7 @@ class GroupWriter:
         self._waiting.append(_Waiting(doc["_id"], body, answer))
         if not self._woken:
             self._woken = True
-            loop.call_soon(self._send_after, _TURNS)
+            loop.call_soon(self._send_after, _TURNS, context=self._context)
         return answer
 
     async def write(self, doc: Document) -> WriteAnswer:
@@ -116,9 +119,9 @@ class GroupWriter:
             self._hold = None
         while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
             writing = self._write_batch(self._next_batch())
-            request = asyncio.create_task(writing, name=f"write {self.database.name}")
+            request = asyncio.create_task(writing, name=f"write {self.database.name}", context=self._context)
             self._requests.add(request)
-            request.add_done_callback(self._request_ended)
+            request.add_done_callback(self._request_ended, context=self._context)
 
     def _request_ended(self, request: asyncio.Task[None]) -> None:
         self._requests.discard(request)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
@@ -120,6 +120,12 @@ class Job(BaseModel):
     """A job. Fields that are None are not stored."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
+    __slots__ = ("_document", "_original")
+    """The document as it was read or last written; of a copy for a function, what that is copied from once somebody
+    asks for it. Slots: pydantic's private attributes take ten times as long, in the way of each job."""
+    if TYPE_CHECKING:
+        _document: Document
+        _original: Document
 
     id: str = Field(default="", alias="_id")
     rev: str = Field(default="", alias="_rev")
@@ -150,10 +156,6 @@ class Job(BaseModel):
     result: Any = None
     admin_proof: str | None = None
 
-    _document: Document = PrivateAttr(default_factory=dict)
-    _original: Document = PrivateAttr(default_factory=dict)
-    """Of a copy for a function: the document that it is copied from, once somebody asks for it."""
-
     @classmethod
     def from_document(cls, document: Document, *, go_durations: bool = False) -> Self:
         """Return the job that the document holds, numbers in its options being seconds, or Go's nanoseconds.
@@ -173,7 +175,7 @@ class Job(BaseModel):
             raise BadDocumentError(f"message: {error}") from error
         if decoded is not job.message:
             job.message = decoded
-        job._private()["_document"] = document  # noqa: SLF001  an alternative constructor
+        job._document = document  # noqa: SLF001  an alternative constructor
         return job
 
     @classmethod
@@ -195,17 +197,16 @@ class Job(BaseModel):
 
         Nobody may change it: it is the base of the next revision.
         """
-        document = self._private()["_document"]
-        if not document and self._private().get("_original"):
-            self._private()["_document"] = document = _copied(self._private()["_original"])
-        if not document:
+        try:
+            return self._document
+        except AttributeError:
+            pass
+        if original := getattr(self, "_original", None):
+            self._document = _copied(original)
+        else:
             document = orjson.loads(self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True))
-            self._private()["_document"] = document = document | {"state": self.state.value, "message": self.message}
-        return document
-
-    def _private(self) -> dict[str, Document]:
-        """Return the private attributes; `self._document` takes ten times as long, in the way of each job."""
-        return self.__pydantic_private__ or {}
+            self._document = document | {"state": self.state.value, "message": self.message}
+        return self._document
 
     def document_with(self, changes: Changes) -> Document:
         """Return the document with these fields changed; None removes a field."""
@@ -220,13 +221,12 @@ class Job(BaseModel):
     def moved(self, changes: Changes, document: Document, rev: str) -> None:
         """Become what `document_with(changes)` says, which was stored as revision `rev`."""
         document["_rev"] = rev
-        self._private()["_document"] = document
-        values = {
-            name: _FIELDS[name].get_default(call_default_factory=True) if value is None else value
-            for name, value in changes.items()
-            if name in _FIELDS
-        }
-        self.__dict__.update(values, rev=rev)
+        self._document = document
+        fields = self.__dict__
+        for name, value in changes.items():
+            if name in _IF_ABSENT:
+                fields[name] = _IF_ABSENT[name] if value is None else value
+        fields["rev"] = rev
 
     def adopt(self, document: Document) -> None:
         """Become what the document says, which is a revision that others wrote."""
@@ -248,14 +248,14 @@ class Job(BaseModel):
         for name in ("options", "claim"):
             if fields[name] is not None:
                 fields[name] = _shallow(fields[name])
-        twin._private()["_document"] = {}  # noqa: SLF001
-        twin._private()["_original"] = self.document()  # noqa: SLF001
+        twin._original = self.document()  # noqa: SLF001
         return twin
 
     def clone(self) -> Self:
         """Return a copy that shares nothing with this job."""
         twin = self.model_copy(deep=True)
-        twin._document = copy.deepcopy(self._document)  # noqa: SLF001
+        if hasattr(self, "_document"):
+            twin._document = copy.deepcopy(self._document)  # noqa: SLF001
         return twin
 
     @property
@@ -286,7 +286,7 @@ class Job(BaseModel):
         return (key == WORKER_TYPE and self.worker == value) or (key == "state" and self.state == value)
 
 
-_FIELDS = Job.model_fields
+_IF_ABSENT = {name: field.default for name, field in Job.model_fields.items()}
 _JSON_FIELDS = ("message", "event", "payload", "payload_ids", "progress", "result")
 M = TypeVar("M", bound=BaseModel)
 

@@ -16,6 +16,7 @@ What can fail, and what then:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import secrets
 import time
@@ -93,6 +94,8 @@ class JobStore:
         self.begun: set[str] = set()
         """Claims whose try began here, and whose end could not be stored."""
         self._insistence: dict[str, Insistence] = {}
+        self._nonce = secrets.token_hex(8)
+        self._claims = itertools.count()
         self._go_durations = connection.settings.go_durations
         self._max_message = connection.settings.max_message_bytes
         self._patience_s = connection.settings.request_timeout
@@ -208,7 +211,7 @@ class JobStore:
 
     async def try_to_claim(self, job: Job, daemon: str) -> Claimed:
         """Try to become the owner of a queued job; OURS where that is so, beyond doubt, and nowhere else."""
-        changes = transitions.claimed(job, self.db, secrets.token_hex(8), daemon, now())
+        changes = transitions.claimed(job, self.db, f"{self._nonce}{next(self._claims):x}", daemon, now())
         document = job.document_with(changes)
         try:
             answer = await self.writer.write(document)

@@ -48,7 +48,7 @@ def claimed(job: Job, db: Prefixer, nonce: str, daemon: str, now: datetime) -> C
     changes: Changes = {
         "state": State.RUNNING,
         "exec_count": job.exec_count + 1,
-        "claim": Claim.model_construct(id=nonce, daemon=daemon, at=now),
+        "claim": Claim(id=nonce, daemon=daemon, at=now),
     }
     if job.queued_at is None:
         changes["queued_at"] = now
