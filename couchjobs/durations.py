@@ -11,7 +11,8 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _MAX_S = float(2**63) / 1e9
 _MAX_LENGTH = 100
-_FORM = "is not a duration: write seconds, or text such as 90s, 1m30s, 1.5h, 300ms"
+_DAYS = re.compile(r"(?:(\d{1,6})w)?(?:(\d{1,6})d)?", re.ASCII)
+_FORM = "is not a duration: write seconds, or text such as 90s, 1m30s, 1.5h, 300ms, 2d, 1w"
 
 
 def parse_duration(text: str) -> float:
@@ -37,8 +38,18 @@ def parse_duration(text: str) -> float:
     return sign * total
 
 
+def _with_days(text: str) -> float:
+    found = _DAYS.match(text)
+    if not found or not found.end():
+        return parse_duration(text)
+    days = 7.0 * float(found[1] or 0) + float(found[2] or 0)
+    return 86_400.0 * days + (parse_duration(text[found.end() :]) if found.end() < len(text) else 0.0)
+
+
 def read_seconds(value: object) -> float:
     """Return the seconds that a setting or option gives: a number of seconds, or text in Go's form.
+
+    Before Go's form there may be weeks and days: `2w`, `1d12h`. A day has 24 hours.
 
     Raises:
         ValueError: it is neither, or negative.
@@ -47,7 +58,7 @@ def read_seconds(value: object) -> float:
         raise ValueError(f"{value!r} {_FORM}")  # noqa: TRY004  pydantic takes ValueError for a reason
     if isinstance(value, str):
         text = value.strip()
-        seconds = float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text) else parse_duration(text)
+        seconds = float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text) else _with_days(text)
     else:
         seconds = float(value)
     if not 0 <= seconds < _MAX_S:

@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     """The largest database of which a daemon remembers what has fired, in documents, deleted ones included: 16 bytes
     each. In a larger one, changes that a feed shows again may fire again once their jobs are removed. Defaults to
     1,000,000."""
+    max_retry_delay: Seconds = Field(default=86_400.0, ge=0)
+    """The longest wait before a retry, however many there were before it. Defaults to a day."""
     go_durations: bool = False
     """Whether numbers in the options of stored jobs are Go's nanoseconds, not seconds. Defaults to no."""
     max_message_bytes: int = Field(default=1_048_576, ge=1)

@@ -84,6 +84,13 @@ def _read(value: object) -> datetime | None:
     raise ValueError(f"{value!r} is not an RFC 3339 time such as 2026-11-24T08:00:00Z")
 
 
+def _read_or_none(value: object) -> datetime | None:
+    try:
+        return _read(value)
+    except ValueError:
+        return None
+
+
 Timestamp = Annotated[
     datetime | None,
     BeforeValidator(_read),
@@ -91,3 +98,11 @@ Timestamp = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """A field of a document that holds a time, or nothing."""
+
+TimestampOrNone = Annotated[
+    datetime | None,
+    BeforeValidator(_read_or_none),
+    PlainSerializer(lambda instant: None if instant is None else format_time(instant)),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A field that only couchjobs writes: what others have put there is theirs, and says nothing."""

@@ -61,7 +61,7 @@ class Runner:
         self._freed = freed
         self._look_again = look_again
         self._pool = pool
-        self._workers, self._threads = make_workers(workers)
+        self._workers, self._threads = make_workers(workers, connection.settings.max_retry_delay)
         if pool is not None:
             store.writer.may_hold = pool.fills_the_cores
             pool.listeners.append(freed)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from couchjobs import errors, process
-from couchjobs.cli import bench, daemon, foresee, jobs, push, triggers
+from couchjobs.cli import bench, daemon, foresee, jobs, push, trigger_edit, triggers
 from couchjobs.cli.backfill import backfill
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
@@ -34,6 +34,9 @@ app.command("dev")(daemon.dev)
 app.command("push")(push.push)
 app.add_typer(jobs.app, name="jobs")
 triggers.app.command("next")(foresee.next_times)
+triggers.app.command("update")(trigger_edit.update)
+triggers.app.command("enable")(trigger_edit.enable)
+triggers.app.command("disable")(trigger_edit.disable)
 triggers.app.command("match")(foresee.match)
 triggers.app.command("test")(foresee.explain)
 triggers.app.command("backfill")(backfill)

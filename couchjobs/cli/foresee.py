@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
+from couchjobs.cli.trigger_edit import life_in, tell_of
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
 from couchjobs.scheduler.store import TriggerStore
@@ -19,7 +20,9 @@ from couchjobs.timestamps import now, parse_time
 from couchjobs.triggers.event import EventRules, parse_event
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.life import Life
 from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.prospects import coming_times, life_of, notes_on
 
 _BAD = (BadDocumentError, MalformedTriggerError, UnknownTriggerError, ValueError)
 _MOST = 1000
@@ -45,12 +48,12 @@ def next_times(
         _answer_lines(_answer_next)
         return
     if trigger_id is not None:
-        row: dict[str, Any] = _stored(trigger_id, url, domain, prefix).document()
+        answer = _answer_stored(trigger_id, {"timezone": timezone}, after, count, url, domain, prefix)
     elif arguments is not None:
-        row = {"type": kind, "arguments": arguments, "timezone": timezone}
+        row = {"type": kind, "arguments": arguments, "timezone": timezone, "after": after, "count": count}
+        answer = _answer_next(row)
     else:
         raise ConfigurationError("give the id of a trigger, or --type and --arguments, or --jsonl")
-    answer = _answer_next({**row, "after": after, "count": count})
     if as_json:
         print_json(answer)
     elif answer["error"]:
@@ -59,11 +62,34 @@ def next_times(
         print("\n".join(answer["next"]) or "never")
 
 
-def _stored(trigger_id: str, url: str | None, domain: str | None, prefix: str | None) -> TriggerInfos:
-    async def work(connection: Connection) -> TriggerInfos:
-        return await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
+def _answer_stored(
+    trigger_id: str,
+    changes: dict[str, Any],
+    after: str | None,
+    count: int,
+    url: str | None,
+    domain: str | None,
+    prefix: str | None,
+) -> dict[str, Any]:
+    """Return the coming times of a stored trigger, counted as its daemon counts them."""
 
-    return with_connection(url, domain, prefix, work)
+    async def work(connection: Connection) -> Life | None:
+        infos = await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
+        given = {name: value for name, value in changes.items() if value is not None}
+        return await life_in(connection, TriggerInfos.from_document({**infos.document(), **given}))
+
+    try:
+        life = with_connection(url, domain, prefix, work)
+        if life is None:
+            raise MalformedTriggerError(f"trigger {trigger_id!r} does not fire by the clock")
+        start = (parse_time(after) if after else None) or now()
+        return {"next": [_as_text(tick) for tick in coming_times(life, start, count)], "error": False}
+    except _BAD as error:
+        return {"next": [], "error": True, "reason": str(error)}
+
+
+def _as_text(tick: datetime) -> str:
+    return tick.isoformat().replace("+00:00", "Z")
 
 
 def _answer_lines(answer: Callable[[Any], dict[str, Any]]) -> None:
@@ -92,14 +118,9 @@ def _coming_times(row: Any) -> list[str]:
     parsed = parse_trigger(TriggerInfos.from_document(trigger))
     if isinstance(parsed, EventRules | OnDemand):
         raise MalformedTriggerError(f"{trigger['type']} does not fire by the clock")
-    anchor = parse_time(str(row["after"])) if row.get("after") else now()
-    times: list[str] = []
-    tick: datetime | None = anchor or now()
-    for _ in range(min(_MOST, int(row.get("count") or 4))):
-        tick = parsed.next(tick, anchor or now()) if tick is not None else None
-        if tick is not None:
-            times.append(tick.isoformat().replace("+00:00", "Z"))
-    return times
+    start = (parse_time(str(row["after"])) if row.get("after") else None) or now()
+    life = life_of(parsed, TriggerInfos.from_document(trigger), None, start)
+    return [_as_text(tick) for tick in coming_times(life, start, min(_MOST, int(row.get("count") or 4)))]
 
 
 def match(jsonl: Lines = False) -> None:
@@ -126,8 +147,10 @@ def _answer_match(row: Any) -> dict[str, Any]:
 
 
 def explain(
-    trigger_id: Annotated[str, typer.Argument(help="A stored @event trigger.")],
-    doc: Annotated[Path, typer.Option("--doc", help="A file with the document.", exists=True, dir_okay=False)],
+    trigger_id: Annotated[str, typer.Argument(help="A stored trigger.")],
+    doc: Annotated[
+        Path | None, typer.Option("--doc", help="For @event: a file with the document.", exists=True, dir_okay=False)
+    ] = None,
     old: Annotated[Path | None, typer.Option("--old", help="A file with the document before.", exists=True)] = None,
     verb: Annotated[str, typer.Option("--verb", help="CREATED, UPDATED or DELETED.")] = "CREATED",
     url: Url = None,
@@ -135,11 +158,26 @@ def explain(
     prefix: Prefix = None,
     as_json: Json = False,
 ) -> None:
-    """Say which rules of a trigger match a document, and why the others do not."""
-    infos = _stored(trigger_id, url, domain, prefix)
+    """Say which rules of a trigger match a document, and why the others do not; of a schedule, its next times."""
+
+    async def work(connection: Connection) -> tuple[TriggerInfos, Life | None]:
+        infos = await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
+        return infos, await life_in(connection, infos)
+
+    infos, life = with_connection(url, domain, prefix, work)
     rules = parse_trigger(infos)
+    if life is not None:
+        if as_json:
+            present = now()
+            times = [_as_text(tick) for tick in coming_times(life, present, 3)]
+            print_json({"next": times, "notes": notes_on(life, present)})
+        else:
+            tell_of(life, file=sys.stdout)
+        return
     if not isinstance(rules, EventRules):
-        raise ConfigurationError(f"trigger {trigger_id} is of type {infos.type}: only @event looks at documents")
+        raise ConfigurationError(f"trigger {trigger_id} is of type {infos.type}: it fires when it is asked to")
+    if doc is None:
+        raise ConfigurationError("an @event trigger is tested against a document: give --doc FILE")
     document = read_json("--doc", doc.read_text())
     before = read_json("--old", old.read_text()) if old else None
     answers = [

@@ -23,6 +23,17 @@ from couchjobs.cli.options import (
     say,
     with_connection,
 )
+from couchjobs.cli.trigger_edit import (
+    Anchor,
+    Debounce,
+    Ends,
+    Grace,
+    Misfire,
+    Starts,
+    Timezone,
+    TriggerId,
+    tell_of,
+)
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import (
@@ -39,19 +50,19 @@ from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.scheduler.positions import lost_positions
-from couchjobs.scheduler.rebuild import state_id
 from couchjobs.scheduler.sources import read_sources
+from couchjobs.scheduler.states import state_id, state_of
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import EventTrigger, new_trigger
-from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.prospects import coming_times, life_of, notes_on
 
 app = typer.Typer(help="Add, look at, fire and remove triggers.", no_args_is_help=True)
 _AT_A_TIME = 10
-TriggerId = Annotated[str, typer.Argument(help="The trigger's id.")]
 
 
 def _store(connection: Connection) -> TriggerStore:
@@ -67,33 +78,40 @@ def add(
             help="@event, @cron, @every, @at, @in, @hourly, @daily, @weekly, @monthly, @webhook, @client",
         ),
     ],
-    arguments: Annotated[str, typer.Argument(help="Such as orders:CREATED, 30s, 2026-12-24T18:00:00Z")],
+    arguments: Annotated[str, typer.Argument(help="Such as orders:CREATED, 30s, 2026-12-24T18:00:00Z")] = "",
+    *,
     worker: Annotated[str, typer.Option("--worker", help="The type of worker.")],
     message: Annotated[str, typer.Option("--message", help="The message of its jobs, as JSON.")] = "null",
     trigger_id: Annotated[str | None, typer.Option("--id", help="Its id; a fresh one where absent.")] = None,
-    timezone: Annotated[
-        str | None, typer.Option("--timezone", help="For @cron and the like, such as Europe/Paris.")
-    ] = None,
-    debounce: Annotated[
-        str | None, typer.Option("--debounce", help="One job for all that fires within this time.")
-    ] = None,
-    misfire: Annotated[
-        str, typer.Option("--misfire", help="once: missed ticks make one late job; skip: none.")
-    ] = "once",
+    timezone: Timezone = None,
+    debounce: Debounce = None,
+    misfire: Misfire = None,
+    grace: Grace = None,
+    starts: Starts = None,
+    ends: Ends = None,
+    anchor: Anchor = None,
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
     as_json: Json = False,
 ) -> None:
-    """Store a trigger, and print its id."""
+    """Store a trigger, and print its id; and, for people to see, its next times."""
     document: dict[str, Any] = {
         "type": kind,
         "arguments": arguments,
         "worker": worker,
         "message": read_json("--message", message),
-        "misfire": misfire,
+        "misfire": misfire or "once",
     }
-    optional = {"_id": trigger_id, "timezone": timezone, "debounce": debounce}
+    optional = {
+        "_id": trigger_id,
+        "timezone": timezone,
+        "debounce": debounce,
+        "grace": grace,
+        "starts": starts,
+        "ends": ends,
+        "anchor": anchor,
+    }
     document |= {name: value for name, value in optional.items() if value is not None}
 
     async def work(connection: Connection) -> TriggerInfos:
@@ -111,6 +129,9 @@ def add(
         print_json(infos.document())
     else:
         say(infos.id)
+        parsed = parse_trigger(infos)
+        if not isinstance(parsed, EventRules | OnDemand):
+            tell_of(life_of(parsed, infos, None, now()))
 
 
 @app.command()
@@ -145,9 +166,8 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
     table = Table("id", "type", "arguments", "worker", "next", "last", "note")
     for one in found:
         state = one.get("current_state", {})
-        note = (
-            one.get("bad") or one.get("lost") or ("disabled" if one.get("disabled") else state.get("last_error") or "")
-        )
+        notes = [*(["disabled"] if one.get("disabled") else []), *one.get("notes", [])]
+        note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
         table.add_row(*map(cell, (*texts, last, note)))
@@ -198,12 +218,13 @@ async def _describe(connection: Connection, document: Document) -> dict[str, Any
         return {**document, "bad": f"bad: {error}"}
     state = await get_trigger_state(connection.settings.tenant, infos.id)
     found = {**document, "current_state": state.model_dump(mode="json", exclude_none=True)}
-    if not isinstance(parsed, EventRules | OnDemand) and not infos.disabled:
-        stored = await connection.control.find(state_id(_store(connection).database.name, infos.id))
-        anchor = parse_time(stored["anchor"]) if stored else None
-        tick = parsed.next(now(), anchor or now())
-        if tick is not None:
-            found["next"] = format_time(tick)
+    if not isinstance(parsed, EventRules | OnDemand):
+        stored = state_of(await connection.control.find(state_id(_store(connection).database.name, infos.id)))
+        life, present = life_of(parsed, infos, stored, now()), now()
+        if notes := notes_on(life, present, is_stored=stored is not None):
+            found["notes"] = notes
+        if not infos.disabled and (times := coming_times(life, present, 1)):
+            found["next"] = format_time(times[0])
     return found
 
 

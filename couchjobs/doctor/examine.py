@@ -12,6 +12,7 @@ from couchjobs.doctor.documents import (
     check_triggers,
 )
 from couchjobs.doctor.finding import Check, Finding, Patient
+from couchjobs.doctor.schedules import check_schedules, check_zones
 from couchjobs.doctor.setup import (
     check_checkpoints,
     check_clock,
@@ -31,6 +32,8 @@ _OF_THE_TENANT: tuple[Check, ...] = (
     check_checkpoints,
     check_other_conflicts,
     check_triggers,
+    check_schedules,
+    check_zones,
 )
 _OF_EACH_LANE: tuple[Check, ...] = (check_views, check_conflicts, check_orphans, check_documents, check_takers)
 

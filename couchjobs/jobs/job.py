@@ -18,7 +18,7 @@ from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.message import decode_message, reasons
 from couchjobs.log import get_logger
-from couchjobs.timestamps import Timestamp, format_time
+from couchjobs.timestamps import Timestamp, TimestampOrNone, format_time
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -147,6 +147,10 @@ class Job(BaseModel):
     error: str | None = None
     forward_logs: bool = False
     scheduled_at: Timestamp = None
+    tick: TimestampOrNone = None
+    """The moment of its schedule at which its trigger fired; None where it was not the clock."""
+    previous_tick: TimestampOrNone = None
+    """The moment before that at which the trigger fired."""
     priority: Annotated[int, Field(strict=True)] | None = None
     exec_count: Annotated[int, Field(ge=0, strict=True)] = 0
     errors: list[JobError] = []

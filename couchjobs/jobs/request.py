@@ -35,6 +35,8 @@ class JobRequest:
     priority: int | None = None
     scheduled_at: datetime | None = None
     queued_at: datetime | None = None
+    tick: datetime | None = None
+    previous_tick: datetime | None = None
     id: str | None = field(default=None)
 
     @property
@@ -67,4 +69,6 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         scheduled_at=request.scheduled_at,
         state=State.QUEUED,
         queued_at=request.queued_at or now(),
+        tick=request.tick,
+        previous_tick=request.previous_tick,
     )

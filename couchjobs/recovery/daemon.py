@@ -21,10 +21,11 @@ from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.peers import PREFIX, Peers, sharing_databases, told_other_lanes
-from couchjobs.recovery.rendezvous import first_right
+from couchjobs.recovery.rendezvous import first_right, rank
 from couchjobs.recovery.shares import Shares
 from couchjobs.supervisor import Supervisor, patiently
 from couchjobs.timestamps import format_time, now
+from couchjobs.triggers.zones import digest_of_zone_data
 
 _logger = get_logger(__name__)
 _MERGE_PAUSE_S = 0.25
@@ -52,6 +53,7 @@ class Daemon:
         self._worker_types: set[str] = set()
         self._slots = 0
         self._schedules = False
+        self._zones = ""
         self._beat = 0
         self._shown_at = time.monotonic()
         self._rev: str | None = None
@@ -95,8 +97,10 @@ class Daemon:
         await self._tell()
 
     async def take_triggers(self, takes: bool) -> None:
-        """Say whether this daemon fires triggers."""
+        """Say whether this daemon fires triggers, and by which data of time zones."""
         self._schedules = takes
+        if takes and not self._zones:
+            self._zones = await asyncio.to_thread(digest_of_zone_data)
         await self._tell()
 
     async def _tell(self) -> None:
@@ -159,10 +163,14 @@ class Daemon:
         Daemons of which only old documents are known do not count: two that fire the same make the same job, but one
         that has died fires nothing.
         """
+        return self.rank_for(key) == 0
+
+    def rank_for(self, key: str) -> int | None:
+        """Return how many daemons come before this one in the right to fire something; None: this one fires nothing."""
         if not self._schedules:
-            return False
+            return None
         others = [daemon for daemon, peer in self.peers.living(self._tenant) if peer.schedules and peer.moved]
-        return first_right(key, [self.id, *others]) == self.id
+        return rank(self.id, key, others)
 
     def answers_for(self, daemon: str, worker_types: Collection[str] = ()) -> bool:
         """Return whether it is this daemon, among those that claim jobs, that puts right what a dead one has left.
@@ -249,6 +257,7 @@ class Daemon:
                 "worker_types": sorted(self._worker_types),
                 "slots": self._slots,
                 "schedules": self._schedules,
+                "zones": self._zones,
                 "beat": self._beat,
                 "at": format_time(now()),
             }

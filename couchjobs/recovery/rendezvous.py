@@ -19,7 +19,18 @@ def first_right(key: str, daemons: Sequence[str]) -> str | None:
     if len(daemons) < 2:
         return daemons[0] if daemons else None
     text = key.encode("utf-8", "surrogatepass")
-    return max(daemons, key=lambda daemon: (blake2b(text, key=daemon.encode()[:64], digest_size=8).digest(), daemon))
+    return max(daemons, key=lambda daemon: _weight(text, daemon))
+
+
+def rank(daemon: str, key: str, others: Sequence[str]) -> int:
+    """Return how many of the others come before `daemon` in the right to `key`."""
+    text = key.encode("utf-8", "surrogatepass")
+    own = _weight(text, daemon) if others else (b"", daemon)
+    return sum(_weight(text, other) > own for other in others)
+
+
+def _weight(text: bytes, daemon: str) -> tuple[bytes, str]:
+    return blake2b(text, key=daemon.encode()[:64], digest_size=8).digest(), daemon
 
 
 def bucket(key: str) -> int:

@@ -1,84 +1,95 @@
-"""Firing by the clock: which tick of which trigger is due, and the state that makes ticks the same everywhere.
+"""Firing by the clock: looking at each schedule when something is due, and storing jobs and states.
 
-State of a trigger, in the control database: `schedule:<triggers database>:<trigger>` = `{type, arguments, anchor,
-last}`: when it was first seen, and the last tick whose job is stored. The job's id comes from trigger and tick, so
-that two daemons that fire the same tick make one document. The state is written after the job.
+What is to be done about a schedule is said by `triggers.life`. A job's id comes from trigger and tick, so that two
+daemons that fire the same tick make one document; the state is written after the job. A single tick is marked in its
+trigger before its job is stored, at the revision that was read, and the trigger is deleted afterwards: an edit comes
+either before, and counts, or too late, and is refused.
+
+The daemon with the first right to a trigger fires it. The others look at its state some seconds after a tick, and
+take the trigger over where the tick did not come: its daemon may be unable to read what they can.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from dataclasses import dataclass
+import time
+from collections.abc import Coroutine, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
-from couchjobs.couch.settle import settle, settle_surely
-from couchjobs.errors import CouchError, NotFound, QueueClosedError
+from couchjobs.couch.database import generation
+from couchjobs.couch.history import documents_since
+from couchjobs.couch.settle import settle_surely
+from couchjobs.errors import CouchError, QueueClosedError
 from couchjobs.jobs.ids import tick_id
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.firing import Firing
-from couchjobs.scheduler.rebuild import rules_of, state_id
+from couchjobs.scheduler.states import States
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
-from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.life import ON_TIME, Life, Plan, State, seen
 
 _logger = get_logger(__name__)
-_MISSED = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(seconds=60)
+"""How long CouchDB may take nothing, and the ticks of that time all fire; those of before were missed."""
 _AFTER_FAILURE = timedelta(seconds=1)
 _AFTER_ERROR = timedelta(minutes=1)
 _LONGEST_WAIT_S = 60.0
-_AT_A_TIME = 50
+_LATE_AT_ONCE = 50
+"""Late ticks that are fired together: what is due now comes between."""
+_TOGETHER = 500
+"""Schedules whose states are read and written together."""
+_SLICE_S = 0.02
+"""Seconds of computing after which others have their turn."""
+_OTHERS = timedelta(seconds=10)
+"""How long a tick is left to the daemon with the first right; to that with the second twice as long, and so on."""
+_OTHERS_EACH = timedelta(seconds=30)
+"""How often the state of a trigger that another daemon fires is looked at, at most."""
 
 
 @dataclass(slots=True)
 class _Timer:
-    """One trigger that this daemon fires, with its stored state, and since when it does."""
+    """One schedule, as this daemon knows it."""
 
     trigger: ClockTrigger
-    state: Document
-    anchor: datetime
-    last: datetime | None
+    life: Life
+    rank: int
+    """0: this daemon fires it; else after how many others."""
     since: datetime
     at: datetime | None = None
-    stale: bool = False
-    firing: bool = False
-    begun: datetime | None = None
-    """The tick whose firing has begun and is not stored: an outage makes it late, not missed."""
+    """When to look at it next; None: never."""
+    busy: bool = False
 
-    def set(self, present: datetime) -> None:
-        """Find out when to look at the trigger next: at once where a tick is due, None for never."""
-        ticks = self.trigger.ticks
-        due = self.due_tick(present)
-        self.at = due if due is not None else ticks.next(present, self.anchor)
-
-    def due_tick(self, present: datetime) -> datetime | None:
-        """Return the first tick that has come and is not stored yet.
-
-        Those that were missed before this daemon had the trigger, or long ago, are collapsed into the last of them.
-        """
-        ticks, last = self.trigger.ticks, self.last
-        latest = ticks.latest(present, self.anchor, last)
-        if latest is None or (last is not None and latest <= last):
-            return None
-        first = ticks.next(max(last or self.anchor, self.since, present - _LONGEST_DELAY), self.anchor)
-        return first if first is not None and first < latest else latest
+    @property
+    def infos(self) -> TriggerInfos:
+        return self.trigger.infos
 
 
-def _is_readable(state: Document) -> bool:
-    try:
-        return parse_time(state["anchor"]) is not None and (
-            "last" not in state or parse_time(state["last"]) is not None
-        )
-    except (KeyError, TypeError, ValueError):
-        return False
+class _Slices:
+    """Gives others their turn when computing has taken a while."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() - self._began > _SLICE_S
+
+    async def turn(self) -> None:
+        if self.over:
+            await asyncio.sleep(0)
+            self._began = time.monotonic()
 
 
 class Clock:
@@ -92,160 +103,218 @@ class Clock:
         daemon: Daemon,
         firing: Firing,
     ) -> None:
-        self._control = connection.control
-        self._writer = connection.writer(self._control.name)
+        self._writer = connection.writer(store.database.name)
         self._triggers = triggers
         self._store = store
+        self._states = States(connection, store.database.name)
         self._daemon = daemon
         self._firing = firing
+        self._attention = Attention()
         self._timers: dict[str, _Timer] = {}
-        self._states_looked_at = False
-        self._firings: set[asyncio.Task[None]] = set()
-        self._fired = asyncio.Event()
         self._queue: list[tuple[datetime, str]] = []
-        self._dirty = triggers.listen()
+        self._late = asyncio.Semaphore(_LATE_AT_ONCE)
+        self._states_looked_at = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._stirred = asyncio.Event()
+        self._again: set[str] = set()
+        self._changes = triggers.listen()
         self._daemons_changed = daemon.listen()
 
     async def run(self) -> None:
         """Fire each tick when it comes. A firing that takes long holds up no other trigger."""
         await self._triggers.loaded.wait()
-        self._dirty.set()
+        self._daemons_changed.set()
+        self._start(self._attention.watch(), "attention")
         try:
             while True:
-                self._fired.clear()
-                if self._dirty.is_set() or self._daemons_changed.is_set():
-                    self._dirty.clear()
-                    self._daemons_changed.clear()
-                    await self._refresh()
-                self._begin_due(now())
-                await self._wait()
+                self._stirred.clear()
+                await self._take_in_changes()
+                if self._begin_due(now()):
+                    await self._wait()
+                else:
+                    await asyncio.sleep(0)
         finally:
-            firings = [*self._firings]
-            for firing in firings:
-                firing.cancel()
-            await asyncio.gather(*firings, return_exceptions=True)
+            tasks = [*self._tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _wait(self) -> None:
         seconds = _LONGEST_WAIT_S
         if self._queue:
             seconds = min(seconds, max(0.0, (self._queue[0][0] - now()).total_seconds()))
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._dirty, self._daemons_changed, self._fired)]
+        waits = [asyncio.ensure_future(one.wait()) for one in (self._changes, self._daemons_changed, self._stirred)]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
 
-    async def _refresh(self) -> None:
-        mine = {
-            trigger_id: trigger
-            for trigger_id, trigger in self._triggers.scheduled.items()
-            if self._daemon.fires(f"trigger:{trigger_id}")
-        }
-        kept = {
-            trigger_id: timer
-            for trigger_id, timer in self._timers.items()
-            if not timer.stale and trigger_id in mine and mine[trigger_id].infos.rev == timer.trigger.infos.rev
-        }
-        for trigger_id in [one for one in self._timers if not self._triggers.knows(one)]:
-            await self._drop_state(self._timers.pop(trigger_id).state)
+    async def _take_in_changes(self) -> None:
+        """Take in which triggers have changed, and which are this daemon's."""
+        if self._attention.look(now()):
+            _logger.warning("the clock was set back: all schedules are looked at again")
+            self._again |= self._timers.keys()
+        forced, self._again = self._again, set()
+        ids = self._changes.take() | forced
+        if self._daemons_changed.is_set():
+            self._daemons_changed.clear()
+            ids |= self._triggers.scheduled.keys() | self._timers.keys()
         if not self._states_looked_at:
             await self._drop_states_of_others()
-        fresh = [trigger for trigger_id, trigger in mine.items() if trigger_id not in kept]
-        states = await self._control.get_many(
-            state_id(self._store.database.name, trigger.infos.id) for trigger in fresh
-        )
-        loaded = await asyncio.gather(
-            *(
-                self._load_guarded(trigger, states.get(state_id(self._store.database.name, trigger.infos.id)))
-                for trigger in fresh
-            )
-        )
-        self._timers = kept | {timer.trigger.infos.id: timer for timer in loaded if timer is not None}
-        present = now()
-        for number, timer in enumerate(loaded):
-            if timer is not None:
-                self._set(timer, present)
-            if number % _AT_A_TIME == 0:
-                await asyncio.sleep(0)
-        self._queue = [
-            (timer.at, trigger_id)
-            for trigger_id, timer in self._timers.items()
-            if timer.at is not None and not timer.firing
-        ]
-        heapq.heapify(self._queue)
+        wanted: list[tuple[ClockTrigger, int]] = []
+        slices = _Slices()
+        for trigger_id in ids:
+            if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
+                wanted.append(found)
+            if slices.over:
+                self._begin_due(now())
+                await slices.turn()
+        for start in range(0, len(wanted), _TOGETHER):
+            await self._load_together(wanted[start : start + _TOGETHER])
+            self._begin_due(now())
+
+    async def _take_in(self, trigger_id: str, *, forced: bool) -> tuple[ClockTrigger, int] | None:
+        """Take in what a trigger has become; return it, and this daemon's rank, where its state must be read."""
+        trigger, timer = self._triggers.scheduled.get(trigger_id), self._timers.get(trigger_id)
+        if timer is not None and timer.busy:
+            self._again.add(trigger_id)  # it says itself when it is done
+            return None
+        rank = self._daemon.rank_for(f"trigger:{trigger_id}") if trigger is not None else None
+        if trigger is None or rank is None:
+            self._timers.pop(trigger_id, None)
+            if trigger is None and not self._triggers.may_be_clock(trigger_id):
+                await self._states.drop(trigger_id)
+            return None
+        if timer is not None and not forced and (timer.infos.rev, timer.rank) == (trigger.infos.rev, rank):
+            return None
+        return trigger, rank
 
     async def _drop_states_of_others(self) -> None:
-        """Drop the state of triggers that were removed, or disabled, while no daemon ran: a later one begins anew."""
-        prefix = state_id(self._store.database.name, "")
-        for state in await self._control.with_prefix(prefix):
-            if not self._triggers.knows(state["_id"].removeprefix(prefix)):
-                await self._drop_state(state)
+        """Drop the state of triggers that were removed while no daemon ran: a later one begins anew."""
+        async for trigger_id in self._states.all():
+            if not self._triggers.may_be_clock(trigger_id):
+                await self._states.drop(trigger_id)
         self._states_looked_at = True
 
-    def _set(self, timer: _Timer, present: datetime) -> None:
-        """Find out when to look at the trigger next; one whose schedule cannot be computed is never looked at."""
+    async def _load_together(self, wanted: list[tuple[ClockTrigger, int]]) -> None:
+        ids = [trigger.infos.id for trigger, _ in wanted]
         try:
-            timer.set(present)
-        except Exception:  # no schedule may stop the others
-            _logger.exception("trigger has no next time", trigger=timer.trigger.infos.id)
-            timer.at = None
-
-    async def _load_guarded(self, trigger: ClockTrigger, state: Document | None) -> _Timer | None:
-        """Return the timer of the trigger; None where its state cannot be had, and it is tried again soon."""
-        try:
-            return await self._load(trigger, state)
+            stored = await self._states.read(ids)
         except CouchError as error:
-            _logger.warning("schedule state is not to be had", trigger=trigger.infos.id, reason=str(error))
-        except Exception:  # no state may stop the others
-            _logger.exception("schedule state cannot be used", trigger=trigger.infos.id)
-        asyncio.get_running_loop().call_later(_AFTER_FAILURE.total_seconds(), self._dirty.set)
-        return None
+            _logger.warning("schedule states are not to be had", reason=str(error))
+            self._look_again(ids)
+            return
+        await asyncio.gather(*(self._load_guarded(trigger, rank, stored[trigger.infos.id]) for trigger, rank in wanted))
 
-    async def _load(self, trigger: ClockTrigger, state: Document | None) -> _Timer:
-        infos = trigger.infos
-        rules = rules_of(infos.type, infos.arguments, infos.timezone)
-        while state is None or not rules.items() <= {"timezone": None, **state}.items() or not _is_readable(state):
-            wanted: Document = {
-                "_id": state_id(self._store.database.name, trigger.infos.id),
-                **rules,
-                "anchor": format_time(now()),
-            }
-            if state is not None:
-                wanted["_rev"] = state["_rev"]
-            answer = await settle_surely(self._writer, wanted)
-            state = {**wanted, "_rev": answer.rev} if answer.stored else await self._control.find(wanted["_id"])
-        anchor, last = parse_time(state["anchor"]), parse_time(state["last"]) if state.get("last") else None
+    async def _load_guarded(self, trigger: ClockTrigger, rank: int, stored: State | None) -> None:
+        """Begin to watch a trigger; where its state cannot be had, that is tried again soon."""
+        trigger_id = trigger.infos.id
+        try:
+            await self._load(trigger, rank, stored)
+        except CouchError as error:
+            _logger.warning("schedule state is not to be had", trigger=trigger_id, reason=str(error))
+            self._look_again([trigger_id])
+        except Exception:  # no state may stop the others
+            _logger.exception("schedule state cannot be used", trigger=trigger_id)
+            self._look_again([trigger_id], _AFTER_ERROR)
+
+    def _look_again(self, ids: Iterable[str], after: timedelta = _AFTER_FAILURE) -> None:
+        wanted = set(ids)
+
+        def look() -> None:
+            self._again.update(wanted)
+            self._stirred.set()
+
+        asyncio.get_running_loop().call_later(after.total_seconds(), look)
+
+    async def _load(self, trigger: ClockTrigger, rank: int, stored: State | None) -> None:
+        infos, present = trigger.infos, now()
+        before = await self._as_it_was(infos, stored)
+        state = seen(before, trigger.ticks, infos, present)
+        if before is not None and state.note and state.note != before.note:
+            _logger.warning("a schedule is begun anew", trigger=infos.id, reason=state.note)
+        is_stored = stored is not None and (stored, stored.rev) == (state, state.rev)
+        if rank == 0 and not is_stored and not await self._states.write(infos, state):
+            self._look_again([infos.id], timedelta())
+            return
         known = self._timers.get(infos.id)
-        return _Timer(trigger, state, anchor or now(), last, since=known.since if known is not None else now())
+        timer = _Timer(trigger, Life(trigger.ticks, infos, state), rank, known.since if known else present)
+        self._timers[infos.id] = timer
+        timer.at = self._left_to_others(timer, present) if rank else timer.life.look(present)
+        if timer.at is not None:
+            heapq.heappush(self._queue, (timer.at, infos.id))
+
+    async def _as_it_was(self, infos: TriggerInfos, stored: State | None) -> State | None:
+        """Return the stored state, paused where the trigger was disabled since; None where it was made again."""
+        if stored is None or not stored.rev or stored.rev == infos.rev:
+            return stored
+        steps = generation(infos.rev) - generation(stored.rev)
+        if steps == 1:
+            return stored
+        between = await documents_since(self._store.database, infos.id, stored.rev)
+        if steps < 1 or between is None or any(document.get("_deleted") for document in between):
+            return None
+        if any(document.get("disabled") is True for document in between):
+            return replace(stored, paused=True)
+        return stored
+
+    def _noticed(self, timer: _Timer, present: datetime) -> datetime:
+        return max(timer.since, self._attention.since, present - _LONGEST_DELAY)
+
+    def _left_to_others(self, timer: _Timer, present: datetime, each: timedelta = timedelta()) -> datetime | None:
+        """Return when to look whether another daemon has fired the trigger."""
+        first = timer.life.look(present)
+        return None if first is None else max(first + timer.rank * _OTHERS, present + each)
 
     async def fire_due(self, present: datetime) -> None:
         """Fire every tick that has come by `present`, and return when that is done."""
         self._begin_due(present)
-        await asyncio.gather(*self._firings, return_exceptions=True)
+        await asyncio.gather(*(task for task in self._tasks if task.get_name() != "attention"), return_exceptions=True)
 
-    def _begin_due(self, present: datetime) -> None:
+    def _begin_due(self, present: datetime) -> bool:
+        """Begin what is due; return False where that takes too long, and there is more."""
+        slices = _Slices()
+        others: list[_Timer] = []
         while self._queue and self._queue[0][0] <= present:
-            timer = self._timers.get(heapq.heappop(self._queue)[1])
-            if timer is not None and not timer.firing:
-                timer.firing = True
-                name = f"fire {timer.trigger.infos.id[:100]}"
-                firing = asyncio.create_task(self._fire(timer, present), name=name)
-                self._firings.add(firing)
-                firing.add_done_callback(self._firings.discard)
+            if slices.over:
+                break
+            at, trigger_id = heapq.heappop(self._queue)
+            timer = self._timers.get(trigger_id)
+            if timer is None or timer.busy or timer.at != at:
+                continue
+            timer.busy = True
+            if timer.rank:
+                others.append(timer)
+            else:
+                self._start(self._fire(timer, is_late=present - at > ON_TIME), f"fire {trigger_id[:100]}")
+        if others:
+            self._start(self._look_at_others(others), "look at triggers of others")
+        return not self._queue or self._queue[0][0] > present
 
-    async def _fire(self, timer: _Timer, present: datetime) -> None:
-        infos = timer.trigger.infos
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _done_with(self, timer: _Timer) -> None:
+        timer.busy = False
+        if timer.infos.id in self._again:
+            self._stirred.set()
+        elif timer.at is not None and self._timers.get(timer.infos.id) is timer:
+            heapq.heappush(self._queue, (timer.at, timer.infos.id))
+            self._stirred.set()
+
+    async def _fire(self, timer: _Timer, *, is_late: bool) -> None:
+        """Do what is to be done about a schedule: one tick at most, then it is looked at again."""
+        infos = timer.infos
         try:
-            tick = timer.begun or timer.due_tick(present)
-            if tick is not None:
-                if infos.misfire == "skip" and present - tick > _MISSED and timer.begun is None:
-                    _logger.info("missed tick skipped", trigger=infos.id, tick=format_time(tick))
-                else:
-                    timer.begun = tick
-                    await self._firing.fire(infos, lambda: self._job(infos, tick))
-                await self._note_fired(timer, tick)
-                timer.begun = None
+            async with self._late if is_late else nullcontext():
+                present = now()
+                plan = timer.life.plan(present, self._noticed(timer, present))
+                timer.at = plan.look
+                await self._carry_out(timer, plan)
         except CouchError as error:
             _logger.warning("trigger not fired, tried again", trigger=infos.id, reason=str(error))
             timer.at = now() + _AFTER_FAILURE
@@ -254,35 +323,83 @@ class Clock:
         except Exception:  # no trigger may stop the others
             _logger.exception("trigger cannot be fired", trigger=infos.id)
             timer.at = now() + _AFTER_ERROR
-        else:
-            self._set(timer, now())
         finally:
-            timer.firing = False
-        if timer.at is not None and self._timers.get(infos.id) is timer:
-            heapq.heappush(self._queue, (timer.at, infos.id))
-            self._fired.set()
+            self._done_with(timer)
 
-    async def _note_fired(self, timer: _Timer, tick: datetime) -> None:
-        infos = timer.trigger.infos
-        if timer.trigger.ticks.once:
-            await self._store.delete_revision(infos.id, infos.rev)
-            timer.last = tick
-            await self._drop_state(timer.state)
-            return
-        timer.last = tick
-        timer.state = {**timer.state, "last": format_time(tick)}
-        answer = await settle_surely(self._writer, timer.state)
-        if answer.stored:
-            timer.state["_rev"] = answer.rev
+    async def _carry_out(self, timer: _Timer, plan: Plan) -> None:
+        infos, state = timer.infos, timer.life.state
+        if plan.ended:
+            await self._end(infos, plan.ended)
+        elif plan.tick is None:
+            await self._store_state(timer, plan.then)
+        elif timer.trigger.ticks.once:
+            await self._fire_single(timer, plan.tick)
         else:
-            timer.stale = True
-            self._dirty.set()
+            if plan.first is not None and not await self._store_state(timer, plan.first):
+                return
+            tick = plan.tick
+            await self._firing.fire(infos, lambda: self._job(infos, tick, state.fired))
+            if plan.then.missed > state.missed:
+                count = plan.then.missed - state.missed
+                _logger.warning("ticks were missed", trigger=infos.id, missed=count, tick=format_time(tick))
+            await self._store_state(timer, plan.then)
 
-    async def _drop_state(self, state: Document) -> None:
+    async def _fire_single(self, timer: _Timer, tick: datetime) -> None:
+        """Fire the one tick of a trigger, and delete the trigger: whatever somebody writes to it, it fires once."""
+        infos = timer.infos
+        rev = infos.rev
+        if infos.firing != tick:
+            answer = await settle_surely(self._writer, {**infos.document(), "firing": format_time(tick)})
+            if not answer.stored:  # it was edited, which the feed tells
+                timer.at = None
+                return
+            rev = answer.rev
+        await self._firing.fire(infos, lambda: self._job(infos, tick, None))
+        if await self._store.delete_revision(infos.id, rev):
+            await self._states.drop(infos.id)
+        timer.at = None
+
+    async def _end(self, infos: TriggerInfos, reason: str) -> None:
+        """Disable a trigger whose single tick never fires, and say why where people look."""
+        _logger.warning("a trigger never fires, and is disabled", trigger=infos.id, reason=reason)
+        await settle_surely(self._writer, {**infos.document(), "disabled": True, "ended": reason})
+
+    async def _store_state(self, timer: _Timer, state: State) -> bool:
+        """Store the state where it is another one; False where somebody else has written it, and it is read again."""
+        if state == timer.life.state:
+            return True
+        if not await self._states.write(timer.infos, state):
+            timer.at = None
+            self._look_again([timer.infos.id], timedelta())
+            return False
+        timer.life.state = state
+        return True
+
+    async def _look_at_others(self, timers: list[_Timer]) -> None:
+        """Look whether the daemons that have the first right have fired; take over what they have not."""
+        present = now()
         try:
-            await settle(self._writer, {"_id": state["_id"], "_rev": state["_rev"], "_deleted": True})
-        except NotFound:
-            _logger.info("schedule state is gone with its database", state=state["_id"])
+            stored = await self._states.read(timer.infos.id for timer in timers)
+            for timer in timers:
+                timer.life.state = stored[timer.infos.id] or timer.life.state
+                overdue = timer.life.overdue(present - timer.rank * _OTHERS)
+                if overdue is None:
+                    timer.at = self._left_to_others(timer, present, _OTHERS_EACH)
+                else:
+                    _logger.warning(
+                        "a tick did not come, and its trigger is taken over",
+                        trigger=timer.infos.id,
+                        tick=format_time(overdue),
+                    )
+                    timer.rank, timer.at = 0, present
+        except CouchError as error:
+            _logger.info("schedule states are not to be had", reason=str(error))
+            for timer in timers:
+                timer.at = present + _OTHERS
+        finally:
+            for timer in timers:
+                self._done_with(timer)
 
-    def _job(self, infos: TriggerInfos, tick: datetime) -> Job:
-        return new_job(self._store.db, infos.job_request(id=tick_id(infos.id, tick), queued_at=tick))
+    def _job(self, infos: TriggerInfos, tick: datetime, previous: datetime | None) -> Job:
+        request = infos.job_request(id=tick_id(infos.id, tick), queued_at=tick, tick=tick, previous_tick=previous)
+        return new_job(self._store.db, request)

@@ -30,12 +30,15 @@ from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.payloads import as_changes, gathered
 from couchjobs.jobs.request import new_job
+from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.reaper import reap
 from couchjobs.scheduler.event_jobs import CHAIN
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.life import AHEAD
 
+_logger = get_logger(__name__)
 _APPENDS = "@webhook"
 
 
@@ -83,7 +86,7 @@ class Debouncer:
         while True:
             state = await self._control.find(self._prefix + infos.id)
             job = None
-            if state is not None and _is_window(state):
+            if state is not None and _is_window(state) and await self._ends_in_time(state, infos):
                 job = await self._join(state, infos, payloads, manual=manual, makers=makers)
             if job is None:
                 window = await self._open(state, infos)
@@ -92,6 +95,22 @@ class Debouncer:
                     job = await self._make(window, infos, payloads, manual=manual, makers=makers)
             if job is not None and (infos.type != _APPENDS or await self._holds(job, payloads)):
                 return job
+
+    async def _ends_in_time(self, state: Document, infos: TriggerInfos) -> bool:
+        """Return whether the window ends when it should; one of a clock that was ahead is closed, its job due now."""
+        latest = now() + timedelta(seconds=infos.debounce or 0)
+        until = parse_time(state["until"]) or latest
+        if until <= latest + AHEAD:
+            return True
+        _logger.warning("a window of a clock that was ahead is closed", trigger=infos.id, until=state["until"])
+        store = self._broker.store_of(infos.worker)
+        document = await store.database.find(state["job_id"])
+        if document is not None and Job.read(document).state is State.QUEUED:
+            try:
+                await store.update(Job.read(document), scheduled_at=latest)
+            except Conflict:
+                return False
+        return False
 
     async def _holds(self, job: Job, payloads: dict[str, Any]) -> bool:
         """Return whether the job as CouchDB has it holds the payloads; on a cluster, it may have taken two writes."""

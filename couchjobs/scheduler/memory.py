@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,27 +18,23 @@ from couchjobs.timestamps import now
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
+from couchjobs.triggers.life import Life, begun
 from couchjobs.triggers.on_demand import OnDemand
-from couchjobs.triggers.schedule import Schedule
 
-_MISSED = timedelta(seconds=5)
 _LONGEST_WAIT_S = 60.0
 
 
 class _Known:
-    """One trigger: its tenant, what makes it fire, and its schedule state."""
+    """One trigger: its tenant, what makes it fire, and its schedule."""
 
-    def __init__(self, db: Prefixer, infos: TriggerInfos, parsed: ParsedTrigger, anchor: datetime) -> None:
+    def __init__(self, db: Prefixer, infos: TriggerInfos, parsed: ParsedTrigger, present: datetime) -> None:
         self.db = db
         self.infos = infos
         self.parsed = parsed
-        self.anchor = anchor
-        self.last: datetime | None = None
+        self.life: Life | None = None
+        if not isinstance(parsed, EventRules | OnDemand):
+            self.life = Life(parsed, infos, begun(parsed, infos, present))
         self.window: Job | None = None
-
-    @property
-    def schedule(self) -> Schedule | None:
-        return None if isinstance(self.parsed, EventRules | OnDemand) or self.infos.disabled else self.parsed
 
 
 class MemScheduler:
@@ -91,18 +88,24 @@ class MemScheduler:
         for known in [*self._known.values()]:
             if known.infos.id in broker.bad_triggers:
                 self._known.pop(known.infos.id, None)
-            elif known.schedule is not None:
-                await self._fire_tick(known, known.schedule, now)
+            elif known.life is not None:
+                await self._fire_ticks(known, known.life, now)
 
-    async def _fire_tick(self, known: _Known, schedule: Schedule, present: datetime) -> None:
-        tick = schedule.latest(present, known.anchor, known.last)
-        if tick is None or (known.last is not None and tick <= known.last):
-            return
-        known.last = tick
-        if known.infos.misfire == "once" or present - tick <= _MISSED:
-            await self._fire(known, id=tick_id(known.infos.id, tick), queued_at=tick)
-        if schedule.once:
-            self._known.pop(known.infos.id, None)
+    async def _fire_ticks(self, known: _Known, life: Life, present: datetime) -> None:
+        """Fire what is due, as `misfire` says."""
+        while True:
+            previous, plan = life.state.fired, life.plan(present)
+            life.state = plan.then
+            if plan.ended:
+                known.infos.disabled, known.infos.ended = True, plan.ended
+            if plan.tick is None:
+                return
+            tick = plan.tick
+            if life.schedule.once:
+                self._known.pop(known.infos.id, None)
+            await self._fire(known, id=tick_id(known.infos.id, tick), queued_at=tick, tick=tick, previous_tick=previous)
+            if life.schedule.once:
+                return
 
     async def fire_event(
         self, db: Prefixer, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None = None
@@ -194,21 +197,22 @@ class MemScheduler:
     async def clean(self) -> None:
         """Drop all schedule state: every schedule begins now."""
         for known in self._known.values():
-            known.anchor, known.last = self._clock(), None
+            if known.life is not None:
+                known.life.state = begun(known.life.schedule, known.infos, self._clock())
 
     async def rebuild(self, db: Prefixer) -> None:
         """Drop the schedule state and make it anew; the last tick is what later ones are counted from."""
         for known in self._known.values():
-            if known.db == db and known.last is not None:
-                known.anchor = known.last
+            if known.db == db and known.life is not None and (last := known.life.state.last) is not None:
+                known.life.state = replace(known.life.state, anchor=last, passed=last)
 
     async def _run_for_ever(self) -> None:
         while True:
             self._changed.clear()
             await self.poll_scheduler(self._clock())
             present = self._clock()
-            schedules = [(known.schedule, known.anchor) for known in self._known.values()]
-            ticks = [tick for schedule, anchor in schedules if schedule and (tick := schedule.next(present, anchor))]
+            lives = [known.life for known in self._known.values() if known.life is not None]
+            ticks = [tick for life in lives if (tick := life.look(present)) is not None]
             seconds = min((min(ticks) - present).total_seconds(), _LONGEST_WAIT_S) if ticks else _LONGEST_WAIT_S
             try:
                 async with asyncio.timeout(max(0.0, seconds)):

@@ -7,6 +7,7 @@ has fired already makes the same job id again: no tick fires twice.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from couchjobs.couch.connection import Connection
@@ -16,20 +17,16 @@ from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import latest_id
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.states import document_of, state_id
 from couchjobs.scheduler.store import TriggerStore
-from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.timestamps import now, parse_time
 from couchjobs.triggers.event import EventRules
+from couchjobs.triggers.life import begun
 from couchjobs.triggers.on_demand import OnDemand
 
-SCHEDULE = "schedule:"
 _LOOKED_AT = 50
 _NEWEST = 2000
 _AHEAD = timedelta(minutes=1)
-
-
-def state_id(triggers_database: str, trigger_id: str) -> str:
-    """Return the id of the document that holds the schedule state of a trigger."""
-    return f"{SCHEDULE}{triggers_database}:{trigger_id}"
 
 
 async def clean(connection: Connection, db: Prefixer) -> int:
@@ -49,24 +46,27 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
     trigger without jobs begins now. States are replaced one by one, not dropped first: a daemon that fires meanwhile
     always finds one.
     """
-    scheduled = [infos for infos, parsed in await store.parsed() if not isinstance(parsed, EventRules | OnDemand)]
+    scheduled = {
+        infos.id: (infos, parsed)
+        for infos, parsed in await store.parsed()
+        if not isinstance(parsed, EventRules | OnDemand)
+    }
     last_ticks: dict[str, datetime] = {}
     for lane in connection.settings.all_lanes:
-        of_lane = {infos.id for infos in scheduled if connection.settings.lane_of(infos.worker) == lane}
+        of_lane = {
+            trigger_id
+            for trigger_id, (infos, _) in scheduled.items()
+            if connection.settings.lane_of(infos.worker) == lane
+        }
         last_ticks |= await _last_ticks(JobStore(connection, db, lane), of_lane)
     old = {state["_id"]: state for state in await connection.control.with_prefix(state_id(store.database.name, ""))}
     writer = connection.writer(connection.control.name)
     states: list[Document] = []
-    for infos in scheduled:
-        last = last_ticks.get(infos.id)
-        state: Document = {
-            "_id": state_id(store.database.name, infos.id),
-            **rules_of(infos.type, infos.arguments, infos.timezone),
-            "anchor": format_time(last or now()),
-        }
-        if last is not None:
-            state["last"] = format_time(last)
-        states.append(state)
+    for trigger_id, (infos, schedule) in scheduled.items():
+        state = begun(schedule, infos, now())
+        if (last := last_ticks.get(trigger_id)) is not None:
+            state = replace(state, anchor=last, last=last, fired=last, passed=last)
+        states.append({"_id": state_id(store.database.name, trigger_id), **document_of(state, infos)})
     gone = old.keys() - {state["_id"] for state in states}
     await asyncio.gather(
         *(_replace(writer, state, old.get(state["_id"])) for state in states),
@@ -115,8 +115,3 @@ def _tick_of(queued_at: object) -> datetime | None:
         return parse_time(queued_at) if isinstance(queued_at, str) else None
     except ValueError:
         return None
-
-
-def rules_of(kind: str, arguments: str, timezone: str | None) -> Document:
-    """Return what schedule state belongs to: where a trigger says something else, the state is another's."""
-    return {"type": kind, "arguments": arguments, "timezone": timezone}

@@ -41,14 +41,41 @@ class TriggerStore:
             MalformedTriggerError: its arguments cannot be parsed, or name a database that events may not come from.
             Conflict: there is a trigger with that id.
         """
-        parsed = parse_trigger(infos)
-        if isinstance(parsed, EventRules):
-            await self._check_sources(parsed)
+        await self._check(infos)
         document = {"_id": new_id(), "domain": self.db.domain, **infos.document(go_durations=self._go_durations)}
         if self.db.prefix:
             document.setdefault("prefix", self.db.prefix)
         document["_rev"] = await self.database.put(document)
         return self.read(document)
+
+    async def replace(self, trigger_id: str, changes: Document) -> TriggerInfos:
+        """Change fields of a trigger, None removing one, and return it as it was stored.
+
+        Raises:
+            TriggerNotFoundError: there is none with that id.
+            BadDocumentError: it would be none.
+            UnknownTriggerError: its type is not known.
+            MalformedTriggerError: its arguments cannot be parsed, or name a database that events may not come from.
+            Conflict: somebody else has changed it meanwhile.
+        """
+        document = await self._find(trigger_id)
+        kept = {name: value for name, value in {**document, **changes}.items() if changes.get(name, "") is not None}
+        if "message" in changes:
+            kept["message"] = changes["message"]
+        infos = self.read(kept)
+        await self._check(infos)
+        return self.read({**kept, "_rev": await self.database.put(kept)})
+
+    async def _check(self, infos: TriggerInfos) -> None:
+        parsed = parse_trigger(infos)
+        if isinstance(parsed, EventRules):
+            await self._check_sources(parsed)
+
+    async def _find(self, trigger_id: str) -> Document:
+        document = await self.database.find(trigger_id) if trigger_id and not trigger_id.startswith("_") else None
+        if document is None:
+            raise TriggerNotFoundError(f"no trigger {trigger_id!r} in database {self.database.name}")
+        return document
 
     async def _check_sources(self, rules: EventRules) -> None:
         """Raise MalformedTriggerError where events may not come from one of the databases, as far as one may know."""
@@ -72,10 +99,7 @@ class TriggerStore:
             TriggerNotFoundError: there is none with that id.
             BadDocumentError: the document is none.
         """
-        document = await self.database.find(trigger_id) if trigger_id and not trigger_id.startswith("_") else None
-        if document is None:
-            raise TriggerNotFoundError(f"no trigger {trigger_id!r} in database {self.database.name}")
-        return self.read(document)
+        return self.read(await self._find(trigger_id))
 
     async def delete(self, trigger_id: str) -> None:
         """Delete the trigger, whatever it has become.
@@ -84,9 +108,7 @@ class TriggerStore:
             TriggerNotFoundError: there is none with that id.
         """
         while True:
-            document = await self.database.find(trigger_id)
-            if document is None:
-                raise TriggerNotFoundError(f"no trigger {trigger_id!r} in database {self.database.name}")
+            document = await self._find(trigger_id)
             if await self.delete_revision(trigger_id, document["_rev"]):
                 return
 

@@ -22,16 +22,37 @@ _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
 
 
+class TriggerChanges(asyncio.Event):
+    """Set whenever triggers change; knows which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids: set[str] = set()
+
+    def note(self, ids: Iterable[str]) -> None:
+        """Take note that these have changed."""
+        self._ids.update(ids)
+        self.set()
+
+    def take(self) -> set[str]:
+        """Return which have changed since the last call."""
+        self.clear()
+        ids, self._ids = self._ids, set()
+        return ids
+
+
 class TriggerSet:
-    """All enabled triggers, and the reasons of those that cannot be understood."""
+    """All triggers that fire by themselves, and the reasons of those that cannot be understood."""
 
     def __init__(self, store: TriggerStore, heartbeat_s: float) -> None:
         self._store = store
         self._database = store.database
         self._heartbeat_s = heartbeat_s
-        self._listeners: list[asyncio.Event] = []
+        self._listeners: list[TriggerChanges] = []
+        self._changed: set[str] = set()
         self._revs: dict[str, str] = {}
         self.scheduled: dict[str, ClockTrigger] = {}
+        """Those that fire by the clock, disabled ones included: their schedules live on."""
         self.events: dict[str, EventTrigger] = {}
         self.bad: dict[str, str] = {}
         """By id of the trigger: why it cannot be understood."""
@@ -40,11 +61,11 @@ class TriggerSet:
         self.loaded = asyncio.Event()
         """Set once all triggers that were there at the start are known."""
 
-    def listen(self) -> asyncio.Event:
+    def listen(self) -> TriggerChanges:
         """Return an event that is set whenever a trigger changes."""
-        event = asyncio.Event()
-        self._listeners.append(event)
-        return event
+        changes = TriggerChanges()
+        self._listeners.append(changes)
+        return changes
 
     async def follow(self) -> None:
         """Read all triggers, then follow their changes. A database that does not exist yet is waited for."""
@@ -136,20 +157,18 @@ class TriggerSet:
                 _logger.exception("bad trigger", trigger=trigger_id)
                 self._note_bad(trigger_id, f"{type(error).__name__}: {error}")
                 continue
-            if infos.disabled:
-                continue
-            if isinstance(trigger, EventTrigger):
-                self.events[trigger_id] = trigger
-            elif isinstance(trigger, ClockTrigger):
+            if isinstance(trigger, ClockTrigger):
                 self.scheduled[trigger_id] = trigger
+            elif isinstance(trigger, EventTrigger) and not infos.disabled:
+                self.events[trigger_id] = trigger
 
     def _note_bad(self, trigger_id: str, reason: str) -> None:
         self.bad[trigger_id] = reason
         _logger.warning("bad trigger", trigger=trigger_id, reason=reason)
 
-    def knows(self, trigger_id: str) -> bool:
-        """Return whether there is, or may be, such a trigger that is not disabled."""
-        return any(trigger_id in known for known in (self.scheduled, self.events, self.bad, self._unknown))
+    def may_be_clock(self, trigger_id: str) -> bool:
+        """Return whether there is, or may be, such a trigger that fires by the clock, disabled or not."""
+        return any(trigger_id in known for known in (self.scheduled, self.bad, self._unknown))
 
     @property
     def is_complete(self) -> bool:
@@ -157,14 +176,17 @@ class TriggerSet:
         return not self.bad and not self._unknown
 
     def _forget(self, trigger_id: str) -> None:
+        self._changed.add(trigger_id)
         for known in (self.scheduled, self.events, self.bad, self._revs):
             known.pop(trigger_id, None)
 
     def _forget_all(self) -> None:
+        self._changed.update(self._revs)
         for known in (self.scheduled, self.events, self.bad, self._revs):
             known.clear()
         self._notify()
 
     def _notify(self) -> None:
-        for event in self._listeners:
-            event.set()
+        changed, self._changed = self._changed, set()
+        for listener in self._listeners:
+            listener.note(changed)

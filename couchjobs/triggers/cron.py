@@ -8,18 +8,22 @@ years means never. croniter finds the time; it is given plain lists, for it read
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterBadDateError, croniter
 
 from couchjobs.errors import MalformedTriggerError
 from couchjobs.triggers.cron_fields import CronFields, parse_fields
+from couchjobs.triggers.dialects import advice
 from couchjobs.triggers.every import every_descriptor
-from couchjobs.triggers.schedule import Schedule, latest_by_search
+from couchjobs.triggers.schedule import Schedule, count_by_walking, latest_by_search
+from couchjobs.triggers.zones import parse_zone
 
 _YEARS = 5
 _SECOND = timedelta(seconds=1)
+_ANY_TIME = datetime.fromisoformat("2000-01-01")
 _DESCRIPTORS = {
     "@yearly": "0 0 0 1 1 *",
     "@annually": "0 0 0 1 1 *",
@@ -39,17 +43,60 @@ class CronTrigger:
     zone: ZoneInfo
     once: bool = False
 
+    @property
+    def meaning(self) -> str:
+        """Return its fields as numbers, and its zone."""
+        fields = self.fields
+        days = "" if not fields.has_calendar else f" {fields.days} {fields.weekdays}"
+        return f"cron {fields.expression()} {'and' if fields.both_days else 'or'}{days} {self.zone.key}"
+
+    @property
+    def family(self) -> str:
+        """Return its zone; hourly and finer schedules have ticks in real time."""
+        return "real" if self.fields.every_hour else f"local {self.zone.key}"
+
+    def slot(self, tick: datetime) -> str:
+        """Return the local time, which comes once whatever another daemon's zone data say; none where hourly."""
+        return "" if self.fields.every_hour else self.local(tick).isoformat()
+
+    def local(self, tick: datetime) -> datetime:
+        """Return the time that clocks of the zone show then, without a zone."""
+        return tick.astimezone(self.zone).replace(tzinfo=None)
+
     def next(self, after: datetime, anchor: datetime) -> datetime | None:  # noqa: ARG002  the protocol's
         """Return the first tick later than `after`."""
-        return self._next_real(after) if self.fields.every_hour else self._next_local(after)
+        try:
+            return self._next_real(after) if self.fields.every_hour else self._next_local(after)
+        except OverflowError:
+            return None
 
     def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:
         """Return the last tick not later than `until`, and later than the anchor."""
-        return latest_by_search(self, until, anchor, since)
+        return self._guessed(until, max(anchor, since or anchor)) or latest_by_search(self, until, anchor, since)
+
+    def count(self, after: datetime, until: datetime, anchor: datetime, most: int) -> int:
+        """Return how many ticks are later than `after` and not later than `until`; at most so many."""
+        return count_by_walking(self, after, until, anchor, most)
+
+    def _guessed(self, until: datetime, since: datetime) -> datetime | None:
+        """Return the last tick as croniter sees it going backwards; None where going forwards does not confirm it."""
+        if self.fields.has_calendar:
+            return None
+        try:
+            local = _iterator(self.fields.expression(), self.fields.both_days).get_prev(
+                datetime, start_time=self.local(until).replace(microsecond=0) + _SECOND
+            )
+            tick = self._real(local)
+        except (CroniterBadDateError, OverflowError, ValueError):
+            return None
+        if not since < tick <= until or self.next(tick - _SECOND, since) != tick:
+            return None
+        later = self.next(tick, since)
+        return tick if later is None or later > until else None
 
     def _next_local(self, after: datetime) -> datetime | None:
         """Walk through local times: one that does not exist is moved behind the gap, of two the first counts."""
-        local: datetime | None = after.astimezone(self.zone).replace(tzinfo=None)
+        local: datetime | None = self.local(after)
         while local is not None:
             local = self._next_naive(local)
             if local is None:
@@ -61,7 +108,7 @@ class CronTrigger:
 
     def _real(self, local: datetime) -> datetime:
         tick = local.replace(tzinfo=self.zone).astimezone(UTC)
-        if tick.astimezone(self.zone).replace(tzinfo=None) == local:
+        if self.local(tick) == local:
             return tick
         return self._change_of_offset(tick - timedelta(days=1), tick + timedelta(days=1))
 
@@ -105,18 +152,37 @@ class CronTrigger:
         return high
 
     def _next_naive(self, local: datetime) -> datetime | None:
-        try:
-            found: datetime = croniter(
-                self.fields.expression(),
-                local,
-                ret_type=datetime,
-                day_or=not self.fields.both_days,
-                max_years_between_matches=_YEARS,
-                second_at_beginning=True,
-            ).get_next(datetime)
-        except (CroniterBadDateError, OverflowError, ValueError):
-            return None
-        return found
+        if not self.fields.has_calendar:
+            return _next_by(self.fields, local)
+        times, day = self.fields.at_any_day(), self.fields.next_day(local.date(), _YEARS)
+        while day is not None:
+            start = max(local, datetime.combine(day, time()) - _SECOND)
+            found = _next_by(times, start)
+            if found is None or found.date() == day:
+                return found
+            day = self.fields.next_day(found.date(), _YEARS)
+        return None
+
+
+def _next_by(fields: CronFields, local: datetime) -> datetime | None:
+    try:
+        found: datetime = _iterator(fields.expression(), fields.both_days).get_next(datetime, start_time=local)
+    except (CroniterBadDateError, OverflowError, ValueError):
+        return None
+    return found
+
+
+@lru_cache(maxsize=512)
+def _iterator(expression: str, both_days: bool) -> croniter:
+    """Return what finds the times of an expression, from any start: to make one takes five times as long."""
+    return croniter(
+        expression,
+        _ANY_TIME,
+        ret_type=datetime,
+        day_or=not both_days,
+        max_years_between_matches=_YEARS,
+        second_at_beginning=True,
+    )
 
 
 def parse_cron(arguments: str, timezone: str | None) -> Schedule:
@@ -132,6 +198,15 @@ def parse_cron(arguments: str, timezone: str | None) -> Schedule:
         zone = parse_zone(name)
     else:
         zone = parse_zone(timezone)
+    try:
+        return _parse(text, zone)
+    except MalformedTriggerError as error:
+        if instead := advice(text):
+            raise MalformedTriggerError(f"{error}; {instead}") from None
+        raise
+
+
+def _parse(text: str, zone: ZoneInfo) -> Schedule:
     if text.startswith("@every "):
         return every_descriptor(text.removeprefix("@every "))
     if text.startswith("@"):
@@ -139,17 +214,3 @@ def parse_cron(arguments: str, timezone: str | None) -> Schedule:
             raise MalformedTriggerError(f"{text[:80]!r} is no descriptor: {', '.join(_DESCRIPTORS)}, @every D")
         text = _DESCRIPTORS[text]
     return CronTrigger(parse_fields(text), zone)
-
-
-def parse_zone(name: str | None) -> ZoneInfo:
-    """Return the time zone of that IANA name, UTC where there is none.
-
-    Raises:
-        MalformedTriggerError: there is no such zone.
-    """
-    try:
-        return ZoneInfo(name or "UTC")
-    except (KeyError, ValueError, OSError):
-        raise MalformedTriggerError(
-            f"there is no time zone {str(name)[:80]!r}: write one such as Europe/Paris"
-        ) from None

@@ -4,11 +4,18 @@ Six fields with seconds first; five mean second 0. In a field: `*` or `?`, numbe
 ranges, steps, lists. `N/step` means from N to the end; ranges do not wrap; Sunday is 0. A day field that is `*`, `?` or
 `*/1` is free; where neither is free, a day that satisfies one of them is enough.
 Source: robfig/cron v3, package documentation, "CRON Expression Format".
+
+Beyond it, in day fields: `L` (the last day of the month), `L-3` (three days before it), `15W` (the weekday, Monday to
+Friday, nearest to the 15th in the same month), `LW`, `5#3` (the third Friday), `5L` (the last Friday). And `?` is
+understood in day fields alone, for elsewhere it is the mark of another dialect.
 """
 
 from __future__ import annotations
 
+import calendar
+import re
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from couchjobs.errors import MalformedTriggerError
 
@@ -16,6 +23,9 @@ _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "
 _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, 1)}
 _WEEKDAYS = {name: number for number, name in enumerate(("sun", "mon", "tue", "wed", "thu", "fri", "sat"))}
 _LONGEST = 1000
+_ONE_DAY = timedelta(days=1)
+_OF_MONTH = re.compile(r"L|L-(?P<before>[12]?\d|30)|LW|(?P<near>\d{1,2})W", re.ASCII)
+_OF_WEEK = re.compile(r"(?P<day>[0-9]|[A-Z]{3})(?:L|#(?P<nth>[1-5]))", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,44 @@ _KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Day:
+    """One day of each month that is not always the same number.
+
+    `what`: `last`, so many days before the last (`number`); `weekday`, the one nearest to the day `number`, 0 being the
+    last; `nth`, the day of the week `number` for the `nth` time, 0 being the last; `until`, the day `number`, or the
+    last one of a shorter month.
+    """
+
+    what: str
+    number: int
+    nth: int = 0
+
+    def of(self, year: int, month: int) -> int:
+        """Return the day of that month; 0 where it has none."""
+        first, days = calendar.monthrange(year, month)
+        match self.what:
+            case "last":
+                return max(0, days - self.number)
+            case "until":
+                return min(self.number, days)
+            case "weekday":
+                if self.number > days:
+                    return 0
+                day = self.number or days
+                of_week = (first + day - 1) % 7
+                if of_week == 5:
+                    return day - 1 if day > 1 else day + 2
+                if of_week == 6:
+                    return day + 1 if day < days else day - 2
+                return day
+        begin = 1 + (self.number - 1 - first) % 7
+        if not self.nth:
+            return begin + 7 * ((days - begin) // 7)
+        day = begin + 7 * (self.nth - 1)
+        return day if day <= days else 0
+
+
+@dataclass(frozen=True, slots=True)
 class CronFields:
     """The numbers that each field allows, ascending; `both_days`: a day must satisfy both day fields, else either."""
 
@@ -47,6 +95,40 @@ class CronFields:
     month: tuple[int, ...]
     day_of_week: tuple[int, ...]
     both_days: bool
+    days: tuple[Day, ...] = ()
+    """Further days that the field day of month allows."""
+    weekdays: tuple[Day, ...] = ()
+    """Further days that the field day of week allows."""
+
+    @property
+    def has_calendar(self) -> bool:
+        """Return whether some of its days differ from month to month."""
+        return bool(self.days or self.weekdays)
+
+    def allows(self, day: date) -> bool:
+        """Return whether there may be ticks on that day."""
+        if day.month not in self.month:
+            return False
+        by_month = day.day in self.day_of_month or any(one.of(day.year, day.month) == day.day for one in self.days)
+        by_week = day.isoweekday() % 7 in self.day_of_week or any(
+            one.of(day.year, day.month) == day.day for one in self.weekdays
+        )
+        return (by_month and by_week) if self.both_days else (by_month or by_week)
+
+    def next_day(self, day: date, years: int) -> date | None:
+        """Return the first day, this one or a later one, on which there may be ticks; None within so many years."""
+        for _ in range(366 * years):
+            if self.allows(day):
+                return day
+            if day == date.max:
+                return None
+            day += _ONE_DAY
+        return None
+
+    def at_any_day(self) -> CronFields:
+        """Return the same times of the day, on all days."""
+        every = tuple(range(1, 32)), tuple(range(1, 13)), tuple(range(7))
+        return CronFields(self.second, self.minute, self.hour, *every, both_days=True)
 
     @property
     def every_hour(self) -> bool:
@@ -76,26 +158,49 @@ def parse_fields(text: str) -> CronFields:
         raise MalformedTriggerError(f"cron expression {text[:80]!r}: {len(parts)} fields, 5 or 6 are needed")
     if len(parts) == 5:
         parts = ["0", *parts]
-    numbers, free = [], []
+    numbers, days, free = [], [], []
     for part, kind in zip(parts, _KINDS, strict=True):
-        allowed, is_free = _parse_field(part, kind)
+        allowed, special, is_free = _parse_field(part, kind)
         numbers.append(tuple(sorted(allowed)))
+        days.append(tuple(special))
         free.append(is_free)
     second, minute, hour, day_of_month, month, day_of_week = numbers
-    return CronFields(second, minute, hour, day_of_month, month, day_of_week, both_days=free[3] or free[5])
+    both_days = free[3] or free[5]
+    return CronFields(second, minute, hour, day_of_month, month, day_of_week, both_days, days[3], days[5])
 
 
-def _parse_field(text: str, kind: _Kind) -> tuple[set[int], bool]:
+def _parse_field(text: str, kind: _Kind) -> tuple[set[int], list[Day], bool]:
     allowed: set[int] = set()
+    days: list[Day] = []
     free = False
     for part in text.split(","):
-        if part:
+        if day := _parse_day(part.upper(), kind):
+            days.append(day)
+        elif part:
             numbers, is_free = _parse_range(part, kind)
             allowed.update(numbers)
             free = free or is_free
-    if not allowed:
+    if not allowed and not days:
         raise MalformedTriggerError(f"cron field {text!r} ({kind.name}): nothing in it")
-    return allowed, free
+    return allowed, days, free
+
+
+def _parse_day(text: str, kind: _Kind) -> Day | None:
+    """Return the day that `L`, `L-3`, `15W`, `LW` or `5#3`, `5L` mean in that field; None where it is none of these."""
+    if kind.name == "day of month":
+        if found := _OF_MONTH.fullmatch(text):
+            if found["before"] is not None or text == "L":
+                return Day("last", int(found["before"] or 0))
+            number = 0 if text == "LW" else int(found["near"])
+            if text == "LW" or 1 <= number <= 31:
+                return Day("weekday", number)
+    elif kind.name == "day of week" and (found := _OF_WEEK.fullmatch(text)):
+        name = found["day"].lower()
+        number = _WEEKDAYS[name] if name in _WEEKDAYS else int(name) if name.isdigit() else 7
+        nth = int(found["nth"] or 0)
+        if number < 7 and (nth or found["nth"] is None):
+            return Day("nth", number, nth)
+    return None
 
 
 def _parse_range(text: str, kind: _Kind) -> tuple[range, bool]:
@@ -104,6 +209,8 @@ def _parse_range(text: str, kind: _Kind) -> tuple[range, bool]:
     if len(steps) > 1:
         raise MalformedTriggerError(f"{where}: more than one step")
     free = span in ("*", "?")
+    if span == "?" and kind.name not in ("day of month", "day of week"):
+        raise MalformedTriggerError(f"{where}: ? stands for a day that is not given, and there is none here: write *")
     if free:
         low, high = kind.low, kind.high
     else:

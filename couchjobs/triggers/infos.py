@@ -13,9 +13,14 @@ from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.job import GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions
 from couchjobs.jobs.message import decode_message, reasons
 from couchjobs.jobs.request import JobRequest
+from couchjobs.timestamps import Timestamp
 
 if TYPE_CHECKING:
     from couchjobs.couch.database import Document
+
+
+MOST_MISFIRES = 1000
+"""The highest `misfire_limit`."""
 
 
 def _none_if_empty(value: object) -> object:
@@ -38,8 +43,17 @@ class TriggerInfos(BaseModel):
     options: JobOptions | None = None
     message: Any = None
     timezone: str | None = None
-    misfire: Literal["once", "skip"] = "once"
+    misfire: Literal["once", "skip", "all"] = "once"
+    misfire_limit: Annotated[int | None, Field(ge=1, le=MOST_MISFIRES)] = None
+    grace: Annotated[Seconds | None, Field(default=None)] = None
+    starts: Timestamp = None
+    ends: Timestamp = None
+    anchor: Timestamp = None
     disabled: bool = False
+    ended: str | None = None
+    """Why its single tick never fires, where that is so; written by a daemon, which disables the trigger."""
+    firing: Timestamp = None
+    """The single tick that is being fired; written by a daemon, which deletes the trigger once the job is stored."""
 
     _document: Document = PrivateAttr(default_factory=dict)
 
@@ -54,7 +68,8 @@ class TriggerInfos(BaseModel):
             orjson.dumps(document)
         except TypeError as error:
             raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
-        readable = {**document, "debounce": _none_if_empty(document.get("debounce"))}
+        readable = {name: value for name, value in document.items() if value is not None or name == "message"}
+        readable["debounce"] = _none_if_empty(document.get("debounce"))
         try:
             context = GO_DURATIONS if go_durations else None
             infos = cls.model_validate(readable, by_alias=True, by_name=False, context=context)

@@ -24,7 +24,7 @@ _KINDS: dict[str, Callable[[TriggerInfos], ParsedTrigger]] = {
     "@cron": lambda infos: parse_cron(infos.arguments, infos.timezone),
     "@daily": parse_periodic,
     "@event": lambda infos: parse_event(infos.arguments),
-    "@every": lambda infos: parse_every(infos.arguments),
+    "@every": lambda infos: parse_every(infos.arguments, infos.anchor),
     "@hourly": parse_periodic,
     "@in": lambda infos: parse_in(infos.arguments),
     "@monthly": parse_periodic,
@@ -47,4 +47,16 @@ def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
         raise MalformedTriggerError(
             f"arguments have {len(infos.arguments):,} characters; {_LONGEST_ARGUMENTS:,} may be"
         )
-    return parse(infos)
+    parsed = parse(infos)
+    _check_bounds(infos, clock=not isinstance(parsed, EventRules | OnDemand))
+    return parsed
+
+
+def _check_bounds(infos: TriggerInfos, *, clock: bool) -> None:
+    for name in ("starts", "ends", "grace", "misfire_limit"):
+        if getattr(infos, name) is not None and not clock:
+            raise MalformedTriggerError(f"{name}: is for triggers that fire by the clock, and {infos.type} does not")
+    if infos.anchor is not None and infos.type != "@every":
+        raise MalformedTriggerError(f"anchor: is for @every, and this is a trigger of type {infos.type}")
+    if infos.starts is not None and infos.ends is not None and infos.ends < infos.starts:
+        raise MalformedTriggerError("ends is before starts: it would never fire")

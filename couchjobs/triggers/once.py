@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from couchjobs.errors import MalformedTriggerError
-from couchjobs.timestamps import parse_time
+from couchjobs.timestamps import format_time, parse_time
+from couchjobs.triggers.dialects import time_advice
 from couchjobs.triggers.every import duration
 
 LATEST = timedelta(hours=24)
-"""How late a single tick may still fire."""
+"""How late a single tick may still fire, where its trigger has no `grace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,20 @@ class AtTrigger:
     time: datetime
     once: bool = True
 
+    @property
+    def meaning(self) -> str:
+        """Return its time."""
+        return f"at {format_time(self.time)}"
+
+    @property
+    def family(self) -> str:
+        """Return that it is none of a calendar."""
+        return "at"
+
+    def slot(self, tick: datetime) -> str:  # noqa: ARG002  the protocol's
+        """Return nothing: there is one tick."""
+        return ""
+
     def next(self, after: datetime, anchor: datetime) -> datetime | None:  # noqa: ARG002  the protocol's
         """Return the tick, where it is later than `after`."""
         return self.time if self.time > after else None
@@ -27,6 +42,10 @@ class AtTrigger:
     def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:  # noqa: ARG002
         """Return the tick, where it has come and is not older than a day."""
         return self.time if self.time <= until <= self.time + LATEST else None
+
+    def count(self, after: datetime, until: datetime, anchor: datetime, most: int) -> int:  # noqa: ARG002
+        """Return 1 where the tick lies between, else 0."""
+        return int(after < self.time <= until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +55,37 @@ class InTrigger:
     delay: timedelta
     once: bool = True
 
+    @property
+    def meaning(self) -> str:
+        """Return its delay."""
+        return f"in {self.delay.total_seconds():g}s"
+
+    @property
+    def family(self) -> str:
+        """Return that it is none of a calendar."""
+        return "in"
+
+    def slot(self, tick: datetime) -> str:  # noqa: ARG002  the protocol's
+        """Return nothing: there is one tick."""
+        return ""
+
     def next(self, after: datetime, anchor: datetime) -> datetime | None:
         """Return the tick, where it is later than `after`."""
-        return AtTrigger(anchor + self.delay).next(after, anchor)
+        return self._from(anchor).next(after, anchor)
 
-    def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:  # noqa: ARG002
+    def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:
         """Return the tick, where it has come and is not older than a day."""
-        return AtTrigger(anchor + self.delay).latest(until, anchor)
+        return self._from(anchor).latest(until, anchor, since)
+
+    def count(self, after: datetime, until: datetime, anchor: datetime, most: int) -> int:
+        """Return 1 where the tick lies between, else 0."""
+        return self._from(anchor).count(after, until, anchor, most)
+
+    def _from(self, anchor: datetime) -> AtTrigger:
+        try:
+            return AtTrigger(anchor + self.delay)
+        except OverflowError:
+            return AtTrigger(datetime.max.replace(tzinfo=anchor.tzinfo))
 
 
 def parse_at(arguments: str) -> AtTrigger:
@@ -54,7 +97,8 @@ def parse_at(arguments: str) -> AtTrigger:
     try:
         time = parse_time(arguments.strip())
     except ValueError as error:
-        raise MalformedTriggerError(f"@at: {error}") from None
+        instead = f"; {found}" if (found := time_advice(arguments)) else ""
+        raise MalformedTriggerError(f"@at: {error}{instead}") from None
     if time is None:
         raise MalformedTriggerError("@at: the zero time never comes")
     return AtTrigger(time)

@@ -5,8 +5,9 @@
     @weekly  on mon,wed-fri after 10pm
     @monthly on the 1-5,16
 
-The moment is chosen by a digest of domain, worker and message: the same on every daemon and after every restart, and
-spread evenly over many triggers. A later clause overrules an earlier one of its kind.
+The moment is chosen by a digest of domain, worker and message as they were when the trigger was first seen: the same on
+every daemon, after every restart and after every edit of those, and spread evenly over many triggers. Where a month is
+too short for each of the days of @monthly, its last day is meant. A later clause overrules an earlier one of its kind.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 
 from couchjobs.errors import MalformedTriggerError
-from couchjobs.triggers.cron import CronTrigger, parse_zone
-from couchjobs.triggers.cron_fields import CronFields
+from couchjobs.triggers.cron import CronTrigger
+from couchjobs.triggers.cron_fields import CronFields, Day
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.zones import parse_zone
 
 _HOUR = re.compile(r"^(1[0-2]|[1-9])(am|pm)$")
 _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
@@ -138,32 +142,72 @@ def _days_of_month(text: str) -> tuple[int, ...] | None:
     return tuple(range(low, high + 1)) if 1 <= low <= high <= 31 else None
 
 
-def parse_periodic(infos: TriggerInfos) -> CronTrigger:
+@dataclass(frozen=True, slots=True)
+class PeriodicTrigger(CronTrigger):
+    """One tick in each period; `seed` chooses the moment, and is stored, so that an edit of a message moves nothing."""
+
+    kind: str = "@daily"
+    window: Window = Window()
+    seed: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """Return its window, without the moment that was chosen."""
+        return f"{self.kind[1:]} {self.window} {self.zone.key}"
+
+    @property
+    def family(self) -> str:
+        """Return its kind, and its zone."""
+        return f"{self.kind} {self.zone.key}"
+
+    def slot(self, tick: datetime) -> str:
+        """Return the period."""
+        local = self.local(tick)
+        if self.kind == "@hourly":
+            return (tick - timedelta(minutes=local.minute)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M")
+        return local.strftime({"@daily": "%Y-%m-%d", "@weekly": "%G-W%V", "@monthly": "%Y-%m"}[self.kind])
+
+
+def parse_periodic(infos: TriggerInfos, seed: str = "") -> PeriodicTrigger:
     """Return the schedule of an @hourly, @daily, @weekly or @monthly trigger.
+
+    Args:
+        infos: the trigger.
+        seed: 64 hexadecimal digits that choose the moment; where empty, a digest of domain, worker and message.
 
     Raises:
         MalformedTriggerError: the window or the time zone cannot be understood.
     """
     window = parse_window(infos.type, infos.arguments)
-    pick = _Picker(infos)
-    chosen: dict[str, tuple[int, ...]] = {"minute": (pick(range(60)),), "second": (pick(range(60)),)}
+    seed = seed or _digest_of(infos)
+    pick = _Picker(seed)
+    chosen: dict[str, Any] = {"minute": (pick(range(60)),), "second": (pick(range(60)),)}
     hours = tuple(range(window.after, window.before))
     chosen["hour"] = hours if infos.type == "@hourly" else (pick(hours),)
     if infos.type == "@weekly":
         chosen["day_of_week"] = (pick(window.days_of_week),)
     elif infos.type == "@monthly":
         in_every_month = [day for day in window.days_of_month if day <= _LAST_DAY_OF_EVERY_MONTH]
-        chosen["day_of_month"] = (pick(in_every_month or window.days_of_month),)
-    return CronTrigger(CronFields(**(_ALL | chosen), both_days=True), parse_zone(infos.timezone))
+        day = pick(in_every_month or window.days_of_month)
+        if in_every_month:
+            chosen["day_of_month"] = (day,)
+        else:  # no month may be left out
+            chosen |= {"day_of_month": (), "days": (Day("until", day),)}
+    zone = parse_zone(infos.timezone)
+    fields = CronFields(**(_ALL | chosen), both_days=True)
+    return PeriodicTrigger(fields, zone, kind=infos.type, window=window, seed=seed)
+
+
+def _digest_of(infos: TriggerInfos) -> str:
+    identity = [infos.domain, infos.worker, infos.message]
+    return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class _Picker:
-    """Picks from sequences, evenly, by a digest of what the trigger is."""
+    """Picks from sequences, evenly, by a large number."""
 
-    def __init__(self, infos: TriggerInfos) -> None:
-        identity = [infos.domain, infos.worker, infos.message]
-        digest = hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).digest()
-        self._number = int.from_bytes(digest)
+    def __init__(self, seed: str) -> None:
+        self._number = int(seed, 16)
 
     def __call__(self, choices: range | list[int] | tuple[int, ...]) -> int:
         self._number, index = divmod(self._number, len(choices))

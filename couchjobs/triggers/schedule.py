@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+INSTANT = timedelta(microseconds=1)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 class Schedule(Protocol):
@@ -17,11 +20,25 @@ class Schedule(Protocol):
     def once(self) -> bool:
         """Return whether there is one tick, after which the trigger is deleted."""
 
+    @property
+    def meaning(self) -> str:
+        """Return what the schedule means, its kind first: those that mean the same have the same ticks."""
+
+    @property
+    def family(self) -> str:
+        """Return the schedules among which slots are compared: a kind, and its zone."""
+
+    def slot(self, tick: datetime) -> str:
+        """Return what there is one tick of at most: a period, or a local time; as text, in order. Empty: the tick."""
+
     def next(self, after: datetime, anchor: datetime) -> datetime | None:
         """Return the first tick later than `after`, None where there is none."""
 
     def latest(self, until: datetime, anchor: datetime, since: datetime | None = None) -> datetime | None:
         """Return the last tick not later than `until`, None where there is none; one before `since` is of no use."""
+
+    def count(self, after: datetime, until: datetime, anchor: datetime, most: int) -> int:
+        """Return how many ticks are later than `after` and not later than `until`; at most so many."""
 
 
 def latest_by_search(schedule: Schedule, until: datetime, anchor: datetime, since: datetime | None) -> datetime | None:
@@ -41,3 +58,12 @@ def latest_by_search(schedule: Schedule, until: datetime, anchor: datetime, sinc
         else:
             high = middle
     return found
+
+
+def count_by_walking(schedule: Schedule, after: datetime, until: datetime, anchor: datetime, most: int) -> int:
+    """Return how many ticks are later than `after` and not later than `until`; at most so many."""
+    tick, number = schedule.next(after, anchor), 0
+    while tick is not None and tick <= until and number < most:
+        number += 1
+        tick = schedule.next(tick, anchor)
+    return number

@@ -35,7 +35,7 @@ _LAST_GRACE_S = 0.5
 
 class _Child:
     def __init__(self, workers: WorkersList, settings: Settings, writer: asyncio.StreamWriter) -> None:
-        self.workers, _ = make_workers(workers)
+        self.workers, _ = make_workers(workers, settings.max_retry_delay)
         self._settings = settings
         self._writer = writer
         self._tries: dict[int, Try] = {}

@@ -6,6 +6,7 @@ import copy
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -89,6 +90,16 @@ class WorkerContext:
     def trigger_id(self) -> str | None:
         """Return the id of the trigger that fired, if one did."""
         return self._given.trigger_id
+
+    @property
+    def tick(self) -> datetime | None:
+        """Return the moment of its schedule at which the trigger fired; None where it was not the clock."""
+        return self._given.tick
+
+    @property
+    def previous_tick(self) -> datetime | None:
+        """Return the moment before `tick` at which the trigger fired; None where there is none."""
+        return self._given.previous_tick
 
     @property
     def exec_count(self) -> int:

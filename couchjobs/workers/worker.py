@@ -44,8 +44,8 @@ _logger = get_logger(__name__)
 _LONGEST_HOOK_S = 30.0
 """Seconds that hooks may take which have no limit of their own."""
 _HOOK_THREADS = 4
-_LONGEST_DELAY_S = 86_400.0
-"""Seconds that a retry waits at most, however many there were before it."""
+LONGEST_DELAY_S = 86_400.0
+"""Seconds that a retry waits at most, however many there were before it, unless a setting says otherwise."""
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
 
@@ -53,9 +53,12 @@ _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and no
 class Worker:
     """Runs the jobs of one type."""
 
-    def __init__(self, config: WorkerConfig, executor: Executor | None = None) -> None:
-        """Take the executor for plain functions; None: the event loop's own."""
+    def __init__(
+        self, config: WorkerConfig, executor: Executor | None = None, longest_delay: float = LONGEST_DELAY_S
+    ) -> None:
+        """Take the executor for plain functions, None being the event loop's own, and the longest wait in seconds."""
         self.config = config
+        self.longest_delay = longest_delay
         self.executor = executor
         self.is_coroutine = config.is_coroutine
         self.resources = Resources(config.worker_type)
@@ -92,6 +95,7 @@ class Try:
         self._config = worker.config
         self._is_coroutine = worker.is_coroutine
         self._executor = worker.executor
+        self._longest_delay = worker.longest_delay
         self._job = job
         self._context = WorkerContext(job, daemon, worker.resources)
         self._options = job.options or JobOptions()
@@ -242,7 +246,7 @@ class Try:
             return Failed(text)
         jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
         delay = self._config.retry_delay * 2.0 ** min(self._job.exec_count - 1, 30) * jitter
-        delay = min(delay, _LONGEST_DELAY_S)
+        delay = min(delay, self._longest_delay)
         left = self._time_left()
         if left is not None and delay > left:
             return Failed(text)
@@ -284,11 +288,14 @@ def _within(around: list[AbstractContextManager[Any]], function: Any, *arguments
     raise RuntimeError("a middleware has swallowed the error of the function")
 
 
-def make_workers(configs: WorkersList) -> tuple[dict[str, Worker], ThreadPoolExecutor]:
-    """Return a worker for each type, and the threads that their plain functions share: one a slot."""
+def make_workers(configs: WorkersList, longest_delay: float) -> tuple[dict[str, Worker], ThreadPoolExecutor]:
+    """Return a worker for each type, and the threads that their plain functions share: one a slot.
+
+    `longest_delay`: seconds that a retry waits at most.
+    """
     count = sum(config.concurrency for config in configs if not config.is_coroutine)
     threads = ThreadPoolExecutor(count + _HOOK_THREADS, thread_name_prefix=THREADS)
-    return {config.worker_type: Worker(config, threads) for config in configs}, threads
+    return {config.worker_type: Worker(config, threads, longest_delay) for config in configs}, threads
 
 
 def most_tries(config: WorkerConfig, job: Job) -> int:

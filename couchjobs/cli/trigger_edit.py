@@ -1,0 +1,145 @@
+"""`triggers update`, `enable` and `disable`; and what is told of a schedule when it is written."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
+from couchjobs.errors import Conflict
+from couchjobs.log import plain
+from couchjobs.scheduler.states import state_id, state_of
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.timestamps import format_time, now
+from couchjobs.triggers.cron import CronTrigger
+from couchjobs.triggers.event import EventRules
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.life import Life
+from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.prospects import coming_times, life_of, notes_on
+from couchjobs.triggers.zones import parse_zone
+
+TriggerId = Annotated[str, typer.Argument(help="The trigger's id.")]
+Timezone = Annotated[str | None, typer.Option("--timezone", help="For @cron and the like, such as Europe/Paris.")]
+Debounce = Annotated[str | None, typer.Option("--debounce", help="One job for all that fires within this time.")]
+Misfire = Annotated[
+    str | None, typer.Option("--misfire", help="once: missed ticks make one late job; skip: none; all: each one.")
+]
+Grace = Annotated[str | None, typer.Option("--grace", help="How late a tick may still fire, such as 1h.")]
+Starts = Annotated[str | None, typer.Option("--starts", help="No tick before this RFC 3339 time.")]
+Ends = Annotated[str | None, typer.Option("--ends", help="No tick after this RFC 3339 time.")]
+Anchor = Annotated[str | None, typer.Option("--anchor", help="For @every: one of its ticks, as an RFC 3339 time.")]
+_TOLD = 3
+
+
+async def life_in(connection: Connection, infos: TriggerInfos) -> Life | None:
+    """Return the schedule of a stored trigger as it lives; None where it does not fire by the clock."""
+    parsed = parse_trigger(infos)
+    if isinstance(parsed, EventRules | OnDemand):
+        return None
+    name = connection.database(connection.settings.tenant.database(connection.settings.triggers_doctype)).name
+    return life_of(parsed, infos, state_of(await connection.control.find(state_id(name, infos.id))), now())
+
+
+def tell_of(life: Life | None, *, file: Any = sys.stderr) -> None:
+    """Print the next times of a schedule in its zone, and what is odd about it."""
+    if life is None:
+        return
+    present = now()
+    for tick in coming_times(life, present, _TOLD) if not life.infos.disabled else []:
+        print(plain(f"next: {_local(tick, life)}"), file=file)
+    for note in notes_on(life, present, is_stored=False):
+        print(plain(f"note: {note}"), file=file)
+
+
+def _local(tick: datetime, life: Life) -> str:
+    in_utc = f"{tick:%a} {format_time(tick).replace('.000000Z', 'Z')}"
+    schedule = life.schedule
+    zone = schedule.zone if isinstance(schedule, CronTrigger) else parse_zone(life.infos.timezone)
+    if zone.key == "UTC":
+        return in_utc
+    return f"{tick.astimezone(zone):%a %Y-%m-%d %H:%M:%S} {zone.key} ({in_utc[4:]})"
+
+
+def _edit(
+    trigger_id: str,
+    changes: Document,
+    url: str | None,
+    domain: str | None,
+    prefix: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    async def work(connection: Connection) -> tuple[TriggerInfos, Life | None]:
+        store = TriggerStore(connection, connection.settings.tenant)
+        while True:
+            try:
+                infos = await store.replace(trigger_id, changes)
+            except Conflict:
+                continue  # somebody else has edited it meanwhile: on top of that
+            return infos, await life_in(connection, infos)
+
+    infos, life = with_connection(url, domain, prefix, work)
+    if as_json:
+        print_json(infos.document())
+    else:
+        say(infos.id)
+        tell_of(life)
+
+
+def update(
+    trigger_id: TriggerId,
+    *,
+    arguments: Annotated[str | None, typer.Option("--arguments", help="Such as '0 30 8 * * mon-fri'.")] = None,
+    worker: Annotated[str | None, typer.Option("--worker", help="The type of worker.")] = None,
+    message: Annotated[str | None, typer.Option("--message", help="The message of its jobs, as JSON.")] = None,
+    timezone: Timezone = None,
+    debounce: Debounce = None,
+    misfire: Misfire = None,
+    grace: Grace = None,
+    starts: Starts = None,
+    ends: Ends = None,
+    anchor: Anchor = None,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Change fields of a trigger; an empty text removes one. Prints the next times of a schedule."""
+    given = {
+        "arguments": arguments,
+        "worker": worker,
+        "timezone": timezone,
+        "debounce": debounce,
+        "misfire": misfire,
+        "grace": grace,
+        "starts": starts,
+        "ends": ends,
+        "anchor": anchor,
+    }
+    changes: Document = {name: value or None for name, value in given.items() if value is not None}
+    if arguments == "":
+        changes["arguments"] = ""
+    if message is not None:
+        changes["message"] = read_json("--message", message)
+    _edit(trigger_id, changes, url, domain, prefix, as_json=as_json)
+
+
+def enable(
+    trigger_id: TriggerId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False
+) -> None:
+    """Let a trigger fire again: from now on, in its old rhythm."""
+    _edit(trigger_id, {"disabled": False, "ended": None}, url, domain, prefix, as_json=as_json)
+
+
+def disable(
+    trigger_id: TriggerId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False
+) -> None:
+    """Keep a trigger from firing; what comes meanwhile is not made up for."""
+    _edit(trigger_id, {"disabled": True}, url, domain, prefix, as_json=as_json)

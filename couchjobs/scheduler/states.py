@@ -1,0 +1,149 @@
+"""The stored state of schedules: `schedule:<triggers database>:<trigger>` in the control database.
+
+Beside what `life.State` says, it holds `type`, `arguments` and `timezone` as its trigger has them, for daemons of a
+version that knows no more of a schedule than its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
+from couchjobs.couch.settle import settle, settle_surely
+from couchjobs.errors import CouchjobsError, NotFound
+from couchjobs.log import get_logger
+from couchjobs.timestamps import format_time, parse_time
+from couchjobs.triggers.event import EventRules
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.life import State
+from couchjobs.triggers.on_demand import OnDemand
+
+_logger = get_logger(__name__)
+_SCHEDULE = "schedule:"
+_TIMES = ("anchor", "passed", "last", "fired", "firing", "missed_at")
+_TEXTS = ("slot", "seed", "note", "rev")
+
+
+def state_id(triggers_database: str, trigger_id: str) -> str:
+    """Return the id of the document that holds the schedule state of a trigger."""
+    return f"{_SCHEDULE}{triggers_database}:{trigger_id}"
+
+
+def state_of(document: Document | None) -> State | None:
+    """Return the state that a document holds; None where it holds none that can be understood."""
+    if document is None:
+        return None
+    try:
+        times = {name: parse_time(document[name]) for name in _TIMES if document.get(name)}
+        texts = {name: document[name] for name in _TEXTS if isinstance(document.get(name), str)}
+        anchor = times.pop("anchor")
+        if anchor is None or not _is_seed(texts.get("seed", "")):
+            return None
+        meaning, family = document.get("schedule"), document.get("family")
+        if not isinstance(meaning, str) or not meaning or not isinstance(family, str) or _text_moved(document):
+            meaning, family = _meaning_of_text(document)
+        passed = times.pop("passed", None) or times.get("last") or anchor
+        if "schedule" not in document:
+            times["fired"] = times.get("last")
+        missed = document.get("missed", 0)
+        given: dict[str, Any] = {**times, **texts, "paused": document.get("paused") is True}
+        return State(meaning, family, anchor, passed, missed=missed if isinstance(missed, int) else 0, **given)
+    except (KeyError, TypeError, ValueError, CouchjobsError):
+        return None
+
+
+def _is_seed(text: str) -> bool:
+    return not text or (len(text) == 64 and all(one in "0123456789abcdef" for one in text))
+
+
+def _text_moved(document: Document) -> bool:
+    """Return whether another version has written another text beside what the state means."""
+    return document.get("of") != _text_of(document)
+
+
+def _text_of(document: Document) -> list[object]:
+    return [document.get("type"), document.get("arguments"), document.get("timezone")]
+
+
+def _meaning_of_text(document: Document) -> tuple[str, str]:
+    kind, arguments, timezone = _text_of(document)
+    given = {"_id": "state", "type": kind, "arguments": arguments, "timezone": timezone, "worker": "w", "message": None}
+    parsed = parse_trigger(TriggerInfos.from_document(given))
+    if isinstance(parsed, EventRules | OnDemand):
+        raise TypeError(f"{kind} is no schedule")
+    return parsed.meaning, parsed.family
+
+
+def document_of(state: State, infos: TriggerInfos) -> Document:
+    """Return what is stored of a state, without `_id` and `_rev`."""
+    document: Document = {
+        "type": infos.type,
+        "arguments": infos.arguments,
+        "timezone": infos.timezone,
+        "schedule": state.meaning,
+        "family": state.family,
+    }
+    document["of"] = _text_of(document)
+    for name in _TIMES:
+        if (time := getattr(state, name)) is not None:
+            document[name] = format_time(time)
+    for name in (*_TEXTS, "paused", "missed"):
+        if value := getattr(state, name):
+            document[name] = value
+    return document
+
+
+class States:
+    """The schedule states of one tenant's triggers."""
+
+    def __init__(self, connection: Connection, triggers_database: str) -> None:
+        self.control = connection.control
+        self._writer = connection.writer(connection.control.name)
+        self._database = triggers_database
+        self._revs: dict[str, str] = {}
+
+    def id_of(self, trigger_id: str) -> str:
+        """Return the id of the document of that trigger's state."""
+        return state_id(self._database, trigger_id)
+
+    async def read(self, trigger_ids: Iterable[str]) -> dict[str, State | None]:
+        """Return the states of these triggers; None where there is none that can be understood."""
+        ids = {self.id_of(trigger_id): trigger_id for trigger_id in trigger_ids}
+        found = await self.control.get_many(ids)
+        return {trigger_id: self._taken(trigger_id, found.get(doc_id)) for doc_id, trigger_id in ids.items()}
+
+    async def all(self) -> AsyncIterator[str]:
+        """Yield the ids of all triggers that have a state."""
+        for document in await self.control.with_prefix(self.id_of("")):
+            trigger_id = document["_id"].removeprefix(self.id_of(""))
+            self._revs[trigger_id] = document["_rev"]
+            yield trigger_id
+
+    def _taken(self, trigger_id: str, document: Document | None) -> State | None:
+        self._revs.pop(trigger_id, None)
+        if document is not None:
+            self._revs[trigger_id] = document["_rev"]
+        return state_of(document)
+
+    async def write(self, infos: TriggerInfos, state: State) -> bool:
+        """Store the state; return False where somebody else has written it since it was read."""
+        document = {"_id": self.id_of(infos.id), **document_of(state, infos)}
+        if infos.id in self._revs:
+            document["_rev"] = self._revs[infos.id]
+        answer = await settle_surely(self._writer, document)
+        if answer.stored:
+            self._revs[infos.id] = answer.rev
+        return answer.stored
+
+    async def drop(self, trigger_id: str) -> None:
+        """Delete the state of a trigger, as it was read last."""
+        rev = self._revs.pop(trigger_id, None)
+        if rev is None:
+            return
+        try:
+            await settle(self._writer, {"_id": self.id_of(trigger_id), "_rev": rev, "_deleted": True})
+        except NotFound:
+            _logger.info("schedule state is gone with its database", trigger=trigger_id)

@@ -1,0 +1,53 @@
+"""What is to come of a trigger that fires by the clock, and what is odd about it, for people to see."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from couchjobs.timestamps import format_time
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.life import Life, State, begun
+from couchjobs.triggers.schedule import Schedule
+
+_LATE = timedelta(seconds=60)
+"""How long after its time a tick is called one that did not come."""
+
+
+def life_of(schedule: Schedule, infos: TriggerInfos, state: State | None, now: datetime) -> Life:
+    """Return the life of a schedule, whether or not a daemon has seen its trigger."""
+    return Life(schedule, infos, state if state is not None else begun(schedule, infos, now))
+
+
+def coming_times(life: Life, now: datetime, count: int) -> list[datetime]:
+    """Return the next times at which it fires, at most so many."""
+    times: list[datetime] = []
+    tick = life.coming(now)
+    while tick is not None and len(times) < count:
+        times.append(tick)
+        tick = None if life.schedule.once else life.next(tick)
+    return times
+
+
+def notes_on(life: Life, now: datetime, *, is_stored: bool = True) -> list[str]:
+    """Return what a person should know of the schedule, each in a sentence; `is_stored`: a daemon has its state."""
+    infos, state = life.infos, life.state
+    notes: list[str] = [f"ended: {infos.ended}"] if infos.ended else []
+    if infos.arguments.startswith(("TZ=", "CRON_TZ=")) and infos.timezone:
+        notes.append(f"its timezone, {infos.timezone}, is not used: the arguments name one")
+    if infos.disabled:
+        return notes
+    plan = life.plan(now)
+    if plan.ended:
+        notes.append(f"it never fires: {plan.ended}")
+    elif life.schedule.once and plan.tick is not None:
+        notes.append(f"its time, {format_time(plan.tick)}, is over: it fires at once")
+    elif life.look(now) is None:
+        notes.append("it never fires: there is no such time within five years" if infos.ends is None else "it is over")
+    overdue = life.overdue(now)
+    if is_stored and overdue is not None and now - overdue > _LATE:
+        notes.append(f"a tick did not come: {format_time(overdue)}")
+    if state.missed and state.missed_at is not None:
+        notes.append(f"{state.missed} ticks were missed, the last time at {format_time(state.missed_at)}")
+    if state.note:
+        notes.append(state.note)
+    return notes
