@@ -91,7 +91,7 @@ class Plan(NamedTuple):
 def begun(schedule: Schedule, infos: TriggerInfos, now: datetime) -> State:
     """Return the state of a schedule that is seen for the first time."""
     seed = schedule.seed if isinstance(schedule, PeriodicTrigger) else ""
-    state = State(schedule.meaning, schedule.family, anchor=now, passed=now, seed=seed, rev=infos.rev)
+    state = State(meaning_of(schedule, infos), schedule.family, anchor=now, passed=now, seed=seed, rev=infos.rev)
     return replace(state, paused=True) if infos.disabled else state
 
 
@@ -100,8 +100,8 @@ def seen(state: State | None, schedule: Schedule, infos: TriggerInfos, now: date
     if state is None:
         return begun(schedule, infos, now)
     state = _without_future(state, now)
-    if state.meaning != schedule.meaning:
-        state = _changed(state, schedule, now)
+    if state.meaning != (meaning := meaning_of(schedule, infos)):
+        state = _changed(state, schedule, meaning, now)
     if not state.seed and isinstance(schedule, PeriodicTrigger):
         state = replace(state, seed=schedule.seed)
     if infos.disabled:
@@ -111,14 +111,20 @@ def seen(state: State | None, schedule: Schedule, infos: TriggerInfos, now: date
     return replace(state, rev=infos.rev)
 
 
-def _changed(state: State, schedule: Schedule, now: datetime) -> State:
+def meaning_of(schedule: Schedule, infos: TriggerInfos) -> str:
+    """Return what the schedule of a trigger means, with the bounds that the trigger sets to it."""
+    bounds = [f" {name} {format_time(time)}" for name in ("starts", "ends") if (time := getattr(infos, name))]
+    return schedule.meaning + "".join(bounds)
+
+
+def _changed(state: State, schedule: Schedule, meaning: str, now: datetime) -> State:
     """Return the state of a schedule that means something else from now on."""
-    kind = schedule.meaning.split()[0]
+    kind = meaning.split()[0]
     anchor = now
     if state.meaning.split()[0] == kind:
         anchor = (state.fired or state.anchor) if kind == "every" else state.anchor
     slot = state.slot if state.family == schedule.family else ""
-    changed = replace(state, meaning=schedule.meaning, family=schedule.family, anchor=anchor, slot=slot)
+    changed = replace(state, meaning=meaning, family=schedule.family, anchor=anchor, slot=slot)
     return replace(changed, passed=anchor if schedule.once else now, firing=None, note="")
 
 
