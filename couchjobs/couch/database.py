@@ -296,16 +296,19 @@ class Database:
     async def with_prefix(self, prefix: str) -> list[Document]:
         """Return all documents whose ids begin so, ordered by id; one that cannot be read is left out."""
         found: list[Document] = []
-        start = prefix
-        while True:
+        async for revisions in self.revisions_with_prefix(prefix):
+            documents = await self.get_many(revisions)
+            found += [documents[doc_id] for doc_id in revisions if doc_id in documents]
+        return found
+
+    async def revisions_with_prefix(self, prefix: str) -> AsyncIterator[dict[str, str]]:
+        """Yield the revisions of all documents whose ids begin so, by id and in their order, a page at a time."""
+        start: str | None = prefix
+        while start is not None:
             params = {"startkey": start, "endkey": prefix + "\ufff0", "limit": _PREFIX_PAGE + 1}
             rows = await self._rows(f"{self.path}/_all_docs", params)
-            ids = [row["id"] for row in rows[:_PREFIX_PAGE]]
-            documents = await self.get_many(ids)
-            found += [documents[doc_id] for doc_id in ids if doc_id in documents]
-            if len(rows) <= _PREFIX_PAGE:
-                return found
-            start = rows[_PREFIX_PAGE]["id"]
+            yield {row["id"]: row["value"]["rev"] for row in rows[:_PREFIX_PAGE]}
+            start = rows[_PREFIX_PAGE]["id"] if len(rows) > _PREFIX_PAGE else None
 
     async def view_pages(
         self,

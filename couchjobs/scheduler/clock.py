@@ -115,7 +115,8 @@ class Clock:
         self._late = asyncio.Semaphore(_LATE_AT_ONCE)
         self._states_looked_at = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._to_load: dict[str, tuple[ClockTrigger, int]] = {}
+        self._loads = False
         self._stirred = asyncio.Event()
         self._again: set[str] = set()
         self._changes = triggers.listen()
@@ -163,17 +164,28 @@ class Clock:
             ids |= self._triggers.scheduled.keys() | self._timers.keys()
         if not self._states_looked_at:
             await self._drop_states_of_others()
-        wanted: list[tuple[ClockTrigger, int]] = []
         slices = _Slices()
         for trigger_id in ids:
             if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
-                wanted.append(found)
+                self._to_load[trigger_id] = found
             if slices.over:
                 self._begin_due(now())
                 await slices.turn()
-        for start in range(0, len(wanted), _TOGETHER):
-            await self._load_together(wanted[start : start + _TOGETHER])
-            self._begin_due(now())
+        if self._to_load and not self._loads:
+            self._loads = True
+            self._start(self._load_all(), "load schedules")
+
+    async def _load_all(self) -> None:
+        """Read the states of triggers that are new here, beside the firing of others."""
+        try:
+            while self._to_load:
+                part = [*self._to_load.items()][:_TOGETHER]
+                for trigger_id, _ in part:
+                    del self._to_load[trigger_id]
+                await self._load_together([found for _, found in part])
+                self._stirred.set()
+        finally:
+            self._loads = False
 
     async def _take_in(self, trigger_id: str, *, forced: bool) -> tuple[ClockTrigger, int] | None:
         """Take in what a trigger has become; return it, and this daemon's rank, where its state must be read."""
@@ -235,11 +247,14 @@ class Clock:
         state = seen(before, trigger.ticks, infos, present)
         if before is not None and state.note and state.note != before.note:
             _logger.warning("a schedule is begun anew", trigger=infos.id, reason=state.note)
-        is_stored = stored is not None and (stored, stored.rev) == (state, state.rev)
+        is_stored = stored is not None and stored == state and stored.rev in ("", state.rev)
         if rank == 0 and not is_stored and not await self._states.write(infos, state):
             self._look_again([infos.id], timedelta())
             return
         known = self._timers.get(infos.id)
+        if known is not None and known.busy:
+            self._again.add(infos.id)
+            return
         timer = _Timer(trigger, Life(trigger.ticks, infos, state), rank, known.since if known else present)
         self._timers[infos.id] = timer
         timer.at = self._left_to_others(timer, present) if rank else timer.life.look(present)

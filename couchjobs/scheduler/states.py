@@ -117,10 +117,11 @@ class States:
 
     async def all(self) -> AsyncIterator[str]:
         """Yield the ids of all triggers that have a state."""
-        for document in await self.control.with_prefix(self.id_of("")):
-            trigger_id = document["_id"].removeprefix(self.id_of(""))
-            self._revs[trigger_id] = document["_rev"]
-            yield trigger_id
+        async for revisions in self.control.revisions_with_prefix(self.id_of("")):
+            for doc_id, rev in revisions.items():
+                trigger_id = doc_id.removeprefix(self.id_of(""))
+                self._revs[trigger_id] = rev
+                yield trigger_id
 
     def _taken(self, trigger_id: str, document: Document | None) -> State | None:
         self._revs.pop(trigger_id, None)

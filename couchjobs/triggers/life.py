@@ -119,9 +119,9 @@ def meaning_of(schedule: Schedule, infos: TriggerInfos) -> str:
 
 def _changed(state: State, schedule: Schedule, meaning: str, now: datetime) -> State:
     """Return the state of a schedule that means something else from now on."""
-    kind = meaning.split()[0]
+    kind = meaning.split(maxsplit=1)[0]
     anchor = now
-    if state.meaning.split()[0] == kind:
+    if state.meaning.split(maxsplit=1)[0] == kind:
         anchor = (state.fired or state.anchor) if kind == "every" else state.anchor
     slot = state.slot if state.family == schedule.family else ""
     changed = replace(state, meaning=meaning, family=schedule.family, anchor=anchor, slot=slot)
@@ -143,7 +143,7 @@ def _without_future(state: State, now: datetime) -> State:
     anchor = now if "anchor" in ahead else state.anchor
     last = None if "last" in ahead else state.last
     fired = None if "fired" in ahead else state.fired
-    passed = anchor if state.meaning.split()[0] in SINGLE else now
+    passed = anchor if state.meaning.split(maxsplit=1)[0] in SINGLE else now
     return replace(state, anchor=anchor, passed=passed, last=last, fired=fired, slot="", firing=None, note=note)
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import settings
@@ -13,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from couchjobs.scheduler.states import document_of, state_of
 from couchjobs.timestamps import format_time
+from couchjobs.triggers.cron import CronTrigger
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
@@ -255,6 +261,40 @@ def test_previous_tick_when_fired_then_the_one_before() -> None:
     trigger.wait(3 * HOUR)
     assert trigger.state is not None
     assert trigger.state.fired == NOON + 3 * HOUR
+
+
+def test_local_times_when_two_daemons_take_turns_over_a_change_of_clocks_then_each_once(tmp_path: Path) -> None:
+    """200 triggers of all kinds; the data of one of them know of no summer time."""
+    kinds = [("@cron", f"{minute} {hour} * * *") for minute in (0, 30) for hour in range(24)]
+    kinds += [("@daily", f"after {hour}am") for hour in range(1, 12)] + [
+        ("@hourly", ""),
+        ("@weekly", ""),
+        ("@daily", ""),
+    ]
+    winter = resources.files("tzdata").joinpath("zoneinfo", "Africa", "Algiers").read_bytes()  # CET, all year
+    (tmp_path / "zone").write_bytes(winter)
+    with (tmp_path / "zone").open("rb") as file:
+        other = ZoneInfo.from_file(file, key="Europe/Paris")
+    turns = random.Random(1)  # noqa: S311  not a secret
+    for number in range(200):
+        kind, arguments = kinds[number % len(kinds)]
+        begin = datetime(2026, 3, 27, 12, tzinfo=UTC)
+        trigger = Trigger(begin, type=kind, arguments=arguments, timezone="Europe/Paris", message=number)
+        slots: list[str] = []
+        while trigger.now < begin + 5 * DAY:
+            schedule = trigger.life.schedule
+            assert isinstance(schedule, CronTrigger)
+            if turns.random() < 0.5:
+                schedule = replace(schedule, zone=other)
+            trigger.now += timedelta(minutes=30)
+            life = Life(schedule, trigger.infos, trigger.life.state)
+            life.schedule = schedule
+            while (plan := life.plan(trigger.now, begin)).tick is not None:
+                slots.append(schedule.slot(plan.tick) or format_time(plan.tick))
+                life.state = plan.then
+            trigger.state = state_of(document_of(life.state, trigger.infos))
+        assert len(slots) == len(set(slots)), (kind, arguments)
+        assert kind != "@cron" or len(slots) in (4, 5, 6), (arguments, slots)
 
 
 SCHEDULES = st.sampled_from(
