@@ -63,7 +63,7 @@ async def test_sigterm_when_jobs_run_then_short_ones_end_and_long_ones_are_put_b
     connection: Connection, db: Prefixer, daemon: Start, program: Path
 ) -> None:
     """Exit code 0, and the daemon document is gone."""
-    process = daemon(shutdown_timeout=2)
+    process = daemon(shutdown_timeout=6)
     writer = connection.writer(db.database("jobs"))
     short, long = [f"short-{n}" for n in range(10)], [f"long-{n}" for n in range(10)]
     await asyncio.gather(
