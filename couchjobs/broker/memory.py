@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from couchjobs.broker.admission import check_admin, is_wanted
-from couchjobs.errors import ClosedError, JobNotFoundError, QueueClosedError, UnknownWorkerError
+from couchjobs.couch.codec import encode
+from couchjobs.errors import BadDocumentError, ClosedError, JobNotFoundError, QueueClosedError, UnknownWorkerError
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Changes, Job, State
 from couchjobs.jobs.request import JobRequest, new_job
@@ -23,6 +24,8 @@ from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outc
 from couchjobs.workers.worker import Try, Worker
 
 _DAEMON = "memory"
+_LARGEST = 1_048_576
+"""Bytes of the largest message, as the settings have it by default."""
 
 
 class MemBroker:
@@ -99,6 +102,8 @@ class MemBroker:
         if not await is_wanted(self._configs, job):
             return None
         job.queued_at = request.queued_at or self._clock()
+        if (size := len(encode(job.message))) > _LARGEST:
+            raise BadDocumentError(f"message is {size:,} bytes; {_LARGEST:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES)")
         self.jobs[job.id] = job
         await self._notify()
         return job

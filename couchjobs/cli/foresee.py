@@ -17,7 +17,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now, parse_time
-from couchjobs.triggers.event import EventRules, parse_event
+from couchjobs.triggers.event import EventRules, parse_event, split_rules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life
@@ -182,7 +182,7 @@ def explain(
     before = read_json("--old", old.read_text()) if old else None
     answers = [
         {"rule": text, "why_not": rule.why_not(verb, document, before)}
-        for text, rule in zip(infos.arguments.split(), rules.rules, strict=True)
+        for text, rule in zip(split_rules(infos.arguments), rules.rules, strict=True)
     ]
     if as_json:
         print_json(answers)

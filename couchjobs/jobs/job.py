@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.message import decode_message, reasons
+from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.timestamps import Timestamp, TimestampOrNone, format_time
 
@@ -171,7 +172,10 @@ class Job(BaseModel):
             raise BadDocumentError('message is missing: write "message": null for a worker that takes none')
         try:
             context = GO_DURATIONS if go_durations else None
-            job = cls.model_validate(document, by_alias=True, by_name=False, context=context)
+            try:
+                job = cls.model_validate(document, by_alias=True, by_name=False, context=context)
+            except ValidationError:
+                job = cls.model_validate(_forgiven(document), by_alias=True, by_name=False, context=context)
             decoded = decode_message(job.message)
         except ValidationError as error:
             raise BadDocumentError(reasons(error)) from None
@@ -189,7 +193,7 @@ class Job(BaseModel):
             return cls.from_document(document)
         except BadDocumentError:
             bad = _bad_fields(cls, document)
-        good = {name: value for name, value in document.items() if name not in bad}
+        good = {name: value for name, value in _forgiven(document).items() if name not in bad}
         good.setdefault(WORKER_TYPE, str(document.get(WORKER_TYPE) or "?")[:MAX_NAME])
         good.setdefault("state", State.ERRORED)
         job = cls.model_validate(good, by_alias=True, by_name=False)
@@ -208,8 +212,10 @@ class Job(BaseModel):
         if original := getattr(self, "_original", None):
             self._document = _copied(original)
         else:
-            document = orjson.loads(self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True))
-            self._document = document | {"state": self.state.value, "message": self.message}
+            fields = set(_JSON_FIELDS)
+            text = self.model_dump_json(by_alias=True, exclude_defaults=True, exclude_none=True, exclude=fields)
+            values = {name: to_json(value, name) for name in fields if (value := getattr(self, name)) is not None}
+            self._document = {**orjson.loads(text), "state": self.state.value, "message": None, **values}
         return self._document
 
     def document_with(self, changes: Changes) -> Document:
@@ -218,6 +224,8 @@ class Job(BaseModel):
         for name, value in changes.items():
             if value is None:
                 document.pop(name, None)
+            elif name in _JSON_FIELDS:
+                document[name] = to_json(value, name)
             else:
                 document[name] = _as_json(value)
         return document
@@ -291,6 +299,7 @@ class Job(BaseModel):
 
 
 _IF_ABSENT = {name: field.default for name, field in Job.model_fields.items()}
+_COUNTS = ("exec_count", "priority", "max_exec_count", "misfire_limit")
 _JSON_FIELDS = ("message", "event", "payload", "payload_ids", "progress", "result")
 M = TypeVar("M", bound=BaseModel)
 
@@ -326,9 +335,29 @@ def _as_json(value: Any) -> Any:
     return [_as_json(part) for part in value] if isinstance(value, list) else value
 
 
+def _forgiven(document: Document) -> Document:
+    """Return a document without what other languages write: null for an absent field, 5.0 for 5."""
+    forgiven = without_nulls(document)
+    for name in ("options", "claim"):
+        if isinstance(forgiven.get(name), dict):
+            forgiven[name] = without_nulls(forgiven[name])
+    if isinstance(forgiven.get("errors"), list):
+        forgiven["errors"] = [without_nulls(one) if isinstance(one, dict) else one for one in forgiven["errors"]]
+    return forgiven
+
+
+def without_nulls(fields: Document) -> Document:
+    """Return the fields that are not null, but for the message; whole numbers of those that count as such."""
+    return {
+        name: int(value) if name in _COUNTS and isinstance(value, float) and value.is_integer() else value
+        for name, value in fields.items()
+        if value is not None or name == "message"
+    }
+
+
 def _bad_fields(model: type[BaseModel], document: Document) -> set[str]:
     try:
-        model.model_validate(document, by_alias=True, by_name=False)
+        model.model_validate(_forgiven(document), by_alias=True, by_name=False)
     except ValidationError as error:
         return {str(one["loc"][0]) for one in error.errors() if one["loc"]}
     return set()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, TypeVar
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
-import orjson
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from couchjobs.couch.codec import decode, is_deeper
+from couchjobs.couch.codec import decode, encode, is_deeper
 from couchjobs.errors import MessageNilError, MessageUnmarshalError
+from couchjobs.jobs.values import MAX_DEPTH, to_json
 
 Message = Any
 """Any JSON value: None, bool, int, float, str, list, dict."""
-
-MAX_DEPTH = 200
-"""How deep a job's document may be nested. orjson writes 254 levels, of which couchjobs itself needs a few: in
-requests, and on the way to child processes."""
 
 T = TypeVar("T")
 
@@ -28,10 +26,7 @@ def new_message(obj: Any) -> Message:
     Raises:
         MessageUnmarshalError: JSON cannot hold it.
     """
-    try:
-        return orjson.loads(orjson.dumps(obj.model_dump(mode="json") if isinstance(obj, BaseModel) else obj))
-    except (TypeError, ValueError) as error:
-        raise MessageUnmarshalError(f"it is no JSON: {error}") from error
+    return to_json(obj, "message")
 
 
 def decode_message(value: Message) -> Message:
@@ -58,15 +53,24 @@ def unmarshal(value: Message, model: type[T]) -> T:
         MessageNilError: there is no value.
         MessageUnmarshalError: it does not fit; the text holds pydantic's reasons.
     """
-    if value is None:
-        raise MessageNilError("there is no message, event or payload to read")
     decoded = decode_message(value)
     try:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            return model.model_validate(decoded)
-        return TypeAdapter(model).validate_python(decoded)
+        adapter = _adapter_of(cast("Hashable", model))
+    except TypeError:
+        adapter = TypeAdapter(model)
+    try:
+        found: T = adapter.validate_json(encode(decoded))
     except ValidationError as error:
+        if value is None:
+            raise MessageNilError("there is no message, event or payload to read") from None
         raise MessageUnmarshalError(f"it does not fit {getattr(model, '__name__', model)}: {reasons(error)}") from None
+    return found
+
+
+@lru_cache(maxsize=256)
+def _adapter_of(model: Any) -> TypeAdapter[Any]:
+    """Return what reads JSON as that type: as JSON, so that strict models read what they have written."""
+    return TypeAdapter(model)
 
 
 def reasons(error: ValidationError) -> str:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import WORKER_TYPE, Job, JobOptions, State
 from couchjobs.jobs.message import Message
+from couchjobs.jobs.values import to_json
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
 
@@ -50,7 +52,11 @@ class JobRequest:
 
 
 def new_job(db: Prefixer, request: JobRequest) -> Job:
-    """Return the queued job that the request asks for. Does not touch the network."""
+    """Return the queued job that the request asks for. Does not touch the network.
+
+    Raises:
+        BadDocumentError: message, event or payload is nothing that JSON can hold; the text begins with the path to it.
+    """
     trigger_id = request.trigger_id or getattr(request.trigger, "id", None)
     return Job(
         id=request.id or new_id(),
@@ -58,9 +64,9 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         prefix=db.prefix,
         worker=request.worker_type,
         trigger_id=trigger_id,
-        message=request.message,
-        event=request.event,
-        payload=request.payload,
+        message=as_stored(request.message, "message"),
+        event=as_stored(request.event, "event"),
+        payload=as_stored(request.payload, "payload"),
         manual_execution=request.manual,
         debounced=request.debounced,
         forward_logs=request.forward_logs,
@@ -72,3 +78,15 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         tick=request.tick,
         previous_tick=request.previous_tick,
     )
+
+
+def as_stored(value: Any, where: str) -> Any:
+    """Return the value as JSON.
+
+    Raises:
+        BadDocumentError: JSON cannot hold it; the text begins with the path: `message.items[3].price: NaN`.
+    """
+    try:
+        return to_json(value, where)
+    except MessageUnmarshalError as error:
+        raise BadDocumentError(str(error)) from None

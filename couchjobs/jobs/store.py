@@ -36,7 +36,7 @@ from couchjobs.couch.settle import Insistence, settle
 from couchjobs.errors import BadDocumentError, BadRequest, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import Changes, Job, State, is_job
-from couchjobs.jobs.message import MAX_DEPTH
+from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.supervisor import backoff

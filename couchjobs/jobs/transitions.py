@@ -122,12 +122,13 @@ def _one_more_error(job: Job, now: datetime, error: str) -> Changes:
 
 def unreadable(document: Document, now: datetime, reason: str) -> Document:
     """Return the next document of a job that cannot be understood, with the reason where its author looks."""
-    return {
-        **document,
-        "state": State.ERRORED.value,
-        "finished_at": format_time(now),
-        "error": f"bad job: {reason}"[:_MAX_ERROR],
-    }
+    told = f"bad job: {reason}"[:_MAX_ERROR]
+    marked = {**document, "state": State.ERRORED.value, "finished_at": format_time(now)}
+    if isinstance(document.get("error"), str | None):
+        return {**marked, "error": told}
+    errors = document.get("errors")  # `error` is somebody's own field
+    before = errors if isinstance(errors, list) else []
+    return {**marked, "errors": [*before, {"at": format_time(now), "exec_count": 0, "error": told}]}
 
 
 def tombstone(leaf: Document) -> Document:

@@ -22,14 +22,15 @@ from typing import Any
 import orjson
 
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.couch.settle import settle_surely
-from couchjobs.errors import Conflict
+from couchjobs.errors import BadDocumentError, Conflict, Refused
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.payloads import as_changes, gathered
-from couchjobs.jobs.request import new_job
+from couchjobs.jobs.request import as_stored, new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.reaper import reap
@@ -61,24 +62,73 @@ class Debouncer:
         """Join the open window of the trigger, or open one; return the job. Those who wait meanwhile join together.
 
         Raises:
+            BadDocumentError: JSON cannot hold the payload, or it is too large.
             Refused: CouchDB never takes the job.
             Unavailable: CouchDB does not answer; the firing may be in the job or not.
         """
+        payload = as_stored(payload, "payload")
+        if len(encode(payload)) > self._largest:
+            raise BadDocumentError(f"payload is larger than the {self._largest:,} bytes that a message may have")
         joined: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        self._waiting[infos.id].append((secrets.token_hex(4), payload, joined))
-        async with self._locks[infos.id]:
-            if not joined.done():
-                together = self._waiting.pop(infos.id)
-                try:
-                    payloads = {name: payload for name, payload, _ in together}
-                    job = await self._fire_together(infos, payloads, manual=manual, makers=makers)
-                except BaseException:
-                    self._waiting[infos.id][:0] = [one for one in together if one[2] is not joined]
-                    raise
-                for _, _, waiting in together:
-                    if not waiting.done():
-                        waiting.set_result(job)
+        own = (secrets.token_hex(4), payload, joined)
+        self._waiting[infos.id].append(own)
+        try:
+            async with self._locks[infos.id]:
+                if not joined.done():
+                    await self._fire_all(infos, own, self._waiting.pop(infos.id), manual=manual, makers=makers)
+        except BaseException:
+            left = self._waiting[infos.id]  # who has given up must not turn up in a later window
+            self._waiting[infos.id] = [one for one in left if one is not own]
+            raise
+        finally:
+            if not self._waiting[infos.id]:
+                del self._waiting[infos.id]
         return await joined
+
+    async def _fire_all(
+        self,
+        infos: TriggerInfos,
+        own: tuple[str, Any, asyncio.Future[Job]],
+        together: list[tuple[str, Any, asyncio.Future[Job]]],
+        *,
+        manual: bool,
+        makers: Collection[str],
+    ) -> None:
+        """Answer all that wait: together, or, where CouchDB never takes that, each alone."""
+        try:
+            payloads = {name: payload for name, payload, _ in together}
+            job = await self._fire_together(infos, payloads, manual=manual, makers=makers)
+        except (Refused, BadDocumentError) as error:
+            if len(together) == 1:
+                raise
+            _logger.warning("payloads are not taken together, and go alone", trigger=infos.id, reason=str(error))
+            for one in together:
+                await self._fire_alone(infos, one, manual=manual, makers=makers)
+        except BaseException:
+            self._waiting[infos.id][:0] = [one for one in together if one is not own]
+            raise
+        else:
+            for _, _, waiting in together:
+                if not waiting.done():
+                    waiting.set_result(job)
+
+    async def _fire_alone(
+        self,
+        infos: TriggerInfos,
+        one: tuple[str, Any, asyncio.Future[Job]],
+        *,
+        manual: bool,
+        makers: Collection[str],
+    ) -> None:
+        name, payload, waiting = one
+        try:
+            job = await self._fire_together(infos, {name: payload}, manual=manual, makers=makers)
+        except Exception as error:  # noqa: BLE001  his own answer, and nobody else's
+            if not waiting.done():
+                waiting.set_exception(error)
+        else:
+            if not waiting.done():
+                waiting.set_result(job)
 
     async def _fire_together(
         self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]

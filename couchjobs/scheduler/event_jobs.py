@@ -9,8 +9,8 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import BadRequest
 from couchjobs.jobs.ids import event_id
 from couchjobs.jobs.job import Job, is_job
-from couchjobs.jobs.message import MAX_DEPTH
 from couchjobs.jobs.request import new_job
+from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.trigger import EventTrigger
@@ -49,7 +49,8 @@ def event_of(
         if len(verbs) > 1 and verb == UPDATED and old is None:
             continue
         try:
-            if trigger.rules.matches(doctype, verb, document, before):
+            lost = verb != CREATED and before is None
+            if trigger.rules.matches(doctype, verb, document, before, lost=lost):
                 return Happened(verb, document, before)
         except Exception:  # no document and no rule may stop the others
             _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])

@@ -1,21 +1,24 @@
-"""@event: rules `type[:verbs[:values[:selector]]]`, several parted by white space.
+r"""@event: rules `type[:verbs[:values[:selector]]]`, several parted by white space.
 
 orders                                every change of a document of doctype orders
 orders:CREATED,UPDATED                those two verbs; none, or ALL, means every verb
 orders:UPDATED:abc,def                the documents with these ids
 orders:CREATED,UPDATED:paid:status    where status is paid; `a.b` looks into a
 orders:UPDATED:!=:status              where an update changed status; creation and deletion always do
+orders:UPDATED:part\:7                 a backslash before : , . or a space makes it one of the name or value
+
+Numbers and words are compared as text, 10.0 being 10; what has changed, as JSON: 1 is not true.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
+from couchjobs.couch.codec import encode
 from couchjobs.errors import MalformedTriggerError
 
 VERBS = ("CREATED", "UPDATED", "DELETED")
@@ -24,6 +27,7 @@ _CHANGED = "!="
 _MOST_RULES = 200
 _DEEPEST_SELECTOR = 50
 _MOST_PARTS = 4
+_EXACT = 2.0**53
 _DOCTYPE = re.compile(r"^[a-z][a-z0-9_$()+/-]*(\.[a-z0-9_$()+/-]+)*$")
 _CAN_FIRE = "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots"
 
@@ -36,16 +40,22 @@ class EventRule:
     verbs: frozenset[str]
     values: tuple[str, ...]
     selector: str
+    """As it is written, for people."""
+    path: tuple[str, ...] = ()
+    """The names in the selector."""
 
     def may_match(self, verb: str, doc_id: str) -> bool:
         """Return whether the rule can match once the document is known."""
         return verb in self.verbs and (bool(self.selector) or not self.values or doc_id in self.values)
 
-    def matches(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> bool:
-        """Return whether the rule matches an event of its doctype. `old` is None where it cannot be had."""
-        return not self.why_not(verb, doc, old)
+    def matches(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False) -> bool:
+        """Return whether the rule matches an event of its doctype.
 
-    def why_not(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> str:
+        `old` is None where it cannot be had; `lost`: it was there, and compaction has taken it.
+        """
+        return not self.why_not(verb, doc, old, lost=lost)
+
+    def why_not(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False) -> str:
         """Return why the rule does not match, nothing where it does."""
         if verb not in self.verbs:
             return f"the verb is {verb}"
@@ -54,14 +64,16 @@ class EventRule:
         if not self.selector:
             return "" if doc.get("_id") in self.values else f"the id is {doc.get('_id')!r}"
         if self.values == (_CHANGED,):
-            changed = verb != "UPDATED" or old is None or select(doc, self.selector) != select(old, self.selector)
+            changed = verb != "UPDATED" or old is None or not is_same(select(doc, self.path), select(old, self.path))
             return "" if changed else f"{self.selector} has not changed"
         if self._selects(doc) or (old is not None and self._selects(old)):
             return ""
-        return f"{self.selector} is {_texts(select(doc, self.selector)) or 'absent'}"
+        if verb == "DELETED" and lost:
+            return ""  # nobody can tell any more, and what is deleted has no other chance
+        return f"{self.selector} is {_texts(select(doc, self.path)) or 'absent'}"
 
     def _selects(self, doc: dict[str, Any]) -> bool:
-        return any(text in self.values for text in _texts(select(doc, self.selector)))
+        return any(text in self.values for text in _texts(select(doc, self.path)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +96,11 @@ class EventRules:
         """Return whether the documents are needed to know."""
         return any(rule.may_match(verb, doc_id) for rule in self._by_doctype.get(doctype, ()))
 
-    def matches(self, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> bool:
+    def matches(
+        self, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False
+    ) -> bool:
         """Return whether the trigger fires."""
-        return any(rule.matches(verb, doc, old) for rule in self._by_doctype.get(doctype, ()))
+        return any(rule.matches(verb, doc, old, lost=lost) for rule in self._by_doctype.get(doctype, ()))
 
 
 def parse_event(arguments: str) -> EventRules:
@@ -95,7 +109,7 @@ def parse_event(arguments: str) -> EventRules:
     Raises:
         MalformedTriggerError: a rule that cannot be parsed, or that could never fire.
     """
-    rules = tuple(_parse_rule(text) for text in arguments.split())
+    rules = tuple(_parse_rule(text) for text in split_rules(arguments))
     most = max(Counter(rule.doctype for rule in rules).values(), default=0)
     if most > _MOST_RULES:
         raise MalformedTriggerError(f"there are {most:,} rules for one database in one trigger; {_MOST_RULES} may be")
@@ -104,10 +118,36 @@ def parse_event(arguments: str) -> EventRules:
     return EventRules(rules)
 
 
+def split_rules(arguments: str) -> list[str]:
+    """Return the texts of the rules, parted by white space that no backslash stands before."""
+    return re.findall(r"(?:\\.|\S)+", arguments, flags=re.DOTALL)
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Return the parts between marks that no backslash stands before; the backslashes stay."""
+    if "\\" not in text:
+        return text.split(mark)
+    parts, part, escaped = [], "", False
+    for one in text:
+        if one == mark and not escaped:
+            parts.append(part)
+            part = ""
+        else:
+            part += one
+        escaped = one == "\\" and not escaped
+    return [*parts, part]
+
+
+def _plain(text: str) -> str:
+    """Return the text without the backslashes that make others plain."""
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
 def _parse_rule(text: str) -> EventRule:
-    parts = text.split(":")
+    parts = _split(text, ":")
     if len(parts) > _MOST_PARTS:
-        raise MalformedTriggerError(f"rule {text!r} has more than four parts: type:verbs:values:selector")
+        hint = "a colon of an id or value is written \\:"
+        raise MalformedTriggerError(f"rule {text!r} has more than four parts: type:verbs:values:selector; {hint}")
     doctype, verbs, values, selector = parts + [""] * (_MOST_PARTS - len(parts))
     if not _DOCTYPE.match(doctype):
         raise MalformedTriggerError(f"rule {text!r}: {doctype!r} is no doctype: {_CAN_FIRE}")
@@ -115,7 +155,9 @@ def _parse_rule(text: str) -> EventRule:
         raise MalformedTriggerError(f"rule {text!r}: the selector {selector!r} needs values to compare with")
     if selector.count(".") >= _DEEPEST_SELECTOR:
         raise MalformedTriggerError(f"a selector has more than {_DEEPEST_SELECTOR} names: {selector[:100]!r}")
-    return EventRule(doctype, _parse_verbs(text, verbs), tuple(values.split(",")) if values else (), selector)
+    wanted = tuple(_plain(value) for value in _split(values, ",")) if values else ()
+    path = tuple(_plain(name) for name in _split(selector, ".")) if selector else ()
+    return EventRule(doctype, _parse_verbs(text, verbs), wanted, selector, path)
 
 
 def _parse_verbs(rule: str, text: str) -> frozenset[str]:
@@ -128,14 +170,25 @@ def _parse_verbs(rule: str, text: str) -> frozenset[str]:
     return frozenset(VERBS) if _EVERY in verbs else frozenset(verbs)
 
 
-def select(doc: dict[str, Any], selector: str) -> Any:
-    """Return what the selector names in the document, None where there is nothing."""
+def select(doc: dict[str, Any], path: Iterable[str]) -> Any:
+    """Return what the names lead to in the document, None where there is nothing."""
     value: Any = doc
-    for name in selector.split("."):
+    for name in path:
         if not isinstance(value, dict):
             return None
         value = value.get(name)
     return value
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether two values are the same JSON: 1 is 1.0, and neither is true."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(is_same(part, other[name]) for name, part in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return bool(one == other)
 
 
 def _texts(value: Any) -> list[str]:
@@ -147,8 +200,10 @@ def _texts(value: Any) -> list[str]:
 def _element_texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return [str(int(value))]
     if isinstance(value, bool | int | float):
-        return [orjson.dumps(value).decode()]
+        return [encode(value).decode()]
     if isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("id"), str):
         return [f"{value['type']}/{value['id']}"]
     return []

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from couchjobs.durations import Seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
-from couchjobs.jobs.job import GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions
+from couchjobs.jobs.job import GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions, without_nulls
 from couchjobs.jobs.message import decode_message, reasons
-from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.request import JobRequest, as_stored
 from couchjobs.timestamps import Timestamp
 
 if TYPE_CHECKING:
@@ -64,11 +63,10 @@ class TriggerInfos(BaseModel):
         Raises:
             BadDocumentError: it is none; the message says why.
         """
-        try:
-            orjson.dumps(document)
-        except TypeError as error:
-            raise BadDocumentError(f"it is nested too deep, or holds text that is none: {error}") from error
-        readable = {name: value for name, value in document.items() if value is not None or name == "message"}
+        document = {name: as_stored(value, name) for name, value in document.items()}
+        readable = without_nulls(document)
+        if isinstance(readable.get("options"), dict):
+            readable["options"] = without_nulls(readable["options"])
         readable["debounce"] = _none_if_empty(document.get("debounce"))
         try:
             context = GO_DURATIONS if go_durations else None
@@ -85,7 +83,11 @@ class TriggerInfos(BaseModel):
         """Return the document as it was read, or the fields of a new trigger that say something."""
         if self._document:
             return self._document
-        document: Document = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+        document: Document = self.model_dump(
+            mode="json", by_alias=True, exclude_defaults=True, exclude_none=True, exclude={"message"}
+        )
+        if self.message is not None:
+            document["message"] = as_stored(self.message, "message")
         if self.options is not None:
             document["options"] = self.options.stored(go_durations=go_durations)
         return document
