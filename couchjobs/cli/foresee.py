@@ -17,7 +17,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now, parse_time
-from couchjobs.triggers.event import EventRules, parse_event, split_rules
+from couchjobs.triggers.event import EventRules, parse_event
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life
@@ -180,10 +180,7 @@ def explain(
         raise ConfigurationError("an @event trigger is tested against a document: give --doc FILE")
     document = read_json("--doc", doc.read_text())
     before = read_json("--old", old.read_text()) if old else None
-    answers = [
-        {"rule": text, "why_not": rule.why_not(verb, document, before)}
-        for text, rule in zip(split_rules(infos.arguments), rules.rules, strict=True)
-    ]
+    answers = [{"rule": rule.text, "why_not": rule.why_not(verb, document, before)} for rule in rules.rules]
     if as_json:
         print_json(answers)
         return

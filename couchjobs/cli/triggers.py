@@ -83,6 +83,7 @@ def add(
     worker: Annotated[str, typer.Option("--worker", help="The type of worker.")],
     message: Annotated[str, typer.Option("--message", help="The message of its jobs, as JSON.")] = "null",
     trigger_id: Annotated[str | None, typer.Option("--id", help="Its id; a fresh one where absent.")] = None,
+    rules: Annotated[str | None, typer.Option("--rules", help="For @event: structured rules, as JSON.")] = None,
     timezone: Timezone = None,
     debounce: Debounce = None,
     misfire: Misfire = None,
@@ -113,6 +114,8 @@ def add(
         "anchor": anchor,
     }
     document |= {name: value for name, value in optional.items() if value is not None}
+    if rules is not None:
+        document["rules"] = read_json("--rules", rules)
 
     async def work(connection: Connection) -> TriggerInfos:
         try:

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from couchjobs.couch.codec import encode
 from couchjobs.errors import MalformedTriggerError
@@ -43,6 +43,8 @@ class EventRule:
     """As it is written, for people."""
     path: tuple[str, ...] = ()
     """The names in the selector."""
+    text: str = ""
+    """The rule as it is written."""
 
     def may_match(self, verb: str, doc_id: str) -> bool:
         """Return whether the rule can match once the document is known."""
@@ -76,12 +78,33 @@ class EventRule:
         return any(text in self.values for text in _texts(select(doc, self.path)))
 
 
+class Rule(Protocol):
+    """What an event must be for a trigger to fire."""
+
+    @property
+    def doctype(self) -> str:
+        """Return the doctype whose documents can fire."""
+
+    @property
+    def text(self) -> str:
+        """Return the rule as it is written."""
+
+    def may_match(self, verb: str, doc_id: str) -> bool:
+        """Return whether the rule can match once the document is known."""
+
+    def matches(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False) -> bool:
+        """Return whether the rule matches an event of its doctype."""
+
+    def why_not(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False) -> str:
+        """Return why the rule does not match, nothing where it does."""
+
+
 @dataclass(frozen=True, slots=True)
 class EventRules:
     """The rules of one trigger: it fires where one of them matches."""
 
-    rules: tuple[EventRule, ...]
-    _by_doctype: dict[str, list[EventRule]] = field(default_factory=dict, repr=False, compare=False)
+    rules: tuple[Rule, ...]
+    _by_doctype: dict[str, list[Rule]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -103,19 +126,29 @@ class EventRules:
         return any(rule.matches(verb, doc, old, lost=lost) for rule in self._by_doctype.get(doctype, ()))
 
 
-def parse_event(arguments: str) -> EventRules:
-    """Return the rules that the arguments of an @event trigger name.
+def parse_event(arguments: str, further: Iterable[Rule] = ()) -> EventRules:
+    """Return the rules that the arguments of an @event trigger name, and those that it has besides.
 
     Raises:
         MalformedTriggerError: a rule that cannot be parsed, or that could never fire.
     """
-    rules = tuple(_parse_rule(text) for text in split_rules(arguments))
+    rules = (*(_parse_rule(text) for text in split_rules(arguments)), *further)
     most = max(Counter(rule.doctype for rule in rules).values(), default=0)
     if most > _MOST_RULES:
         raise MalformedTriggerError(f"there are {most:,} rules for one database in one trigger; {_MOST_RULES} may be")
     if not rules:
         raise MalformedTriggerError("@event needs at least one rule such as orders:CREATED,UPDATED")
     return EventRules(rules)
+
+
+def check_doctype(where: str, doctype: str) -> None:
+    """Refuse what can be no name of a database.
+
+    Raises:
+        MalformedTriggerError: it is none.
+    """
+    if not _DOCTYPE.match(doctype):
+        raise MalformedTriggerError(f"{where}: {doctype!r} is no doctype: {_CAN_FIRE}")
 
 
 def split_rules(arguments: str) -> list[str]:
@@ -149,15 +182,14 @@ def _parse_rule(text: str) -> EventRule:
         hint = "a colon of an id or value is written \\:"
         raise MalformedTriggerError(f"rule {text!r} has more than four parts: type:verbs:values:selector; {hint}")
     doctype, verbs, values, selector = parts + [""] * (_MOST_PARTS - len(parts))
-    if not _DOCTYPE.match(doctype):
-        raise MalformedTriggerError(f"rule {text!r}: {doctype!r} is no doctype: {_CAN_FIRE}")
+    check_doctype(f"rule {text!r}", doctype)
     if selector and not values:
         raise MalformedTriggerError(f"rule {text!r}: the selector {selector!r} needs values to compare with")
     if selector.count(".") >= _DEEPEST_SELECTOR:
         raise MalformedTriggerError(f"a selector has more than {_DEEPEST_SELECTOR} names: {selector[:100]!r}")
     wanted = tuple(_plain(value) for value in _split(values, ",")) if values else ()
     path = tuple(_plain(name) for name in _split(selector, ".")) if selector else ()
-    return EventRule(doctype, _parse_verbs(text, verbs), wanted, selector, path)
+    return EventRule(doctype, _parse_verbs(text, verbs), wanted, selector, path, text)
 
 
 def _parse_verbs(rule: str, text: str) -> frozenset[str]:

@@ -38,6 +38,8 @@ class TriggerInfos(BaseModel):
     type: str = Field(min_length=1, strict=True)
     worker: str = Field(min_length=1, max_length=MAX_NAME, strict=True)
     arguments: str = Field(default="", strict=True)
+    rules: Any = None
+    """Of an @event: structured rules, beside those in `arguments`."""
     debounce: Annotated[Seconds | None, Field(default=None)] = None
     options: JobOptions | None = None
     message: Any = None

@@ -13,6 +13,7 @@ from couchjobs.triggers.on_demand import OnDemand, parse_client, parse_webhook
 from couchjobs.triggers.once import parse_at, parse_in
 from couchjobs.triggers.periodic import parse_periodic
 from couchjobs.triggers.schedule import Schedule
+from couchjobs.triggers.structured import parse_rules
 
 _LONGEST_ARGUMENTS = 100_000
 
@@ -23,7 +24,7 @@ _KINDS: dict[str, Callable[[TriggerInfos], ParsedTrigger]] = {
     "@client": parse_client,
     "@cron": lambda infos: parse_cron(infos.arguments, infos.timezone),
     "@daily": parse_periodic,
-    "@event": lambda infos: parse_event(infos.arguments),
+    "@event": lambda infos: parse_event(infos.arguments, parse_rules(infos.rules or [])),
     "@every": lambda infos: parse_every(infos.arguments, infos.anchor),
     "@hourly": parse_periodic,
     "@in": lambda infos: parse_in(infos.arguments),

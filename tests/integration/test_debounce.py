@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
+from couchjobs.errors import BadDocumentError
 from couchjobs.prefixer import Prefixer
 
 Start = Callable[..., Any]
@@ -40,6 +42,34 @@ async def test_debounce_when_200_payloads_come_in_a_window_then_one_job_with_all
     await eventually(done)
     other = await systems[0].scheduler.fire_webhook("hook", "later")
     assert other.id not in ids
+
+
+async def test_debounce_when_some_payloads_are_bad_then_the_others_arrive_each_once(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """What is wrong with one refuses no other; who gives up while he waits turns up in no later window."""
+    count = int(os.environ.get("COUCHJOBS_TEST_PAYLOADS", "200"))
+    system = await start(note)
+    trigger = {"type": "@webhook", "worker": "note", "message": None, "debounce": "1s"}
+    await triggers_of(connection, db).put({"_id": "hook", **trigger})
+    bad = {"nan": float("nan")}, "\ud800", {"set": {1}}, "x" * 2_000_000
+    payloads = [bad[number // 50 % 4] if number % 50 == 7 else number for number in range(count)]
+    hurried = asyncio.create_task(system.scheduler.fire_webhook("hook", "hurried"))
+    fired = [asyncio.create_task(system.scheduler.fire_webhook("hook", payload)) for payload in payloads]
+    gives_up = asyncio.create_task(system.scheduler.fire_webhook("hook", "given up"))
+    await asyncio.sleep(0)
+    gives_up.cancel()
+    answers = await asyncio.gather(*fired, return_exceptions=True)
+    await hurried
+    refused = [answer for answer in answers if isinstance(answer, BadDocumentError)]
+    assert len(refused) == count // 50
+    assert sum(isinstance(answer, BaseException) for answer in answers) == len(refused)
+    await asyncio.sleep(1.2)
+    await system.scheduler.fire_webhook("hook", "last")
+    arrived = [one for job in await jobs_of(connection, db, "hook") for one in job["payload"]["payloads"]]
+    good = [payload for payload in payloads if isinstance(payload, int)]
+    assert sorted(one for one in arrived if isinstance(one, int)) == good
+    assert "given up" not in arrived or arrived.count("given up") == 1
 
 
 async def test_debounce_when_events_come_in_a_window_then_one_job_without_event_data(

@@ -1,0 +1,350 @@
+"""Mango selectors, as CouchDB's `_find` reads them, asked of one document.
+
+    {"status": "paid", "lines": {"$elemMatch": {"price": {"$gt": 100}}}}
+
+A field that is absent matches nothing but `{"$exists": false}`; `$not` and `$nor` are moved down to the fields, so that
+this holds for them, too. `a.b` looks into `a`, a number into a list, and a backslash makes a dot one of the name. Text
+is ordered without regard to case first, as CouchDB does it; other letters than those of ASCII by their code points.
+Source: CouchDB documentation, /db/_find, "Selector Syntax".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import regex
+
+from couchjobs.errors import MalformedTriggerError
+
+Test = Callable[[Any], bool]
+
+_ABSENT = object()
+_MOST_CONDITIONS = 1000
+_REGEX_S = 0.05
+"""Seconds that a regular expression may take; one that takes longer does not match."""
+_SYMBOLS = "_-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$"
+_ORDER = {symbol: number for number, symbol in enumerate(_SYMBOLS)}
+_TYPES = ("null", "boolean", "number", "string", "array", "object")
+_NEGATED = {
+    "$eq": "$ne",
+    "$ne": "$eq",
+    "$lt": "$gte",
+    "$gte": "$lt",
+    "$gt": "$lte",
+    "$lte": "$gt",
+    "$in": "$nin",
+    "$nin": "$in",
+}
+
+
+def compile_selector(selector: Any) -> Test:
+    """Return what says of a document whether a selector matches it.
+
+    Raises:
+        MalformedTriggerError: it is no selector; the text says where.
+    """
+    if not isinstance(selector, dict):
+        raise MalformedTriggerError(f"a selector is an object such as {{'status': 'paid'}}, not {selector!r:.100}")
+    return _Compiler().all_of(selector, (), negated=False) if selector else lambda _: True
+
+
+class _Compiler:
+    """Makes tests of selectors. `inner`: of those for the elements of a list, in which CouchDB moves no negation."""
+
+    def __init__(self, *, inner: bool = False, conditions: int = 0) -> None:
+        self._inner = inner
+        self._conditions = conditions
+
+    def all_of(self, selector: dict[str, Any], path: tuple[str, ...], *, negated: bool) -> Test:
+        tests = [self._one(name, value, path, negated=negated) for name, value in selector.items()]
+        return tests[0] if len(tests) == 1 else partial(_any if negated else _all, tests)
+
+    def _one(self, name: str, value: Any, path: tuple[str, ...], *, negated: bool) -> Test:
+        self._conditions += 1
+        if self._conditions > _MOST_CONDITIONS:
+            raise MalformedTriggerError(f"a selector has more than {_MOST_CONDITIONS:,} conditions")
+        if name == "$nor" and self._inner:
+            raise MalformedTriggerError("$nor is not understood within the elements of a list: write $not and $or")
+        if name in ("$and", "$or", "$nor"):
+            _check(name, value, isinstance(value, list) and bool(value), "a list of selectors, at least one")
+            inner = negated != (name == "$nor")
+            tests = [self._condition(one, path, negated=inner) for one in value]
+            together = (name == "$and") == (not negated) if name != "$nor" else not negated
+            return partial(_all if together else _any, tests)
+        if name == "$not":
+            _check(name, value, isinstance(value, dict), "a selector")
+            if self._inner:
+                return partial(_not, self._condition(value, path, negated=False))
+            return self._condition(value, path, negated=not negated)
+        if name.startswith("$"):
+            return self._operator(name, value, path, negated=negated)
+        return self._condition(value, (*path, *_names(name)), negated=negated)
+
+    def _condition(self, value: Any, path: tuple[str, ...], *, negated: bool) -> Test:
+        if isinstance(value, dict) and value:
+            return self.all_of(value, path, negated=negated)
+        return self._operator("$eq", value, path, negated=negated)
+
+    def _operator(self, name: str, value: Any, path: tuple[str, ...], *, negated: bool) -> Test:
+        if name == "$exists":
+            _check(name, value, isinstance(value, bool), "true or false")
+            wanted = value != negated
+            return lambda doc: (_find(doc, path) is not _ABSENT) == wanted and (wanted or _is_missing(doc, path))
+        if negated and name in _NEGATED:
+            name, negated = _NEGATED[name], False
+        if name in _INNER:
+            _check(name, value, isinstance(value, dict), "a selector")
+            inner = _Compiler(inner=True, conditions=self._conditions)
+            test: Test = partial(
+                _INNER[name], inner.all_of(value, (), negated=False) if value else partial(_equals, {})
+            )
+        else:
+            test = _test_of(name, value, raw=path == ("_id",))
+        return partial(_at, path, test, negated)
+
+
+def _at(path: tuple[str, ...], test: Test, negated: bool, doc: Any) -> bool:
+    found = _find(doc, path)
+    return found is not _ABSENT and test(found) != negated
+
+
+def _not(test: Test, doc: Any) -> bool:
+    return not test(doc)
+
+
+def _all(tests: list[Test], doc: Any) -> bool:
+    return all(test(doc) for test in tests)
+
+
+def _any(tests: list[Test], doc: Any) -> bool:
+    return any(test(doc) for test in tests)
+
+
+def _check(name: str, value: Any, is_right: bool, wanted: str) -> None:
+    if not is_right:
+        raise MalformedTriggerError(f"{name} takes {wanted}, not {value!r:.100}")
+
+
+Order = Callable[[Any, Any], int]
+
+_COMPARED: dict[str, Callable[[int], bool]] = {
+    "$eq": lambda order: order == 0,
+    "$ne": lambda order: order != 0,
+    "$lt": lambda order: order < 0,
+    "$lte": lambda order: order <= 0,
+    "$gt": lambda order: order > 0,
+    "$gte": lambda order: order >= 0,
+}
+
+
+def _test_of(name: str, value: Any, *, raw: bool) -> Test:
+    """Return the test of a value that an operator makes."""
+    order = _raw_order if raw else compare
+    if name in _COMPARED:
+        return lambda found: _COMPARED[name](order(found, value))
+    if name in ("$in", "$nin"):
+        _check(name, value, isinstance(value, list), "a list")
+        return partial(_is_in, value, name == "$in", order)
+    if name not in _OTHERS:
+        raise MalformedTriggerError(f"{name} is no operator of a selector")
+    is_right, wanted, make = _OTHERS[name]
+    _check(name, value, is_right(value), wanted)
+    return make(value)
+
+
+def _regex(value: Any) -> Test:
+    try:
+        pattern = regex.compile(value)
+    except regex.error as error:
+        raise MalformedTriggerError(f"$regex: {value!r:.100} is no regular expression: {error}") from None
+
+    def test(found: Any) -> bool:
+        try:
+            return isinstance(found, str) and pattern.search(found, timeout=_REGEX_S) is not None
+        except TimeoutError:
+            return False
+
+    return test
+
+
+def _is_in(wanted: list[Any], is_in: bool, order: Order, found: Any) -> bool:
+    values = found if isinstance(found, list) else [found]
+    return any(order(value, one) == 0 for one in wanted for value in values) == is_in
+
+
+def _holds_all(wanted: list[Any], found: Any) -> bool:
+    if not isinstance(found, list) or not wanted:
+        return False
+    if all(any(_is_identical(one, value) for value in found) for one in wanted):
+        return True
+    return len(wanted) == 1 and isinstance(wanted[0], list) and _equals(wanted[0], found)
+
+
+def _is_identical(one: Any, other: Any) -> bool:
+    """Return whether two values are the same, 1 and 1.0 being two."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_is_identical, one, other))
+    if isinstance(one, dict):
+        return [*one] == [*other] and all(_is_identical(part, other[name]) for name, part in one.items())
+    return bool(one == other)
+
+
+def _equals(wanted: Any, found: Any) -> bool:
+    return compare(found, wanted) == 0
+
+
+def _is_divisor_and_remainder(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_int, value)) and value[0] != 0
+
+
+_OTHERS: dict[str, tuple[Test, str, Callable[[Any], Test]]] = {
+    "$all": (lambda value: isinstance(value, list), "a list", lambda value: partial(_holds_all, value)),
+    "$type": (
+        lambda value: value in _TYPES,
+        f"one of {', '.join(_TYPES)}",
+        lambda value: lambda found: _TYPES[_type(found)] == value,
+    ),
+    "$size": (
+        lambda value: _is_int(value) and value >= 0,
+        "a whole number from 0",
+        lambda value: lambda found: isinstance(found, list) and len(found) == value,
+    ),
+    "$mod": (
+        _is_divisor_and_remainder,
+        "two whole numbers, divisor and remainder",
+        lambda value: lambda found: _is_int(found) and _remainder(found, value[0]) == value[1],
+    ),
+    "$beginsWith": (
+        lambda value: isinstance(value, str),
+        "text",
+        lambda value: lambda found: isinstance(found, str) and found.startswith(value),
+    ),
+    "$regex": (lambda value: isinstance(value, str), "a regular expression", _regex),
+}
+
+
+_INNER: dict[str, Callable[[Test, Any], bool]] = {
+    "$elemMatch": lambda test, found: isinstance(found, list) and any(map(test, found)),
+    "$allMatch": lambda test, found: isinstance(found, list) and bool(found) and all(map(test, found)),
+    "$keyMapMatch": lambda test, found: isinstance(found, dict) and any(map(test, found)),
+}
+
+
+def _names(field: str) -> list[str]:
+    names = [name.replace("\\", "") for name in re.split(r"(?<!\\)\.", field)]
+    if not all(names):
+        raise MalformedTriggerError(f"{field!r} is no name of a field")
+    return names
+
+
+def find(doc: Any, field: str) -> Any:
+    """Return what a field such as `lines.0.sku` holds, None where it is absent."""
+    found = _find(doc, tuple(_names(field)))
+    return None if found is _ABSENT else found
+
+
+def _find(doc: Any, path: tuple[str, ...]) -> Any:
+    value = doc
+    for name in path:
+        if isinstance(value, dict):
+            value = value.get(name, _ABSENT)
+        elif isinstance(value, list) and re.fullmatch(r"\+?\d{1,9}|-0+", name, re.ASCII) and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return _ABSENT
+        if value is _ABSENT:
+            break
+    return value
+
+
+def _is_missing(doc: Any, path: tuple[str, ...]) -> bool:
+    """Return whether the way to an absent field ends in an object: what no field can be of is not said to lack it."""
+    value = doc
+    for name in path:
+        if not isinstance(value, dict):
+            value = _find(value, (name,))
+            if value is _ABSENT:
+                return False
+        elif name not in value:
+            return True
+        else:
+            value = value[name]
+    return False
+
+
+def compare(one: Any, other: Any) -> int:
+    """Return -1, 0 or 1, by CouchDB's order of JSON: null, false, true, numbers, text, lists, objects."""
+    kinds = _type(one), _type(other)
+    if kinds[0] != kinds[1]:
+        return -1 if kinds[0] < kinds[1] else 1
+    match _TYPES[kinds[0]]:
+        case "string":
+            return _sign(_text_key(one), _text_key(other))
+        case "array":
+            return _compare_lists(one, other)
+        case "object":
+            pairs = ([*one.items()], [*other.items()])
+            return _compare_lists(
+                [part for pair in pairs[0] for part in pair], [part for pair in pairs[1] for part in pair]
+            )
+    return 0 if one is None else _sign(one, other)
+
+
+def _raw_order(one: Any, other: Any) -> int:
+    """Return the order of ids: by their bytes, and after all that is no text."""
+    if not isinstance(one, str) or not isinstance(other, str):
+        return 1
+    return _sign(one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
+
+
+def _compare_lists(one: list[Any], other: list[Any]) -> int:
+    for left, right in zip(one, other, strict=False):
+        if (found := compare(left, right)) != 0:
+            return found
+    return _sign(len(one), len(other))
+
+
+def _text_key(text: str) -> tuple[Any, ...]:
+    """Return what text is ordered by: letters without case and accents, then accents, then case."""
+    parts = unicodedata.normalize("NFD", text)
+    base = [one for one in parts if not unicodedata.combining(one)]
+    accents = [one for one in parts if unicodedata.combining(one)]
+    return [_letter(one) for one in base], accents, [one.isupper() for one in base]
+
+
+def _letter(one: str) -> tuple[int, int, str]:
+    if one in _ORDER:
+        return 1, _ORDER[one], ""
+    if one.isspace() or ord(one) < 32:
+        return 0, ord(one), ""
+    return (2, int(one), "") if one.isdigit() and one.isascii() else (3, 0, one.lower())
+
+
+def _type(value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool):
+        return 1
+    if isinstance(value, int | float):
+        return 2
+    return 3 if isinstance(value, str) else 4 if isinstance(value, list) else 5
+
+
+def _sign(one: Any, other: Any) -> int:
+    return -1 if one < other else int(one > other)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _remainder(number: int, divisor: int) -> int:
+    """Return the remainder with the sign of the number, as Erlang has it."""
+    rest = abs(number) % abs(divisor)
+    return -rest if number < 0 else rest
