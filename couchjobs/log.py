@@ -7,6 +7,7 @@ waits for who reads that. What cannot be written now is kept for a moment, then 
 from __future__ import annotations
 
 import copy
+import fcntl
 import logging
 import os
 import re
@@ -56,6 +57,10 @@ def _plain_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
     return {plain(key): plain(value if isinstance(value, str) else _told(value)) for key, value in event.items()}
 
 
+_OWN_DESCRIPTORS = 10
+"""The lowest descriptor for the log."""
+
+
 class _Stderr:
     """The stream of a process's log lines: it takes them at once, and writes what can be written without waiting."""
 
@@ -63,8 +68,8 @@ class _Stderr:
         self._stream = stream
         self._kept: deque[bytes] = deque()
         self._dropped = 0
-        try:
-            self._handle: int | None = stream.fileno()
+        try:  # a descriptor of its own: a function may close that of the process, which then is something else's
+            self._handle: int | None = fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, _OWN_DESCRIPTORS)
         except (OSError, ValueError, AttributeError):  # closed, or a stand-in that a test has put there
             self._handle = None
 

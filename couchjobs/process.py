@@ -1,7 +1,7 @@
 """How a process of couchjobs runs and ends: its event loop, its garbage collector, its last steps.
 
 The loop: asyncio lets SystemExit and KeyboardInterrupt of any task or callback out of `run_forever`, and a function of
-a user may call `sys.exit` in one. That is that function's affair: the loop is entered again.
+a user may call `sys.exit` in one, or stop the loop. That is that function's affair: the loop is entered again.
 
 The collector: Python's looks at all young objects each 700 that are made, and at all old ones now and then. Jobs that
 wait for a slot or an answer live longer than that and are never part of a cycle: with the thresholds here the collector
@@ -39,6 +39,8 @@ _THRESHOLDS = (50_000, 20, 100)
 _LAST_STEPS_S = 2.0
 """Seconds for what was registered with `atexit`, and for what is still to be written to the log."""
 _LAST_TASKS_S = 1.0
+_STOPPED = "Event loop stopped"
+"""What asyncio and uvloop say where a function has called `loop.stop()`."""
 _LOOK_S = 0.5
 _GROWTH = 100 * 1024 * 1024
 """Bytes by which the process may grow before garbage is looked for."""
@@ -48,21 +50,33 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
+def keep_standard_streams() -> None:
+    """Open what is closed of the descriptors 0 to 2, on nothing: else they become sockets, which functions close."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def run(main: Coroutine[Any, Any, T], loop: str = "uvloop") -> T:
     """Run the coroutine in a new event loop, as `asyncio.run` does, and return what it returns."""
+    keep_standard_streams()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
     event_loop = LOOPS[loop]()
     asyncio.set_event_loop(event_loop)
     try:
         event_loop.set_task_factory(_make_task)
+        event_loop.set_exception_handler(_tell)
         task = event_loop.create_task(main, name="main")
         looking = event_loop.create_task(_look_at_memory(), name="memory")
         while not task.done():
             try:
                 event_loop.run_until_complete(task)
-            except (SystemExit, KeyboardInterrupt) as error:
-                if task.done():
+            except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+                if task.done() or (isinstance(error, RuntimeError) and _STOPPED not in str(error)):
                     raise
                 _logger.error("something that a function began has tried to end this process", error=repr(error))  # noqa: TRY400
         looking.cancel()
@@ -78,6 +92,12 @@ def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) ->
     if not (IN_FUNCTION.get() if context is None else context.get(IN_FUNCTION, False)):
         asyncio._unregister_task(task)  # noqa: SLF001  documented, "Extending", for whoever makes tasks
     return task
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a task or callback has raised that nobody waits for; a handler of the user's may raise anything."""
+    with suppress(BaseException):
+        loop.default_exception_handler(context)
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

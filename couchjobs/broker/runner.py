@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, assert_never
 
@@ -16,6 +17,7 @@ from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import Claimed, JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
+from couchjobs.supervisor import is_cancelled
 from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
@@ -168,10 +170,13 @@ class Runner:
                     self._look_again(job.id, _AFTER_NO_ANSWER_S)
             elif outcome is not None:
                 await self._write(job, outcome)
-        except Exception:
+        except BaseException:  # a processor of the user's for the log may raise anything, too
             if job.state is State.RUNNING and job.claim is not None:
                 self._store.begun.add(job.claim.id)
-            _logger.exception("job left as it is", job=job.id)
+            if is_cancelled():
+                raise
+            with suppress(BaseException):
+                _logger.exception("job left as it is", job=job.id)
         finally:
             del self._running[job.id]
             self._freed()

@@ -28,6 +28,7 @@ from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.zones import digest_of_zone_data
 
 _logger = get_logger(__name__)
+_VERSION = version("couchjobs")
 _MERGE_PAUSE_S = 0.25
 _AGAIN = 1 / 10
 """After which part of the interval a beat that was not taken is tried again: a whole one might be too late."""
@@ -251,7 +252,7 @@ class Daemon:
                 "_id": PREFIX + self.id,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "version": version("couchjobs"),
+                "version": _VERSION,
                 "domain": self.db.domain,
                 "prefix": self.db.db_prefix,
                 "worker_types": sorted(self._worker_types),

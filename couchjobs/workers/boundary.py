@@ -10,6 +10,8 @@
 | never return from a thread | left behind likewise |
 | return an awaitable | that is awaited |
 | raise what a future cannot hold (StopIteration) | an error like any other |
+| close the descriptors 0 to 2 | they are opened again, on nothing, when it ends; the log has one of its own |
+| stop the event loop | it is entered again |
 | hold large objects in the frames of its error | they are let go when its outcome is known |
 | fork | the child process has signals as usual; where it comes back from the function, it ends there |
 
@@ -25,19 +27,22 @@ import inspect
 import os
 import signal
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
 from couchjobs.log import redact
-from couchjobs.process import IN_FUNCTION
+from couchjobs.process import IN_FUNCTION, keep_standard_streams
 
 GRACE_S = 5.0
 """Seconds that a function has to end after it was cancelled, before it is left behind."""
 _ONCE_MORE_S = 2.5
 _LONGEST_ERROR = 10_000
 _MOST_CAUSES = 5
+_MOST_LEAVES = 5000
+_CAUSE, _CONTEXT, _TRACEBACK = (BaseException.__dict__[name] for name in ("__cause__", "__context__", "__traceback__"))
+"""The attributes of errors as they are, whatever a class puts in their place."""
 _FORKED = 70
 """The exit code of a forked process that comes back from a function with an error: EX_SOFTWARE."""
 
@@ -107,11 +112,12 @@ async def _kept(function: Callable[[], Awaitable[Any]]) -> Ended:
         return Ended(await function())
     except BaseException as raised:  # noqa: BLE001  whatever it is, it is how the call has ended
         error = raised
-        if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+        if type(error) is RuntimeError and isinstance(error.__cause__, StopIteration):
             error = error.__cause__  # which a coroutine cannot raise
         return Ended(error=error)
     finally:
         _end_if_forked(pid, error)
+        keep_standard_streams()
         error = None
 
 
@@ -130,6 +136,7 @@ def _kept_in_thread(pid: int, function: Callable[..., Any], *arguments: Any) -> 
         return Ended(error=error)
     finally:
         _end_if_forked(pid, error)
+        keep_standard_streams()
         error = None
 
 
@@ -207,45 +214,64 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error in one line: its class and what it says, its parts if it is a group, without credentials."""
+    """Return the error in one line: its class and what it says, its parts if it is a group, without credentials.
+
+    Nothing that its class does can keep it from being told.
+    """
+    kind: str = type.__dict__["__name__"].__get__(type(error))
     try:
-        text = str(error)
+        text = str.__getitem__(str(error), slice(_LONGEST_ERROR))
     except BaseException:  # noqa: BLE001  an error that cannot even be told is an outcome all the same
-        return type(error).__name__
-    text = redact(text[:_LONGEST_ERROR].encode("utf-8", "replace").decode())
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if isinstance(error, BaseExceptionGroup):
-        parts = [one for one in leaves_of(error) if not isinstance(one, asyncio.CancelledError)]
+        return kind
+    text = redact(text.encode("utf-8", "replace").decode())
+    text = f"{kind}: {text}" if text else kind
+    if is_group(error):
+        parts = [one for one in leaves_of(error) if not issubclass(type(one), asyncio.CancelledError)]
         more = f"; and {len(parts) - _MOST_CAUSES} more" if len(parts) > _MOST_CAUSES else ""
         text = f"{text}: {'; '.join(describe(one) for one in parts[:_MOST_CAUSES])}{more}"
     return text[:_LONGEST_ERROR]
 
 
-def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors of a group, at whatever depth; one that is no group, itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from leaves_of(part)
-    else:
-        yield error
+def is_group(error: BaseException) -> bool:
+    """Return whether an error is a group of errors, whatever it says of itself."""
+    return issubclass(type(error), BaseExceptionGroup)
+
+
+def parts_of(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the errors of a group, whatever its class makes of its attributes."""
+    parts: tuple[BaseException, ...] = BaseExceptionGroup.exceptions.__get__(error)
+    return parts
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return the errors of a group, at whatever depth; one that is no group, itself. At most some thousand."""
+    found: list[BaseException] = []
+    left = [error]
+    while left and len(found) < _MOST_LEAVES:
+        one = left.pop()
+        if is_group(one):
+            left += reversed(parts_of(one))
+        else:
+            found.append(one)
+    return found
 
 
 def let_go(error: BaseException | None) -> None:
     """Drop what the frames of an error hold, and of those that it came from: an error and its frames are a cycle."""
     seen: set[int] = set()
     left = [error]
-    while left:
+    while left and len(seen) < _MOST_LEAVES:
         one = left.pop()
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        left += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            left += one.exceptions
+        left += [_CAUSE.__get__(one), _CONTEXT.__get__(one)]
+        if is_group(one):
+            left += parts_of(one)
         try:
-            traceback.clear_frames(one.__traceback__)
-            one.__traceback__ = None
-        except BaseException:  # noqa: BLE001, S112  an error may forbid that, too
+            traceback.clear_frames(_TRACEBACK.__get__(one))
+            _TRACEBACK.__set__(one, None)
+        except BaseException:  # noqa: BLE001, S112  a frame may forbid that
             continue
 
 

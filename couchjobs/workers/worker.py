@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from typing import Any
 
-from couchjobs.errors import AbortJob, BadTriggerError, MessageNilError, MessageUnmarshalError
+from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.message import new_message, unmarshal
 from couchjobs.log import get_logger
@@ -65,8 +65,12 @@ class Worker:
 
     async def init(self) -> None:
         """Call `worker_init`, whose exceptions pass."""
-        if self.config.worker_init is not None:
+        if self.config.worker_init is None:
+            return
+        try:
             await call_in_time(None, self.executor, self.config.worker_init, *self._given(self.config.worker_init))
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise ConfigurationError(f"worker_init of {self.config.worker_type!r}: {describe(error)}") from error
 
     async def stop(self) -> None:
         """Call `worker_stop`, whose exceptions are logged."""
@@ -136,7 +140,12 @@ class Try:
             self._context.logger.warning("a function does not end, and is left behind", exec_count=self._job.exec_count)
         if ended is not None and ended.error is None and ended.value is None and self._config.worker_commit is None:
             return Done()
-        outcome, error = await self._outcome_of(ended)
+        try:
+            outcome, error = await self._outcome_of(ended)
+        except BaseException as raised:
+            if is_cancelled():
+                raise
+            outcome, error = Failed(f"its error cannot be told: {describe(raised)}"), raised
         try:
             if isinstance(outcome, Done | Failed | Cancelled):
                 await self._commit(error)
@@ -229,18 +238,19 @@ class Try:
             return self._stopped_as, error
         if self._late:
             error = TimeoutError(self._late)
-        elif isinstance(error, asyncio.CancelledError):
+        elif error is not None and issubclass(type(error), asyncio.CancelledError):
             error = asyncio.CancelledError(_NOBODY_ASKED)
-        return await self._meaning_of(error or asyncio.CancelledError()), error
+        return await self._meaning_of(asyncio.CancelledError() if error is None else error), error
 
     async def _meaning_of(self, error: BaseException) -> Outcome:
-        causes = [one for one in leaves_of(error) if not isinstance(one, asyncio.CancelledError)] or [error]
+        kinds = [type(one) for one in leaves_of(error)]
+        causes = [kind for kind in kinds if not issubclass(kind, asyncio.CancelledError)] or [type(error)]
         text = describe(error)
-        if all(isinstance(one, AbortJob) for one in causes):
+        if all(issubclass(kind, AbortJob) for kind in causes):
             return Done()
-        if any(isinstance(one, BadTriggerError) for one in causes):
+        if any(issubclass(kind, BadTriggerError) for kind in causes):
             return Failed(text, bad_trigger=True)
-        if self._context.no_retry or any(isinstance(one, _NEVER_RETRIED) for one in causes):
+        if self._context.no_retry or any(issubclass(kind, _NEVER_RETRIED) for kind in causes):
             return Failed(text)
         if not await self._may_try_again(error):
             return Failed(text)

@@ -59,6 +59,14 @@ class Odd(BaseException):
     def __str__(self):
         raise SystemExit(3)
 
+class Sealed(Exception):
+    @property
+    def __cause__(self):
+        raise SystemExit(4)
+    __context__ = __class__ = __cause__
+    def __bool__(self):
+        raise SystemExit(5)
+
 async def _raises(error):
     raise error
 
@@ -102,8 +110,15 @@ async def act(ctx, what):
         ctx.job.claim.id = "mine"
         raise ValueError("after that")
     elif what == "close descriptors":
-        os.close(2)
+        for number in range(3):
+            with contextlib.suppress(OSError):
+                os.close(number)
         raise ValueError("nobody hears it")
+    elif what == "stop the loop":
+        loop.stop()
+        await asyncio.sleep(0.01)
+    elif what == "odd class":
+        raise Sealed("its class says nothing")
     elif what == "log nonsense":
         logging.getLogger("x").warning("%d of %s", "12")
         ctx.logger.warning("odd", value=Odd())
@@ -174,6 +189,9 @@ ACTS = {
     "leave a thread": None,
     "leave a task": None,
     "leave a program": None,
+    "close descriptors": "ValueError: nobody hears it",
+    "stop the loop": None,
+    "odd class": "its class says nothing",
 }
 PLAIN = {"stop": "StopIteration", "exit": "SystemExit: 2", "mutate": "Endless", "fork": None, "thread": None}
 
@@ -192,6 +210,56 @@ def run(
         return await one.run()
 
     return asyncio.run(go())
+
+
+class Falsy(AbortJob):
+    """An error that counts as false."""
+
+    def __len__(self) -> int:
+        """Zero."""
+        return 0
+
+
+class Nested(ExceptionGroup[Exception]):
+    """A group that says that it is none."""
+
+    @property
+    def exceptions(self) -> Any:
+        """Raise."""
+        raise SystemExit(6)
+
+
+def nested(depth: int) -> BaseException:
+    """A group within a group, and so on."""
+    error: Exception = ValueError("innermost")
+    for _ in range(depth):
+        error = ExceptionGroup("outer", [error])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "told"),
+    [
+        (Falsy(), Done, ""),
+        (Nested("g", [ValueError("inner")]), Retry, "ValueError: inner"),
+        (nested(3000), Retry, "ExceptionGroup"),
+    ],
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_error_when_its_class_is_odd_then_an_outcome_like_any_other(
+    error: BaseException, outcome: type, told: str, plain: bool
+) -> None:
+    """What it says of itself decides nothing."""
+
+    async def fails(ctx: WorkerContext) -> None:
+        raise error
+
+    def fails_plainly(ctx: WorkerContext) -> None:
+        raise error
+
+    found = run(fails_plainly if plain else fails)
+    assert isinstance(found, outcome)
+    assert told in getattr(found, "error", "")
 
 
 async def forgets(ctx: WorkerContext) -> None:
