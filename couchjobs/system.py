@@ -57,9 +57,12 @@ class JobSystem:
         await self.broker.start_workers(self.workers)
         try:
             await self.scheduler.start_scheduler(self.broker)
-        except BaseException:
+        except BaseException as error:
             self.state = "closed"
-            await self.broker.shutdown_workers(0)
+            is_asked = isinstance(
+                error, asyncio.CancelledError
+            )  # to end: jobs that run already may go on as at any end
+            await self.broker.shutdown_workers(None if is_asked else 0)
             raise
 
     async def shutdown(self, timeout: float | None = None) -> None:

@@ -124,7 +124,7 @@ def unreadable(document: Document, now: datetime, reason: str) -> Document:
     """Return the next document of a job that cannot be understood, with the reason where its author looks."""
     told = f"bad job: {reason}"[:_MAX_ERROR]
     marked = {**document, "state": State.ERRORED.value, "finished_at": format_time(now)}
-    if isinstance(document.get("error"), str | None):
+    if not document.get("error") or isinstance(document["error"], str):
         return {**marked, "error": told}
     errors = document.get("errors")  # `error` is somebody's own field
     before = errors if isinstance(errors, list) else []

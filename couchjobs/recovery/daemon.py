@@ -100,9 +100,13 @@ class Daemon:
     async def take_triggers(self, takes: bool) -> None:
         """Say whether this daemon fires triggers, and by which data of time zones."""
         self._schedules = takes
-        if takes and not self._zones:
-            self._zones = await asyncio.to_thread(digest_of_zone_data)
+        if takes and not self._zones:  # the next beat tells it
+            asyncio.get_running_loop().run_in_executor(None, digest_of_zone_data).add_done_callback(self._note_zones)
         await self._tell()
+
+    def _note_zones(self, digest: asyncio.Future[str]) -> None:
+        if not digest.cancelled() and digest.exception() is None:
+            self._zones = digest.result()
 
     async def _tell(self) -> None:
         self._notice_changes()

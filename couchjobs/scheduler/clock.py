@@ -252,12 +252,15 @@ class Clock:
             self._look_again([infos.id], timedelta())
             return
         known = self._timers.get(infos.id)
+        if self._triggers.scheduled.get(infos.id) is not trigger:  # it has changed, or is gone, meanwhile
+            self._look_again([infos.id], timedelta())
+            return
         if known is not None and known.busy:
             self._again.add(infos.id)
             return
         timer = _Timer(trigger, Life(trigger.ticks, infos, state), rank, known.since if known else present)
         self._timers[infos.id] = timer
-        timer.at = self._left_to_others(timer, present) if rank else timer.life.look(present)
+        timer.at = self._left_to_others(timer, present, rank * _OTHERS) if rank else timer.life.look(present)
         if timer.at is not None:
             heapq.heappush(self._queue, (timer.at, infos.id))
 
@@ -278,7 +281,7 @@ class Clock:
     def _noticed(self, timer: _Timer, present: datetime) -> datetime:
         return max(timer.since, self._attention.since, present - _LONGEST_DELAY)
 
-    def _left_to_others(self, timer: _Timer, present: datetime, each: timedelta = timedelta()) -> datetime | None:
+    def _left_to_others(self, timer: _Timer, present: datetime, each: timedelta) -> datetime | None:
         """Return when to look whether another daemon has fired the trigger."""
         first = timer.life.look(present)
         return None if first is None else max(first + timer.rank * _OTHERS, present + each)

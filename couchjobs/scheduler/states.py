@@ -24,6 +24,7 @@ from couchjobs.triggers.on_demand import OnDemand
 _logger = get_logger(__name__)
 _SCHEDULE = "schedule:"
 _TIMES = ("anchor", "passed", "last", "fired", "firing", "missed_at")
+_DROPPED_TIMES = 5
 _TEXTS = ("slot", "seed", "note", "rev")
 
 
@@ -140,11 +141,17 @@ class States:
         return answer.stored
 
     async def drop(self, trigger_id: str) -> None:
-        """Delete the state of a trigger, as it was read last."""
+        """Delete the state of a trigger that is gone, whoever has written it since it was read."""
         rev = self._revs.pop(trigger_id, None)
-        if rev is None:
-            return
-        try:
-            await settle(self._writer, {"_id": self.id_of(trigger_id), "_rev": rev, "_deleted": True})
-        except NotFound:
-            _logger.info("schedule state is gone with its database", trigger=trigger_id)
+        for _ in range(_DROPPED_TIMES):
+            if rev is None:
+                return
+            try:
+                answer = await settle(self._writer, {"_id": self.id_of(trigger_id), "_rev": rev, "_deleted": True})
+            except NotFound:
+                _logger.info("schedule state is gone with its database", trigger=trigger_id)
+                return
+            if answer.stored:
+                return
+            present = await self.control.find(self.id_of(trigger_id))
+            rev = present["_rev"] if present is not None else None
