@@ -373,7 +373,8 @@ class Clock:
                 return
             rev = answer.rev
         await self._firing.fire(infos, lambda: self._job(infos, tick, None))
-        if await self._store.delete_revision(infos.id, rev):
+        gone = {"_id": infos.id, "_rev": rev, "_deleted": True}
+        if (await settle_surely(self._writer, gone)).stored:
             await self._states.drop(infos.id)
         timer.at = None
 
