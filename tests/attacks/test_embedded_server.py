@@ -14,7 +14,7 @@ from yarl import URL
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
 from couchjobs.embedded.server import EmbeddedServer
-from couchjobs.errors import Refused, Unavailable
+from couchjobs.errors import Conflict, Refused, Unavailable
 
 ESCAPE = "function (doc) { var p = this.constructor.constructor('return process')(); throw({forbidden: p.pid}); }"
 DEEPER = "function (doc, old, user) { throw({forbidden: '' + user.constructor.constructor('return process')().pid}); }"
@@ -133,3 +133,16 @@ async def test_bulk_when_it_edits_one_revision_twice_then_the_second_is_a_confli
     rows = await database.server.request("POST", f"{database.path}/_bulk_docs", body=orjson.dumps({"docs": docs}))
     assert [row.get("error") for row in rows] == [None, "conflict"]
     assert len(await database.leaves("doc")) == 1
+
+
+async def test_edit_when_the_document_had_it_before_it_was_deleted_then_a_conflict_and_the_database_goes_on(
+    database: Database,
+) -> None:
+    """Two daemons mark the same single tick alike, and one of them has deleted its trigger already."""
+    first = await database.put({"_id": "at", "n": 1})
+    second = await database.put({"_id": "at", "_rev": first, "n": 2})
+    await database.delete("at", second)
+    with pytest.raises(Conflict):
+        await database.put({"_id": "at", "_rev": first, "n": 2})
+    assert await database.put({"_id": "other"})
+    assert await database.find("at") is None

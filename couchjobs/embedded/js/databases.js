@@ -20,6 +20,17 @@ const LEGAL_NAME = /^(_users|_replicator|_global_changes|[a-z][a-z0-9_$()+/-]*)$
 const ONLY_ADMINISTRATORS = {members: {roles: ['_admin']}, admins: {roles: ['_admin']}};
 const REGISTRY = '~databases';
 
+// PouchDB answers nothing for an edit that a document had already before it was deleted, stumbles over that, and its
+// database answers no more. For CouchDB that is a conflict.
+function answerAll(pouch) {
+  const inner = pouch._bulkDocs.bind(pouch);
+  pouch._bulkDocs = (request, options, callback) => inner(request, options, (error, answers) => {
+    const conflict = () => Object.assign(new Error('Document update conflict.'), {status: 409, name: 'conflict', error: true});
+    callback(error, answers && Array.from(request.docs, (_, index) => answers[index] || conflict()));
+  });
+  return pouch;
+}
+
 class Database {
   constructor(name, pouch) {
     this.name = name;
@@ -78,7 +89,7 @@ class Databases {
   }
 
   load(name, made) {
-    const database = new Database(name, new this.PouchDB(Databases.fileName(name)));
+    const database = new Database(name, answerAll(new this.PouchDB(Databases.fileName(name))));
     database.startTime = String(made || 0);
     this.open_.set(name, database);
     return database;
