@@ -400,7 +400,9 @@ class Clock:
         try:
             stored = await self._states.read(timer.infos.id for timer in timers)
             for timer in timers:
-                timer.life.state = stored[timer.infos.id] or timer.life.state
+                timer.life = Life(
+                    timer.trigger.ticks, timer.infos, _as_both_see(stored[timer.infos.id], timer.life.state)
+                )
                 overdue = timer.life.overdue(present - timer.rank * _OTHERS)
                 if overdue is None:
                     timer.at = self._left_to_others(timer, present, _OTHERS_EACH)
@@ -422,3 +424,10 @@ class Clock:
     def _job(self, infos: TriggerInfos, tick: datetime, previous: datetime | None) -> Job:
         request = infos.job_request(id=tick_id(infos.id, tick), queued_at=tick, tick=tick, previous_tick=previous)
         return new_job(self._store.db, request)
+
+
+def _as_both_see(stored: State | None, own: State) -> State:
+    """Return what is stored, where it is of the trigger as this daemon sees it too; else what it has seen itself."""
+    if stored is None or (stored.meaning, stored.paused) != (own.meaning, own.paused):
+        return own
+    return stored
