@@ -12,6 +12,7 @@ from couchjobs.broker.lane import Lane
 from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ClosedError, QueueClosedError, Unavailable, UnknownWorkerError
+from couchjobs.jobs.ids import window_id
 from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.queries import worker_queue_len
@@ -178,6 +179,16 @@ class CouchBroker:
             if await store.create(job):
                 return
         raise Unavailable(f"all ids of a firing of trigger {job.trigger_id} are taken by other jobs: {wanted}, ...")
+
+    async def id_of_window(self, trigger_id: str, before: str) -> str:
+        """Return the id of the job of a debounce window: the same for all daemons, and nobody else can tell it.
+
+        `before`: the revision of the window that it replaces; empty for none.
+
+        Raises:
+            CouchError: the secret that it comes from cannot be read.
+        """
+        return await self._admin_proof.other_id(window_id(trigger_id, before), 0)
 
     async def store_refused(self, job: Job, reason: str) -> None:
         """Store a small document that says why, in the place of a job that CouchDB never takes."""

@@ -45,6 +45,11 @@ def event_id(doctype: str, doc_id: str, rev: str, trigger_id: str) -> str:
     return f"{name}:{rev}:{digest}"
 
 
+def window_id(trigger_id: str, before: str) -> str:
+    """Return the beginning of the id of the job of a debounce window, which replaces the one of that revision."""
+    return hashlib.sha256(f"{trigger_id}\0{before}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
 def _uuid7(milliseconds: int, high: int, low: int) -> str:
     number = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0b10 << 62 | (low & (2**62 - 1))
     return str(uuid.UUID(int=number))

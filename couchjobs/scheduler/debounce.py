@@ -27,7 +27,6 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.couch.settle import settle_surely
 from couchjobs.errors import BadDocumentError, Conflict, Refused
-from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.payloads import as_changes, gathered
 from couchjobs.jobs.request import as_stored, new_job
@@ -171,11 +170,17 @@ class Debouncer:
         return present is None or payloads.keys() <= gathered(present).keys()  # None: done and deleted already
 
     async def _open(self, state: Document | None, infos: TriggerInfos) -> Document | None:
-        """Return the window that was opened, None where another daemon was quicker."""
+        """Return the window that was opened, None where another daemon was quicker.
+
+        A cluster may tell two daemons that they have opened it: the id of its job comes from what it replaces, so that
+        both make the same one.
+        """
         until = now() + timedelta(seconds=infos.debounce or 0)
-        window: Document = {"_id": self._prefix + infos.id, "job_id": new_id(), "until": format_time(until)}
+        before = state["_rev"] if state is not None else ""
+        job_id = await self._broker.id_of_window(infos.id, before)
+        window: Document = {"_id": self._prefix + infos.id, "job_id": job_id, "until": format_time(until)}
         if state is not None:
-            window["_rev"] = state["_rev"]
+            window["_rev"] = before
         answer = await settle_surely(self._writer, window)
         return window if answer.stored else None
 
