@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.recovery.peers import PREFIX as DAEMON
@@ -14,10 +13,9 @@ from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.life import AHEAD
 from couchjobs.triggers.on_demand import OnDemand
-from couchjobs.triggers.prospects import life_of
+from couchjobs.triggers.prospects import LATE, life_of
 from couchjobs.triggers.zones import digest_of_zone_data
 
-_LATE = timedelta(seconds=60)
 _TOGETHER = 500
 
 
@@ -40,7 +38,7 @@ async def check_schedules(patient: Patient) -> AsyncIterator[Finding]:
                 what = f"its state holds {format_time(latest)}, ahead of the clock: a daemon's clock is, or was, wrong"
                 yield Finding("schedule", infos.id, what)
             overdue = life_of(schedule, infos, state, present).overdue(present)
-            if overdue is not None and present - overdue > _LATE:
+            if overdue is not None and present - overdue > LATE:
                 what = f"a tick did not come: {format_time(overdue)}: does a daemon run that can read the trigger?"
                 yield Finding("schedule", infos.id, what)
             if state.note:

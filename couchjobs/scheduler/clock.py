@@ -1,9 +1,6 @@
-"""Firing by the clock: looking at each schedule when something is due, and storing jobs and states.
+"""Firing by the clock: which schedules this daemon looks at, and when.
 
-What is to be done about a schedule is said by `triggers.life`. A job's id comes from trigger and tick, so that two
-daemons that fire the same tick make one document; the state is written after the job. A single tick is marked in its
-trigger before its job is stored, at the revision that was read, and the trigger is deleted afterwards: an edit comes
-either before, and counts, or too late, and is refused.
+What is to be done about a schedule is said by `triggers.life`, and done by `carrier`.
 
 The daemon with the first right to a trigger fires it. The others look at its state some seconds after a tick, and
 take the trigger over where the tick did not come: its daemon may be unable to read what they can.
@@ -23,14 +20,11 @@ from typing import Any
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import generation
 from couchjobs.couch.history import documents_since
-from couchjobs.couch.settle import settle_surely
 from couchjobs.errors import CouchError, QueueClosedError
-from couchjobs.jobs.ids import tick_id
-from couchjobs.jobs.job import Job
-from couchjobs.jobs.request import new_job
 from couchjobs.log import get_logger
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.scheduler.attention import Attention
+from couchjobs.scheduler.carrier import Carrier
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.states import States
 from couchjobs.scheduler.store import TriggerStore
@@ -38,7 +32,7 @@ from couchjobs.scheduler.trigger import ClockTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.triggers.life import ON_TIME, Life, Plan, State, seen
+from couchjobs.triggers.life import ON_TIME, Life, State, seen
 
 _logger = get_logger(__name__)
 _LONGEST_DELAY = timedelta(seconds=60)
@@ -103,12 +97,11 @@ class Clock:
         daemon: Daemon,
         firing: Firing,
     ) -> None:
-        self._writer = connection.writer(store.database.name)
         self._triggers = triggers
-        self._store = store
+        self._database = store.database
         self._states = States(connection, store.database.name)
+        self._carrier = Carrier(connection.writer(store.database.name), self._states, firing, store.db)
         self._daemon = daemon
-        self._firing = firing
         self._attention = Attention()
         self._timers: dict[str, _Timer] = {}
         self._queue: list[tuple[datetime, str]] = []
@@ -271,7 +264,7 @@ class Clock:
         steps = generation(infos.rev) - generation(stored.rev)
         if steps == 1:
             return stored
-        between = await documents_since(self._store.database, infos.id, stored.rev)
+        between = await documents_since(self._database, infos.id, stored.rev)
         if steps < 1 or between is None or any(document.get("_deleted") for document in between):
             return None
         if any(document.get("disabled") is True for document in between):
@@ -332,7 +325,9 @@ class Clock:
                 present = now()
                 plan = timer.life.plan(present, self._noticed(timer, present))
                 timer.at = plan.look
-                await self._carry_out(timer, plan)
+                if not await self._carrier.carry_out(timer.trigger, timer.life, plan):
+                    timer.at = None
+                    self._look_again([infos.id], timedelta())
         except CouchError as error:
             _logger.warning("trigger not fired, tried again", trigger=infos.id, reason=str(error))
             timer.at = now() + _AFTER_FAILURE
@@ -343,56 +338,6 @@ class Clock:
             timer.at = now() + _AFTER_ERROR
         finally:
             self._done_with(timer)
-
-    async def _carry_out(self, timer: _Timer, plan: Plan) -> None:
-        infos, state = timer.infos, timer.life.state
-        if plan.ended:
-            await self._end(infos, plan.ended)
-        elif plan.tick is None:
-            await self._store_state(timer, plan.then)
-        elif timer.trigger.ticks.once:
-            await self._fire_single(timer, plan.tick)
-        else:
-            if plan.first is not None and not await self._store_state(timer, plan.first):
-                return
-            tick = plan.tick
-            await self._firing.fire(infos, lambda: self._job(infos, tick, state.fired))
-            if plan.then.missed > state.missed:
-                count = plan.then.missed - state.missed
-                _logger.warning("ticks were missed", trigger=infos.id, missed=count, tick=format_time(tick))
-            await self._store_state(timer, plan.then)
-
-    async def _fire_single(self, timer: _Timer, tick: datetime) -> None:
-        """Fire the one tick of a trigger, and delete the trigger: whatever somebody writes to it, it fires once."""
-        infos = timer.infos
-        rev = infos.rev
-        if infos.firing != tick:
-            answer = await settle_surely(self._writer, {**infos.document(), "firing": format_time(tick)})
-            if not answer.stored:  # it was edited, which the feed tells
-                timer.at = None
-                return
-            rev = answer.rev
-        await self._firing.fire(infos, lambda: self._job(infos, tick, None))
-        gone = {"_id": infos.id, "_rev": rev, "_deleted": True}
-        if (await settle_surely(self._writer, gone)).stored:
-            await self._states.drop(infos.id)
-        timer.at = None
-
-    async def _end(self, infos: TriggerInfos, reason: str) -> None:
-        """Disable a trigger whose single tick never fires, and say why where people look."""
-        _logger.warning("a trigger never fires, and is disabled", trigger=infos.id, reason=reason)
-        await settle_surely(self._writer, {**infos.document(), "disabled": True, "ended": reason})
-
-    async def _store_state(self, timer: _Timer, state: State) -> bool:
-        """Store the state where it is another one; False where somebody else has written it, and it is read again."""
-        if state == timer.life.state:
-            return True
-        if not await self._states.write(timer.infos, state):
-            timer.at = None
-            self._look_again([timer.infos.id], timedelta())
-            return False
-        timer.life.state = state
-        return True
 
     async def _look_at_others(self, timers: list[_Timer]) -> None:
         """Look whether the daemons that have the first right have fired; take over what they have not."""
@@ -420,10 +365,6 @@ class Clock:
         finally:
             for timer in timers:
                 self._done_with(timer)
-
-    def _job(self, infos: TriggerInfos, tick: datetime, previous: datetime | None) -> Job:
-        request = infos.job_request(id=tick_id(infos.id, tick), queued_at=tick, tick=tick, previous_tick=previous)
-        return new_job(self._store.db, request)
 
 
 def _as_both_see(stored: State | None, own: State) -> State:

@@ -244,7 +244,7 @@ class Life:
             late = ON_TIME if infos.misfire == "skip" else LATEST
             if now - tick > (late if infos.grace is None else timedelta(seconds=infos.grace)):
                 return Plan(None, state, None, ended=f"its time, {told}, was missed")
-        return self._fire(tick)
+        return self._fire(tick)._replace(look=None)
 
     def _plan_missed(self, first: datetime, now: datetime, noticed: datetime) -> Plan:
         """Return the plan where at least one tick was missed, `first` being the first of them."""

@@ -9,7 +9,7 @@ from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.life import Life, State, begun
 from couchjobs.triggers.schedule import Schedule
 
-_LATE = timedelta(seconds=60)
+LATE = timedelta(seconds=60)
 """How long after its time a tick is called one that did not come."""
 
 
@@ -44,7 +44,7 @@ def notes_on(life: Life, now: datetime, *, is_stored: bool = True) -> list[str]:
     elif life.look(now) is None:
         notes.append("it never fires: there is no such time within five years" if infos.ends is None else "it is over")
     overdue = life.overdue(now)
-    if is_stored and overdue is not None and now - overdue > _LATE:
+    if is_stored and overdue is not None and now - overdue > LATE:
         notes.append(f"a tick did not come: {format_time(overdue)}")
     if state.missed and state.missed_at is not None:
         notes.append(f"{state.missed} ticks were missed, the last time at {format_time(state.missed_at)}")

@@ -1,0 +1,100 @@
+"""Carrying out what is to be done about a schedule: jobs are stored, then states.
+
+A job's id comes from trigger and tick, so that two daemons that fire the same tick make one document. A single tick is
+marked in its trigger before its job is stored, at the revision that was read, and the trigger is deleted afterwards: an
+edit comes either before, and counts, or too late, and is refused.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from couchjobs.couch.settle import settle_surely
+from couchjobs.couch.writer import GroupWriter
+from couchjobs.jobs.ids import tick_id
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.request import new_job
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.states import States
+from couchjobs.scheduler.trigger import ClockTrigger
+from couchjobs.timestamps import format_time
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.life import Life, Plan, State
+
+_logger = get_logger(__name__)
+
+
+class Carrier:
+    """Carries out plans for the triggers of one tenant.
+
+    Args:
+        triggers: the writer of the triggers' database.
+        states: of their schedules.
+        firing: stores jobs.
+        db: whose jobs these are.
+    """
+
+    def __init__(self, triggers: GroupWriter, states: States, firing: Firing, db: Prefixer) -> None:
+        self._triggers = triggers
+        self._states = states
+        self._firing = firing
+        self._db = db
+
+    async def carry_out(self, trigger: ClockTrigger, life: Life, plan: Plan) -> bool:
+        """Do what the plan says; False where somebody else has written the state, and it must be read again.
+
+        Raises:
+            CouchError: CouchDB does not take it now: the plan is to be made again.
+        """
+        infos, state = trigger.infos, life.state
+        if plan.ended:
+            await self._end(infos, plan.ended)
+            return True
+        if plan.tick is None:
+            return await self._store_state(infos, life, plan.then)
+        if trigger.ticks.once:
+            await self._fire_single(infos, plan.tick)
+            return True
+        if plan.first is not None and not await self._store_state(infos, life, plan.first):
+            return False
+        tick = plan.tick
+        await self._firing.fire(infos, lambda: self._job(infos, tick, state.fired))
+        if plan.then.missed > state.missed:
+            count = plan.then.missed - state.missed
+            _logger.warning("ticks were missed", trigger=infos.id, missed=count, tick=format_time(tick))
+        return await self._store_state(infos, life, plan.then)
+
+    async def _fire_single(self, infos: TriggerInfos, tick: datetime) -> None:
+        """Fire the one tick of a trigger, and delete the trigger: whatever somebody writes to it, it fires once.
+
+        Where it was edited meanwhile, the feed tells what it is now.
+        """
+        rev = infos.rev
+        if infos.firing != tick:
+            answer = await settle_surely(self._triggers, {**infos.document(), "firing": format_time(tick)})
+            if not answer.stored:
+                return
+            rev = answer.rev
+        await self._firing.fire(infos, lambda: self._job(infos, tick, None))
+        gone = {"_id": infos.id, "_rev": rev, "_deleted": True}
+        if (await settle_surely(self._triggers, gone)).stored:
+            await self._states.drop(infos.id)
+
+    async def _end(self, infos: TriggerInfos, reason: str) -> None:
+        """Disable a trigger whose single tick never fires, and say why where people look."""
+        _logger.warning("a trigger never fires, and is disabled", trigger=infos.id, reason=reason)
+        await settle_surely(self._triggers, {**infos.document(), "disabled": True, "ended": reason})
+
+    async def _store_state(self, infos: TriggerInfos, life: Life, state: State) -> bool:
+        if state == life.state:
+            return True
+        if not await self._states.write(infos, state):
+            return False
+        life.state = state
+        return True
+
+    def _job(self, infos: TriggerInfos, tick: datetime, previous: datetime | None) -> Job:
+        request = infos.job_request(id=tick_id(infos.id, tick), queued_at=tick, tick=tick, previous_tick=previous)
+        return new_job(self._db, request)
