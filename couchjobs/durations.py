@@ -60,7 +60,7 @@ def read_seconds(value: object) -> float:
         text = value.strip()
         seconds = float(text) if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text) else _with_days(text)
     else:
-        seconds = float(value)
+        seconds = float(value) if abs(value) < _MAX_S else _MAX_S
     if not 0 <= seconds < _MAX_S:
         raise ValueError(f"{value!r} is not a duration from 0 to 292 years")
     return seconds

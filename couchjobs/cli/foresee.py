@@ -17,7 +17,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now, parse_time
-from couchjobs.triggers.event import EventRules, parse_event
+from couchjobs.triggers.event import VERBS, EventRules, parse_event
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life
@@ -178,11 +178,20 @@ def explain(
         raise ConfigurationError(f"trigger {trigger_id} is of type {infos.type}: it fires when it is asked to")
     if doc is None:
         raise ConfigurationError("an @event trigger is tested against a document: give --doc FILE")
-    document = read_json("--doc", doc.read_text())
-    before = read_json("--old", old.read_text()) if old else None
+    document = _document_in("--doc", doc)
+    before = _document_in("--old", old) if old else None
+    if verb not in VERBS:
+        raise ConfigurationError(f"--verb {verb!r}: CREATED, UPDATED or DELETED")
     answers = [{"rule": rule.text, "why_not": rule.why_not(verb, document, before)} for rule in rules.rules]
     if as_json:
         print_json(answers)
         return
     for answer in answers:
         say(f"{answer['rule']}: {answer['why_not'] or 'matches'}")
+
+
+def _document_in(option: str, path: Path) -> dict[str, Any]:
+    document = read_json(f"{option} {path}", path.read_bytes().decode("utf-8", "replace"))
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{option} {path}: a document is a JSON object")
+    return document

@@ -8,13 +8,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
-import orjson
 import typer
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from couchjobs.couch.codec import encode
+from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.login import split_url
 from couchjobs.errors import ConfigurationError
@@ -67,8 +66,8 @@ def read_json(what: str, text: str) -> Any:
         ConfigurationError: it is none.
     """
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        return decode(text.encode())
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"{what} is not JSON: {error}; write text in quotes of its own, as in '\"text\"'"
         ) from None

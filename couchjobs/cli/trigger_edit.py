@@ -99,6 +99,7 @@ def update(
     arguments: Annotated[str | None, typer.Option("--arguments", help="Such as '0 30 8 * * mon-fri'.")] = None,
     worker: Annotated[str | None, typer.Option("--worker", help="The type of worker.")] = None,
     message: Annotated[str | None, typer.Option("--message", help="The message of its jobs, as JSON.")] = None,
+    rules: Annotated[str | None, typer.Option("--rules", help="For @event: structured rules, as JSON.")] = None,
     timezone: Timezone = None,
     debounce: Debounce = None,
     misfire: Misfire = None,
@@ -128,6 +129,8 @@ def update(
         changes["arguments"] = ""
     if message is not None:
         changes["message"] = read_json("--message", message)
+    if rules is not None:
+        changes["rules"] = read_json("--rules", rules)
     _edit(trigger_id, changes, url, domain, prefix, as_json=as_json)
 
 

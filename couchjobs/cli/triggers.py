@@ -169,7 +169,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
     table = Table("id", "type", "arguments", "worker", "next", "last", "note")
     for one in found:
         state = one.get("current_state", {})
-        notes = [*(["disabled"] if one.get("disabled") else []), *one.get("notes", [])]
+        notes = one.get("notes") or (["it is disabled"] if one.get("disabled") else [])
         note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]

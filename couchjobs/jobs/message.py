@@ -37,6 +37,8 @@ def decode_message(value: Message) -> Message:
     """
     if not (isinstance(value, dict) and value.keys() == {"Type", "Data"} and isinstance(value["Data"], str)):
         return value
+    if value["Type"] != "json":
+        return value
     try:
         decoded = decode(base64.b64decode(value["Data"], validate=True))
     except (binascii.Error, ValueError, RecursionError) as error:

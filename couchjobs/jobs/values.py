@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -26,7 +26,6 @@ from math import isfinite
 from typing import Any
 
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from couchjobs.errors import MessageUnmarshalError
 
@@ -34,13 +33,15 @@ MAX_DEPTH = 200
 """How deep a job's document may be nested. orjson writes 254 levels, of which couchjobs itself needs a few: in
 requests, and on the way to child processes."""
 
+_LONGEST = 1000
+_NO_SECRETS = "a document is no place for a secret: name it, and let the worker look it up"
 _INSTEAD: tuple[tuple[type, str], ...] = (
     (Decimal, "write str(it), or float(it)"),
     (bytes, "write it as base64, or store it as an attachment"),
     (bytearray, "write it as base64, or store it as an attachment"),
     (AbstractSet, "a set has no order: write sorted(it)"),
-    (SecretStr, "a document is no place for a secret: name it, and let the worker look it up"),
-    (SecretBytes, "a document is no place for a secret: name it, and let the worker look it up"),
+    (SecretStr, _NO_SECRETS),
+    (SecretBytes, _NO_SECRETS),
 )
 
 _CONVERTED: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -82,7 +83,7 @@ def _converted(value: Any, where: str, depth: int) -> Any:
             return value
         raise MessageUnmarshalError(f"{where}: {value}: JSON has no such number")
     if kind is dict:
-        return {_key(key, where): _converted(part, f"{where}.{key}", depth + 1) for key, part in value.items()}
+        return _object(value, where, depth)
     if kind is list or isinstance(value, list | tuple):
         return [_converted(part, f"{where}[{number}]", depth + 1) for number, part in enumerate(value)]
     return _converted(_plain(value, where), where, depth)
@@ -103,9 +104,16 @@ def _plain(value: Any, where: str) -> Any:
     raise MessageUnmarshalError(f"{where}: {type(value).__name__} is not JSON: {str(value)[:100]}")
 
 
+def _object(value: dict[Any, Any], where: str, depth: int) -> dict[str, Any]:
+    found = {_key(key, where): _converted(part, f"{where}.{key}", depth + 1) for key, part in value.items()}
+    if len(found) < len(value):
+        raise MessageUnmarshalError(f"{where}: two of its keys are the same as text")
+    return found
+
+
 def _key(key: Any, where: str) -> str:
     if isinstance(key, Enum) and isinstance(key.value, str):
-        return key.value
+        key = key.value
     if not isinstance(key, str):
         raise MessageUnmarshalError(f"{where}: the key {key!r:.100} is not text")
     return _checked(str(key), where)
@@ -122,32 +130,55 @@ def _checked(text: str, where: str) -> str:
 
 def _dumped(model: BaseModel, where: str) -> Any:
     """Return a model as JSON: all of it, by alias, and only where it can be read again."""
-    for path, secret in _secrets(model, where):
-        raise MessageUnmarshalError(f"{path}: {type(secret).__name__} is not JSON: {_INSTEAD[-1][1]}")
     try:
+        _check_parts(model, where, 0)
         dumped = model.model_dump(mode="json", by_alias=True, round_trip=True)
-        text = model.model_dump_json(by_alias=True, round_trip=True)
-    except (PydanticSerializationError, ValueError, TypeError) as error:
-        raise MessageUnmarshalError(f"{where}: {type(model).__name__} cannot be written as JSON: {error}") from error
-    try:
-        again = type(model).model_validate_json(text)
+        again = type(model).model_validate_json(model.model_dump_json(by_alias=True, round_trip=True))
+        _check_same(model, again, where)
+    except MessageUnmarshalError:
+        raise
     except ValidationError as error:
         reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
         raise MessageUnmarshalError(f"{where}: {type(model).__name__} cannot be read again: {reason}") from None
-    for name in type(model).model_fields:
-        if getattr(again, name) != getattr(model, name):
-            before, after = getattr(model, name), getattr(again, name)
-            raise MessageUnmarshalError(f"{where}.{name}: {before!r:.100} would come back as {after!r:.100}")
+    except Exception as error:  # a serializer of the user's may raise anything
+        what = f"{where}: {type(model).__name__} cannot be written as JSON: {type(error).__name__}: {error}"
+        raise MessageUnmarshalError(what[:_LONGEST]) from error
     return dumped
 
 
-def _secrets(model: BaseModel, where: str) -> Iterator[tuple[str, Any]]:
-    for name in type(model).model_fields:
-        value = getattr(model, name)
-        if isinstance(value, SecretStr | SecretBytes) and _is_masked(model, name):
-            yield f"{where}.{name}", value
-        elif isinstance(value, BaseModel):
-            yield from _secrets(value, f"{where}.{name}")
+def _check_parts(value: Any, where: str, depth: int) -> None:
+    """Refuse secrets, and what further fields of a model hold that JSON cannot say: pydantic writes something."""
+    if depth > MAX_DEPTH:
+        raise MessageUnmarshalError(f"{where[:100]}: nested too deep: more than {MAX_DEPTH} levels")
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            part = getattr(value, name)
+            if isinstance(part, SecretStr | SecretBytes) and _is_masked(value, name):
+                raise MessageUnmarshalError(f"{where}.{name}: {type(part).__name__} is not JSON: {_NO_SECRETS}")
+            _check_parts(part, f"{where}.{name}", depth + 1)
+        for name, part in (value.__pydantic_extra__ or {}).items():
+            _converted(part, f"{where}.{name}", depth + 1)
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            _check_parts(part, f"{where}[{number}]", depth + 1)
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            _check_parts(part, f"{where}.{name}", depth + 1)
+
+
+def _check_same(before: Any, after: Any, where: str) -> None:
+    """Refuse what does not come back as it was: each field is compared; what a model keeps for itself is its own."""
+    if isinstance(before, BaseModel) and type(before) is type(after):
+        for name in type(before).model_fields:
+            _check_same(getattr(before, name), getattr(after, name), f"{where}.{name}")
+    elif isinstance(before, list | tuple) and type(before) is type(after) and len(before) == len(after):
+        for number, (one, other) in enumerate(zip(before, after, strict=True)):
+            _check_same(one, other, f"{where}[{number}]")
+    elif isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        for name, part in before.items():
+            _check_same(part, after[name], f"{where}.{name}")
+    elif not bool(before == after):
+        raise MessageUnmarshalError(f"{where}: {before!r:.100} would come back as {after!r:.100}")
 
 
 def _is_masked(model: BaseModel, name: str) -> bool:

@@ -31,7 +31,7 @@ from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.timestamps import format_time, now
-from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.infos import TriggerInfos, is_disabled
 from couchjobs.triggers.life import ON_TIME, Life, State, seen
 
 _logger = get_logger(__name__)
@@ -267,7 +267,7 @@ class Clock:
         between = await documents_since(self._database, infos.id, stored.rev)
         if steps < 1 or between is None or any(document.get("_deleted") for document in between):
             return None
-        if any(document.get("disabled") is True for document in between):
+        if any(map(is_disabled, between)):
             return replace(stored, paused=True)
         return stored
 

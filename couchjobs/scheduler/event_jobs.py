@@ -52,6 +52,8 @@ def event_of(
             lost = verb != CREATED and before is None
             if trigger.rules.matches(doctype, verb, document, before, lost=lost):
                 return Happened(verb, document, before)
+        except RecursionError:  # nobody can tell, and nothing may be missed
+            return Happened(verb, document, before)
         except Exception:  # no document and no rule may stop the others
             _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])
     return None

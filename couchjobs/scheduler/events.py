@@ -16,6 +16,7 @@ once), old rows look like new ones, and only the ids of jobs that are still ther
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -47,6 +48,8 @@ from couchjobs.timestamps import format_time, now
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
 _REMEMBERED = 10_000
+_SLICE_S = 0.02
+"""Seconds of asking rules after which others have their turn."""
 _NEW = (CREATED,)
 
 
@@ -267,7 +270,11 @@ class EventFollower:
         parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != _NEW])
         firings: list[Awaitable[None]] = []
         debounced: set[str] = set()
+        began = time.monotonic()
         for document in documents:
+            if time.monotonic() - began > _SLICE_S:
+                await asyncio.sleep(0)
+                began = time.monotonic()
             document.pop("_revisions", None)
             old = parents.get(document["_id"])
             for trigger in triggers:

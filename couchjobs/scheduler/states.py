@@ -44,14 +44,15 @@ def state_of(document: Document | None) -> State | None:
         if anchor is None or not _is_seed(texts.get("seed", "")):
             return None
         meaning, family = document.get("schedule"), document.get("family")
-        if not isinstance(meaning, str) or not meaning or not isinstance(family, str) or _text_moved(document):
+        if not isinstance(meaning, str) or not meaning.split() or not isinstance(family, str) or _text_moved(document):
             meaning, family = _meaning_of_text(document)
         passed = times.pop("passed", None) or times.get("last") or anchor
         if "schedule" not in document:
             times["fired"] = times.get("last")
         missed = document.get("missed", 0)
+        missed = missed if type(missed) is int and missed > 0 else 0
         given: dict[str, Any] = {**times, **texts, "paused": document.get("paused") is True}
-        return State(meaning, family, anchor, passed, missed=missed if isinstance(missed, int) else 0, **given)
+        return State(meaning, family, anchor, passed, missed=missed, **given)
     except (KeyError, TypeError, ValueError, CouchjobsError):
         return None
 

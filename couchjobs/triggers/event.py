@@ -28,7 +28,7 @@ _MOST_RULES = 200
 _DEEPEST_SELECTOR = 50
 _MOST_PARTS = 4
 _EXACT = 2.0**53
-_DOCTYPE = re.compile(r"^[a-z][a-z0-9_$()+/-]*(\.[a-z0-9_$()+/-]+)*$")
+_DOCTYPE = re.compile(r"[a-z][a-z0-9_$()+/-]*(\.[a-z0-9_$()+/-]+)*")
 _CAN_FIRE = "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots"
 
 
@@ -45,10 +45,12 @@ class EventRule:
     """The names in the selector."""
     text: str = ""
     """The rule as it is written."""
+    wanted: frozenset[str] = frozenset()
+    """The values, to be looked up."""
 
     def may_match(self, verb: str, doc_id: str) -> bool:
         """Return whether the rule can match once the document is known."""
-        return verb in self.verbs and (bool(self.selector) or not self.values or doc_id in self.values)
+        return verb in self.verbs and (bool(self.selector) or not self.values or doc_id in self.wanted)
 
     def matches(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False) -> bool:
         """Return whether the rule matches an event of its doctype.
@@ -64,7 +66,7 @@ class EventRule:
         if not self.values:
             return ""
         if not self.selector:
-            return "" if doc.get("_id") in self.values else f"the id is {doc.get('_id')!r}"
+            return "" if doc.get("_id") in self.wanted else f"the id is {doc.get('_id')!r}"
         if self.values == (_CHANGED,):
             changed = verb != "UPDATED" or old is None or not is_same(select(doc, self.path), select(old, self.path))
             return "" if changed else f"{self.selector} has not changed"
@@ -75,7 +77,7 @@ class EventRule:
         return f"{self.selector} is {_texts(select(doc, self.path)) or 'absent'}"
 
     def _selects(self, doc: dict[str, Any]) -> bool:
-        return any(text in self.values for text in _texts(select(doc, self.path)))
+        return any(text in self.wanted for text in _texts(select(doc, self.path)))
 
 
 class Rule(Protocol):
@@ -147,7 +149,7 @@ def check_doctype(where: str, doctype: str) -> None:
     Raises:
         MalformedTriggerError: it is none.
     """
-    if not _DOCTYPE.match(doctype):
+    if not _DOCTYPE.fullmatch(doctype):
         raise MalformedTriggerError(f"{where}: {doctype!r} is no doctype: {_CAN_FIRE}")
 
 
@@ -189,7 +191,7 @@ def _parse_rule(text: str) -> EventRule:
         raise MalformedTriggerError(f"a selector has more than {_DEEPEST_SELECTOR} names: {selector[:100]!r}")
     wanted = tuple(_plain(value) for value in _split(values, ",")) if values else ()
     path = tuple(_plain(name) for name in _split(selector, ".")) if selector else ()
-    return EventRule(doctype, _parse_verbs(text, verbs), wanted, selector, path, text)
+    return EventRule(doctype, _parse_verbs(text, verbs), wanted, selector, path, text, frozenset(wanted))
 
 
 def _parse_verbs(rule: str, text: str) -> frozenset[str]:
@@ -213,14 +215,24 @@ def select(doc: dict[str, Any], path: Iterable[str]) -> Any:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Return whether two values are the same JSON: 1 is 1.0, and neither is true."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(is_same(part, other[name]) for name, part in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(is_same, one, other))
-    return bool(one == other)
+    """Return whether two values are the same JSON, however deep: 1 is 1.0, and neither is true."""
+    left = [(one, other)]
+    while left:
+        one, other = left.pop()
+        if isinstance(one, dict) and isinstance(other, dict):
+            if one.keys() != other.keys():
+                return False
+            left += [(part, other[name]) for name, part in one.items()]
+        elif isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return False
+            left += zip(one, other, strict=True)
+        elif isinstance(one, bool) or isinstance(other, bool):
+            if one is not other:
+                return False
+        elif one != other:
+            return False
+    return True
 
 
 def _texts(value: Any) -> list[str]:

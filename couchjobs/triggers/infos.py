@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
 
 from couchjobs.durations import Seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
     from couchjobs.couch.database import Document
 
 
+_BOOL = TypeAdapter(bool)
 MOST_MISFIRES = 1000
 """The highest `misfire_limit`."""
 
 
 def _none_if_empty(value: object) -> object:
     return None if value == "" else value
+
+
+def is_disabled(document: Document) -> bool:
+    """Return whether a document of a trigger says that it is disabled, as the field is read: 1 and "yes" do."""
+    try:
+        return _BOOL.validate_python(document.get("disabled", False))
+    except ValidationError:
+        return False
 
 
 class TriggerInfos(BaseModel):

@@ -16,6 +16,7 @@ from couchjobs.triggers.schedule import Schedule
 from couchjobs.triggers.structured import parse_rules
 
 _LONGEST_ARGUMENTS = 100_000
+_LONGEST_REASON = 1000
 
 ParsedTrigger = EventRules | Schedule | OnDemand
 
@@ -24,7 +25,7 @@ _KINDS: dict[str, Callable[[TriggerInfos], ParsedTrigger]] = {
     "@client": parse_client,
     "@cron": lambda infos: parse_cron(infos.arguments, infos.timezone),
     "@daily": parse_periodic,
-    "@event": lambda infos: parse_event(infos.arguments, parse_rules(infos.rules or [])),
+    "@event": lambda infos: parse_event(infos.arguments, parse_rules([] if infos.rules is None else infos.rules)),
     "@every": lambda infos: parse_every(infos.arguments, infos.anchor),
     "@hourly": parse_periodic,
     "@in": lambda infos: parse_in(infos.arguments),
@@ -48,7 +49,16 @@ def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
         raise MalformedTriggerError(
             f"arguments have {len(infos.arguments):,} characters; {_LONGEST_ARGUMENTS:,} may be"
         )
-    parsed = parse(infos)
+    try:
+        parsed = parse(infos)
+    except MalformedTriggerError:
+        raise
+    except Exception as error:
+        raise MalformedTriggerError(
+            f"it cannot be understood: {type(error).__name__}: {error}"[:_LONGEST_REASON]
+        ) from error
+    if infos.rules is not None and not isinstance(parsed, EventRules):
+        raise MalformedTriggerError(f"rules: are for @event, and this is a trigger of type {infos.type}")
     _check_bounds(infos, clock=not isinstance(parsed, EventRules | OnDemand))
     return parsed
 

@@ -34,6 +34,8 @@ from couchjobs.triggers.schedule import BEGINNING, INSTANT, Schedule
 
 AHEAD = timedelta(seconds=60)
 """How far a stored time may be ahead of the clock: clocks of hosts differ by less."""
+_FAR_AHEAD = timedelta(days=2)
+"""No local time and no period of a tick that has come is so far ahead, whatever the zone data of others."""
 ON_TIME = timedelta(seconds=5)
 """How late a tick may be and is not missed, for `misfire: skip` without a `grace`."""
 SINGLE = ("at", "in")
@@ -102,6 +104,10 @@ def seen(state: State | None, schedule: Schedule, infos: TriggerInfos, now: date
     state = _without_future(state, now)
     if state.meaning != (meaning := meaning_of(schedule, infos)):
         state = _changed(state, schedule, meaning, now)
+    if state.slot and state.slot > schedule.slot(now + AHEAD):
+        state = replace(
+            state, slot="", note=f"begun anew at {format_time(now)}: its last slot, {state.slot:.40}, is none"
+        )
     if not state.seed and isinstance(schedule, PeriodicTrigger):
         state = replace(state, seed=schedule.seed)
     if infos.disabled:

@@ -18,12 +18,14 @@ from typing import Any
 
 import regex
 
+from couchjobs.couch.codec import is_deeper
 from couchjobs.errors import MalformedTriggerError
 
 Test = Callable[[Any], bool]
 
 _ABSENT = object()
 _MOST_CONDITIONS = 1000
+_DEEPEST = 50
 _REGEX_S = 0.05
 """Seconds that a regular expression may take; one that takes longer does not match."""
 _SYMBOLS = "_-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$"
@@ -47,6 +49,8 @@ def compile_selector(selector: Any) -> Test:
     Raises:
         MalformedTriggerError: it is no selector; the text says where.
     """
+    if is_deeper(selector, _DEEPEST):
+        raise MalformedTriggerError(f"a selector is nested too deep: more than {_DEEPEST} levels")
     if not isinstance(selector, dict):
         raise MalformedTriggerError(f"a selector is an object such as {{'status': 'paid'}}, not {selector!r:.100}")
     return _Compiler().all_of(selector, (), negated=False) if selector else lambda _: True
@@ -65,6 +69,8 @@ class _Compiler:
 
     def _one(self, name: str, value: Any, path: tuple[str, ...], *, negated: bool) -> Test:
         self._conditions += 1
+        if isinstance(value, list) and name in ("$all", "$in", "$nin"):
+            self._conditions += len(value)
         if self._conditions > _MOST_CONDITIONS:
             raise MalformedTriggerError(f"a selector has more than {_MOST_CONDITIONS:,} conditions")
         if name == "$nor" and self._inner:
@@ -132,8 +138,6 @@ def _check(name: str, value: Any, is_right: bool, wanted: str) -> None:
 Order = Callable[[Any, Any], int]
 
 _COMPARED: dict[str, Callable[[int], bool]] = {
-    "$eq": lambda order: order == 0,
-    "$ne": lambda order: order != 0,
     "$lt": lambda order: order < 0,
     "$lte": lambda order: order <= 0,
     "$gt": lambda order: order > 0,
@@ -144,11 +148,14 @@ _COMPARED: dict[str, Callable[[int], bool]] = {
 def _test_of(name: str, value: Any, *, raw: bool) -> Test:
     """Return the test of a value that an operator makes."""
     order = _raw_order if raw else compare
+    if name in ("$eq", "$ne"):
+        is_one = _Among([value], raw=raw)
+        return is_one if name == "$eq" else lambda found: not is_one(found)
     if name in _COMPARED:
         return lambda found: _COMPARED[name](order(found, value))
     if name in ("$in", "$nin"):
         _check(name, value, isinstance(value, list), "a list")
-        return partial(_is_in, value, name == "$in", order)
+        return partial(_is_in, _Among(value, raw=raw), name == "$in")
     if name not in _OTHERS:
         raise MalformedTriggerError(f"{name} is no operator of a selector")
     is_right, wanted, make = _OTHERS[name]
@@ -156,10 +163,32 @@ def _test_of(name: str, value: Any, *, raw: bool) -> Test:
     return make(value)
 
 
+class _Among:
+    """Whether a value is equal to one of some: texts and numbers are looked up, for a rule is asked of each change."""
+
+    def __init__(self, values: list[Any], *, raw: bool) -> None:
+        self._raw = raw
+        self._texts = {one if raw else _composed(one) for one in values if isinstance(one, str)}
+        self._numbers = {one for one in values if _TYPES[_type(one)] == "number"}
+        self._others = [one for one in values if _TYPES[_type(one)] not in ("string", "number")]
+
+    def __call__(self, found: Any) -> bool:
+        if isinstance(found, str):
+            return found in self._texts or (not self._raw and not found.isascii() and _composed(found) in self._texts)
+        if _TYPES[_type(found)] == "number":
+            return found in self._numbers
+        return any(compare(found, one) == 0 for one in self._others)
+
+
+def _composed(text: str) -> str:
+    """Return the form that texts have in common which are the same to a reader."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def _regex(value: Any) -> Test:
     try:
         pattern = regex.compile(value)
-    except regex.error as error:
+    except (regex.error, ValueError, OverflowError) as error:
         raise MalformedTriggerError(f"$regex: {value!r:.100} is no regular expression: {error}") from None
 
     def test(found: Any) -> bool:
@@ -171,15 +200,22 @@ def _regex(value: Any) -> Test:
     return test
 
 
-def _is_in(wanted: list[Any], is_in: bool, order: Order, found: Any) -> bool:
-    values = found if isinstance(found, list) else [found]
-    return any(order(value, one) == 0 for one in wanted for value in values) == is_in
+def _is_in(wanted: _Among, is_in: bool, found: Any) -> bool:
+    return (any(map(wanted, found)) if isinstance(found, list) else wanted(found)) == is_in
 
 
 def _holds_all(wanted: list[Any], found: Any) -> bool:
     if not isinstance(found, list) or not wanted:
         return False
-    if all(any(_is_identical(one, value) for value in found) for one in wanted):
+    plain = {(type(value), value) for value in found if not isinstance(value, list | dict)}
+    nested = [value for value in found if isinstance(value, list | dict)]
+
+    def is_there(one: Any) -> bool:
+        if isinstance(one, list | dict):
+            return any(_is_identical(one, value) for value in nested)
+        return (type(one), one) in plain
+
+    if all(map(is_there, wanted)):
         return True
     return len(wanted) == 1 and isinstance(wanted[0], list) and _equals(wanted[0], found)
 
@@ -285,7 +321,7 @@ def compare(one: Any, other: Any) -> int:
         return -1 if kinds[0] < kinds[1] else 1
     match _TYPES[kinds[0]]:
         case "string":
-            return _sign(_text_key(one), _text_key(other))
+            return _compare_texts(one, other)
         case "array":
             return _compare_lists(one, other)
         case "object":
@@ -310,12 +346,34 @@ def _compare_lists(one: list[Any], other: list[Any]) -> int:
     return _sign(len(one), len(other))
 
 
-def _text_key(text: str) -> tuple[Any, ...]:
-    """Return what text is ordered by: letters without case and accents, then accents, then case."""
-    parts = unicodedata.normalize("NFD", text)
-    base = [one for one in parts if not unicodedata.combining(one)]
-    accents = [one for one in parts if unicodedata.combining(one)]
-    return [_letter(one) for one in base], accents, [one.isupper() for one in base]
+def _compare_texts(one: str, other: str) -> int:
+    """Return their order: by letters without case and accents, then by accents, then by case."""
+    if one == other:
+        return 0
+    if not (one.isascii() and other.isascii()):
+        one, other = unicodedata.normalize("NFD", one), unicodedata.normalize("NFD", other)
+    plain = one, other
+    if not (one.isascii() and other.isascii()):
+        plain = _without_accents(one), _without_accents(other)
+    for left, right in zip(*plain, strict=False):
+        if left != right and (found := _sign(_letter(left), _letter(right))) != 0:
+            return found
+    if (found := _sign(len(plain[0]), len(plain[1]))) != 0:
+        return found
+    if (found := _sign(_accents(one), _accents(other))) != 0:
+        return found
+    for left, right in zip(*plain, strict=True):
+        if left != right:
+            return -1 if right.isupper() else 1
+    return 0
+
+
+def _without_accents(text: str) -> str:
+    return "".join(one for one in text if not unicodedata.combining(one))
+
+
+def _accents(text: str) -> list[str]:
+    return [] if text.isascii() else [one for one in text if unicodedata.combining(one)]
 
 
 def _letter(one: str) -> tuple[int, int, str]:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from couchjobs.timestamps import format_time
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.triggers.life import Life, State, begun
+from couchjobs.triggers.life import Life, State, seen
 from couchjobs.triggers.schedule import Schedule
 
 LATE = timedelta(seconds=60)
@@ -14,8 +14,8 @@ LATE = timedelta(seconds=60)
 
 
 def life_of(schedule: Schedule, infos: TriggerInfos, state: State | None, now: datetime) -> Life:
-    """Return the life of a schedule, whether or not a daemon has seen its trigger."""
-    return Life(schedule, infos, state if state is not None else begun(schedule, infos, now))
+    """Return the life of a schedule as a daemon would go on with it that sees the trigger now."""
+    return Life(schedule, infos, seen(state, schedule, infos, now))
 
 
 def coming_times(life: Life, now: datetime, count: int) -> list[datetime]:
@@ -35,7 +35,7 @@ def notes_on(life: Life, now: datetime, *, is_stored: bool = True) -> list[str]:
     if infos.arguments.startswith(("TZ=", "CRON_TZ=")) and infos.timezone:
         notes.append(f"its timezone, {infos.timezone}, is not used: the arguments name one")
     if infos.disabled:
-        return notes
+        return [*notes, "it is disabled"]
     plan = life.plan(now)
     if plan.ended:
         notes.append(f"it never fires: {plan.ended}")

@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from couchjobs.couch.codec import encode
 from couchjobs.errors import MalformedTriggerError
 from couchjobs.triggers.event import VERBS, check_doctype, is_same
 from couchjobs.triggers.mango import Test, compile_selector, find
@@ -105,7 +104,7 @@ def _parse(rule: Any) -> StructuredRule:
     return StructuredRule(
         doctype,
         frozenset(verbs),
-        orjson.dumps(rule).decode(),
+        encode(rule).decode(),
         compile_selector(given["selector"]) if "selector" in given else None,
         compile_selector(given["became"]) if "became" in given else None,
         _texts(changed, "changed") if changed is not None else None,

@@ -20,11 +20,12 @@ from couchjobs.scheduler.states import document_of, state_of
 from couchjobs.timestamps import format_time
 from couchjobs.triggers.cron import CronTrigger
 from couchjobs.triggers.event import EventRules
-from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.infos import TriggerInfos, is_disabled
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life, State, seen
 from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.periodic import PeriodicTrigger
+from couchjobs.triggers.prospects import coming_times, life_of, notes_on
 from couchjobs.triggers.schedule import Schedule
 
 NOON = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -253,6 +254,39 @@ def test_bounds_and_anchor_when_given_then_kept() -> None:
     assert trigger.wait(100 * DAY) == [monday + 28 * DAY, monday + 42 * DAY]
     assert trigger.life.coming(trigger.now) is None
     assert trigger.edit(starts=format_time(NOON)) == []
+
+
+@pytest.mark.parametrize(("field", "garbage"), [("slot", "zzzz"), ("slot", "~~"), ("schedule", " "), ("missed", -5)])
+def test_state_when_one_field_is_garbage_then_its_trigger_fires_all_the_same(field: str, garbage: Any) -> None:
+    """Nothing that somebody writes there silences it."""
+    for kind, arguments in (("@cron", "0 9 * * *"), ("@hourly", ""), ("@every", "1h")):
+        trigger = Trigger(type=kind, arguments=arguments)
+        trigger.wait(2 * DAY)
+        trigger.state = state_of({**document_of(trigger.life.state, trigger.infos), field: garbage})
+        trigger.look()
+        upcoming = trigger.life.coming(trigger.now)
+        assert upcoming is not None
+        assert upcoming <= trigger.now + DAY
+        assert trigger.life.state.missed == 0
+
+
+def test_prospects_when_enabled_and_no_daemon_has_seen_it_then_the_next_times_and_no_complaint() -> None:
+    """What is stored says still that it is paused."""
+    trigger = Trigger(type="@cron", arguments="0 9 * * *")
+    trigger.edit(disabled=True)
+    assert notes_on(life_of(schedule_of(trigger.infos), trigger.infos, trigger.state, NOON), NOON) == ["it is disabled"]
+    trigger.fields["disabled"] = False
+    life = life_of(schedule_of(trigger.infos), trigger.infos, trigger.state, NOON)
+    assert notes_on(life, NOON) == []
+    assert len(coming_times(life, NOON, 3)) == 3
+
+
+@pytest.mark.parametrize("said", [True, 1, "yes"])
+def test_disabled_when_said_otherwise_then_disabled(said: Any) -> None:
+    """As the field is read."""
+    assert is_disabled({"disabled": said})
+    assert not is_disabled({"disabled": {"odd": 1}})
+    assert not is_disabled({})
 
 
 def test_previous_tick_when_fired_then_the_one_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -83,6 +84,14 @@ def test_rules_when_beside_arguments_then_either_fires() -> None:
         ({"doctype": "orders", "selector": {"$or": []}}, "at least one"),
         ({"doctype": "orders", "changed": ["a..b"]}, "no name of a field"),
         ({"doctype": "orders", "ids": "x"}, "ids is a list of texts"),
+        ({"doctype": "orders\n"}, "no doctype"),
+        ({"doctype": "orders", "selector": {"a": {"$regex": "(?V0)(?V1)a"}}}, "no regular expression"),
+        ({"doctype": "orders", "selector": {"a": {"$in": [*range(2000)]}}}, "more than 1,000 conditions"),
+        ({"doctype": "orders", "selector": json.loads('{"a":' * 100 + "1" + "}" * 100)}, "nested too deep"),
+        (
+            {"doctype": "orders", "selector": {"a": {"$regex": "(" * 5000 + ")" * 5000}}},
+            "cannot be understood|no regular",
+        ),
     ],
 )
 def test_rule_when_it_cannot_be_understood_then_told_which_and_why(rule: Any, told: str) -> None:
@@ -95,3 +104,43 @@ def test_selector_when_its_regex_takes_for_ever_then_it_does_not_match() -> None
     """One trigger must not hold up a daemon."""
     rules = rules_of({"doctype": "orders", "selector": {"a": {"$regex": "^(a|aa)+$"}}})
     assert not rules.matches("orders", "CREATED", {"_id": "o", "a": "a" * 60 + "!"}, None)
+
+
+def test_rules_when_numbers_are_long_then_understood() -> None:
+    """As CouchDB keeps them."""
+    rules = rules_of({"doctype": "orders", "selector": {"n": {"$gt": 10**20}}})
+    assert rules.matches("orders", "CREATED", {"_id": "o", "n": 10**21}, None)
+
+
+@pytest.mark.parametrize("rules", [{}, 0, "", False])
+def test_rules_when_no_list_then_told(rules: Any) -> None:
+    """Nothing is taken for none."""
+    document = {"_id": "t", "type": "@event", "arguments": "orders", "worker": "w", "message": None, "rules": rules}
+    with pytest.raises(MalformedTriggerError, match="rules is a list"):
+        parse_trigger(TriggerInfos.from_document(document))
+
+
+def test_rules_when_of_another_type_then_told() -> None:
+    """They would be ignored."""
+    infos = TriggerInfos(type="@every", arguments="1h", worker="w", rules=[])
+    with pytest.raises(MalformedTriggerError, match="rules: are for @event"):
+        parse_trigger(infos)
+
+
+def test_selector_when_lists_are_long_then_tested_in_no_time() -> None:
+    """A thousand wanted ones against ten thousand there: one that looked at each pair took a minute."""
+    wanted, there = [f"w{number}" for number in range(900)], [f"x{number}" for number in range(10_000)]
+    rules = rules_of({"doctype": "orders", "selector": {"tags": {"$in": wanted}}})
+    classic = rules_of(arguments=f"orders:CREATED:{','.join(wanted)}:tags")
+    for document in ({"_id": "o", "tags": there}, {"_id": "o", "tags": [*there, "w1"]}):
+        for one in (rules, classic):
+            assert one.matches("orders", "CREATED", document, None) is ("w1" in document["tags"])
+
+
+def test_changed_when_nested_deep_then_compared() -> None:
+    """However deep."""
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    assert not rules_of({"doctype": "o", "changed": ["x"]}).matches("o", "UPDATED", {"x": deep}, {"x": deep})
+    assert rules_of({"doctype": "o", "changed": ["x"]}).matches("o", "UPDATED", {"x": deep}, {"x": [deep]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
 from couchjobs.broker.memory import MemBroker
 from couchjobs.errors import BadDocumentError, MessageNilError, MessageUnmarshalError
@@ -111,6 +112,57 @@ def test_model_when_pushed_and_read_then_the_same(order: Order) -> None:
     trigger = TriggerInfos(type="@every", arguments="1h", worker="w", message=order).document()
     assert unmarshal(TriggerInfos.from_document({"_id": "t", **trigger}).message, Order) == order
     assert unmarshal(new_message([order])[0], Order) == order
+
+
+class Loose(BaseModel):
+    """A model that takes further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Private(BaseModel):
+    """A model that keeps something for itself."""
+
+    a: int = 1
+    _cache: float = PrivateAttr(default_factory=time.monotonic)
+
+
+class Outer(BaseModel):
+    """A model that holds others."""
+
+    parts: list[Private | Loose] = []
+
+
+@pytest.mark.parametrize("extra", [Decimal("1.5"), SecretStr("s"), float("nan"), {1}, b"x"])
+def test_model_when_a_further_field_is_no_json_then_refused(extra: Any) -> None:
+    """As a declared one is; at whatever depth."""
+    for value in (Loose(x=extra), Outer(parts=[Loose(x=extra)]), [Loose(x=extra)]):  # type: ignore[call-arg]
+        with pytest.raises(MessageUnmarshalError, match="x"):
+            new_message(value)
+
+
+def test_model_when_it_keeps_something_for_itself_then_taken() -> None:
+    """What is private is no field."""
+    assert new_message(Outer(parts=[Private(a=2)])) == {"parts": [{"a": 2}]}
+
+
+def test_model_when_it_cannot_be_written_then_told() -> None:
+    """Whatever its class raises."""
+
+    class Loop(BaseModel):
+        inner: Any = None
+
+    loop = Loop()
+    loop.inner = loop
+    for value in (loop, Line.model_construct(), {Currency.EUR: 1, "EUR": 2}):
+        with pytest.raises(MessageUnmarshalError):
+            new_message(value)
+
+
+@pytest.mark.parametrize("message", [{"Type": "photo", "Data": "MTIz"}, {"Type": "image", "Data": "aGVsbG8="}])
+def test_message_when_its_keys_are_those_of_the_old_form_and_its_type_is_not_then_itself(message: Any) -> None:
+    """Only `json` is the old form."""
+    assert Job.from_document({"_id": "j", "worker": "w", "message": message, "state": "queued"}).message == message
 
 
 JSON = st.recursive(
