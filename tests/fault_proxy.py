@@ -23,6 +23,8 @@ class Answer:
     status: int
     body: bytes
     sent: bytes = b""
+    cookies: list[str] = field(default_factory=list)
+    """As they are set by the server."""
     lose: bool = False
     """Close the connection instead of answering."""
     cut_at: int | None = None
@@ -96,7 +98,8 @@ class FaultProxy:
             async with self._session.request(
                 request.method, URL(self._target + self.path_of(path), encoded=True), data=sent, headers=headers
             ) as response:
-                answer = Answer(request.method, path, response.status, await response.read(), sent)
+                cookies = response.headers.getall("Set-Cookie", [])
+                answer = Answer(request.method, path, response.status, await response.read(), sent, cookies)
         except (aiohttp.ClientError, OSError):
             return self._close(request)
         await _maybe(self.after(answer))
@@ -110,6 +113,8 @@ class FaultProxy:
     async def _send(self, request: web.Request, answer: Answer) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
         response.content_length = len(answer.body)
+        for cookie in answer.cookies:
+            response.headers.add("Set-Cookie", cookie)
         await response.prepare(request)
         body = answer.body if answer.cut_at is None else answer.body[: answer.cut_at]
         step = answer.pieces or max(1, len(body))

@@ -82,6 +82,7 @@ class CouchBroker:
         await self.daemon.take_jobs(workers.names(), sum(lane.runner.slots for lane in self._lanes))
         for lane in self._lanes:
             lane.start()
+        self._connection.server.wait_for_credentials(self._settings.request_timeout)
 
     async def shutdown_workers(self, timeout: float | None = None) -> None:
         """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
@@ -196,7 +197,8 @@ class CouchBroker:
         await store.create_errored(job, reason)
 
     def stop_claiming(self) -> None:
-        """Claim nothing more, from now on."""
+        """Claim nothing more, from now on, and wait for nobody's new password."""
+        self._connection.server.wait_for_credentials(0)
         for lane in self._lanes:
             lane.claims = False
 

@@ -144,11 +144,6 @@ def of_credentials(answer: bytes) -> Shown:
     return Shown.TAKEN if _ADMIN in said[1] else Shown.UNKNOWN
 
 
-def refuses_credentials(answer: bytes, status: int) -> bool:
-    """Return whether the answer to `GET /_session` says that the credentials are wrong."""
-    return status == 401 and _said(answer) is not None
-
-
 def _said(answer: bytes) -> tuple[str, str] | None:
     """Return the error and the reason, where the answer has CouchDB's form."""
     try:

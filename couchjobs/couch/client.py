@@ -10,10 +10,10 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from couchjobs import errors
-from couchjobs.couch.answers import Shown, error_of, of_credentials, refuses_credentials
+from couchjobs.couch.answers import error_of
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
-from couchjobs.couch.transport import MAX_ANSWER, Answer, Transport
+from couchjobs.couch.transport import MAX_ANSWER, Transport
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
@@ -56,8 +56,12 @@ class CouchServer:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._transport.close()
         await self._credentials.close()
+        await self._transport.close()
+
+    def wait_for_credentials(self, patience_s: float) -> None:
+        """Have requests wait so many seconds where CouchDB refuses the credentials, which somebody may change."""
+        self._credentials.patience_s = patience_s
 
     async def request(
         self,
@@ -113,16 +117,14 @@ class CouchServer:
     ) -> tuple[bytes, int]:
         """Return an answer that is no error, and its status."""
         url = f"{self.url}/{path}{_query(params)}"
-        for attempt in (1, 2):
-            headers, doubted = await self._credentials.headers(), self._credentials.doubted
+        attempt = 0
+        while True:
+            attempt += 1
+            headers = await self._credentials.headers()
             answer = await self._transport.send(
                 method, url, headers=headers, body=body, silence_s=silence_s, max_answer=max_answer
             )
-            if answer.status != 401:
-                if doubted:
-                    self._credentials.accept()
-                break
-            if not await self._may_succeed_with_others(headers, answer, attempt):
+            if answer.status not in (401, 403) or not await self._credentials.may_succeed(headers, answer, attempt):
                 break
         self.date = answer.headers.get("Date")
         if answer.status >= 300:
@@ -139,25 +141,6 @@ class CouchServer:
                 error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)
             raise error
         return answer.body, answer.status
-
-    async def _may_succeed_with_others(self, headers: dict[str, str], answer: Answer, attempt: int) -> bool:
-        """Return whether a request that got a 401 is to be sent again; credentials that are wrong are noted as such."""
-        shown = of_credentials(answer.body)
-        if shown is Shown.TAKEN:
-            return False
-        if attempt == 1 and await self._credentials.others_than(headers):
-            return True
-        if shown is Shown.REFUSED or await self._are_refused(headers):
-            self._credentials.refuse()
-        return False
-
-    async def _are_refused(self, headers: dict[str, str]) -> bool:
-        """Return whether the server, asked for nothing else, says that these credentials are wrong."""
-        try:
-            answer = await self._transport.send("GET", f"{self.url}/_session", headers=headers)
-        except errors.CouchError:
-            return False
-        return refuses_credentials(answer.body, answer.status)
 
     async def welcome(self) -> dict[str, Any]:
         """Return what the server says of itself: version, vendor, features."""

@@ -25,7 +25,7 @@ class Login:
     """Credentials of one kind, as they were given. Equal ones are the same; the repr shows the kind alone."""
 
     kind: str
-    """basic, couchdb_session, bearertoken, iam, ..., noauth"""
+    """password, basic, couchdb_session, bearertoken, iam, ..., noauth"""
     config: dict[str, str] = field(repr=False)
     """By the names of the IBM SDK: USERNAME, PASSWORD, BEARER_TOKEN, APIKEY, ..."""
 
@@ -75,7 +75,8 @@ def split_url(url: str) -> tuple[str, str | None, str | None]:
 
 def _kind_of(config: dict[str, str]) -> str:
     """Return the kind of credentials that the variables are for, where none of them says it."""
-    kinds = {"USERNAME": "BASIC", "APIKEY": "IAM", "BEARER_TOKEN": "BEARERTOKEN"}
+    by_name = "COUCHDB_SESSION" if ":" in config.get("USERNAME", "") else "PASSWORD"  # a : ends the name in a header
+    kinds = {"USERNAME": by_name, "APIKEY": "IAM", "BEARER_TOKEN": "BEARERTOKEN"}
     return next((kind for name, kind in kinds.items() if name in config), "NOAUTH")
 
 

@@ -16,13 +16,14 @@ from urllib.parse import parse_qs
 import pytest
 import trustme
 from aiohttp import web
+from waiting import eventually
 
 from couchjobs.couch import client as client_module
 from couchjobs.couch import credentials as credentials_module
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
 from couchjobs.couch.login import source_of
-from couchjobs.errors import ConfigurationError, Forbidden, Unauthorized, Unavailable
+from couchjobs.errors import ConfigurationError, Forbidden, Locked, Unauthorized, Unavailable
 
 WRONG = {"error": "unauthorized", "reason": "Name or password is incorrect."}
 WELCOME = {"couchdb": "Welcome", "version": "3.5.2"}
@@ -47,6 +48,7 @@ class Couch:
         self.password = "right"
         self.token = FIRST
         self.locked = 0
+        self.gives_sessions = self.takes_sessions = True
         self.passing = 0
         """So many requests are still answered 401, by whomever."""
         self.url = ""
@@ -75,6 +77,8 @@ class Couch:
         return web.json_response(WELCOME)
 
     async def _give_token(self, request: web.BaseRequest) -> web.Response:
+        if request.path == "/_session" and not self.gives_sessions:
+            return web.Response(status=405, text="<html>")
         if request.path == "/identity/token":
             key = parse_qs((await request.read()).decode())["apikey"][0]
             if key != self.password:
@@ -92,7 +96,8 @@ class Couch:
             return None if b64decode(shown).decode() == f"ann:{self.password}" else WRONG["reason"]
         if kind == "Bearer":
             return None if shown == self.token else "exp not in future"
-        return None if request.cookies.get("AuthSession") == self.token else "You are not authorized to access this db."
+        shown = request.cookies.get("AuthSession")
+        return None if shown == self.token and self.takes_sessions else "You are not authorized to access this db."
 
     def count(self, status: int, method: str = "", path: str = "") -> int:
         """How many requests were answered so."""
@@ -123,7 +128,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 GIVEN = {
-    "basic": "COUCHJOBS_USERNAME=ann\nCOUCHJOBS_PASSWORD={0}\n",
+    "password": "COUCHJOBS_USERNAME=ann\nCOUCHJOBS_PASSWORD={0}\n",
+    "basic": "COUCHJOBS_AUTH_TYPE=BASIC\nCOUCHJOBS_USERNAME=ann\nCOUCHJOBS_PASSWORD={0}\n",
     "couchdb_session": "COUCHJOBS_AUTH_TYPE=COUCHDB_SESSION\nCOUCHJOBS_USERNAME=ann\nCOUCHJOBS_PASSWORD={0}\n",
     "bearertoken": "COUCHJOBS_BEARER_TOKEN={1}\n",
     "iam": "COUCHJOBS_APIKEY={0}\nCOUCHJOBS_AUTH_URL={2}\n",
@@ -187,7 +193,62 @@ async def test_requests_when_one_cookie_has_expired_then_one_login(couch: Couch,
     assert couch.count(200, "POST", "/_session") == 2
 
 
-@pytest.mark.parametrize("kind", ["basic", "couchdb_session"])
+async def test_password_when_many_requests_run_at_its_change_then_one_wrong_one_is_shown(
+    couch: Couch, tmp_path: Path
+) -> None:
+    """CouchDB counts passwords, not sessions; who waits for a new one goes on at once when it is there."""
+    file = tmp_path / "credentials"
+    file.write_text(GIVEN["password"].format("old"))
+    couch.password = "old"
+    async with CouchServer(couch.url, credentials_file=str(file)) as server:
+        server.wait_for_credentials(30)
+        await server.welcome()
+        couch.password, couch.token = "new", SECOND
+        before = len(couch.asked)
+        asking = asyncio.gather(*(server.welcome() for _ in range(40)))
+        await eventually(lambda: couch.count(401, "POST") > 0)
+        file.write_text(GIVEN["password"].format("new"))
+        assert len(await asking) == 40
+        await server.welcome()
+    assert couch.count(401, "POST") == 1
+    assert len(couch.asked) - before <= 40 + 2 + 41
+
+
+@pytest.mark.parametrize("what", ["gives_sessions", "takes_sessions"])
+async def test_password_when_there_are_no_sessions_then_shown_with_each_request(
+    couch: Couch, what: str, clock: Callable[[float], None]
+) -> None:
+    """A proxy takes cookies away, or knows no logins; after a minute sessions are asked for again."""
+    setattr(couch, what, False)
+    async with CouchServer(couch.url.replace("//", "//ann:right@")) as server:
+        for _ in range(20):
+            assert (await server.welcome())["version"]
+        assert couch.count(200, "GET", "/") >= 20
+        assert sum(one[:2] == ("POST", "/_session") for one in couch.asked) <= 2
+        couch.password = "new"
+        for _ in range(20):
+            with pytest.raises(Unauthorized):
+                await server.welcome()
+        wrong = [one for one in couch.asked if one[2] == 401 and what == "gives_sessions"]
+        assert len(wrong) <= 2, wrong
+        couch.password = "right"
+        setattr(couch, what, True)
+        clock(61)
+        await server.welcome()
+    assert ("POST", "/_session", 200) in couch.asked[-3:]
+
+
+async def test_account_when_locked_then_asked_seldom(couch: Couch) -> None:
+    """And a session that there is goes on: CouchDB locks passwords, not sessions."""
+    async with CouchServer(couch.url.replace("//", "//ann:right@")) as server:
+        couch.locked = 3
+        for _ in range(40):
+            with pytest.raises(Locked, match="temporarily locked"):
+                await server.welcome()
+    assert len(couch.asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["password", "basic", "couchdb_session"])
 async def test_credentials_when_a_401_passes_or_is_about_rights_then_not_doubted(
     couch: Couch, tmp_path: Path, kind: str
 ) -> None:
@@ -210,6 +271,7 @@ async def test_account_when_locked_then_an_outage_also_at_the_start(
 ) -> None:
     """Longer than a server is waited for that does not answer."""
     monkeypatch.setattr(client_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(credentials_module, "_LOCKED_S", 0.01)
     async with CouchServer(couch.url.replace("//", "//ann:right@")) as server:
         couch.locked = 1
         with pytest.raises(Unavailable, match="temporarily locked") as raised:
@@ -249,7 +311,7 @@ def test_file_when_written_as_environment_files_are_then_read_so(tmp_path: Path,
     file = tmp_path / "credentials"
     file.write_text(text + "\nCOUCHJOBS_USERNAME=ann\n", encoding="utf-8")
     login = source_of(None, None, str(file))()
-    assert (login.kind, login.config["USERNAME"], login.config["PASSWORD"]) == ("basic", "ann", password)
+    assert (login.kind, login.config["USERNAME"], login.config["PASSWORD"]) == ("password", "ann", password)
     assert password not in repr(login)
 
 
@@ -309,7 +371,8 @@ async def test_login_when_the_environment_names_a_proxy_and_an_authority_then_as
     assert heard == []
 
 
-def test_user_when_the_name_holds_a_colon_then_said() -> None:
+def test_user_when_the_name_holds_a_colon_then_basic_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Basic authentication cannot say it."""
+    monkeypatch.setenv("COUCHJOBS_AUTH_TYPE", "BASIC")
     with pytest.raises(ConfigurationError, match="COUCHDB_SESSION"):
         credentials_module.Credentials(source_of("a:b", "x", None), "http://localhost")

@@ -26,8 +26,10 @@ from couchjobs.settings import load_settings
     ("url", "environment", "kind"),
     [
         ("http://localhost:5984", {}, "noauth"),
-        ("http://ann:hush%40@localhost:5984/", {}, "basic"),
-        ("http://localhost", {"USERNAME": "ann", "PASSWORD": "hush@"}, "basic"),
+        ("http://ann:hush%40@localhost:5984/", {}, "password"),
+        ("http://localhost", {"USERNAME": "ann", "PASSWORD": "hush@"}, "password"),
+        ("http://localhost", {"USERNAME": "a:nn", "PASSWORD": "hush@"}, "couchdb_session"),
+        ("http://localhost", {"AUTH_TYPE": "BASIC", "USERNAME": "ann", "PASSWORD": "hush@"}, "basic"),
         (
             "http://localhost",
             {"AUTH_TYPE": "COUCHDB_SESSION", "USERNAME": "ann", "PASSWORD": "hush@"},
@@ -93,6 +95,7 @@ async def test_credentials_when_in_the_keyring_then_read_from_there(monkeypatch:
     """Whether the name comes from the URL or the environment; one that is not there is told, without secrets."""
     monkeypatch.setattr(keyring, "get_password", OnePassword().get_password)
     monkeypatch.setenv("COUCHJOBS_KEYRING", "jobs")
+    monkeypatch.setenv("COUCHJOBS_AUTH_TYPE", "BASIC")
     _, credentials = find_credentials("http://w@localhost")
     assert (await credentials.headers())["Authorization"] == "Basic " + b64encode(b"w:s3cret").decode()
     monkeypatch.setenv("COUCHJOBS_PASSWORD", "another")

@@ -52,13 +52,15 @@ class Accounts {
     return this.databases.get('_users').pouch.get('org.couchdb.user:' + name).catch(() => null);
   }
 
-  sign(name, time) {
-    return crypto.createHmac('sha256', this.secret).update(`${name}:${time}`).digest('hex');
+  sign(name, time, user) {
+    const salt = user ? user.salt : ''; // a new password has a new salt: it ends the sessions of the old one
+    return crypto.createHmac('sha256', this.secret).update(`${name}:${time}:${salt}`).digest('hex');
   }
 
-  cookieFor(name) {
+  async cookieFor(name) {
     const time = Math.floor(Date.now() / 1000).toString(16);
-    const value = Buffer.from(`${name}:${time}:${this.sign(name, time)}`).toString('base64url');
+    const user = name === this.user ? null : await this.find(name);
+    const value = Buffer.from(`${name}:${time}:${this.sign(name, time, user)}`).toString('base64url');
     return `AuthSession=${value}; Version=1; Path=/; HttpOnly; SameSite=Strict`;
   }
 
@@ -67,13 +69,12 @@ class Accounts {
     const [signature, time] = [parts.pop(), parts.pop()];
     const name = parts.join(':');
     const age = Date.now() / 1000 - parseInt(time, 16);
-    if (time === undefined || !same(signature, this.sign(name, time)) || !(age < SESSION_S)) {
+    const user = name === this.user ? null : await this.find(name);
+    if (name !== this.user && !user) throw new HttpError(401, 'unauthorized', 'The user does not exist.');
+    if (time === undefined || !same(signature, this.sign(name, time, user)) || !(age < SESSION_S)) {
       throw new HttpError(401, 'unauthorized', 'The session has ended, or is not one of this server.');
     }
-    if (name === this.user) return {name, roles: ['_admin']};
-    const user = await this.find(name);
-    if (!user) throw new HttpError(401, 'unauthorized', 'The user does not exist.');
-    return {name, roles: user.roles || []};
+    return user ? {name, roles: user.roles || []} : {name, roles: ['_admin']};
   }
 }
 

@@ -116,7 +116,7 @@ function createHandler(databases, accounts) {
     if (form) for await (const chunk of req) chunks.push(chunk);
     const body = form ? Object.fromEntries(new URLSearchParams(Buffer.concat(chunks).toString())) : (await readJson(req)) || {};
     const user = await accounts.logIn(String(body.name ?? body.username), String(body.password));
-    sendJson(res, 200, {ok: true, ...user}, {'Set-Cookie': accounts.cookieFor(user.name)});
+    sendJson(res, 200, {ok: true, ...user}, {'Set-Cookie': await accounts.cookieFor(user.name)});
   }
 
   async function database(ask) {
