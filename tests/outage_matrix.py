@@ -2,7 +2,8 @@
 
 A cell is one kind and one way. While it lasts, documents change, ticks come, webhooks are fired, jobs fail and are
 tried again, and one is cancelled; afterwards everything that should exist exists, once. A daemon runs at its default
-settings, in this process, through a proxy that answers in the server's place.
+settings, in this process, through a proxy that answers in the server's place. Beats and sweeps come each second where
+they are what is refused: by default none might fall into the outage. Where it is logins, the session ends at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 from yarl import URL
 
 from couchjobs.broker.couch import CouchBroker
@@ -52,6 +54,8 @@ WAYS: list[str] = [
 
 def kind_of(method: str, path: str, body: bytes, control: str) -> str:  # noqa: PLR0911
     """Return which kind of request of a daemon this is; empty for one that is none of them."""
+    if path == "/_session":
+        return "logins"
     if "/_changes" in path:
         return "feeds"
     if "/_view/" in path:
@@ -73,7 +77,14 @@ def kind_of(method: str, path: str, body: bytes, control: str) -> str:  # noqa: 
     return "firings" if b'"trigger_id"' in body else ""
 
 
-KINDS = ("claims", "ends", "firings", "checkpoints", "states", "beats", "feeds", "views", "reads", "trigger deletions")
+KINDS = (
+    *("claims", "ends", "firings", "checkpoints", "states", "beats", "feeds", "views", "reads", "trigger deletions"),
+    "logins",
+)
+_OFTEN: dict[str, dict[str, float]] = {
+    "beats": {"beat_interval": 1, "dead_after": 10},
+    "views": {"sweep_interval": 1},
+}
 
 
 class OutageProxy:
@@ -86,6 +97,7 @@ class OutageProxy:
         self._control = control
         self._kind = kind
         self._way = way
+        self._session_ends = kind == "logins"
         self.on = False
         self.hit = 0
         self.url = ""
@@ -112,12 +124,16 @@ class OutageProxy:
             answer = await self._instead(request)
             if answer is not None:
                 return answer
+        if self.on and self._session_ends and "Cookie" in request.headers:
+            self._session_ends = False
+            return web.json_response({"error": "unauthorized", "reason": "The session has ended."}, status=401)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "content-length")}
         try:
             async with self._session.request(
                 request.method, URL(self._target + path, encoded=True), data=body, headers=headers
             ) as found:
                 data, status = await found.read(), found.status
+                cookies = CIMultiDict(("Set-Cookie", value) for value in found.headers.getall("Set-Cookie", []))
         except (aiohttp.ClientError, OSError):
             return _close(request)
         if self.on and kind_of(request.method, path.split("?")[0], body, self._control) == self._kind:
@@ -125,7 +141,7 @@ class OutageProxy:
                 return await _cut(request, data)
             if self._way == _ROW and path.split("?")[0].endswith("/_bulk_get"):
                 data = data.replace(b'"ok":', b'"error":{"error":"timeout","reason":"by the proxy"},"was":')
-        return web.Response(status=status, body=data, content_type="application/json")
+        return web.Response(status=status, body=data, headers=cookies, content_type="application/json")
 
     async def _instead(self, request: web.Request) -> web.StreamResponse | None:
         """Return the answer in the server's place; None where the server is asked."""
@@ -178,7 +194,7 @@ class Cell:
 
     @property
     def good(self) -> bool:
-        """Whether nothing of it is wrong."""
+        """Whether nothing of it is wrong, so far."""
         return not (self.lost or self.doubled or self.stuck)
 
 
@@ -192,9 +208,11 @@ async def run_cell(url: str, kind: str, way: str) -> Cell:
         await direct.server.create_database(f"{name}/orders")
         try:
             async with OutageProxy(url, f"{name}-control", kind, way) as proxy:
-                async with connect(load_settings(url=proxy.url, **given)) as connection:
+                async with connect(load_settings(url=proxy.url, **given, **_OFTEN.get(kind, {}))) as connection:
                     await _Play(cell, direct, connection, proxy).run()
                 cell.hit = proxy.hit
+                if not cell.hit:
+                    cell.stuck.append("the outage: no request of this kind was made")
         finally:
             for database in await direct.server.all_databases():
                 if database.startswith(name):

@@ -22,10 +22,10 @@ from ibm_cloud_sdk_core.authenticators import Authenticator
 from ibm_cloud_sdk_core.token_managers.jwt_token_manager import JWTTokenManager
 from requests import Response
 
-from couchjobs.couch.answers import error_of
+from couchjobs.couch.answers import Shown, error_of, of_credentials
 from couchjobs.couch.login import Login
 from couchjobs.couch.transport import Transport
-from couchjobs.errors import ConfigurationError, CouchError, Forbidden, Locked, Unauthorized, Unavailable
+from couchjobs.errors import ConfigurationError, CouchError, Locked, Unauthorized, Unavailable
 
 _TOKEN_S = 60.0
 _PLAIN_KINDS = ("noauth", "basic", "bearertoken")
@@ -115,9 +115,8 @@ class Authentication:
         answer = await self._transport.send("POST", f"{self._url}/_session", headers={}, body=body)
         if answer.status >= 300:
             error = error_of("POST", "_session", answer.status, answer.body)
-            if isinstance(error, Forbidden):  # whoever may not log in has no session
-                raise Unauthorized(str(error), 401)
-            raise error if isinstance(error, Unauthorized | Unavailable) else Unavailable(str(error), answer.status)
+            says_wrong = isinstance(error, Unauthorized) and of_credentials(answer.body) is Shown.REFUSED
+            raise error if says_wrong or isinstance(error, Unavailable) else Unavailable(str(error), answer.status)
         if "AuthSession" not in answer.cookies:
             raise Unavailable(
                 f"POST /_session: {answer.status}, and no cookie: not an answer of CouchDB", answer.status
