@@ -12,6 +12,7 @@ from couchjobs.errors import (
     ClosedError,
     ConfigurationError,
     CouchjobsError,
+    JobFailedError,
     JobNotFoundError,
     MalformedTriggerError,
     MessageNilError,
@@ -46,6 +47,7 @@ from couchjobs.system import JobSystem, system_start
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import Resources, WorkerContext, current_context, current_job
+from couchjobs.workers.failure import on_failed
 from couchjobs.workers.registry import add_worker, get_workers_list, get_workers_names_list, worker
 from couchjobs.workers.worker import Worker
 
@@ -65,6 +67,7 @@ __all__ = [
     "Event",
     "EventTrigger",
     "Job",
+    "JobFailedError",
     "JobNotFoundError",
     "JobOptions",
     "JobRequest",
@@ -110,6 +113,7 @@ __all__ = [
     "new_job",
     "new_message",
     "new_trigger",
+    "on_failed",
     "system_start",
     "unmarshal",
     "wait",

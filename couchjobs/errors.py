@@ -23,6 +23,7 @@ CouchjobsError
 ├── MessageNilError           an absent message, event or payload was read
 ├── MessageUnmarshalError     it does not fit the model asked for
 ├── BadDocumentError          a document that somebody wrote cannot be understood
+├── JobFailedError            what `on_failed` is told: a job has failed for good
 ├── AbortJob                  raised by a worker: stop now, the job is done
 ├── UnknownTriggerError       trigger type not known
 ├── TriggerNotFoundError      no trigger with that id
@@ -138,6 +139,20 @@ class MessageUnmarshalError(CouchjobsError):
 
 class BadDocumentError(CouchjobsError):
     """A job or trigger document cannot be understood; the message says what is wrong and how to mend it."""
+
+
+class JobFailedError(CouchjobsError):
+    """A job has failed for good; what it says is the job's `error`.
+
+    `cause` is "tries" (the last one failed, or an error that is never tried again), "worker lost" (who ran the last one
+    has died), or "refused" (it was never run: it cannot be understood or stored, or its worker does not take it).
+    `traceback` is that of the last try, empty where there is none.
+    """
+
+    def __init__(self, error: str, cause: str, traceback: str = "") -> None:
+        super().__init__(error)
+        self.cause = cause
+        self.traceback = traceback
 
 
 class AbortJob(CouchjobsError):

@@ -11,7 +11,7 @@ from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ClosedError, QueueClosedError, Unavailable, UnknownWorkerError
+from couchjobs.errors import ClosedError, JobFailedError, QueueClosedError, Unavailable, UnknownWorkerError
 from couchjobs.jobs.ids import window_id
 from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.lanes import store_of
@@ -23,6 +23,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.supervisor import patiently
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
 
 _logger = get_logger(__name__)
@@ -194,6 +195,9 @@ class CouchBroker:
     async def store_refused(self, job: Job, reason: str) -> None:
         """Store a small document that says why, in the place of a job that CouchDB never takes."""
         store = self.store_of(job.worker)
+        failures = Failures(self._configs, self.daemon.id)
+        if failures.wanted(job.worker):
+            await failures.tell(job, JobFailedError(reason, "refused"))
         await store.create_errored(job, reason)
 
     def stop_claiming(self) -> None:

@@ -13,6 +13,7 @@ import random
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.candidates import Candidate, Candidates
 from couchjobs.broker.intake import Intake
+from couchjobs.broker.lost import LostJobs
 from couchjobs.broker.room import Room
 from couchjobs.broker.runner import Runner
 from couchjobs.broker.triage import Triage
@@ -29,8 +30,8 @@ from couchjobs.recovery.rescue import Rescuer
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import moment
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
-from couchjobs.workers.worker import most_tries
 
 _logger = get_logger(__name__)
 _CONFLICTS = "conflicts"
@@ -72,7 +73,11 @@ class Lane:
         self.claims = True
         """Whether jobs are claimed; no longer once the daemon stops."""
         self._wake = asyncio.Event()
-        self.runner = runner = Runner(connection, store, daemon, workers, self._wake.set, self._look_again, pool, room)
+        failures = Failures(workers, daemon.id)
+        self._lost = LostJobs(store, workers, daemon.id, daemon.peers.is_dead, failures)
+        self.runner = runner = Runner(
+            connection, store, daemon, workers, self._wake.set, self._look_again, pool, room, failures
+        )
         self._candidates = Candidates(runner.free_slots(), settings.max_candidates, settings.first_right_delay)
         self._triage = Triage(
             store, daemon, self._candidates, workers, runner, self._refusal, self._wake.set, self._look_again
@@ -100,7 +105,7 @@ class Lane:
         self.tasks.start("claim jobs", self._claim_for_ever)
         self.tasks.start("audit", self._audit_for_ever)
         self.tasks.start("mind own beats", self._mind_own_beats)
-        rescuer = Rescuer(self.store, self.daemon.peers, self._may_try_again)
+        rescuer = Rescuer(self.store, self.daemon.peers, self._lost.take)
         self.tasks.start("rescue", lambda: rescuer.run(self.daemon, self._settings, self._configs.names()))
 
     async def stop(self) -> None:
@@ -123,9 +128,6 @@ class Lane:
             elif lost and not self.daemon.is_lost:
                 _logger.warning("this daemon beats again")
             lost = self.daemon.is_lost
-
-    def _may_try_again(self, job: Job) -> bool:
-        return job.worker not in self._configs or job.exec_count < most_tries(self._configs.get(job.worker), job)
 
     async def _claim_for_ever(self) -> None:
         while True:
@@ -178,7 +180,7 @@ class Lane:
 
     async def _refusal(self, job: Job) -> str:
         """Return why the job must not run; empty where it may."""
-        if not self._may_try_again(job):
+        if not self._lost.may_try_again(job):
             return f"worker lost: {job.exec_count} tries have not come back, and that is all it has"
         if self._configs.get(job.worker).admin_only and not await self._admin_proof.holds(job.document()):
             return f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
@@ -191,13 +193,13 @@ class Lane:
         await install(self._connection, self.store.db)
 
     async def _give_up_doubtful(self) -> None:
-        await give_up_doubtful(self.store, self.daemon.id, self.runner.runs, self._may_try_again)
+        await give_up_doubtful(self.store, self.daemon.id, self.runner.runs, self._lost.take)
 
     async def _audit_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.sweep_interval)
             await audit_own_claims(
-                self.store, self.daemon.id, self._settings.audit_grace, self.runner.runs, self._may_try_again
+                self.store, self.daemon.id, self._settings.audit_grace, self.runner.runs, self._lost.take
             )
             if self.daemon.answers_for(_CONFLICTS, self._configs.names()):
                 await reap(self.store, self.daemon.peers, await conflicted(self.store))

@@ -13,13 +13,21 @@ from typing import assert_never
 
 from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.couch.codec import encode
-from couchjobs.errors import BadDocumentError, ClosedError, JobNotFoundError, QueueClosedError, UnknownWorkerError
+from couchjobs.errors import (
+    BadDocumentError,
+    ClosedError,
+    JobFailedError,
+    JobNotFoundError,
+    QueueClosedError,
+    UnknownWorkerError,
+)
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Changes, Job, State
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.failure import Failures
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.worker import Try, Worker
 
@@ -40,6 +48,7 @@ class MemBroker:
         self._clock = clock
         self._auto = auto
         self._configs = WorkersList()
+        self._failures = Failures(self._configs, _DAEMON)
         self._workers: dict[str, Worker] = {}
         self._running: dict[str, Try] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -57,6 +66,7 @@ class MemBroker:
             raise ClosedError(f"the broker is {self._state}")
         self._state = "running"
         self._configs = workers
+        self._failures = Failures(workers, _DAEMON)
         self._workers = {config.worker_type: Worker(config) for config in workers}
         for worker in self._workers.values():
             await worker.init()
@@ -202,6 +212,8 @@ class MemBroker:
         running = self._running[job.id] = self._workers[job.worker].begin(job, _DAEMON)
         try:
             outcome = await running.run()
+            if isinstance(outcome, Failed):
+                await self._failures.tell(job, JobFailedError(outcome.error, "tries", outcome.traceback))
             self._move(job, self._changes_of(job, outcome))
         finally:
             del self._running[job.id]
@@ -211,16 +223,17 @@ class MemBroker:
     def _changes_of(self, job: Job, outcome: Outcome) -> Changes:
         present = self._clock()
         match outcome:
-            case Done(result, lost):
+            case Done(result, lost, seconds):
                 if lost:
-                    return transitions.done_without_result(job, present, lost)
-                return transitions.done(present, result)
-            case Failed(error, bad_trigger):
+                    return transitions.done_without_result(job, present, lost, seconds)
+                return transitions.done(present, result, seconds)
+            case Failed(error, bad_trigger, _, traceback, seconds):
                 if bad_trigger and job.trigger_id:
                     self.bad_triggers.add(job.trigger_id)
-                return transitions.errored(job, present, error)
-            case Retry(error, delay_s):
-                return transitions.retried(job, present, error, present + timedelta(seconds=delay_s))
+                return transitions.errored(job, present, error, traceback, seconds)
+            case Retry(error, delay_s, traceback, seconds):
+                not_before = present + timedelta(seconds=delay_s)
+                return transitions.retried(job, present, error, not_before, traceback, seconds)
             case Cancelled():
                 return transitions.cancelled(present)
             case Interrupted():

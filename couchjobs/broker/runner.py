@@ -12,7 +12,7 @@ from typing import Any, assert_never
 from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import Conflict, CouchError
+from couchjobs.errors import Conflict, CouchError, JobFailedError
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import Claimed, JobStore
 from couchjobs.log import get_logger
@@ -20,6 +20,7 @@ from couchjobs.recovery.daemon import Daemon
 from couchjobs.supervisor import is_cancelled
 from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.failure import Failures
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.pool import ChildPool, RemoteTry
 from couchjobs.workers.worker import TASKS, Try, make_workers
@@ -44,6 +45,7 @@ class Runner:
         look_again: called with the id of a job that is to be read again, and in how many seconds.
         pool: child processes that run the functions; None: they run in this one.
         room: for jobs of all types together; None: no limit.
+        failures: whom to tell of jobs that have failed for good; None: nobody.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Runner:
         look_again: Callable[[str, float], None],
         pool: ChildPool | None = None,
         room: Room | None = None,
+        failures: Failures | None = None,
     ) -> None:
         self._connection = connection
         self._store = store
@@ -63,6 +66,7 @@ class Runner:
         self._freed = freed
         self._look_again = look_again
         self._pool = pool
+        self._failures = failures or Failures(WorkersList(), daemon.id)
         self._workers, self._threads = make_workers(workers, connection.settings.max_retry_delay)
         if pool is not None:
             store.writer.may_hold = pool.fills_the_cores
@@ -166,6 +170,7 @@ class Runner:
         try:
             outcome = await self._claim_and_run(job)
             if isinstance(outcome, Claimed):
+                await self.tell_refused(job, "CouchDB does not take its claim")
                 if not await self._store.reject(job.document(), "CouchDB does not take its claim"):
                     self._look_again(job.id, _AFTER_NO_ANSWER_S)
             elif outcome is not None:
@@ -211,6 +216,7 @@ class Runner:
                 return Interrupted()
             begin = self._workers[job.worker].begin if self._pool is None else self._pool.begin
             running = self._running[job.id] = begin(job, self._daemon.id)
+            _logger.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
             if self._has_stirred(job):
                 await self._look_at(job)
             return await running.run()
@@ -251,22 +257,39 @@ class Runner:
 
     async def _write(self, job: Job, outcome: Outcome) -> None:
         match outcome:
-            case Done(result, lost):
-                await self._store.ack(job, result, lost)
-            case Failed(error, bad_trigger):
-                await self._store.nack(job, error)
-                job.logger.warning("job failed", error=error, exec_count=job.exec_count)
-                if bad_trigger and job.trigger_id:
-                    await self._delete_trigger(job.trigger_id)
-            case Retry(error, delay_s):
-                await self._store.retry(job, error, delay_s)
-                job.logger.info("job is tried again", error=error, exec_count=job.exec_count, in_s=round(delay_s, 3))
+            case Done(result, lost, seconds):
+                await self._store.ack(job, result, lost, seconds)
+                _tell(_logger.info, "job done", job, outcome)
+            case Failed():
+                await self._fail(job, outcome)
+            case Retry(error, delay_s, traceback, seconds):
+                await self._store.retry(job, error, delay_s, traceback, seconds)
+                _tell(_logger.warning, "job is tried again", job, outcome, error=error, in_s=round(delay_s, 3))
             case Cancelled():
                 await self._store.cancel(job)
+                _logger.info("job cancelled", worker=job.worker, job=job.id, exec_count=job.exec_count)
             case Interrupted():
                 await self._store.release(job)
+                _logger.info("job put back", worker=job.worker, job=job.id)
             case _:
                 assert_never(outcome)
+
+    async def _fail(self, job: Job, outcome: Failed) -> None:
+        """End the job that has failed for good, once those who want to hear of it have been told."""
+        if self._failures.wanted(job.worker):
+            if not await self._store.begin_to_fail(job, self._daemon.id, outcome.error, outcome.traceback):
+                return
+            cause = "worker lost" if outcome.worker_lost else "tries"
+            await self._failures.tell(job, JobFailedError(outcome.error, cause, outcome.traceback))
+        await self._store.nack(job, outcome.error, outcome.traceback, outcome.seconds)
+        _tell(_logger.warning, "job failed", job, outcome, error=outcome.error)
+        if outcome.bad_trigger and job.trigger_id:
+            await self._delete_trigger(job.trigger_id)
+
+    async def tell_refused(self, job: Job, reason: str) -> None:
+        """Tell those who want to hear of it of a job that is not run, before that is its end."""
+        if self._failures.wanted(job.worker):
+            await self._failures.tell(job, JobFailedError(reason, "refused"))
 
     async def _delete_trigger(self, trigger_id: str) -> None:
         doctype = self._connection.settings.triggers_doctype
@@ -279,3 +302,12 @@ class Runner:
                 _logger.warning("bad trigger was changed meanwhile, and is left alone", trigger=trigger_id)
             else:
                 _logger.warning("bad trigger deleted", trigger=trigger_id)
+
+
+def _tell(log: Callable[..., Any], event: str, job: Job, outcome: Done | Failed | Retry, **facts: Any) -> None:
+    """Write the line of a try that has ended."""
+    if outcome.seconds is not None:
+        facts["seconds"] = round(outcome.seconds, 4)
+    if not isinstance(outcome, Done) and outcome.traceback:
+        facts["traceback"] = outcome.traceback
+    log(event, worker=job.worker, job=job.id, exec_count=job.exec_count, **facts)

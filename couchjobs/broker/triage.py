@@ -136,17 +136,25 @@ class Triage:
             job, size = self._store.check_and_size(document)
         except BadDocumentError as error:
             reason = str(error)
-            self._mark(document["_id"], lambda: self._store.reject(document, reason))
+            self._mark(document["_id"], lambda: self._reject(document, reason))
             return
         if job.cancel_requested:
             self._mark(job.id, lambda: self._store.cancel(job))
         elif job.worker in self._workers:
             if reason := await self._refusal(job):
-                self._mark(job.id, lambda: self._store.nack(job, reason))
+                self._mark(job.id, lambda: self._refuse(job, reason))
             else:
                 self._offer(job, keep=size <= _LARGE_DOCUMENT)
         else:
             self._leave(job)
+
+    async def _reject(self, document: Document, reason: str) -> bool:
+        await self._runner.tell_refused(Job.read(document), f"bad job: {reason}")
+        return await self._store.reject(document, reason)
+
+    async def _refuse(self, job: Job, reason: str) -> bool:
+        await self._runner.tell_refused(job, reason)
+        return await self._store.nack(job, reason)
 
     def _mark(self, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
         """Write something to a job that is no candidate, beside the reading of others."""

@@ -27,7 +27,7 @@ async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
     """Find running jobs that no living daemon owns. Daemons are watched for as long as one may be still."""
     names = await claimants(patient.store)
     peers = await _watch(patient, names)
-    rescuer = Rescuer(patient.store, peers, lambda _: True)
+    rescuer = Rescuer(patient.store, peers, partial(patient.store.rescue, again=True))
     for name in names:
         if peers.is_dead(name):
             what = "has claimed jobs, and does not live: they wait for it"

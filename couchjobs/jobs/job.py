@@ -115,6 +115,11 @@ class JobError(BaseModel):
     at: Timestamp = None
     exec_count: int = 0
     error: str = ""
+    traceback: str | None = None
+    """Of the user's own code, the last call last."""
+    started_at: Timestamp = None
+    seconds: float | None = None
+    """How long the try took."""
 
 
 class Job(BaseModel):
@@ -157,6 +162,12 @@ class Job(BaseModel):
     errors: list[JobError] = []
     claim: Claim | None = None
     cancel_requested: bool = False
+    cancelled: bool = False
+    """Whether the job is errored because somebody has cancelled it."""
+    seconds: float | None = None
+    """How long the last try took; the waits between tries are not in it."""
+    ending: dict[str, Any] | None = None
+    """Of a running job that has failed for good, while `on_failed` is told: which daemon does so, and the error."""
     progress: Any = None
     result: Any = None
     admin_proof: str | None = None

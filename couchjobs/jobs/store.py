@@ -275,23 +275,34 @@ class JobStore:
         """Move the job to running with `started_at`; return whether it is ours now."""
         return await self.claim(job, daemon)
 
-    async def ack(self, job: Job, result: Any = None, lost: str = "") -> bool:
+    async def ack(self, job: Job, result: Any = None, lost: str = "", seconds: float | None = None) -> bool:
         """Move the job to done with `finished_at`; return False where it was taken away.
 
-        `lost`: why its result cannot be stored, for `errors`.
+        Args:
+            job: ours.
+            result: what its function has returned.
+            lost: why its result cannot be stored, for `errors`.
+            seconds: how long its last try took.
         """
         if lost:
-            return await self._end(job, lambda: transitions.done_without_result(job, now(), lost))
-        return await self._end(job, lambda: transitions.done(now(), result))
+            return await self._end(job, lambda: transitions.done_without_result(job, now(), lost, seconds))
+        return await self._end(job, lambda: transitions.done(now(), result, seconds))
 
-    async def nack(self, job: Job, error: str) -> bool:
+    async def begin_to_fail(self, job: Job, daemon: str, error: str, traceback: str = "") -> bool:
+        """Take note that the job has failed for good, and that `daemon` tells of it; False where it was taken away."""
+        return await self._end(job, lambda: transitions.ending(daemon, error, traceback))
+
+    async def nack(self, job: Job, error: str, traceback: str = "", seconds: float | None = None) -> bool:
         """Move the job to errored with `error` and `finished_at`; return False where it was taken away."""
-        return await self._end(job, lambda: transitions.errored(job, now(), error))
+        return await self._end(job, lambda: transitions.errored(job, now(), error, traceback, seconds))
 
-    async def retry(self, job: Job, error: str, delay_s: float) -> bool:
+    async def retry(
+        self, job: Job, error: str, delay_s: float, traceback: str = "", seconds: float | None = None
+    ) -> bool:
         """Put the job back in the queue, not to be run before `delay_s` from now; False where it was taken away."""
         time = now()
-        return await self._end(job, lambda: transitions.retried(job, time, error, time + timedelta(seconds=delay_s)))
+        not_before = time + timedelta(seconds=delay_s)
+        return await self._end(job, lambda: transitions.retried(job, time, error, not_before, traceback, seconds))
 
     async def release(self, job: Job) -> bool:
         """Put the job back in the queue at once, its try not counted; False where it was taken away."""
@@ -302,10 +313,13 @@ class JobStore:
         return await self._end(job, lambda: transitions.cancelled(now()))
 
     async def rescue(self, job: Job, *, again: bool) -> bool:
-        """Take the job from the dead daemon that runs it, to be tried again or not; False where it has moved on."""
-        why = f"daemon {job.claim.daemon} is dead" if job.claim else "the job was running, and named no daemon"
-        error = f"worker lost: {why}"
-        return await self._end(job, lambda: transitions.lost(job, now(), error, again=again))
+        """Take the job from the dead daemon that runs it, to be tried again or not; False where it has moved on.
+
+        One that had failed for good before its daemon died ends as it would have.
+        """
+        error, traceback = why_lost(job)
+        again = again and job.ending is None
+        return await self._end(job, lambda: transitions.lost(job, now(), error, traceback, again=again))
 
     async def reject(self, document: Document, reason: str, time: datetime | None = None) -> bool:
         """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
@@ -379,6 +393,14 @@ class JobStore:
         if job.claim is not None:
             _logger.warning("ClaimLost", job=job.id, claim=job.claim.id)
         return False
+
+
+def why_lost(job: Job) -> tuple[str, str]:
+    """Return the error of a job whose daemon has died, and its traceback: that which it had failed with before."""
+    if job.ending is not None and isinstance(job.ending.get("error"), str):
+        return job.ending["error"], str(job.ending.get("traceback") or "")
+    why = f"daemon {job.claim.daemon} is dead" if job.claim else "the job was running, and named no daemon"
+    return f"worker lost: {why}", ""
 
 
 def _encode_odd(document: Document) -> bytes:

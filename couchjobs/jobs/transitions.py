@@ -25,6 +25,10 @@ SETTLED = "conflict_settled"
 ORIGINAL = "original.json"
 """The attachment that holds a job's content where its document had to be made smaller."""
 _LONGEST_KEPT = 20_000
+_OF_AN_END = (
+    *("claim", "started_at", "finished_at", "scheduled_at", "error", "result", "seconds"),
+    *("cancel_requested", "cancelled", "ending"),
+)
 _KEPT_FIELDS = (
     "_id",
     "_rev",
@@ -64,28 +68,37 @@ def claimed(job: Job, db: Prefixer, nonce: str, daemon: str, now: datetime) -> C
     return changes
 
 
-def done(now: datetime, result: Any = None) -> Changes:
-    """Return what changes where the job has succeeded."""
-    changes: Changes = {"state": State.DONE, "finished_at": now, "error": None}
+def done(now: datetime, result: Any = None, seconds: float | None = None) -> Changes:
+    """Return what changes where the job has succeeded, with a try of so many seconds."""
+    changes: Changes = {"state": State.DONE, "finished_at": now, "error": None, "seconds": _rounded(seconds)}
     if result is not None:
         changes["result"] = result
     return changes
 
 
-def done_without_result(job: Job, now: datetime, reason: str) -> Changes:
+def done_without_result(job: Job, now: datetime, reason: str, seconds: float | None = None) -> Changes:
     """Return what changes where the job has succeeded, and what came of it cannot be stored: the work is done."""
     lost = _one_more_error(job, now, f"the job is done, but its result is not stored: {reason}")
-    return {"state": State.DONE, "finished_at": now, "error": None, "result": None, **lost}
+    return {**done(now, None, seconds), "result": None, **lost}
 
 
-def errored(job: Job, now: datetime, error: str) -> Changes:
+def ending(daemon: str, error: str, traceback: str = "") -> Changes:
+    """Return what changes where the job has failed for good, and somebody is to be told before that is its end."""
+    return {"ending": {"daemon": daemon, "error": error[:_MAX_ERROR], "traceback": traceback}}
+
+
+def errored(job: Job, now: datetime, error: str, traceback: str = "", seconds: float | None = None) -> Changes:
     """Return what changes where the job has failed for good."""
-    return {**_one_more_error(job, now, error), "state": State.ERRORED, "finished_at": now, "error": error[:_MAX_ERROR]}
+    end = {"state": State.ERRORED, "finished_at": now, "error": error[:_MAX_ERROR], "ending": None}
+    return {**_one_more_error(job, now, error, traceback, seconds), **end, "seconds": _rounded(seconds)}
 
 
-def retried(job: Job, now: datetime, error: str, not_before: datetime) -> Changes:
+def retried(
+    job: Job, now: datetime, error: str, not_before: datetime, traceback: str = "", seconds: float | None = None
+) -> Changes:
     """Return what changes where the try has failed, and the job is tried again."""
-    return {**_one_more_error(job, now, error), "state": State.QUEUED, "scheduled_at": not_before, "claim": None}
+    again = {"state": State.QUEUED, "scheduled_at": not_before, "claim": None}
+    return {**_one_more_error(job, now, error, traceback, seconds), **again}
 
 
 def released(job: Job) -> Changes:
@@ -97,27 +110,33 @@ def released(job: Job) -> Changes:
     return changes
 
 
-def lost(job: Job, now: datetime, error: str, *, again: bool) -> Changes:
+def lost(job: Job, now: datetime, error: str, traceback: str = "", *, again: bool) -> Changes:
     """Return what changes where the daemon that ran the job is dead: it is tried again, or that was its last try."""
     if not again:
-        return errored(job, now, error)
+        return errored(job, now, error, traceback)
     return {**_one_more_error(job, now, error), "state": State.QUEUED, "claim": None}
 
 
 def cancelled(now: datetime) -> Changes:
     """Return what changes where somebody has cancelled the job."""
-    return {"state": State.ERRORED, "finished_at": now, "error": "cancelled"}
+    return {"state": State.ERRORED, "finished_at": now, "error": "cancelled", "cancelled": True}
 
 
 def requeued(now: datetime) -> Changes:
     """Return what changes where somebody wants an ended job to be done again, with all its tries."""
-    gone = ("claim", "started_at", "finished_at", "scheduled_at", "error", "cancel_requested", "result")
-    return {"state": State.QUEUED, "queued_at": now, "exec_count": 0, **dict.fromkeys(gone)}
+    return {"state": State.QUEUED, "queued_at": now, "exec_count": 0, **dict.fromkeys(_OF_AN_END)}
 
 
-def _one_more_error(job: Job, now: datetime, error: str) -> Changes:
+def _one_more_error(job: Job, now: datetime, error: str, traceback: str = "", seconds: float | None = None) -> Changes:
     entry = JobError(at=now, exec_count=job.exec_count, error=error[:_MAX_ERROR])
+    if seconds is not None or traceback:
+        entry.traceback, entry.seconds = traceback or None, _rounded(seconds)
+        entry.started_at = job.claim.at if job.claim is not None else None
     return {"errors": [*job.errors, entry][-_KEPT_ERRORS:]}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
 
 
 def unreadable(document: Document, now: datetime, reason: str) -> Document:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 
 from couchjobs.couch.database import Document
@@ -40,7 +40,7 @@ async def audit_own_claims(
     daemon: str,
     grace_s: float,
     runs: Callable[[str], bool],
-    may_try_again: Callable[[Job], bool] = lambda _: True,
+    take: Callable[[Job], Awaitable[bool]] | None = None,
 ) -> int:
     """Give up what `daemon` has claimed, longer ago than `grace_s`, and does not run; return how many jobs that were.
 
@@ -49,7 +49,7 @@ async def audit_own_claims(
         daemon: this daemon's id.
         grace_s: seconds, by this daemon's own clock, which also wrote the time of the claim; an index may be behind.
         runs: whether this daemon runs the job with that id.
-        may_try_again: whether a job whose try has begun and is lost has tries left.
+        take: takes a job whose try has begun, and is lost; None: it goes back to the queue.
     """
     rows = await store.database.view("queue/claimed", [daemon], [daemon, {}], limit=500)
     oldest, present = now() - timedelta(seconds=grace_s), now()
@@ -60,17 +60,20 @@ async def audit_own_claims(
         claim = Job.read(one.document).claim
         if claim is None or claim.at is None or not oldest <= claim.at <= present:
             stale.append(one.doc_id)
-    return sum(await _give_up_each(store, (job_id for job_id in stale if not runs(job_id)), daemon, may_try_again))
+    return sum(await _give_up_each(store, (job_id for job_id in stale if not runs(job_id)), daemon, take))
 
 
 async def give_up_doubtful(
-    store: JobStore, daemon: str, runs: Callable[[str], bool], may_try_again: Callable[[Job], bool] = lambda _: True
+    store: JobStore,
+    daemon: str,
+    runs: Callable[[str], bool],
+    take: Callable[[Job], Awaitable[bool]] | None = None,
 ) -> None:
     """Give up claims of unclear answer, once all copies of a document may be expected to know of all claims."""
     doubtful, present = store.doubtful, time.monotonic()
     ripe = [job_id for job_id, since in doubtful.items() if present - since > _DOUBT_S and not runs(job_id)]
     ripe = ripe[:_AT_A_TIME]
-    for job_id, settled in zip(ripe, await _give_up_each(store, ripe, daemon, may_try_again), strict=True):
+    for job_id, settled in zip(ripe, await _give_up_each(store, ripe, daemon, take), strict=True):
         if settled:
             doubtful.pop(job_id, None)
         else:
@@ -78,13 +81,13 @@ async def give_up_doubtful(
 
 
 async def _give_up_each(
-    store: JobStore, job_ids: Iterable[str], daemon: str, may_try_again: Callable[[Job], bool]
+    store: JobStore, job_ids: Iterable[str], daemon: str, take: Callable[[Job], Awaitable[bool]] | None
 ) -> list[bool]:
     """Give up these jobs, each for itself; return for each whether that is done."""
 
     async def one(job_id: str) -> bool:
         try:
-            return await give_up(store, job_id, daemon, may_try_again)
+            return await give_up(store, job_id, daemon, take)
         except CouchError as error:
             _logger.warning("claim not given up yet", job=job_id, reason=str(error))
         except Exception:
@@ -94,7 +97,9 @@ async def _give_up_each(
     return await asyncio.gather(*(one(job_id) for job_id in job_ids))
 
 
-async def give_up(store: JobStore, job_id: str, daemon: str, may_try_again: Callable[[Job], bool]) -> bool:
+async def give_up(
+    store: JobStore, job_id: str, daemon: str, take: Callable[[Job], Awaitable[bool]] | None = None
+) -> bool:
     """Give up a job that `daemon` does not run, whatever its claim became; False where that must wait for others."""
     leaves = await store.database.leaves(job_id)
     for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, daemon)):
@@ -104,13 +109,15 @@ async def give_up(store: JobStore, job_id: str, daemon: str, may_try_again: Call
                 _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
         elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
             return False
-        elif await _put_back(store, Job.read(leaf), may_try_again):
+        elif await _put_back(store, Job.read(leaf), take):
             _logger.warning("put back a job that was claimed and does not run", job=job_id)
     return True
 
 
-async def _put_back(store: JobStore, job: Job, may_try_again: Callable[[Job], bool]) -> bool:
-    if job.claim is None or job.claim.id not in store.begun:
+async def _put_back(store: JobStore, job: Job, take: Callable[[Job], Awaitable[bool]] | None) -> bool:
+    has_begun = job.claim is not None and job.claim.id in store.begun
+    if not has_begun and job.ending is None:
         return await store.release(job)
-    store.begun.discard(job.claim.id)
-    return await store.rescue(job, again=may_try_again(job))
+    if job.claim is not None:
+        store.begun.discard(job.claim.id)
+    return await (store.rescue(job, again=True) if take is None else take(job))

@@ -8,7 +8,7 @@ gone altogether by the claims that name it, which are listed now and then, with 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
@@ -34,14 +34,14 @@ class Rescuer:
     Args:
         store: the jobs.
         peers: the other daemons.
-        may_try_again: whether a job that has lost its worker has tries left.
+        take: takes a job from the daemon that ran it; returns False where it has moved on.
     """
 
-    def __init__(self, store: JobStore, peers: Peers, may_try_again: Callable[[Job], bool]) -> None:
+    def __init__(self, store: JobStore, peers: Peers, take: Callable[[Job], Awaitable[bool]]) -> None:
         self._store = store
         self._peers = peers
-        self._may_try_again = may_try_again
-        self._unnamed = UnnamedClaims(store, may_try_again)
+        self._take_job = take
+        self._unnamed = UnnamedClaims(store, take)
 
     async def run(self, daemon: Daemon, settings: Settings, worker_types: Collection[str]) -> None:
         """Look for daemons that have died, often; for claims of daemons that nobody knows, at each sweep.
@@ -108,7 +108,7 @@ class Rescuer:
                 if leaf["_rev"] != document["_rev"] and self._is_settled(leaf):
                     return False
             job = Job.read(document)
-            return await self._store.rescue(job, again=self._may_try_again(job))
+            return await self._take_job(job)
         except CouchError as error:
             _logger.warning("job of a dead daemon not rescued yet", job=document["_id"], reason=str(error))
             return False

@@ -6,7 +6,7 @@ any claim may be that of another engine, on whose databases couchjobs works too:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from couchjobs.couch.database import Document
@@ -23,11 +23,11 @@ _LONGEST_NAME = 200
 
 
 class UnnamedClaims:
-    """Those of one lane. `may_try_again`: whether a job that has lost its worker has tries left."""
+    """Those of one lane. `take`: takes a job from whoever ran it; returns False where it has moved on."""
 
-    def __init__(self, store: JobStore, may_try_again: Callable[[Job], bool]) -> None:
+    def __init__(self, store: JobStore, take: Callable[[Job], Awaitable[bool]]) -> None:
         self._store = store
-        self._may_try_again = may_try_again
+        self._take_job = take
         self._seen: dict[str, str] = {}
 
     async def rescue(self) -> int:
@@ -47,7 +47,7 @@ class UnnamedClaims:
         """Take one job, if it is nobody's; return whether it was."""
         try:
             job = Job.read(document)
-            if not _is_nobodys(job) or not await self._store.rescue(job, again=self._may_try_again(job)):
+            if not _is_nobodys(job) or not await self._take_job(job):
                 return False
         except CouchError as error:
             _logger.warning("job that names no daemon not rescued yet", job=document["_id"], reason=str(error))

@@ -30,6 +30,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from couchjobs.log import redact
@@ -43,6 +44,9 @@ _MOST_CAUSES = 5
 _MOST_LEAVES = 5000
 _CAUSE, _CONTEXT, _TRACEBACK = (BaseException.__dict__[name] for name in ("__cause__", "__context__", "__traceback__"))
 """The attributes of errors as they are, whatever a class puts in their place."""
+_MOST_FRAMES = 40
+_LONGEST_TRACEBACK = 4000
+_OWN_FILES = str(Path(__file__).parent.parent) + os.sep
 _FORKED = 70
 """The exit code of a forked process that comes back from a function with an error: EX_SOFTWARE."""
 
@@ -230,6 +234,38 @@ def describe(error: BaseException) -> str:
         more = f"; and {len(parts) - _MOST_CAUSES} more" if len(parts) > _MOST_CAUSES else ""
         text = f"{text}: {'; '.join(describe(one) for one in parts[:_MOST_CAUSES])}{more}"
     return text[:_LONGEST_ERROR]
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback, without the frames of couchjobs and without credentials, at most 4 kB: its end.
+
+    Empty where it cannot be told.
+    """
+    try:
+        told = traceback.TracebackException(
+            type(error), error, _TRACEBACK.__get__(error), limit=-_MOST_FRAMES, compact=True, max_group_depth=3
+        )
+        _strip(told)
+        text = redact("".join(told.format()).encode("utf-8", "replace").decode().rstrip())
+    except BaseException:  # noqa: BLE001  an error may forbid to be told
+        return ""
+    if len(text) <= _LONGEST_TRACEBACK:
+        return text
+    return "..." + text[-_LONGEST_TRACEBACK:]
+
+
+def _strip(told: traceback.TracebackException) -> None:
+    """Leave out the frames of couchjobs itself, of the error and of those that it came from."""
+    left: list[traceback.TracebackException | None] = [told]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        frames = [frame for frame in one.stack if not frame.filename.startswith(_OWN_FILES)]
+        one.stack = traceback.StackSummary.from_list(frames)
+        left += [one.__cause__, one.__context__, *(one.exceptions or ())]
 
 
 def is_group(error: BaseException) -> bool:

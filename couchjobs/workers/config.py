@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from couchjobs.errors import ConfigurationError, UnknownWorkerError
+from couchjobs.errors import ConfigurationError, JobFailedError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job
 from couchjobs.workers.boundary import is_coroutine, name_of, why_not_called
 from couchjobs.workers.context import WorkerContext
@@ -23,6 +23,7 @@ WorkerFunc = Callable[..., Any]
 WorkerCommit = Callable[[WorkerContext, BaseException | None], Awaitable[None] | None]
 WorkerBeforeHook = Callable[[Job], Awaitable[bool] | bool]
 JobErrorCheckerHook = Callable[[BaseException], bool]
+OnFailed = Callable[[WorkerContext, JobFailedError], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class WorkerConfig:
             first; an async one is entered in the event loop, a plain one where the function runs.
         before_hook: called before a job is stored; False skips it, an exception refuses it.
         error_hook: asked with the last error before a retry; False stops the retries.
+        on_failed: called with the context and a JobFailedError once a job has failed for good, whatever the cause,
+            before that is stored; in the daemon, at least once.
         concurrency: how many jobs of this type one daemon runs at once. Defaults to 4.
         max_exec_count: how many tries a job has. Defaults to 3.
         max_exec_time: how long all tries may take together, waits included; None: no limit.
@@ -63,6 +66,7 @@ class WorkerConfig:
     worker_commit: WorkerCommit | None = None
     before_hook: WorkerBeforeHook | None = None
     error_hook: JobErrorCheckerHook | None = None
+    on_failed: OnFailed | None = None
     concurrency: int = 4
     max_exec_count: int = 3
     max_exec_time: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -13,6 +13,8 @@ class Done:
     result: Any = None
     lost: str = ""
     """Why the result cannot be stored; empty where it can."""
+    seconds: float | None = field(default=None, compare=False)
+    """How long the try took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,10 @@ class Failed:
 
     error: str
     bad_trigger: bool = False
+    worker_lost: bool = False
+    """Whether the process that ran it has ended."""
+    traceback: str = field(default="", compare=False)
+    seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class Retry:
 
     error: str
     delay_s: float
+    traceback: str = field(default="", compare=False)
+    seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

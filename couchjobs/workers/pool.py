@@ -193,7 +193,7 @@ class RemoteTry:
         elif self._job.exec_count < most_tries(self._config, self._job):
             self._outcome.set_result(Retry(error, 0.0))
         else:
-            self._outcome.set_result(Failed(error))
+            self._outcome.set_result(Failed(error, worker_lost=True))
 
 
 class ChildPool:

@@ -11,6 +11,7 @@ import random
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from dataclasses import replace
 from typing import Any
 
 from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, MessageUnmarshalError
@@ -30,6 +31,7 @@ from couchjobs.workers.boundary import (
     leaves_of,
     let_go,
     result_of,
+    traceback_of,
 )
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import Resources, WorkerContext, begin_job
@@ -107,6 +109,7 @@ class Try:
         self._thread: asyncio.Future[Ended] | None = None
         self._limit: asyncio.TimerHandle | None = None
         self._late = ""
+        self._seconds = 0.0
         self._stopped_as: Cancelled | Interrupted | None = None
         self.left: asyncio.Future[Any] | None = None
         """What outlives the outcome: a plain function, whose thread nobody can end from outside, or a coroutine that
@@ -128,6 +131,7 @@ class Try:
         """Run the function and return what came of it."""
         if self._stopped_as is not None:
             return self._stopped_as
+        began = time.monotonic()
         self._call = Call(self._body, f"{TASKS} {self._job.id}'s function")
         self._limit_time()
         try:
@@ -138,8 +142,9 @@ class Try:
         if ended is None:
             self.left = self._call.task
             self._context.logger.warning("a function does not end, and is left behind", exec_count=self._job.exec_count)
+        self._seconds = time.monotonic() - began
         if ended is not None and ended.error is None and ended.value is None and self._config.worker_commit is None:
-            return Done()
+            return Done(seconds=self._seconds)
         try:
             outcome, error = await self._outcome_of(ended)
         except BaseException as raised:
@@ -231,9 +236,11 @@ class Try:
         error = ended.error if ended is not None else asyncio.CancelledError()
         if ended is not None and error is None:
             try:
-                return Done(new_message(ended.value)), None
+                return Done(new_message(ended.value), seconds=self._seconds), None
             except BaseException as raised:  # noqa: BLE001  a model of the user's may raise anything
-                return Done(lost=describe(raised)), None  # the work is done, and is not done again for that
+                return Done(
+                    lost=describe(raised), seconds=self._seconds
+                ), None  # the work is done, and is not done again for that
         if self._stopped_as is not None:
             return self._stopped_as, error
         if self._late:
@@ -245,22 +252,23 @@ class Try:
     async def _meaning_of(self, error: BaseException) -> Outcome:
         kinds = [type(one) for one in leaves_of(error)]
         causes = [kind for kind in kinds if not issubclass(kind, asyncio.CancelledError)] or [type(error)]
-        text = describe(error)
         if all(issubclass(kind, AbortJob) for kind in causes):
-            return Done()
+            return Done(seconds=self._seconds)
+        text, trace = describe(error), traceback_of(error)
+        failed = Failed(text, traceback=trace, seconds=self._seconds)
         if any(issubclass(kind, BadTriggerError) for kind in causes):
-            return Failed(text, bad_trigger=True)
+            return replace(failed, bad_trigger=True)
         if self._context.no_retry or any(issubclass(kind, _NEVER_RETRIED) for kind in causes):
-            return Failed(text)
+            return failed
         if not await self._may_try_again(error):
-            return Failed(text)
+            return failed
         jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
         delay = self._config.retry_delay * 2.0 ** min(self._job.exec_count - 1, 30) * jitter
         delay = min(delay, self._longest_delay)
         left = self._time_left()
         if left is not None and delay > left:
-            return Failed(text)
-        return Retry(text, delay)
+            return failed
+        return Retry(text, delay, trace, self._seconds)
 
     async def _may_try_again(self, error: BaseException) -> bool:
         hook = self._config.error_hook

@@ -1,0 +1,64 @@
+"""Telling whoever wants to hear of it that a job has failed for good: `on_failed` of its worker, and for all types.
+
+They are called in the daemon that is about to store that end, whatever the cause, and before it is stored: a daemon
+that dies in between is followed by another one, which calls them again. So they are called at least once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from couchjobs.errors import JobFailedError
+from couchjobs.jobs.job import Job
+from couchjobs.log import get_logger
+from couchjobs.supervisor import is_cancelled
+from couchjobs.workers.boundary import call_in_time, describe, name_of
+from couchjobs.workers.config import OnFailed, WorkersList
+from couchjobs.workers.context import WorkerContext
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_logger = get_logger(__name__)
+_LONGEST_S = 30.0
+_for_all: list[OnFailed] = []
+
+
+def on_failed(function: F) -> F:
+    """Have the decorated function called, as `f(ctx, error)`, for each job of whatever type that has failed for good.
+
+    `error` is a JobFailedError. A coroutine function runs in the event loop of the daemon, a plain one in a thread; it
+    has 30 s. Of one job it may be called more than once, where a daemon dies meanwhile; for jobs that were cancelled it
+    is not.
+    """
+    _for_all.append(function)  # type: ignore[arg-type]
+    return function
+
+
+class Failures:
+    """Those of one daemon.
+
+    Args:
+        workers: the types that it has.
+        daemon: its id, for the contexts.
+    """
+
+    def __init__(self, workers: WorkersList, daemon: str) -> None:
+        self._workers = workers
+        self._daemon = daemon
+
+    def wanted(self, worker_type: str) -> bool:
+        """Return whether somebody wants to hear of jobs of that type."""
+        return bool(_for_all) or (worker_type in self._workers and self._workers.get(worker_type).on_failed is not None)
+
+    async def tell(self, job: Job, error: JobFailedError) -> None:
+        """Call those who want to hear of it, one after the other; what they raise is logged."""
+        own = self._workers.get(job.worker).on_failed if job.worker in self._workers else None
+        context = WorkerContext(job, self._daemon)
+        for function in (*([own] if own is not None else []), *_for_all):
+            try:
+                await call_in_time(_LONGEST_S, None, function, context, error)
+            except BaseException as raised:
+                if is_cancelled():
+                    raise
+                _logger.error("on_failed failed", job=job.id, function=name_of(function), error=describe(raised))  # noqa: TRY400
