@@ -59,6 +59,8 @@ class Settings(BaseSettings):
 
     request_timeout: Seconds = 60.0
     """The longest that one request to CouchDB may take. Defaults to 60 s."""
+    push_timeout: Seconds = Field(default=5.0, gt=0)
+    """How long somebody who pushes a job waits for CouchDB to take it. Defaults to 5 s."""
     feed_heartbeat: Seconds = Field(default=1.0, ge=0.1)
     """How often CouchDB looks again for changes at a feed that waits, and shows that it lives. Defaults to 1 s."""
     beat_interval: Seconds = Field(default=10.0, ge=0.05)

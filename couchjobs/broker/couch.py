@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from couchjobs.broker.admin_proof import AdminProof
-from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
@@ -16,12 +15,13 @@ from couchjobs.jobs.ids import window_id
 from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.queries import worker_queue_len
-from couchjobs.jobs.request import JobRequest, new_job
+from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.daemon import Daemon
 from couchjobs.supervisor import patiently
+from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
@@ -117,14 +117,22 @@ class CouchBroker:
             await lane.runner.idle()
 
     async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
-        """Store a job and return it; None where the worker's `before_hook` skips it.
+        """Store a job and return it, or the one that has its id already; None where `before_hook` skips it.
+
+        Raises: as `push`.
+        """
+        result = await self.push(db, request)
+        return None if result is None else result.job
+
+    async def push(self, db: Prefixer, request: JobRequest) -> PushResult | None:
+        """Store a job, if there is none with its id; None where the worker's `before_hook` skips it.
 
         Raises:
             QueueClosedError: the broker is shut down.
             UnknownWorkerError: neither this daemon nor another living one has a worker of that type.
             AdminOnlyError: the worker takes only requests of administrators.
             BadDocumentError: the message is too large.
-            Unavailable: CouchDB does not answer; the job may be stored or not.
+            Unavailable: CouchDB does not answer within `push_timeout`; what it says tells whether the job may be there.
         """
         if self._state == "running" and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
             others = self.daemon.living(request.worker_type)
@@ -136,7 +144,12 @@ class CouchBroker:
             await self._admin_proof.load()
             document = self.store_of(job.worker).stored_form(job)
             job.document()["admin_proof"] = job.admin_proof = self._admin_proof.of(document)
-        return job if await self.store_job(job) is not False else None
+        stored = await self.store_job(job, self._settings.push_timeout)
+        if stored is False:
+            return None
+        if stored is None:
+            return PushResult(await self._store_for(job).get(job.id), created=False)
+        return PushResult(job, created=True)
 
     async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
         """Store many jobs in few requests; return for each the job, None where it is skipped, or what refused it."""
@@ -149,8 +162,10 @@ class CouchBroker:
                 answers.append(answer)
         return answers
 
-    async def store_job(self, job: Job) -> bool | None:
+    async def store_job(self, job: Job, patience_s: float | None = None) -> bool | None:
         """Store a job for whichever daemon has its worker; None where it was there already, False where it is skipped.
+
+        `patience_s`: seconds that CouchDB may take; None: as long as a request may.
 
         Raises:
             QueueClosedError: the broker is shut down.
@@ -159,14 +174,17 @@ class CouchBroker:
             raise QueueClosedError("the broker is shut down")
         if not await is_wanted(self._configs, job):
             return False
-        store = self.store_of(job.worker)
-        if (job.domain, job.prefix) != (self._db.domain, self._db.prefix):
-            store = store_of(self._connection, Prefixer(job.domain, job.prefix), job.worker)
-        if await store.create(job):
+        store = self._store_for(job)
+        if await store.create(job, patience_s):
             return True
         if job.trigger_id is not None:
             await self._make_way(store, job)
         return None
+
+    def _store_for(self, job: Job) -> JobStore:
+        if (job.domain, job.prefix) == (self._db.domain, self._db.prefix):
+            return self.store_of(job.worker)
+        return store_of(self._connection, Prefixer(job.domain, job.prefix), job.worker)
 
     async def _make_way(self, store: JobStore, job: Job) -> None:
         """Store the job of a firing under another id, where its own was taken by somebody else's document."""

@@ -9,10 +9,10 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Any, assert_never
 
-from couchjobs.broker.admission import check_admin, is_wanted
 from couchjobs.couch.codec import encode
+from couchjobs.couch.connection import forbid_connections
 from couchjobs.errors import (
     BadDocumentError,
     ClosedError,
@@ -23,9 +23,10 @@ from couchjobs.errors import (
 )
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Changes, Job, State
-from couchjobs.jobs.request import JobRequest, new_job
+from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
+from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
@@ -67,7 +68,7 @@ class MemBroker:
         self._state = "running"
         self._configs = workers
         self._failures = Failures(workers, _DAEMON)
-        self._workers = {config.worker_type: Worker(config) for config in workers}
+        self._workers = {config.worker_type: Worker(config, engine=self) for config in workers}
         for worker in self._workers.values():
             await worker.init()
         if self._auto:
@@ -117,6 +118,27 @@ class MemBroker:
         self.jobs[job.id] = job
         await self._notify()
         return job
+
+    def enter(self) -> None:
+        """Have functions of this broker reach no CouchDB."""
+        forbid_connections("this runs in the memory broker: no CouchDB is reached from here; use ctx.push")
+
+    async def push(self, db: Prefixer, request: JobRequest) -> PushResult:
+        """Take a job, if there is none with its id.
+
+        Raises:
+            BadDocumentError: the `before_hook` of its worker does not want it.
+        """
+        known = request.id in self.jobs
+        job = await self.push_job(db, request)
+        if job is None:
+            raise BadDocumentError(f"the before_hook of worker {request.worker_type!r} does not want this job")
+        return PushResult(job, created=not known)
+
+    async def write_progress(self, job: Job, progress: Any) -> bool:
+        """Write how far a job has come."""
+        self._move(job, {"progress": progress})
+        return True
 
     async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
         """Take many jobs; return for each the job, None where it is skipped, or what refused it."""

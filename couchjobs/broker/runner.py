@@ -20,6 +20,7 @@ from couchjobs.recovery.daemon import Daemon
 from couchjobs.supervisor import is_cancelled
 from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.pool import ChildPool, RemoteTry
@@ -67,7 +68,9 @@ class Runner:
         self._look_again = look_again
         self._pool = pool
         self._failures = failures or Failures(WorkersList(), daemon.id)
-        self._workers, self._threads = make_workers(workers, connection.settings.max_retry_delay)
+        self._workers, self._threads = make_workers(
+            workers, connection.settings.max_retry_delay, CouchEngine(connection, workers)
+        )
         if pool is not None:
             store.writer.may_hold = pool.fills_the_cores
             pool.listeners.append(freed)

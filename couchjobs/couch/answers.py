@@ -192,7 +192,8 @@ def as_error(answer: WriteAnswer, where: str) -> errors.CouchError:
         case Written.REFUSED:
             return errors.Refused(text)
         case _:
-            return errors.Unavailable(text)
+            stored = "it is surely not stored" if answer.unsent else "it may be stored or not"
+            return errors.Unavailable(f"{text} ({stored})")
 
 
 def read_documents(wanted: Sequence[tuple[str, str | None]], results: Iterable[Any]) -> list[Found]:

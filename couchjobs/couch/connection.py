@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
 from couchjobs.couch.writer import GroupWriter
+from couchjobs.errors import ConfigurationError
 from couchjobs.settings import Settings, load_settings
 
+NOWHERE = (
+    "nothing says where CouchDB is: set COUCHJOBS_URL, open a connection around this (`async with Couchjobs(url=...)`, "
+    "`async with connect(url=...)`), or call it in a worker"
+)
+_forbidden: ContextVar[str] = ContextVar("couchjobs_forbidden", default="")
 _current: ContextVar[Connection | None] = ContextVar("couchjobs_connection", default=None)
 
 
@@ -20,6 +27,8 @@ class Connection:
     """The connection of a process. The constructor does not touch the network."""
 
     def __init__(self, settings: Settings) -> None:
+        if reason := _forbidden.get():
+            raise ConfigurationError(reason)
         self.settings = settings
         self.server = CouchServer(
             settings.url,
@@ -62,6 +71,28 @@ class Connection:
         return self._loop is asyncio.get_running_loop()
 
 
+def forbid_connections(reason: str) -> None:
+    """Have no connection be had from here on, in this task and those that it starts; `reason` is what they are told."""
+    _forbidden.set(reason)
+
+
+@contextmanager
+def using(connection: Connection) -> Iterator[None]:
+    """Make this the connection of what is called inside the block."""
+    before = _current.get()
+    connection.use()
+    try:
+        yield
+    finally:
+        _current.set(before)
+
+
+def current_connection() -> Connection | None:
+    """Return the connection of the surrounding `connect` or worker, in its event loop; None outside of one."""
+    present = _current.get()
+    return present if present is not None and present.is_of_here else None
+
+
 @asynccontextmanager
 async def connect(settings: Settings | None = None, **given: Any) -> AsyncIterator[Connection]:
     """Open a connection that everything inside the block uses; settings come from the environment unless given.
@@ -81,10 +112,18 @@ async def connect(settings: Settings | None = None, **given: Any) -> AsyncIterat
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[Connection]:
-    """Yield the connection of the surrounding `connect` or worker; outside of one, one for this block alone."""
+    """Yield the connection of the surrounding `connect` or worker; outside of one, one for this block alone.
+
+    Raises:
+        ConfigurationError: there is none, and nothing says where CouchDB is.
+    """
     present = _current.get()
+    if reason := _forbidden.get():
+        raise ConfigurationError(reason)
     if present is not None and present.is_of_here:
         yield present
         return
+    if present is None and not os.environ.get("COUCHJOBS_URL"):
+        raise ConfigurationError(NOWHERE)
     async with connect(present.settings if present is not None else None) as connection:
         yield connection

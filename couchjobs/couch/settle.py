@@ -70,7 +70,7 @@ async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None
         failures += 1
         maybe_stored |= not answer.unsent
         if deadline is not None and loop.time() > deadline:
-            return answer
+            return answer._replace(unsent=not maybe_stored)
         await asyncio.sleep(max(answer.retry_after_s, backoff(failures)))
 
 

@@ -12,6 +12,7 @@ import time
 import uuid
 from datetime import datetime
 
+_LONGEST_NAME = 200
 _PLAIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")
 
 
@@ -43,6 +44,13 @@ def event_id(doctype: str, doc_id: str, rev: str, trigger_id: str) -> str:
     )
     digest = hashlib.sha256(f"{doctype}\0{trigger_id}".encode()).hexdigest()[:16]
     return f"{name}:{rev}:{digest}"
+
+
+def follower_id(job_id: str, worker_type: str, key: str) -> str:
+    """Return the id of a job that another one pushes, the same at each of its tries."""
+    name = job_id[:_LONGEST_NAME]
+    told = f"{worker_type}\0{key}\0{job_id}".encode("utf-8", "surrogatepass")
+    return f"{name}:{hashlib.sha256(told).hexdigest()[:16]}"
 
 
 def window_id(trigger_id: str, before: str) -> str:

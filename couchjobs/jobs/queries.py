@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
-from couchjobs.couch.connection import connected
-from couchjobs.couch.database import Database, Row
+from couchjobs.couch.connection import Connection, connected
+from couchjobs.couch.database import Database, Document, Row
 from couchjobs.errors import JobNotFoundError
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, store_of, stores
@@ -87,6 +89,70 @@ async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
             )
             jobs += reversed(await _jobs(database, rows))
     return jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs; None asks for nothing. Times are those at which jobs were queued."""
+
+    worker: str | None = None
+    state: State | None = None
+    trigger: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def matches(self, document: Document) -> bool:
+        """Return whether the document is such a job, its time left out, which the views have looked at."""
+        return (
+            self.worker in (None, document.get("worker"))
+            and self.state in (None, document.get("state"))
+            and self.trigger in (None, document.get("trigger_id"))
+        )
+
+
+async def newest(connection: Connection, db: Prefixer, wanted: JobFilter, limit: int) -> list[Document]:
+    """Return the newest of these jobs, as documents, newest first; one that no daemon has seen yet is the newest.
+
+    Raises:
+        NotFound: the database of jobs, or its views, do not exist.
+    """
+    found: list[Document] = []
+    for store in stores(connection, db):
+        for start, end in _ranges(wanted):
+            found += [one async for one in _walk(store.database, start, end, wanted, limit)]
+    found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
+    return found[:limit]
+
+
+def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:
+    """Return the ranges of keys that hold these jobs, each from the newest to the oldest."""
+    high: Any = format_time(wanted.until) if wanted.until else {}
+    low = [format_time(wanted.since)] if wanted.since else []
+    if wanted.trigger is not None:
+        return [([wanted.trigger, high], [wanted.trigger, *low])]
+    if wanted.worker is not None:
+        states = [wanted.state] if wanted.state else [*State]
+        return [([wanted.worker, state, high], [wanted.worker, state, *low]) for state in states]
+    return [(high, low[0] if low else None)]
+
+
+async def _walk(database: Database, start: Any, end: Any, wanted: JobFilter, limit: int) -> AsyncIterator[Document]:
+    if limit < 1:
+        return
+    view = "jobs/by_queued_at"
+    if wanted.trigger is not None:
+        view = "jobs/by_trigger"
+    elif wanted.worker is not None:
+        view = "jobs/by_state"
+    left = limit
+    async for rows in database.view_pages(view, start, end, descending=True):
+        documents = await database.get_many(row["id"] for row in rows)
+        for document in (documents[row["id"]] for row in rows if row["id"] in documents):
+            if wanted.matches(document):
+                yield document
+                left -= 1
+                if not left:
+                    return
 
 
 async def worker_queue_len(database: Database, worker_type: str) -> int:

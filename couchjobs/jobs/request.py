@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from couchjobs.errors import BadDocumentError, MessageUnmarshalError
+from couchjobs.durations import read_seconds
+from couchjobs.errors import BadDocumentError, ConfigurationError, MessageUnmarshalError
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import WORKER_TYPE, Job, JobOptions, State
 from couchjobs.jobs.message import Message
@@ -51,6 +52,16 @@ class JobRequest:
         return key == WORKER_TYPE and self.worker_type == value
 
 
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """What a push has led to."""
+
+    job: Job
+    """As it is stored."""
+    created: bool
+    """Whether this push has stored it; else a job with that id was there already, whatever has become of it."""
+
+
 def new_job(db: Prefixer, request: JobRequest) -> Job:
     """Return the queued job that the request asks for. Does not touch the network.
 
@@ -90,3 +101,25 @@ def as_stored(value: Any, where: str) -> Any:
         return to_json(value, where)
     except MessageUnmarshalError as error:
         raise BadDocumentError(str(error)) from None
+
+
+def moment_of(delay: float | str | timedelta | None, at: datetime | None) -> datetime | None:
+    """Return when a job may run at the earliest; None: at once.
+
+    Raises:
+        ConfigurationError: `delay` is no duration, `at` has no time zone, or there are both.
+    """
+    if at is not None:
+        if delay is not None:
+            raise ConfigurationError("a job has a delay or a time (at), not both")
+        if at.tzinfo is None:
+            raise ConfigurationError("at has no time zone: datetime(..., tzinfo=UTC)")
+        return at
+    if delay is None:
+        return None
+    if isinstance(delay, timedelta):
+        return now() + delay
+    try:
+        return now() + timedelta(seconds=read_seconds(delay))
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(f"delay: {error}") from None

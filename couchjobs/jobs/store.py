@@ -150,8 +150,10 @@ class JobStore:
             document = {**document, "options": job.options.stored(go_durations=True)}
         return document
 
-    async def create(self, job: Job) -> bool:
+    async def create(self, job: Job, patience_s: float | None = None) -> bool:
         """Store a new job; return False where a job with its id is there already.
+
+        `patience_s`: seconds that CouchDB may take; None: as long as a request may.
 
         Raises:
             BadDocumentError: no daemon could run it.
@@ -163,7 +165,12 @@ class JobStore:
             raise BadDocumentError(f"a job's id must not begin with _: {job.id!r}")
         document = self.stored_form(job)
         self.check(document)
-        answer = await settle(self.writer, document, patience_s=self._patience_s)
+        seconds = self._patience_s if patience_s is None else patience_s
+        try:
+            async with asyncio.timeout(patience_s):
+                answer = await settle(self.writer, document, patience_s=seconds)
+        except TimeoutError:
+            answer = WriteAnswer(Written.UNKNOWN, reason=f"no answer within {seconds:g} s")
         if answer.written is Written.CONFLICT:
             return False
         if not answer.stored:

@@ -94,10 +94,12 @@ class CouchScheduler:
 
         Raises:
             TriggerNotFoundError: there is no @webhook with that id, or it is disabled; nobody is told which.
-            ClosedError: the scheduler does not run.
+            ClosedError: the scheduler is shut down. It need not run: whoever has a connection may fire.
         """
-        if self._state != "running" or self._broker is None or self._debouncer is None:
+        if self._state == "closed":
             raise ClosedError(f"the scheduler is {self._state}")
+        broker = self._broker or CouchBroker(self._connection, self._db)
+        self._debouncer = self._debouncer or Debouncer(self._connection, self._db, broker)
         unknown = TriggerNotFoundError("no webhook with that id")
         try:
             infos = await self._store.get(trigger_id)
@@ -108,7 +110,7 @@ class CouchScheduler:
         if infos.debounce:
             return await self._debouncer.fire(infos, payload, manual=manual)
         job = new_job(self._db, infos.job_request(payload=payload, manual=manual))
-        await self._broker.store_job(job)
+        await broker.store_job(job)
         return job
 
     async def clean(self) -> None:

@@ -16,13 +16,14 @@ from types import FrameType
 from typing import Any
 
 from couchjobs import process
-from couchjobs.couch.connection import connect
+from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job
 from couchjobs.log import configure_logging, get_logger
 from couchjobs.settings import Settings
 from couchjobs.workers.boundary import GRACE_S, describe, take_signals
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.loading import load_workers
 from couchjobs.workers.outcome import Done, Failed, Interrupted
 from couchjobs.workers.wire import pack, receive, send, unpack
@@ -34,8 +35,9 @@ _LAST_GRACE_S = 0.5
 
 
 class _Child:
-    def __init__(self, workers: WorkersList, settings: Settings, writer: asyncio.StreamWriter) -> None:
-        self.workers, _ = make_workers(workers, settings.max_retry_delay)
+    def __init__(self, workers: WorkersList, connection: Connection, writer: asyncio.StreamWriter) -> None:
+        settings = connection.settings
+        self.workers, _ = make_workers(workers, settings.max_retry_delay, CouchEngine(connection, workers))
         self._settings = settings
         self._writer = writer
         self._tries: dict[int, Try] = {}
@@ -93,9 +95,9 @@ async def _serve(handle: int) -> None:
         return
     configure_logging(hello["log_level"])
     settings = Settings(**hello["settings"])
-    async with connect(settings):
+    async with connect(settings) as connection:
         try:
-            child = _Child(load_workers(hello["modules"]), settings, writer)
+            child = _Child(load_workers(hello["modules"]), connection, writer)
             for worker in child.workers.values():
                 await worker.init()
         except Exception as error:  # noqa: BLE001  the parent says so, and does not start

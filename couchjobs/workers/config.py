@@ -11,10 +11,7 @@ from typing import Any
 from couchjobs.errors import ConfigurationError, JobFailedError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job
 from couchjobs.workers.boundary import is_coroutine, name_of, why_not_called
-from couchjobs.workers.context import WorkerContext
-
-MARK = "__couchjobs_worker__"
-"""The attribute of a decorated function that holds its configuration."""
+from couchjobs.workers.context import MARK, WorkerContext
 
 WorkerInitFunc = Callable[..., Any]
 Middleware = Callable[[WorkerContext], Any]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import time
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from couchjobs.jobs.job import Job
+from couchjobs.errors import ConfigurationError
+from couchjobs.jobs.ids import follower_id
+from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.message import unmarshal
+from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import format_time, now
+from couchjobs.workers.progress import Engine, Progress
 
 T = TypeVar("T")
+MARK = "__couchjobs_worker__"
+"""The attribute of a decorated function that holds its configuration."""
 
 _present: ContextVar[WorkerContext | None] = ContextVar("couchjobs_job", default=None)
 
@@ -48,7 +58,14 @@ class _Flags:
 class WorkerContext:
     """One try of one job. The same object is given to all hooks of the try, unless one returns another."""
 
-    def __init__(self, job: Job, daemon: str = "", resources: Resources | None = None) -> None:
+    def __init__(
+        self, job: Job, daemon: str = "", resources: Resources | None = None, engine: Engine | None = None
+    ) -> None:
+        self._engine = engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pushed: dict[str, int] | None = None
+        self.told: Progress | None = None
+        """What writes how far the job has come, once the function has said so."""
         self._given = job
         self._job: Job | None = None
         self._resources = resources
@@ -124,6 +141,94 @@ class WorkerContext:
         """Ask the function to end; `cancelled` is true from now on."""
         self._flags.cancelled = True
 
+    async def push(
+        self,
+        worker: str | Callable[..., Any],
+        message: Any = None,
+        *,
+        key: str | None = None,
+        delay: float | str | timedelta | None = None,
+        at: datetime | None = None,
+        priority: int | None = None,
+        options: JobOptions | None = None,
+    ) -> PushResult:
+        """Store a further job, once: its id is made of this job's, so that a second try pushes no second one.
+
+        Args:
+            worker: the type, or the function that is decorated.
+            message: JSON, a pydantic model, or a dataclass.
+            key: tells this push from others to the same worker; None: its number among them, for functions that push
+                the same in each try.
+            delay: how long it waits at least: seconds, text such as "10m", or a timedelta.
+            at: when it may run at the earliest, with a time zone.
+            priority: higher first.
+            options: what the job asks of its worker.
+
+        Raises:
+            BadDocumentError: JSON cannot hold the message, it is too large, or a `before_hook` does not want the job.
+            ConfigurationError: `delay` is no duration, or there are `delay` and `at`.
+            CouchError: CouchDB does not take it.
+        """
+        name = worker if isinstance(worker, str) else str(getattr(worker, MARK).worker_type)
+        self._pushed = self._pushed or {}
+        number = self._pushed[name] = self._pushed.get(name, 0) + (key is None)
+        told = f"key {key}" if key is not None else f"number {number}"
+        request = JobRequest(
+            worker_type=name,
+            message=message,
+            id=follower_id(self.id, name, told),
+            scheduled_at=moment_of(delay, at),
+            priority=priority,
+            options=options,
+        )
+        return await self.push_request(request)
+
+    def sync_push(self, worker: str | Callable[..., Any], message: Any = None, **given: Any) -> PushResult:
+        """Do the same from a plain function."""
+        return self._from_thread(self.push(worker, message, **given))
+
+    async def push_request(self, request: JobRequest) -> PushResult:
+        """Store the job that the request asks for."""
+        if self._engine is None:
+            raise ConfigurationError("this context belongs to no try: nothing can be pushed from it")
+        return await self._engine.push(Prefixer(self._given.domain, self._given.prefix), request)
+
+    def sync_push_request(self, request: JobRequest) -> PushResult:
+        """Do the same from a plain function."""
+        return self._from_thread(self.push_request(request))
+
+    def _from_thread(self, what: Coroutine[Any, Any, T]) -> T:
+        """Return what a coroutine returns that runs in the event loop of the engine.
+
+        Raises:
+            ConfigurationError: this is the event loop, which would wait for itself.
+        """
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if self._loop is None or here is self._loop:
+            what.close()
+            raise ConfigurationError("sync_push is for plain functions; in a coroutine function: await ctx.push(...)")
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result()
+
+    def progress(self, done: float, text: str = "") -> None:
+        """Tell how far the job has come: from 0 to 1, and in words; `progress` of its document, within a second or so.
+
+        From coroutine functions and plain ones; the last word counts, and never is in the way of other changes.
+        """
+        if self._engine is None or self._loop is None:
+            return
+        if self.told is None:
+            self.told = Progress(self._engine, self._given, self._loop)
+        self.told.tell({"done": done, **({"text": text} if text else {}), "at": format_time(now())})
+
+    def begin(self) -> None:
+        """Take note that the function is about to run, in the event loop of here."""
+        self._loop = asyncio.get_running_loop()
+        if self._engine is not None:
+            self._engine.enter()
+
     def with_cookie(self, cookie: Any) -> Self:
         """Return this context with that cookie."""
         twin = copy.copy(self)
@@ -159,6 +264,7 @@ class WorkerContext:
 def begin_job(context: WorkerContext) -> None:
     """Make this the context of the present task, and of the tasks and threads that it starts."""
     _present.set(context)
+    context.begin()
 
 
 def current_context() -> WorkerContext | None:

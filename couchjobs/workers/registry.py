@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
 
 from couchjobs.errors import ConfigurationError
-from couchjobs.workers.config import MARK, WorkerConfig, WorkersList
-from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.context import MARK, WorkerContext
+from couchjobs.workers.handles import WorkerWithMessage, WorkerWithout, add_handles
 
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M")
+R = TypeVar("R")
 _added = WorkersList()
 
 
-def worker(worker_type: str, **options: Any) -> Callable[[F], F]:
+class Declare(Protocol):
+    """What `worker(...)` returns: a decorator."""
+
+    @overload
+    def __call__(self, function: Callable[[WorkerContext], R]) -> WorkerWithout[R]: ...
+
+    @overload
+    def __call__(self, function: Callable[[WorkerContext, M], R]) -> WorkerWithMessage[M, R]: ...
+
+
+def worker(worker_type: str, **options: Any) -> Declare:
     """Declare the decorated function to be the worker of that type; the options are those of WorkerConfig.
 
-    The function stays what it is. It takes the context, and the message if it wants it: read into the model by which
-    the second parameter is annotated, as it is where there is no annotation. What it returns is the job's `result`.
+    The function stays what it is, and gets `push` and `sync_push`. It takes the context, and the message if it wants
+    it: read into the model by which the second parameter is annotated, as it is where there is no annotation. What it
+    returns is the job's `result`.
 
     Raises:
         ConfigurationError: an option that does not exist, or a function that takes something else.
@@ -38,9 +53,11 @@ def worker(worker_type: str, **options: Any) -> Callable[[F], F]:
         except TypeError as error:
             raise ConfigurationError(f"@worker({worker_type!r}): {error}") from None
         setattr(function, MARK, config)
+        with suppress(AttributeError, TypeError):  # an object that takes no attributes has no handles
+            add_handles(function, worker_type)
         return function
 
-    return declare
+    return cast("Declare", declare)
 
 
 def _message_parameter(worker_type: str, function: Callable[..., Any]) -> tuple[Any, bool]:

@@ -36,6 +36,7 @@ from couchjobs.workers.boundary import (
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import Resources, WorkerContext, begin_job
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.progress import Engine
 
 THREADS = "couchjobs worker"
 """What the names of the threads of plain functions begin with."""
@@ -56,9 +57,17 @@ class Worker:
     """Runs the jobs of one type."""
 
     def __init__(
-        self, config: WorkerConfig, executor: Executor | None = None, longest_delay: float = LONGEST_DELAY_S
+        self,
+        config: WorkerConfig,
+        executor: Executor | None = None,
+        longest_delay: float = LONGEST_DELAY_S,
+        engine: Engine | None = None,
     ) -> None:
-        """Take the executor for plain functions, None being the event loop's own, and the longest wait in seconds."""
+        """Take the executor for plain functions, None being the event loop's own, and the longest wait in seconds.
+
+        The engine is what functions push further jobs by.
+        """
+        self.engine = engine
         self.config = config
         self.longest_delay = longest_delay
         self.executor = executor
@@ -103,7 +112,7 @@ class Try:
         self._executor = worker.executor
         self._longest_delay = worker.longest_delay
         self._job = job
-        self._context = WorkerContext(job, daemon, worker.resources)
+        self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
         self._options = job.options or JobOptions()
         self._call: Call | None = None
         self._thread: asyncio.Future[Ended] | None = None
@@ -143,6 +152,8 @@ class Try:
             self.left = self._call.task
             self._context.logger.warning("a function does not end, and is left behind", exec_count=self._job.exec_count)
         self._seconds = time.monotonic() - began
+        if self._context.told is not None:
+            await self._context.told.close()
         if ended is not None and ended.error is None and ended.value is None and self._config.worker_commit is None:
             return Done(seconds=self._seconds)
         try:
@@ -306,14 +317,19 @@ def _within(around: list[AbstractContextManager[Any]], function: Any, *arguments
     raise RuntimeError("a middleware has swallowed the error of the function")
 
 
-def make_workers(configs: WorkersList, longest_delay: float) -> tuple[dict[str, Worker], ThreadPoolExecutor]:
+def make_workers(
+    configs: WorkersList, longest_delay: float, engine: Engine
+) -> tuple[dict[str, Worker], ThreadPoolExecutor]:
     """Return a worker for each type, and the threads that their plain functions share: one a slot.
 
-    `longest_delay`: seconds that a retry waits at most.
+    Args:
+        configs: the types.
+        longest_delay: seconds that a retry waits at most.
+        engine: what functions push further jobs by.
     """
     count = sum(config.concurrency for config in configs if not config.is_coroutine)
     threads = ThreadPoolExecutor(count + _HOOK_THREADS, thread_name_prefix=THREADS)
-    return {config.worker_type: Worker(config, threads, longest_delay) for config in configs}, threads
+    return {config.worker_type: Worker(config, threads, longest_delay, engine) for config in configs}, threads
 
 
 def most_tries(config: WorkerConfig, job: Job) -> int:

@@ -1,0 +1,53 @@
+"""What a daemon does for worker functions that ask for it: pushing jobs, writing how far they have come."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import BadDocumentError, Conflict, JobNotFoundError
+from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.lanes import store_of
+from couchjobs.jobs.request import JobRequest, PushResult, new_job
+from couchjobs.prefixer import Prefixer
+from couchjobs.workers.admission import is_wanted
+from couchjobs.workers.config import WorkersList
+
+
+class CouchEngine:
+    """The engine of a daemon or of one of its children, over a connection that functions may use, too."""
+
+    def __init__(self, connection: Connection, workers: WorkersList) -> None:
+        self._connection = connection
+        self._workers = workers
+
+    def enter(self) -> None:
+        """Do nothing: the connection is there already."""
+
+    async def push(self, db: Prefixer, request: JobRequest) -> PushResult:
+        """Store a job, if there is none with its id."""
+        job = new_job(db, request)
+        if not await is_wanted(self._workers, job):
+            raise BadDocumentError(f"the before_hook of worker {job.worker!r} does not want this job")
+        store = store_of(self._connection, db, job.worker)
+        if await store.create(job, self._connection.settings.push_timeout):
+            return PushResult(job, created=True)
+        return PushResult(await store.get(job.id), created=False)
+
+    async def write_progress(self, job: Job, progress: Any) -> bool:
+        """Write it onto whatever else has changed, as long as the job is ours."""
+        store = store_of(self._connection, Prefixer(job.domain, job.prefix), job.worker)
+        while True:
+            try:
+                present = await store.get(job.id)
+            except JobNotFoundError:
+                return False
+            if present.state is not State.RUNNING or present.claim != job.claim:
+                return False
+            try:
+                await store.update(present, progress=progress)
+            except Conflict:
+                await asyncio.sleep(0)
+                continue
+            return True
