@@ -3,6 +3,7 @@
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.memory import MemBroker
 from couchjobs.broker.protocol import Broker
+from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import (
     AbortJob,
@@ -34,7 +35,7 @@ from couchjobs.jobs.queries import (
     iter_queued_jobs,
     wait,
 )
-from couchjobs.jobs.request import JobRequest, new_job
+from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.trigger_state import TriggerState, get_trigger_state
 from couchjobs.prefixer import Prefixer
@@ -63,6 +64,7 @@ __all__ = [
     "Connection",
     "CouchBroker",
     "CouchScheduler",
+    "Couchjobs",
     "CouchjobsError",
     "Event",
     "EventTrigger",
@@ -80,6 +82,7 @@ __all__ = [
     "MessageNilError",
     "MessageUnmarshalError",
     "Prefixer",
+    "PushResult",
     "QueueClosedError",
     "Resources",
     "Scheduler",

@@ -21,7 +21,7 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, Conflict
 from couchjobs.jobs.job import ENDED, Job, JobOptions, State
 from couchjobs.jobs.lanes import find_job
-from couchjobs.jobs.queries import JobFilter, newest
+from couchjobs.jobs.queries import JobFilter, newest, worker_queue_len
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.jobs.store import JobStore
@@ -278,7 +278,7 @@ class Couchjobs:
 
     async def queue_len(self, worker: str) -> int:
         """Return how many jobs of a worker type are queued, those that wait for their time included."""
-        return await self._open.broker.worker_queue_len(worker)
+        return await worker_queue_len(self._open.broker.store_of(worker).database, worker)
 
 
 class _Opened:

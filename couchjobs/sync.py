@@ -27,6 +27,8 @@ from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.handles import outside
 
 T = TypeVar("T")
+_of_parents: list[Any] = []
+"""What a forked process has of its parent: kept, for its sockets are the parent's to close."""
 
 
 class _Background:
@@ -72,6 +74,7 @@ class Couchjobs:
 
     def _forget(self) -> None:
         """Begin anew in a process that was forked: the thread, and the connections, are its parent's."""
+        _of_parents.append(self._background)
         self._pid, self._lock, self._background = os.getpid(), threading.Lock(), None
 
     def close(self) -> None:

@@ -18,8 +18,10 @@ from couchjobs.broker.memory import MemBroker
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.declared import declared_by
 from couchjobs.scheduler.memory import MemScheduler
 from couchjobs.system import JobSystem
+from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
 
@@ -54,6 +56,9 @@ class TestSystem:
 
     async def __aenter__(self) -> Self:
         await self._system.start()
+        for config in self._system.workers:
+            if (document := declared_by(config)) is not None:
+                await self.scheduler.add_trigger(self.db, TriggerInfos.from_document(document))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -78,12 +83,35 @@ class TestSystem:
         """Run every job that is due; return how many tries that were."""
         return await self.broker.run_pending()
 
+    async def add_trigger(self, trigger: dict[str, Any]) -> TriggerInfos:
+        """Add a trigger, as its document has it, and return it.
+
+        Raises:
+            BadDocumentError: it is none.
+            MalformedTriggerError: its arguments cannot be parsed.
+        """
+        return await self.scheduler.add_trigger(self.db, TriggerInfos.from_document(trigger))
+
+    async def change(self, doctype: str, doc: dict[str, Any], old: dict[str, Any] | None = None) -> None:
+        """Tell the triggers of a change of a document: CREATED where there was none before, DELETED by `_deleted`."""
+        verb = "DELETED" if doc.get("_deleted") else "CREATED" if old is None else "UPDATED"
+        await self.scheduler.fire_event(self.db, doctype, verb, doc, old)
+
+    async def fire(self, trigger_id: str, payload: Any = None) -> Job | None:
+        """Fire a @webhook trigger and return its job."""
+        return await self.scheduler.fire_webhook(trigger_id, payload)
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask for a job to be cancelled."""
+        await self.broker.cancel(job_id)
+
     async def advance(self, seconds: float) -> None:
-        """Move the clock on, a second at a time: ticks that come fire, jobs that are due run."""
-        left = seconds
-        while left > 0:
-            self.clock.advance(min(1.0, left))
-            left -= 1.0
+        """Move the clock on, from one due moment to the next: ticks that come fire, jobs that are due run."""
+        end = self.clock() + timedelta(seconds=seconds)
+        while (present := self.clock()) < end:
+            moments = (self.scheduler.next_time(), self.broker.next_time())
+            due = min((one for one in moments if one is not None and one > present), default=end)
+            self.clock.time = min(due, end)
             await self.scheduler.poll_scheduler(self.clock())
             await self.run_pending()
 

@@ -237,6 +237,11 @@ class CouchBroker:
         self._configs.get(worker_type)
         return await worker_queue_len(self.store_of(worker_type).database, worker_type)
 
+    @property
+    def workers(self) -> WorkersList:
+        """Return the types that run here."""
+        return self._configs
+
     def workers_types(self) -> list[str]:
         """Return the types of workers, sorted."""
         return self._configs.names()

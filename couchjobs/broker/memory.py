@@ -199,6 +199,11 @@ class MemBroker:
             tries += 1
         return tries
 
+    def next_time(self) -> datetime | None:
+        """Return when the next job that waits for its time is due; None where none waits."""
+        queued = (job.scheduled_at for job in self.jobs.values() if job.state is State.QUEUED)
+        return min((time for time in queued if time is not None), default=None)
+
     def _due(self) -> list[Job]:
         present = self._clock()
         due = [

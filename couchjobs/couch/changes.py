@@ -108,7 +108,9 @@ class ChangesFollower:
     def done(self, page: Page) -> None:
         """Take note that the rows of the page have been dealt with: they need not come again."""
         self.since = page.last_seq
-        self.witnesses.extend(Witness(change.doc_id, change.rev) for change in page.changes[-_WITNESSES:])
+        self.witnesses.extend(
+            Witness(change.doc_id, change.rev, change.deleted) for change in page.changes[-_WITNESSES:]
+        )
 
     async def next_page(self, limit: int | None = None, *, documents: bool = False) -> Page:
         """Wait for changes and return them, at most `limit`. Reconnects for as long as it takes.

@@ -52,6 +52,7 @@ class Witness(NamedTuple):
 
     doc_id: str
     rev: str
+    deleted: bool = False
 
 
 class Database:

@@ -69,9 +69,10 @@ async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None
             return WriteAnswer(Written.REFUSED, reason=answer.reason)
         failures += 1
         maybe_stored |= not answer.unsent
-        if deadline is not None and loop.time() > deadline:
+        pause = max(answer.retry_after_s, backoff(failures))
+        if deadline is not None and loop.time() + pause > deadline:
             return answer._replace(unsent=not maybe_stored)
-        await asyncio.sleep(max(answer.retry_after_s, backoff(failures)))
+        await asyncio.sleep(pause)
 
 
 async def settle_surely(writer: GroupWriter, doc: Document) -> WriteAnswer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
@@ -94,7 +94,7 @@ class Event(BaseModel):
     prefix: str | None = None
     verb: str
     doc: dict[str, Any]
-    old: dict[str, Any] | None = None
+    old: dict[str, Any] | Literal["unknown"] | None = None
 
 
 class Claim(BaseModel):

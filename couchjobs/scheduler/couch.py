@@ -14,12 +14,13 @@ from couchjobs.jobs.request import new_job
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.clock import Clock
 from couchjobs.scheduler.debounce import Debouncer
+from couchjobs.scheduler.declared import declare
 from couchjobs.scheduler.feeds import Feeds
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.rebuild import clean, rebuild
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import TriggerSet
-from couchjobs.supervisor import Supervisor
+from couchjobs.supervisor import Supervisor, patiently
 from couchjobs.triggers.infos import TriggerInfos
 
 
@@ -45,11 +46,13 @@ class CouchScheduler:
         Raises:
             ClosedError: the scheduler runs already, or has run.
             ConfigurationError: the broker is none that stores jobs in CouchDB.
+            MalformedTriggerError: what a worker declares in code is no schedule.
         """
         if self._state != "new":
             raise ClosedError(f"the scheduler is {self._state}")
         if not isinstance(broker, CouchBroker):
             raise ConfigurationError("a CouchScheduler needs a CouchBroker")
+        await patiently(lambda: declare(self._store, broker.workers), self._connection.settings.request_timeout)
         self._state = "running"
         self._broker = broker
         await broker.daemon.join()

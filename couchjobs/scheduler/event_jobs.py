@@ -17,6 +17,8 @@ from couchjobs.scheduler.trigger import EventTrigger
 
 _logger = get_logger(__name__)
 CREATED, UPDATED = "CREATED", "UPDATED"
+_ONCE = "once"
+"""Instead of a revision, in the id of the one job that a document is to have."""
 CHAIN = "triggered_by"
 """The field of a job made by the change of another job that names the triggers of all jobs before it."""
 
@@ -27,6 +29,8 @@ class Happened(NamedTuple):
     verb: str
     document: Document
     old: Document | None
+    lost: bool = False
+    """Whether there was one before that nobody can have any more, and the rule is about what has become of it."""
 
 
 def event_of(
@@ -51,7 +55,7 @@ def event_of(
         try:
             lost = verb != CREATED and before is None
             if trigger.rules.matches(doctype, verb, document, before, lost=lost):
-                return Happened(verb, document, before)
+                return Happened(verb, document, before, lost and trigger.rules.wants_each(doctype))
         except RecursionError:  # nobody can tell, and nothing may be missed
             return Happened(verb, document, before)
         except Exception:  # no document and no rule may stop the others
@@ -67,11 +71,14 @@ def job_of(db: Prefixer, doctype: str, trigger: EventTrigger, happened: Happened
         event["prefix"] = db.prefix
     if happened.old is not None:
         event["old"] = happened.old
+    elif happened.lost:
+        event["old"] = "unknown"
     if _is_too_large(event, largest):
         event["doc"] = {"_id": document["_id"], "_rev": document["_rev"]}
         event.pop("old", None)
         event["truncated"] = True
-    job_id = event_id(doctype, document["_id"], document["_rev"], trigger.infos.id)
+    rev = _ONCE if trigger.infos.once else document["_rev"]
+    job_id = event_id(doctype, document["_id"], rev, trigger.infos.id)
     job = new_job(db, trigger.infos.job_request_with_event(event, id=job_id))
     job.queued_at = None  # no time that all daemons would agree on; the claim fills it in
     if makers := makers_of(document):

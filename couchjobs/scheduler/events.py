@@ -19,6 +19,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
@@ -50,6 +51,8 @@ _LOOK_AGAIN_S = 0.5
 _REMEMBERED = 10_000
 _SLICE_S = 0.02
 """Seconds of asking rules after which others have their turn."""
+_MOST_BETWEEN = 200
+"""Revisions of one document, the newest, in which what the feed has left out is looked for."""
 _NEW = (CREATED,)
 
 
@@ -206,10 +209,13 @@ class EventFollower:
                 raise PositionRefused(str(error)) from error
             seen.forget(change.doc_id for change in later)
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
+            for witness in self._witnesses():  # what is known of the last rows before the position
+                seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
+                unsure.discard(witness.doc_id)
         self._seen, self._unsure = seen, unsure
 
     async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
-        last = [{"id": one.doc_id, "rev": one.rev} for one in witnesses]
+        last = [{"id": one.doc_id, "rev": one.rev, **({"deleted": True} if one.deleted else {})} for one in witnesses]
         while True:
             self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **({LOST: lost} if lost else {})}
             answer = await settle_surely(self._writer, self._checkpoint)
@@ -268,6 +274,8 @@ class EventFollower:
         self, triggers: Sequence[EventTrigger], verbs: dict[str, tuple[str, ...]], documents: list[Document]
     ) -> None:
         parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != _NEW])
+        each = [trigger for trigger in triggers if trigger.rules.wants_each(self._doctype)]
+        between = await self._between(documents) if each else {}
         firings: list[Awaitable[None]] = []
         debounced: set[str] = set()
         began = time.monotonic()
@@ -276,26 +284,55 @@ class EventFollower:
                 await asyncio.sleep(0)
                 began = time.monotonic()
             document.pop("_revisions", None)
-            old = parents.get(document["_id"])
-            for trigger in triggers:
-                if trigger.id in debounced:
-                    continue
-                event = event_of(trigger, self._doctype, verbs[document["_id"]], document, old)
-                if event is None:
-                    continue
-                if trigger.infos.debounce:
-                    debounced.add(trigger.id)
-                firings.append(
-                    self._firing.fire(
-                        trigger.infos,
-                        partial(job_of, self._db, self._doctype, trigger, event, self._largest),
-                        makers_of(document),
-                    )
-                )
+            changes: list[tuple[Sequence[EventTrigger], tuple[str, ...], Document, Document | None]]
+            changes = [(each, (UPDATED,), one, before) for one, before in between.get(document["_id"], ())]
+            changes.append((triggers, verbs[document["_id"]], document, parents.get(document["_id"])))
+            for some, possible, present, old in changes:
+                for trigger in some:
+                    if trigger.id in debounced:
+                        continue
+                    event = event_of(trigger, self._doctype, possible, present, old)
+                    if event is None:
+                        continue
+                    if trigger.infos.debounce:
+                        debounced.add(trigger.id)
+                    make_job = partial(job_of, self._db, self._doctype, trigger, event, self._largest)
+                    firings.append(self._firing.fire(trigger.infos, make_job, makers_of(present)))
         results = await asyncio.gather(*firings, return_exceptions=True)
         for error in results:
             if error is not None:
                 raise error
+
+    async def _between(self, documents: list[Document]) -> dict[str, list[tuple[Document, Document | None]]]:
+        """Return the changes that a feed leaves out, which shows the last alone, each with the document before it.
+
+        By id, the oldest first; those after the revision of the document that has gone by, as far as compaction has
+        left them. Nothing of a document where none is known to have gone by.
+        """
+        chains: dict[str, list[str]] = {}
+        for document in documents:
+            revisions = document["_revisions"]
+            chain = [f"{revisions['start'] - age}-{one}" for age, one in enumerate(revisions["ids"][:_MOST_BETWEEN])]
+            known = next((age for age, rev in enumerate(chain) if age and self._has_gone_by(document["_id"], rev)), 0)
+            if known > 1:
+                chains[document["_id"]] = chain[1 : known + 1]
+        wanted: list[tuple[str, str | None]] = [(doc_id, rev) for doc_id, revs in chains.items() for rev in revs]
+        found: dict[tuple[str, str], Document] = {}
+        async for answers in self._database.revisions(wanted):
+            for one in answers:
+                if one.document is not None:
+                    found[one.doc_id, one.document["_rev"]] = one.document
+                elif not one.absent and not one.unreadable:
+                    raise Unavailable(f"{one.doc_id} in {self._database.name}: {one.reason}")
+        between: dict[str, list[tuple[Document, Document | None]]] = {}
+        for doc_id, revs in chains.items():
+            pairs = [(found.get((doc_id, rev)), found.get((doc_id, before))) for rev, before in pairwise(revs)]
+            between[doc_id] = [(one, before) for one, before in reversed(pairs) if one and not one.get("_deleted")]
+        return between
+
+    def _has_gone_by(self, doc_id: str, rev: str) -> bool:
+        seen = self._seen
+        return seen is not None and (seen.has(doc_id, rev, deleted=False) or seen.has(doc_id, rev, deleted=True))
 
     def _verbs(self, change: Change) -> tuple[str, ...]:
         """Return what may be said of the change: of a document that is new, and changed since, that it is either."""

@@ -210,15 +210,21 @@ class MemScheduler:
         while True:
             self._changed.clear()
             await self.poll_scheduler(self._clock())
-            present = self._clock()
-            lives = [known.life for known in self._known.values() if known.life is not None]
-            ticks = [tick for life in lives if (tick := life.look(present)) is not None]
-            seconds = min((min(ticks) - present).total_seconds(), _LONGEST_WAIT_S) if ticks else _LONGEST_WAIT_S
+            tick = self.next_time()
+            seconds = _LONGEST_WAIT_S
+            if tick is not None:
+                seconds = min((tick - self._clock()).total_seconds(), _LONGEST_WAIT_S)
             try:
                 async with asyncio.timeout(max(0.0, seconds)):
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    def next_time(self) -> datetime | None:
+        """Return when the next tick comes; None where none does."""
+        present = self._clock()
+        lives = [known.life for known in self._known.values() if known.life is not None]
+        return min((tick for life in lives if (tick := life.look(present)) is not None), default=None)
 
     def _running_broker(self) -> MemBroker:
         if self._state != "running" or self._broker is None:

@@ -43,7 +43,7 @@ def witnesses_of(position: Document) -> list[Witness]:
     last: Any = position.get("last")
     found = last if isinstance(last, list) else []
     return [
-        Witness(one["id"], one["rev"])
+        Witness(one["id"], one["rev"], one.get("deleted") is True)
         for one in found
         if isinstance(one, dict) and isinstance(one.get("id"), str) and _IS_REV.match(str(one.get("rev")))
         if one["id"] and (not one["id"].startswith("_") or one["id"].startswith("_design/"))

@@ -83,7 +83,8 @@ class EventTrigger(Trigger):
 
     def notify(self, doctype: str, event: Event) -> bool:
         """Tell the trigger of a change; return whether it fires."""
-        fires = self.rules.matches(doctype, event.verb, event.doc, event.old)
+        old = event.old if isinstance(event.old, dict) else None
+        fires = self.rules.matches(doctype, event.verb, event.doc, old)
         if fires:
             self._requests.put_nowait(self._infos.job_request_with_event(event.model_dump(exclude_none=True)))
         return fires

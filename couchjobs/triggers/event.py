@@ -5,6 +5,7 @@ orders:CREATED,UPDATED                those two verbs; none, or ALL, means every
 orders:UPDATED:abc,def                the documents with these ids
 orders:CREATED,UPDATED:paid:status    where status is paid; `a.b` looks into a
 orders:UPDATED:!=:status              where an update changed status; creation and deletion always do
+orders:CREATED,UPDATED:=>paid:status  where status became paid: before, it was something else, or there was none
 orders:UPDATED:part\:7                 a backslash before : , . or a space makes it one of the name or value
 
 Numbers and words are compared as text, 10.0 being 10; what has changed, as JSON: 1 is not true.
@@ -24,6 +25,7 @@ from couchjobs.errors import MalformedTriggerError
 VERBS = ("CREATED", "UPDATED", "DELETED")
 _EVERY = "ALL"
 _CHANGED = "!="
+_BECAME = "=>"
 _MOST_RULES = 200
 _DEEPEST_SELECTOR = 50
 _MOST_PARTS = 4
@@ -47,6 +49,8 @@ class EventRule:
     """The rule as it is written."""
     wanted: frozenset[str] = frozenset()
     """The values, to be looked up."""
+    wants_each: bool = False
+    """Whether the selector must have become one of the values, so that each change counts, not only the last."""
 
     def may_match(self, verb: str, doc_id: str) -> bool:
         """Return whether the rule can match once the document is known."""
@@ -70,11 +74,20 @@ class EventRule:
         if self.values == (_CHANGED,):
             changed = verb != "UPDATED" or old is None or not is_same(select(doc, self.path), select(old, self.path))
             return "" if changed else f"{self.selector} has not changed"
+        if self.wants_each:
+            return self._why_not_become(verb, doc, old)
         if self._selects(doc) or (old is not None and self._selects(old)):
             return ""
         if verb == "DELETED" and lost:
             return ""  # nobody can tell any more, and what is deleted has no other chance
         return f"{self.selector} is {_texts(select(doc, self.path)) or 'absent'}"
+
+    def _why_not_become(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None) -> str:
+        if verb == "DELETED":
+            return "a deleted document becomes nothing"
+        if not self._selects(doc):
+            return f"{self.selector} is {_texts(select(doc, self.path)) or 'absent'}"
+        return f"{self.selector} was one of these before" if old is not None and self._selects(old) else ""
 
     def _selects(self, doc: dict[str, Any]) -> bool:
         return any(text in self.wanted for text in _texts(select(doc, self.path)))
@@ -90,6 +103,10 @@ class Rule(Protocol):
     @property
     def text(self) -> str:
         """Return the rule as it is written."""
+
+    @property
+    def wants_each(self) -> bool:
+        """Return whether each change of a document counts, not only the last that the feed shows."""
 
     def may_match(self, verb: str, doc_id: str) -> bool:
         """Return whether the rule can match once the document is known."""
@@ -116,6 +133,10 @@ class EventRules:
     def doctypes(self) -> frozenset[str]:
         """Return the doctypes whose documents can fire."""
         return frozenset(rule.doctype for rule in self.rules)
+
+    def wants_each(self, doctype: str) -> bool:
+        """Return whether each change of a document counts, not only the last that the feed shows."""
+        return any(rule.wants_each for rule in self._by_doctype.get(doctype, ()))
 
     def may_match(self, doctype: str, verb: str, doc_id: str) -> bool:
         """Return whether the documents are needed to know."""
@@ -189,9 +210,16 @@ def _parse_rule(text: str) -> EventRule:
         raise MalformedTriggerError(f"rule {text!r}: the selector {selector!r} needs values to compare with")
     if selector.count(".") >= _DEEPEST_SELECTOR:
         raise MalformedTriggerError(f"a selector has more than {_DEEPEST_SELECTOR} names: {selector[:100]!r}")
+    became = values.startswith(_BECAME)
+    values = values.removeprefix(_BECAME)
     wanted = tuple(_plain(value) for value in _split(values, ",")) if values else ()
     path = tuple(_plain(name) for name in _split(selector, ".")) if selector else ()
-    return EventRule(doctype, _parse_verbs(text, verbs), wanted, selector, path, text, frozenset(wanted))
+    named = _parse_verbs(text, verbs)
+    if became and not (wanted and path):
+        raise MalformedTriggerError(f"rule {text!r}: => needs values and a selector: {doctype}:UPDATED:=>paid:status")
+    if became and named == {"DELETED"}:
+        raise MalformedTriggerError(f"rule {text!r}: a deleted document becomes nothing: it would never fire")
+    return EventRule(doctype, named, wanted, selector, path, text, frozenset(wanted), became)
 
 
 def _parse_verbs(rule: str, text: str) -> frozenset[str]:

@@ -49,6 +49,8 @@ class TriggerInfos(BaseModel):
     arguments: str = Field(default="", strict=True)
     rules: Any = None
     """Of an @event: structured rules, beside those in `arguments`."""
+    once: bool = False
+    """Of an @event: one job for each document, however often it changes, as long as that job is there."""
     debounce: Annotated[Seconds | None, Field(default=None)] = None
     options: JobOptions | None = None
     message: Any = None

@@ -33,6 +33,11 @@ class StructuredRule:
     changed: tuple[str, ...] | None = None
     ids: frozenset[str] | None = None
 
+    @property
+    def wants_each(self) -> bool:
+        """Return whether each change of a document counts, not only the last that the feed shows."""
+        return self.became is not None
+
     def may_match(self, verb: str, doc_id: str) -> bool:
         """Return whether the rule can match once the document is known."""
         return verb in self.verbs and (self.ids is None or doc_id in self.ids)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, JobFailedError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job
 from couchjobs.workers.boundary import is_coroutine, name_of, why_not_called
@@ -25,7 +26,7 @@ OnFailed = Callable[[WorkerContext, JobFailedError], Awaitable[None] | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """One type of worker. Durations in seconds.
+    """One type of worker. Durations in seconds, or as text such as "5m".
 
     Args:
         worker_type: the name that jobs give.
@@ -50,6 +51,10 @@ class WorkerConfig:
         timeout: how long one try may take; None: no limit. Defaults to 60 s.
         retry_delay: the wait before the first retry, doubled for each further one, +-10 %. Defaults to 1 s.
         admin_only: only requests with admin=True are taken.
+        every: the interval of a schedule of its own, such as "1h", which daemons write as a trigger with the id
+            `code:<worker_type>`.
+        cron: likewise, the arguments of a @cron trigger: "0 3 * * *".
+        timezone: of `cron`, such as Europe/Paris; None: UTC.
     """
 
     worker_type: str
@@ -70,12 +75,18 @@ class WorkerConfig:
     timeout: float | None = 60.0
     retry_delay: float = 1.0
     admin_only: bool = False
+    every: str | None = None
+    cron: str | None = None
+    timezone: str | None = None
 
     def __post_init__(self) -> None:
+        self._read_durations()
         if reason := why_not_called(self.worker_func):
             raise ConfigurationError(f"worker {self.worker_type!r}: {name_of(self.worker_func)}: {reason}")
         if not isinstance(self.worker_type, str) or len(self.worker_type) > MAX_NAME:
             raise ConfigurationError(f"worker type {self.worker_type!r} is no text of at most {MAX_NAME} characters")
+        if self.every is not None and self.cron is not None:
+            raise ConfigurationError(f"worker {self.worker_type!r} has `every` or `cron`, not both")
         if self.worker_type == CLIENT_WORKER:
             raise ConfigurationError(
                 f"jobs of worker {CLIENT_WORKER!r} are done by clients; give your worker another name"
@@ -89,6 +100,14 @@ class WorkerConfig:
                 raise ConfigurationError(
                     f"worker {self.worker_type!r}: {name} must be more than 0, or None for no limit"
                 )
+
+    def _read_durations(self) -> None:
+        for name in ("timeout", "max_exec_time", "retry_delay"):
+            if isinstance(given := getattr(self, name), str):
+                try:
+                    object.__setattr__(self, name, read_seconds(given))
+                except ValueError as error:
+                    raise ConfigurationError(f"worker {self.worker_type!r}: {name}: {error}") from None
 
     def clone(self) -> WorkerConfig:
         """Return a copy."""

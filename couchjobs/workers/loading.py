@@ -12,7 +12,7 @@ from types import ModuleType
 from couchjobs.errors import ConfigurationError
 from couchjobs.log import own_configuration
 from couchjobs.workers.config import WorkersList
-from couchjobs.workers.registry import get_workers_list, workers_of
+from couchjobs.workers.registry import declared, get_workers_list, workers_of
 
 
 def load_workers(names: Iterable[str]) -> WorkersList:
@@ -22,9 +22,12 @@ def load_workers(names: Iterable[str]) -> WorkersList:
         ConfigurationError: a module cannot be imported, or there is no worker in them.
     """
     _make_importable(str(Path.cwd()))
+    before = len(declared())
     with own_configuration():
         modules = [_load(name) for name in names]
-    workers = workers_of(*modules)
+    here = {module.__name__ for module in modules}
+    besides = [config for config in declared() if getattr(config.worker_func, "__module__", None) in here]
+    workers = workers_of(*modules, besides=[*besides, *declared()[before:]])
     for config in get_workers_list():
         workers.add(config)
     if not len(workers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
@@ -17,6 +17,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M")
 R = TypeVar("R")
 _added = WorkersList()
+_declared: list[WorkerConfig] = []
+"""All that `@worker` has declared in this process, in that order."""
 
 
 class Declare(Protocol):
@@ -53,6 +55,7 @@ def worker(worker_type: str, **options: Any) -> Declare:
         except TypeError as error:
             raise ConfigurationError(f"@worker({worker_type!r}): {error}") from None
         setattr(function, MARK, config)
+        _declared.append(config)
         with suppress(AttributeError, TypeError):  # an object that takes no attributes has no handles
             add_handles(function, worker_type)
         return function
@@ -90,19 +93,20 @@ def config_of(function: Callable[..., Any]) -> WorkerConfig:
     return config
 
 
-def workers_of(*modules: ModuleType) -> WorkersList:
-    """Return the workers that these modules hold, each once, however often it is imported.
+def declared() -> list[WorkerConfig]:
+    """Return all workers that have been declared in this process so far, also by factories and in loops."""
+    return [*_declared]
+
+
+def workers_of(*modules: ModuleType, besides: Iterable[WorkerConfig] = ()) -> WorkersList:
+    """Return the workers that these modules hold, and those `besides`, each once, however often it is imported.
 
     Raises:
         ConfigurationError: two of them have the same type.
     """
-    functions = {
-        id(value): value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(getattr(value, MARK, None), WorkerConfig)
-    }
-    return WorkersList(config_of(function) for function in functions.values())
+    held = [getattr(value, MARK, None) for module in modules for value in vars(module).values()]
+    configs = {id(config): config for config in (*held, *besides) if isinstance(config, WorkerConfig)}
+    return WorkersList(configs.values())
 
 
 def add_worker(config: WorkerConfig) -> None:

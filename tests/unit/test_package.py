@@ -7,7 +7,7 @@ from couchjobs.couch.design import read_design_document
 from couchjobs.installation import JOBS_DESIGN
 
 NAMES = """
-JobFailedError Resources current_context current_job on_failed
+Couchjobs JobFailedError PushResult Resources current_context current_job on_failed
 AbortJob AdminOnlyError BadDocumentError BadTriggerError Broker ClosedError ConfigurationError Connection CouchBroker
 CouchScheduler CouchjobsError Event Job JobNotFoundError JobOptions JobRequest JobStore JobSystem MalformedTriggerError
 Message MessageNilError MessageUnmarshalError Prefixer QueueClosedError Scheduler Settings State TriggerInfos

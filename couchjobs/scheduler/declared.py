@@ -1,0 +1,91 @@
+"""Schedules that a program declares in code: `@worker("report", cron="0 3 * * *", timezone="Europe/Paris")`.
+
+A daemon writes them as trigger documents when it starts, one a worker type, with the id `code:<worker type>` and the
+mark `declared_in_code`. They are changed and removed as the code is; a document without the mark is somebody else's,
+and left alone; so is what people add to one that has it, such as `disabled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from couchjobs.couch.database import Document
+from couchjobs.errors import Conflict, CouchError, Forbidden, MalformedTriggerError
+from couchjobs.log import get_logger
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.workers.config import WorkerConfig
+
+_logger = get_logger(__name__)
+MARK = "declared_in_code"
+_FIELDS = ("type", "arguments", "timezone", "worker")
+
+
+def declared_by(config: WorkerConfig) -> Document | None:
+    """Return the trigger document that the worker declares; None where it declares none.
+
+    Raises:
+        MalformedTriggerError: what it declares is no schedule.
+    """
+    if config.every is None and config.cron is None:
+        return None
+    kind, arguments = ("@every", config.every) if config.every is not None else ("@cron", config.cron)
+    document: Document = {
+        "_id": f"code:{config.worker_type}",
+        "type": kind,
+        "arguments": arguments,
+        "worker": config.worker_type,
+        "message": None,
+        MARK: True,
+    }
+    if config.timezone is not None:
+        document["timezone"] = config.timezone
+    try:
+        parse_trigger(TriggerInfos.from_document(document))
+    except MalformedTriggerError as error:
+        raise MalformedTriggerError(f"worker {config.worker_type!r}: {error}") from None
+    return document
+
+
+async def declare(store: TriggerStore, workers: Iterable[WorkerConfig]) -> None:
+    """Make the triggers of these worker types be what the code says.
+
+    Raises:
+        MalformedTriggerError: what one declares is no schedule.
+        CouchError: CouchDB does not answer.
+    """
+    for config in workers:
+        wanted = declared_by(config)
+        try:
+            await _declare(store, f"code:{config.worker_type}", wanted)
+        except Forbidden as error:
+            _logger.error("a schedule in code may not be written", worker=config.worker_type, reason=str(error))  # noqa: TRY400
+
+
+async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None) -> None:
+    while True:
+        present = await store.database.find(trigger_id)
+        if present is not None and present.get(MARK) is not True:
+            if wanted is not None:
+                _logger.warning("a trigger of somebody else's has the id of a schedule in code", trigger=trigger_id)
+            return
+        try:
+            if wanted is None:
+                if present is not None:
+                    await store.database.delete(trigger_id, present["_rev"])
+                    _logger.info("a schedule is no longer in code, and removed", trigger=trigger_id)
+                return
+            if present is None:
+                domain = {"domain": store.db.domain, **({"prefix": store.db.prefix} if store.db.prefix else {})}
+                await store.database.put({**domain, **wanted})
+                return
+            if all(present.get(name) == wanted.get(name) for name in _FIELDS):
+                return
+            kept = {name: value for name, value in present.items() if name not in _FIELDS}
+            await store.database.put({**kept, **wanted})
+        except Conflict:
+            continue
+        except CouchError:
+            raise
+        return

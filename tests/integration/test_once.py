@@ -1,0 +1,172 @@
+"""Events that fire once: what became, once a document, schedules that a program declares."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemons import AS_USERS_HAVE, DaemonProcess
+from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import MalformedTriggerError
+from couchjobs.jobs.job import State
+from couchjobs.jobs.queries import wait
+from couchjobs.prefixer import Prefixer
+from couchjobs.triggers.event import parse_event
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
+
+Start = Callable[..., Any]
+PROGRAM = """
+from couchjobs import worker
+
+@worker("receipt", concurrency=20)
+async def receipt(ctx):
+    pass
+"""
+EDITS = 200
+STATES = ("open", "paid", "shipped", "returned")
+
+
+def test_rule_when_something_became_then_not_when_it_was_so_before() -> None:
+    """At an edit while it is so, and as it ends, nothing fires; what was lost, or was not there, counts as before."""
+    (rule,) = parse_event("orders:CREATED,UPDATED:=>paid,done:status").rules
+    paid, opened = {"status": "paid"}, {"status": "open"}
+    assert rule.matches("CREATED", paid, None)
+    assert rule.matches("UPDATED", paid, opened)
+    assert rule.matches("UPDATED", {"status": "done"}, None, lost=True)
+    assert not rule.matches("UPDATED", {"status": "done"}, paid)
+    assert not rule.matches("UPDATED", opened, paid)
+    assert not rule.matches("UPDATED", {**paid, "note": 1}, paid)
+    assert not rule.matches("DELETED", paid, opened)
+    for wrong in ("orders:UPDATED:=>paid", "orders:UPDATED:=>:status", "orders:DELETED:=>paid:status"):
+        with pytest.raises(MalformedTriggerError):
+            parse_event(wrong)
+
+
+async def test_events_when_a_document_changes_many_times_at_once_then_each_time_it_became_so_counts(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """The feed shows the last change alone; the others are looked up. `once` makes one job a document."""
+    orders = await orders_of(connection, db)
+    rule = {"type": "@event", "worker": "note", "message": None}
+    became = {"doctype": "orders", "became": {"status": "paid"}}
+    await triggers_of(connection, db).put({"_id": "text", **rule, "arguments": "orders:CREATED,UPDATED:=>paid:status"})
+    await triggers_of(connection, db).put({"_id": "rules", **rule, "rules": [became]})
+    await triggers_of(connection, db).put({"_id": "once", **rule, "arguments": "orders", "once": True})
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    rev = await orders.put({"_id": "a", "status": "open"})
+    await eventually(lambda: jobs_of(connection, db, "once"))
+    states = [*("paid", "paid", "open", "paid", "open", "open", "paid", "shipped") * 3, "end"]
+    for number, status in enumerate(states):
+        rev = await orders.put({"_id": "a", "_rev": rev, "status": status, "n": number})
+    for trigger_id in ("text", "rules"):
+        jobs = await eventually(lambda trigger_id=trigger_id: so_many_jobs_of(connection, db, trigger_id, 9))
+        await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+        assert sorted(job["event"]["doc"]["n"] for job in jobs) == sorted(
+            number
+            for number, status in enumerate(states)
+            if status == "paid" and (number == 0 or states[number - 1] != "paid")
+        )
+        assert all(job["event"]["old"]["status"] != "paid" for job in jobs)
+    assert len(await jobs_of(connection, db, "once")) == 1
+
+
+@pytest.mark.timeout(180)
+async def test_receipts_when_daemons_are_killed_while_orders_change_then_one_for_each_time_it_was_paid(
+    connection: Connection, db: Prefixer, server_url: str, tmp_path: Path
+) -> None:
+    """Three orders, 200 edits at random, kill -9 in between; `once`: one an order."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    orders = await orders_of(connection, db)
+    rule = {"type": "@event", "worker": "receipt", "message": None}
+    for trigger_id, more in (
+        ("paid", {"arguments": "orders:CREATED,UPDATED:=>paid:status"}),
+        ("once", {"arguments": "orders:CREATED,UPDATED:paid:status", "once": True}),
+    ):
+        await triggers_of(connection, db).put({"_id": trigger_id, **rule, **more})
+    quick = {**AS_USERS_HAVE, "beat_interval": 0.5, "dead_after": 2}
+    given = {"url": server_url, "prefix": db.db_prefix, "domain": db.domain, "control_db": connection.control.name}
+    chance = random.Random(7)  # noqa: S311  not a secret
+    status, revs, paid = dict.fromkeys("abc", ""), dict.fromkeys("abc", ""), dict.fromkeys("abc", 0)
+    daemons: list[DaemonProcess] = []
+
+    async def begin() -> None:
+        daemons.append(DaemonProcess(tmp_path, "program", f"d{len(daemons)}", **quick, **given))
+        await eventually(lambda: daemons[-1].says("following"), 20)
+
+    try:
+        await begin()
+        for number in range(EDITS):
+            if number % 50 == 49:
+                daemons[-1].signal(signal.SIGKILL)
+                daemons[-1].wait()
+            elif number % 50 == 5 and number > 5:
+                await begin()
+            order, new = chance.choice("abc"), chance.choice(STATES)
+            paid[order] += new == "paid" and status[order] != "paid"
+            before = {"_rev": revs[order]} if revs[order] else {}
+            revs[order] = await orders.put({"_id": order, **before, "status": new, "n": number})
+            status[order] = new
+            await asyncio.sleep(chance.choice((0, 0, 0.02)))
+        await begin()
+        await eventually(lambda: so_many_jobs_of(connection, db, "paid", sum(paid.values())), 30)
+        await eventually(lambda: all_done(connection, db), 30)
+    finally:
+        for one in daemons:
+            one.end()
+    jobs = await jobs_of(connection, db, "paid")
+    assert {order: sum(job["event"]["doc"]["_id"] == order for job in jobs) for order in "abc"} == paid
+    assert sorted(job["event"]["doc"]["_id"] for job in await jobs_of(connection, db, "once")) == ["a", "b", "c"]
+
+
+async def all_done(connection: Connection, db: Prefixer) -> bool:
+    """Whether all jobs of both triggers are done."""
+    jobs = [*await jobs_of(connection, db, "paid"), *await jobs_of(connection, db, "once")]
+    return all(job["state"] == "done" for job in jobs)
+
+
+async def test_schedule_when_declared_in_code_then_a_trigger_that_follows_the_code(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Written, changed and removed by the next start; what somebody else wrote stays."""
+    triggers = triggers_of(connection, db)
+
+    def report(**schedule: Any) -> Any:
+        @worker("report", **schedule)
+        async def run(ctx: WorkerContext) -> None:
+            """Do nothing."""
+
+        return run
+
+    @worker("other", every="1h")
+    async def other(ctx: WorkerContext) -> None:
+        """Do nothing."""
+
+    theirs = {"_id": "code:other", "type": "@every", "arguments": "2h", "worker": "other", "message": 5}
+    await triggers.put(theirs)
+    system = await start(report(every="1s"), other)
+    written = await triggers.get("code:report")
+    assert (written["type"], written["arguments"], written["declared_in_code"]) == ("@every", "1s", True)
+    job = (await eventually(lambda: jobs_of(connection, db, "code:report")))[0]
+    assert (await wait(db, job["_id"], 10)).state is State.DONE
+    await system.shutdown()
+    await triggers.put({**written, "disabled": True})
+    system = await start(report(cron="0 3 * * *", timezone="Europe/Paris"), other)
+    changed = await triggers.get("code:report")
+    assert (changed["type"], changed["arguments"], changed["timezone"]) == ("@cron", "0 3 * * *", "Europe/Paris")
+    assert changed["disabled"] is True
+    await system.shutdown()
+    await start(report(), other)
+    assert await triggers.find("code:report") is None
+    assert (await triggers.get("code:other"))["arguments"] == "2h"
+    with pytest.raises(MalformedTriggerError, match="worker 'report'"):
+        await start(report(cron="at night"))
