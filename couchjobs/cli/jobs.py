@@ -1,28 +1,28 @@
-"""`jobs ls`, `show`, `watch`, `retry` and `cancel`."""
+"""`jobs ls`, `show` and `watch`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from couchjobs.cli.many import Failed, OfState, OfTrigger, Since, Until, Worker, cancel, filter_of, retry, rm
 from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_document, print_json, say, with_connection
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
-from couchjobs.durations import read_seconds
-from couchjobs.errors import ConfigurationError, Conflict, Forbidden, NotFound, Unauthorized
+from couchjobs.errors import ConfigurationError, Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
+from couchjobs.jobs.queries import newest
 from couchjobs.jobs.store import JobStore, RecentRevisions
 from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.recovery.peers import taken_types
-from couchjobs.timestamps import format_time, now
+from couchjobs.timestamps import format_time
 
 app = typer.Typer(help="Look at jobs, try them again, cancel them.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
@@ -35,12 +35,13 @@ async def _find(connection: Connection, job_id: str) -> tuple[JobStore, Job]:
 
 @app.command()
 def ls(
-    worker: Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")] = None,
-    state: Annotated[State | None, typer.Option("--state", help="Only this state.")] = None,
-    trigger: Annotated[str | None, typer.Option("--trigger", help="Only jobs of this trigger.")] = None,
-    older_than: Annotated[
-        str | None, typer.Option("--older-than", help="Queued longer ago than this, such as 1h30m.")
-    ] = None,
+    worker: Worker = None,
+    state: OfState = None,
+    failed: Failed = False,
+    trigger: OfTrigger = None,
+    since: Since = None,
+    until: Until = None,
+    older_than: Annotated[str | None, typer.Option("--older-than", help="The same as --until.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
     url: Url = None,
     domain: Domain = None,
@@ -48,18 +49,14 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first; a queued one that no daemon can take says so."""
-    newest = format_time(now() - timedelta(seconds=_seconds("--older-than", older_than))) if older_than else None
+    wanted = filter_of(worker, state, trigger, since, until or older_than, failed=failed)
 
     async def work(connection: Connection) -> tuple[list[Document], set[str] | None]:
-        found: list[Document] = []
-        for store in stores(connection, connection.settings.tenant):
-            try:
-                of_lane = [one async for one in _newest(store.database, worker, trigger, newest, state, limit)]
-            except NotFound as error:
-                raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
-            found += of_lane
-        found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
-        return found[:limit], await who_takes(connection)
+        try:
+            found = await newest(connection, connection.settings.tenant, wanted, limit)
+        except NotFound as error:
+            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        return found, await who_takes(connection)
 
     documents, taken = with_connection(url, domain, prefix, work)
     notes = [_note(document, taken) for document in documents]
@@ -68,20 +65,15 @@ def ls(
             [{**document, "note": note} if note else document for document, note in zip(documents, notes, strict=True)]
         )
         return
-    table = Table("id", "worker", "state", "queued at", "tries", "daemon", "note")
+    table = Table(Column("id", no_wrap=True), "worker", "state", "queued at", "took", "tries", "daemon", "note")
     for document, note in zip(documents, notes, strict=True):
         job = Job.read(document)
         queued = format_time(job.queued_at) if job.queued_at else ""
         daemon = job.claim.daemon if job.claim else ""
-        table.add_row(*map(cell, (job.id, job.worker, job.state, queued, job.exec_count, daemon, note)))
+        took = "" if job.seconds is None else f"{job.seconds:.3g} s"
+        state_told = "cancelled" if job.cancelled else job.state
+        table.add_row(*map(cell, (job.id, job.worker, state_told, queued, took, job.exec_count, daemon, note)))
     Console(width=None if Console().is_terminal else 200).print(table)
-
-
-def _seconds(option: str, text: str) -> float:
-    try:
-        return read_seconds(text)
-    except ValueError as error:
-        raise ConfigurationError(f"{option}: {error}") from None
 
 
 async def who_takes(connection: Connection) -> set[str] | None:
@@ -100,26 +92,6 @@ def _note(document: Document, taken: set[str] | None) -> str:
         when = format_time(job.scheduled_at) if job.scheduled_at else "once it can be"
         return f"tried again {when}: {job.errors[-1].error}"
     return str(document.get("error") or "")
-
-
-async def _newest(
-    database: Database, worker: str | None, trigger: str | None, newest: str | None, state: State | None, limit: int
-) -> AsyncIterator[Document]:
-    left = limit
-    high: Any = newest or {}
-    keys: tuple[str, Any, Any] = ("jobs/by_queued_at", high, None)
-    if trigger is not None:
-        keys = ("jobs/by_trigger", [trigger, high], [trigger])
-    elif worker is not None and newest is None:
-        keys = ("jobs/by_state", [worker, {}], [worker])
-    async for rows in database.view_pages(*keys, descending=True):
-        documents = await database.get_many(row["id"] for row in rows)
-        for document in (documents[row["id"]] for row in rows if row["id"] in documents):
-            if state in (None, document.get("state")) and worker in (None, document.get("worker")):
-                yield document
-                left -= 1
-                if not left:
-                    return
 
 
 @app.command()
@@ -193,45 +165,15 @@ def _print_state(document: Document) -> None:
     parts = [format_time(time) if time else "-", job.id, job.worker, job.state]
     if job.claim:
         parts.append(f"by {job.claim.daemon}")
+    if isinstance(job.progress, dict) and job.state is State.RUNNING:
+        done, text = job.progress.get("done"), job.progress.get("text")
+        parts.append(f"{done:.0%}" if isinstance(done, int | float) else "")
+        parts.append(str(text or ""))
     if job.error or (job.errors and job.state is State.QUEUED):
         parts.append(f"({job.error or job.errors[-1].error})")
     say(" ".join(parts))
 
 
-@app.command()
-def retry(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
-    """Put a job that has ended back in the queue, with all its tries."""
-
-    async def work(connection: Connection) -> Job:
-        store, job = await _find(connection, job_id)
-        if job.state not in ENDED:
-            raise ConfigurationError(f"job {job_id} is {job.state}: only one that has ended can be tried again")
-        await store.requeue(job)
-        return job
-
-    _report(with_connection(url, domain, prefix, work), "queued again", as_json)
-
-
-@app.command()
-def cancel(job_id: JobId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
-    """Ask for a job to be cancelled: a queued one is not run, a running one is stopped."""
-
-    async def work(connection: Connection) -> Job:
-        while True:
-            store, job = await _find(connection, job_id)
-            if job.state in ENDED:
-                raise ConfigurationError(f"job {job_id} has ended already: it is {job.state}")
-            try:
-                await store.update(job, cancel_requested=True)
-            except Conflict:
-                continue
-            return job
-
-    _report(with_connection(url, domain, prefix, work), "cancellation requested", as_json)
-
-
-def _report(job: Job, what: str, as_json: bool) -> None:
-    if as_json:
-        print_json(job.document())
-    else:
-        say(f"{job.id} {what}")
+app.command()(retry)
+app.command()(cancel)
+app.command()(rm)

@@ -15,7 +15,8 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.jobs.job import MAX_NAME, Job, State
 from couchjobs.jobs.queries import wait as wait_for
-from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.request import JobRequest, moment_of
+from couchjobs.timestamps import parse_time
 
 
 def push(
@@ -26,6 +27,13 @@ def push(
     ] = False,
     timeout: Annotated[float | None, typer.Option("--timeout", help="The longest wait, in seconds.")] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="Higher first.")] = None,
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="The job's id: where there is one with it, nothing is stored.")
+    ] = None,
+    delay: Annotated[str | None, typer.Option("--delay", help="How long it waits at least, such as 10m.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="When it may run at the earliest, as an RFC 3339 time.")
+    ] = None,
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
@@ -36,19 +44,18 @@ def push(
     if not worker or len(worker) > MAX_NAME:
         raise ConfigurationError(f"WORKER must be the name of a worker, of at most {MAX_NAME} characters")
 
+    try:
+        not_before = moment_of(delay, parse_time(at) if at is not None else None)
+    except ValueError as error:
+        raise ConfigurationError(f"--at: {error}") from None
+
+    request = JobRequest(
+        worker_type=worker, message=value, priority=priority, manual=True, id=job_id, scheduled_at=not_before
+    )
+
     async def work(connection: Connection) -> Job:
-        tenant = connection.settings.tenant
-        request = JobRequest(worker_type=worker, message=value, priority=priority, manual=True)
-        try:
-            job = await CouchBroker(connection).push_job(tenant, request)
-        except NotFound as error:
-            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
-        if job is None:
-            raise ConfigurationError("the worker does not want this job")
-        taken = await who_takes(connection)
-        if taken is not None and worker not in taken:
-            print(f"couchjobs: job {job.id} is queued; no daemon has a worker {worker!r} now", file=sys.stderr)
-        return await wait_for(tenant, job.id, timeout) if wait else job
+        job = await _store(connection, request)
+        return await wait_for(connection.settings.tenant, job.id, timeout) if wait else job
 
     try:
         job = with_connection(url, domain, prefix, work)
@@ -63,3 +70,20 @@ def push(
         say(job.id)
     if wait and job.state is State.ERRORED:
         raise typer.Exit(1)
+
+
+async def _store(connection: Connection, request: JobRequest) -> Job:
+    """Store the job, and say what is odd about it."""
+    try:
+        result = await CouchBroker(connection).push(connection.settings.tenant, request)
+    except NotFound as error:
+        raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+    if result is None:
+        raise ConfigurationError("the worker does not want this job")
+    job = result.job
+    if not result.created:
+        print(f"couchjobs: there was a job {job.id} already: it is {job.state}", file=sys.stderr)
+    taken = await who_takes(connection)
+    if taken is not None and job.worker not in taken:
+        print(f"couchjobs: job {job.id} is queued; no daemon has a worker {job.worker!r} now", file=sys.stderr)
+    return job

@@ -49,6 +49,7 @@ from couchjobs.errors import (
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.positions import lost_positions
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.states import state_id, state_of
@@ -265,12 +266,22 @@ def rm(
 
 @app.command()
 def fire(
-    trigger_id: TriggerId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False
+    trigger_id: TriggerId,
+    payload: Annotated[str | None, typer.Argument(help="Of a @webhook: the payload, as JSON.")] = None,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
 ) -> None:
     """Store a job of a trigger now, and print the job's id."""
+    value = read_json("PAYLOAD", payload) if payload is not None else None
 
     async def work(connection: Connection) -> Job:
         infos = await _store(connection).get(trigger_id)
+        if infos.type == "@webhook":
+            return await CouchScheduler(connection).fire_webhook(trigger_id, value, manual=True)
+        if payload is not None:
+            raise ConfigurationError(f"trigger {trigger_id} is {infos.type}: only a @webhook has a payload")
         job = new_job(connection.settings.tenant, infos.job_request(manual=True))
         await CouchBroker(connection).store_job(job)
         return job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -100,6 +101,8 @@ class JobFilter:
     trigger: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    failed: bool = False
+    """Whether jobs that were cancelled are left out."""
 
     def matches(self, document: Document) -> bool:
         """Return whether the document is such a job, its time left out, which the views have looked at."""
@@ -107,6 +110,7 @@ class JobFilter:
             self.worker in (None, document.get("worker"))
             and self.state in (None, document.get("state"))
             and self.trigger in (None, document.get("trigger_id"))
+            and not (self.failed and document.get("cancelled"))
         )
 
 
@@ -122,6 +126,18 @@ async def newest(connection: Connection, db: Prefixer, wanted: JobFilter, limit:
             found += [one async for one in _walk(store.database, start, end, wanted, limit)]
     found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
     return found[:limit]
+
+
+async def each(connection: Connection, db: Prefixer, wanted: JobFilter) -> AsyncIterator[Document]:
+    """Yield all of these jobs, as documents, a page in memory at a time.
+
+    Raises:
+        NotFound: the database of jobs, or its views, do not exist.
+    """
+    for store in stores(connection, db):
+        for start, end in _ranges(wanted):
+            async for document in _walk(store.database, start, end, wanted, sys.maxsize):
+                yield document
 
 
 def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:

@@ -149,6 +149,17 @@ def taken_types(documents: Iterable[Document], db: Prefixer) -> set[str]:
     return {CLIENT_WORKER}.union(*(peer.worker_types for peer in peers if peer.tenant == tenant))
 
 
+def takers(documents: Iterable[Document], db: Prefixer) -> dict[str, list[str]]:
+    """Return who takes the jobs of each worker type: daemons of that tenant, by their documents."""
+    found: dict[str, list[str]] = {}
+    for document in documents:
+        peer = _read(document, None, moved=False)
+        if peer.tenant == (db.domain, db.db_prefix):
+            for name in peer.worker_types:
+                found.setdefault(name, []).append(str(document["_id"]).removeprefix(PREFIX))
+    return found
+
+
 def told_other_lanes(documents: Iterable[Document], db: Prefixer, lanes: dict[str, str]) -> list[str]:
     """Return the daemons of that tenant, by their documents, that look for some worker's jobs in another database."""
     tenant = (db.domain, db.db_prefix)

@@ -1,0 +1,285 @@
+"""`jobs retry`, `cancel` and `rm`: of jobs by their ids, or of all that filters name, and `queues`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_json, say, with_connection
+from couchjobs.client import Couchjobs, present
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
+from couchjobs.durations import read_seconds
+from couchjobs.errors import ConfigurationError, Conflict, Forbidden, JobNotFoundError, NotFound, Unauthorized
+from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.lanes import stores
+from couchjobs.jobs.queries import JobFilter, each
+from couchjobs.recovery.peers import PREFIX as DAEMON
+from couchjobs.recovery.peers import takers
+from couchjobs.timestamps import format_time, now, parse_time
+
+JobIds = Annotated[list[str] | None, typer.Argument(help="Ids of jobs; or filters, with --yes.")]
+Worker = Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")]
+OfState = Annotated[State | None, typer.Option("--state", help="Only this state.")]
+Failed = Annotated[bool, typer.Option("--failed", help="Only jobs that have failed: errored, and not cancelled.")]
+OfTrigger = Annotated[str | None, typer.Option("--trigger", help="Only jobs of this trigger.")]
+Since = Annotated[
+    str | None, typer.Option("--since", help="Queued since then: a time, or a duration back from now, such as 1h.")
+]
+Until = Annotated[str | None, typer.Option("--until", help="Queued before then: a time, or a duration back from now.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it, and not only count.")]
+Again = Annotated[bool, typer.Option("--again", help="Also jobs that are done.")]
+_TOGETHER = 500
+_RECENT = timedelta(hours=1)
+
+
+def filter_of(
+    worker: str | None, state: State | None, trigger: str | None, since: str | None, until: str | None, *, failed: bool
+) -> JobFilter:
+    """Return what the options ask for.
+
+    Raises:
+        ConfigurationError: one cannot be used.
+    """
+    if failed and state not in (None, State.ERRORED):
+        raise ConfigurationError(f"--failed and --state {state} exclude each other")
+    return JobFilter(
+        worker=worker,
+        state=State.ERRORED if failed else state,
+        trigger=trigger,
+        since=_time("--since", since),
+        until=_time("--until", until),
+        failed=failed,
+    )
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return now() - timedelta(seconds=read_seconds(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"{option} {text!r}: write a duration such as 1h30m, or a time such as 2026-11-28T09:00:00Z"
+        ) from None
+
+
+def retry(
+    job_ids: JobIds = None,
+    *,
+    worker: Worker = None,
+    state: OfState = None,
+    failed: Failed = False,
+    trigger: OfTrigger = None,
+    since: Since = None,
+    until: Until = None,
+    again: Again = False,
+    yes: Yes = False,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Put jobs that have failed back in the queue, with all their tries; --again: also those that are done."""
+    wanted = filter_of(worker, state, trigger, since, until, failed=failed)
+    states = (State.ERRORED, State.DONE) if again else (State.ERRORED,)
+    work = _Work("queued again", states, lambda one, job_id: one.retry(job_id, again=again))
+    _do(work, job_ids, wanted, yes, (url, domain, prefix), as_json=as_json)
+
+
+def cancel(
+    job_ids: JobIds = None,
+    *,
+    worker: Worker = None,
+    state: OfState = None,
+    trigger: OfTrigger = None,
+    since: Since = None,
+    until: Until = None,
+    yes: Yes = False,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Ask for jobs to be cancelled: a queued one is not run, a running one is stopped."""
+    wanted = filter_of(worker, state, trigger, since, until, failed=False)
+    work = _Work("cancellation requested", (State.QUEUED, State.RUNNING), lambda one, job_id: one.cancel(job_id))
+    _do(work, job_ids, wanted, yes, (url, domain, prefix), as_json=as_json)
+
+
+def rm(
+    job_ids: JobIds = None,
+    *,
+    worker: Worker = None,
+    state: OfState = None,
+    failed: Failed = False,
+    trigger: OfTrigger = None,
+    since: Since = None,
+    until: Until = None,
+    yes: Yes = False,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Delete jobs that do not run."""
+    wanted = filter_of(worker, state, trigger, since, until, failed=failed)
+    states = (State.QUEUED, State.DONE, State.ERRORED)
+    _do(
+        _Work("deleted", states, lambda one, job_id: one.delete(job_id)),
+        job_ids,
+        wanted,
+        yes,
+        (url, domain, prefix),
+        as_json=as_json,
+    )
+
+
+class _Work:
+    """What is done to each job, in which states, and how that is told."""
+
+    def __init__(
+        self, told: str, states: tuple[State, ...], change: Callable[[Couchjobs, str], Awaitable[Job]]
+    ) -> None:
+        self.told = told
+        self.states = states
+        self.change = change
+
+
+def _do(
+    work: _Work,
+    job_ids: list[str] | None,
+    wanted: JobFilter,
+    yes: bool,
+    where: tuple[str | None, str | None, str | None],
+    *,
+    as_json: bool,
+) -> None:
+    """Do it to the jobs with these ids; without ids, to those that the filter names, once that is asked for."""
+    if job_ids and wanted != JobFilter():
+        raise ConfigurationError("give ids of jobs, or filters, not both")
+    if not job_ids and wanted == JobFilter():
+        raise ConfigurationError("give ids of jobs, or filters such as --worker W --failed")
+    if job_ids:
+        for job in with_connection(*where, lambda _: _each_of(work, job_ids)):
+            print_json(job.document()) if as_json else say(f"{job.id} {work.told}")
+        return
+    ids = with_connection(*where, lambda connection: _ids_of(connection, work, wanted))
+    if not yes:
+        told = {"jobs": len(ids), "done": 0}
+        print_json(told) if as_json else say(f"{len(ids):,} jobs: nothing is done without --yes")
+        return
+    done, refused = with_connection(*where, lambda _: _all_of(work, ids))
+    if as_json:
+        print_json({"jobs": len(ids), "done": done, "refused": refused[:100]})
+    else:
+        say(f"{done:,} jobs {work.told}")
+        for reason in refused[:10]:
+            print(f"couchjobs: {reason}", file=sys.stderr)
+
+
+async def _each_of(work: _Work, job_ids: list[str]) -> list[Job]:
+    async with present() as couchjobs:
+        try:
+            return [await work.change(couchjobs, job_id) for job_id in job_ids]
+        except Conflict as error:
+            raise ConfigurationError(str(error)) from None
+
+
+async def _ids_of(connection: Connection, work: _Work, wanted: JobFilter) -> list[str]:
+    documents = each(connection, connection.settings.tenant, wanted)
+    try:
+        return [document["_id"] async for document in documents if document.get("state") in work.states]
+    except NotFound as error:
+        raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+
+
+async def _all_of(work: _Work, ids: list[str]) -> tuple[int, list[str]]:
+    """Return how many it was done to, and why it was not to the others."""
+    refused: list[str] = []
+    console = Console(stderr=True)
+    async with present() as couchjobs:
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task(work.told, total=len(ids))
+            for start in range(0, len(ids), _TOGETHER):
+                some = ids[start : start + _TOGETHER]
+                answers = await asyncio.gather(
+                    *(work.change(couchjobs, job_id) for job_id in some), return_exceptions=True
+                )
+                for answer in answers:
+                    if isinstance(answer, Conflict | JobNotFoundError):
+                        refused.append(str(answer))
+                    elif isinstance(answer, BaseException):
+                        raise answer
+                bar.advance(task, len(some))
+    return len(ids) - len(refused), refused
+
+
+def queues(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
+    """Show each type of worker: what is queued, due and running, what came of the last hour's jobs, who takes it."""
+    rows = with_connection(url, domain, prefix, _queues)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("worker", "queued", "due", "running", "done 1h", "failed 1h", "oldest due", "taken by")
+    for row in rows:
+        by = "?" if row["taken_by"] is None else ", ".join(row["taken_by"]) or "nobody"
+        values = [row[name] for name in ("worker", "queued", "due", "running", "done", "failed")]
+        table.add_row(*map(cell, (*values, row["oldest_due"] or "", by)))
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+async def _queues(connection: Connection) -> list[dict[str, Any]]:
+    """Return a row for each worker type; done and failed are of the jobs that were queued within the last hour."""
+    tenant = connection.settings.tenant
+    try:
+        taken: dict[str, list[str]] | None = takers(await connection.control.with_prefix(DAEMON), tenant)
+    except (Forbidden, NotFound, Unauthorized):
+        taken = None
+    rows: dict[str, dict[str, Any]] = {}
+    for name in taken or {}:
+        rows[name] = _row_of(name, taken)
+    for store in stores(connection, tenant):
+        try:
+            counted = await store.database.reduced("jobs/by_state", [""], [{}], group_level=2)
+        except NotFound as error:
+            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        for one in counted:
+            worker, state = one["key"]
+            row = rows.setdefault(worker, _row_of(worker, taken))
+            if state in (State.QUEUED, State.RUNNING):
+                row[state] += one["value"]
+        for worker, row in rows.items():
+            await _add_recent(store.database, worker, row)
+    return [rows[worker] for worker in sorted(rows)]
+
+
+def _row_of(worker: str, taken: dict[str, list[str]] | None) -> dict[str, Any]:
+    numbers = dict.fromkeys(("queued", "due", "running", "done", "failed"), 0)
+    by = None if taken is None else taken.get(worker, [])
+    return {"worker": worker, **numbers, "oldest_due": None, "taken_by": by}
+
+
+async def _add_recent(database: Database, worker: str, row: dict[str, Any]) -> None:
+    present_time = format_time(now())
+    hour_ago = format_time(now() - _RECENT)
+    for name, state in (("done", State.DONE), ("failed", State.ERRORED)):
+        counted = await database.reduced("jobs/by_state", [worker, state, hour_ago], [worker, state, {}])
+        row[name] += counted[0]["value"] if counted else 0
+    due = await database.reduced("queue/due", [worker, "due", ""], [worker, "due", present_time])
+    row["due"] += due[0]["value"] if due else 0
+    oldest = await database.view("queue/due", [worker, "due", "0"], [worker, "due", present_time], limit=1)
+    if oldest and (row["oldest_due"] is None or oldest[0]["key"][2] < row["oldest_due"]):
+        row["oldest_due"] = oldest[0]["key"][2]
