@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from couchjobs.broker.memory import MemBroker
+from couchjobs.broker.memory_couch import MemCouch
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.prefixer import Prefixer
@@ -56,6 +57,7 @@ class TestSystem:
 
     async def __aenter__(self) -> Self:
         await self._system.start()
+        self.broker.couch.changed = self.change
         for config in self._system.workers:
             if (document := declared_by(config)) is not None:
                 await self.scheduler.add_trigger(self.db, TriggerInfos.from_document(document))
@@ -63,6 +65,11 @@ class TestSystem:
 
     async def __aexit__(self, *_: object) -> None:
         await self._system.shutdown()
+
+    @property
+    def couch(self) -> MemCouch:
+        """Return the databases in memory that worker functions see as `ctx.couch`; their changes fire triggers."""
+        return self.broker.couch
 
     async def push(self, worker_type: str, message: Any = None, **more: Any) -> Job:
         """Push a job and return it.

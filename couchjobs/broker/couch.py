@@ -23,6 +23,7 @@ from couchjobs.recovery.daemon import Daemon
 from couchjobs.supervisor import patiently
 from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
 
@@ -213,7 +214,7 @@ class CouchBroker:
     async def store_refused(self, job: Job, reason: str) -> None:
         """Store a small document that says why, in the place of a job that CouchDB never takes."""
         store = self.store_of(job.worker)
-        failures = Failures(self._configs, self.daemon.id)
+        failures = Failures(self._configs, self.daemon.id, CouchEngine(self._connection, self._configs))
         if failures.wanted(job.worker):
             await failures.tell(job, JobFailedError(reason, "refused"))
         await store.create_errored(job, reason)

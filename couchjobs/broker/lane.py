@@ -30,6 +30,7 @@ from couchjobs.recovery.rescue import Rescuer
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import moment
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
 
@@ -73,7 +74,7 @@ class Lane:
         self.claims = True
         """Whether jobs are claimed; no longer once the daemon stops."""
         self._wake = asyncio.Event()
-        failures = Failures(workers, daemon.id)
+        failures = Failures(workers, daemon.id, CouchEngine(connection, workers))
         self._lost = LostJobs(store, workers, daemon.id, daemon.peers.is_dead, failures)
         self.runner = runner = Runner(
             connection, store, daemon, workers, self._wake.set, self._look_again, pool, room, failures

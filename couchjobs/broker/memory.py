@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
+from couchjobs.broker.memory_couch import MemCouch
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import forbid_connections
+from couchjobs.couch.documents import Documents
 from couchjobs.errors import (
     BadDocumentError,
     ClosedError,
@@ -46,6 +48,8 @@ class MemBroker:
         """All jobs by id, in the order in which they were pushed."""
         self.bad_triggers: set[str] = set()
         """Ids of triggers that a worker has called bad."""
+        self.couch = MemCouch()
+        """The databases that worker functions see."""
         self._clock = clock
         self._auto = auto
         self._configs = WorkersList()
@@ -67,7 +71,7 @@ class MemBroker:
             raise ClosedError(f"the broker is {self._state}")
         self._state = "running"
         self._configs = workers
-        self._failures = Failures(workers, _DAEMON)
+        self._failures = Failures(workers, _DAEMON, self)
         self._workers = {config.worker_type: Worker(config, engine=self) for config in workers}
         for worker in self._workers.values():
             await worker.init()
@@ -134,6 +138,11 @@ class MemBroker:
         if job is None:
             raise BadDocumentError(f"the before_hook of worker {request.worker_type!r} does not want this job")
         return PushResult(job, created=not known)
+
+    def documents(self, db: Prefixer, doctype: str) -> Documents:
+        """Return a database in memory."""
+        db.database(doctype)
+        return self.couch[doctype]
 
     async def write_progress(self, job: Job, progress: Any) -> bool:
         """Write how far a job has come."""

@@ -89,7 +89,7 @@ class CouchServer:
             CouchError: of the class that says what the answer proves (see answers); Unavailable for no answer, for half
                 of one, and for one that is not CouchDB's.
         """
-        answer, status = await self._ask(method, path, params, body, silence_s, max_answer)
+        answer, status = await self._ask(method, path, params, body, silence_s, max_answer, {})
         try:
             found = decode(answer) if answer else None
         except ValueError as error:
@@ -102,9 +102,17 @@ class CouchServer:
             raise errors.Unavailable(f"{method} /{path}: {status}, and not an answer of CouchDB: {str(found)[:200]}")
         return found
 
-    async def request_bytes(self, method: str, path: str, *, body: bytes | None = None) -> bytes:
-        """Return what CouchDB answers, as it is, of whatever size up to MAX_ANSWER."""
-        return (await self._ask(method, path, None, body, None, MAX_ANSWER))[0]
+    async def request_bytes(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> bytes:
+        """Return what CouchDB answers, as it is, of whatever size up to MAX_ANSWER; `headers` are beside the usual."""
+        return (await self._ask(method, path, params, body, None, MAX_ANSWER, headers or {}))[0]
 
     async def _ask(
         self,
@@ -114,6 +122,7 @@ class CouchServer:
         body: bytes | None,
         silence_s: float | None,
         max_answer: int,
+        more: dict[str, str],
     ) -> tuple[bytes, int]:
         """Return an answer that is no error, and its status."""
         url = f"{self.url}/{path}{_query(params)}"
@@ -121,8 +130,9 @@ class CouchServer:
         while True:
             attempt += 1
             headers = await self._credentials.headers()
+            sent = headers | more if more else headers
             answer = await self._transport.send(
-                method, url, headers=headers, body=body, silence_s=silence_s, max_answer=max_answer
+                method, url, headers=sent, body=body, silence_s=silence_s, max_answer=max_answer
             )
             if answer.status not in (401, 403) or not await self._credentials.may_succeed(headers, answer, attempt):
                 break

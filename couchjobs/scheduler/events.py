@@ -41,6 +41,7 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of
 from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.loops import Loops
 from couchjobs.scheduler.positions import LOST, new_position, witnesses_of
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
@@ -84,6 +85,7 @@ class EventFollower:
         self._rereads = False
         """Whether it reads old rows again: where it is among them is no position for anybody else."""
         self._created: dict[str, str] = {}
+        self._loops = Loops()
         self._most_seen = connection.settings.max_seen_documents
         self._seen: Seen | None = None
         """None before it is filled, and where the database is too large for it."""
@@ -296,6 +298,7 @@ class EventFollower:
                         continue
                     if trigger.infos.debounce:
                         debounced.add(trigger.id)
+                    self._loops.note(trigger.id, present["_id"])
                     make_job = partial(job_of, self._db, self._doctype, trigger, event, self._largest)
                     firings.append(self._firing.fire(trigger.infos, make_job, makers_of(present)))
         results = await asyncio.gather(*firings, return_exceptions=True)

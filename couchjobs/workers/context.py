@@ -21,6 +21,7 @@ from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
+from couchjobs.workers.databases import Databases, SyncDatabases
 from couchjobs.workers.progress import Engine, Progress
 
 T = TypeVar("T")
@@ -140,6 +141,19 @@ class WorkerContext:
     def cancel(self) -> None:
         """Ask the function to end; `cancelled` is true from now on."""
         self._flags.cancelled = True
+
+    @property
+    def couch(self) -> Databases:
+        """Return the databases of the tenant, by doctype: `await ctx.couch["orders"].get(order_id)`.
+
+        With the rights of the daemon. In a plain function: `ctx.sync_couch`.
+        """
+        return Databases(self._engine, Prefixer(self._given.domain, self._given.prefix))
+
+    @property
+    def sync_couch(self) -> SyncDatabases:
+        """Return the same for plain functions: `ctx.sync_couch["orders"].get(order_id)`."""
+        return SyncDatabases(self.couch, self._from_thread)
 
     async def push(
         self,

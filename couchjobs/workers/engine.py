@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.documents import CouchDocuments, Documents
 from couchjobs.errors import BadDocumentError, Conflict, JobNotFoundError
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.lanes import store_of
@@ -34,6 +35,10 @@ class CouchEngine:
         if await store.create(job, self._connection.settings.push_timeout):
             return PushResult(job, created=True)
         return PushResult(await store.get(job.id), created=False)
+
+    def documents(self, db: Prefixer, doctype: str) -> Documents:
+        """Return a database of the tenant."""
+        return CouchDocuments(self._connection.database(db.database(doctype)))
 
     async def write_progress(self, job: Job, progress: Any) -> bool:
         """Write it onto whatever else has changed, as long as the job is ours."""

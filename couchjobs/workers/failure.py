@@ -7,15 +7,17 @@ that dies in between is followed by another one, which calls them again. So they
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from couchjobs.errors import JobFailedError
 from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
-from couchjobs.workers.boundary import call_in_time, describe, name_of
+from couchjobs.workers.boundary import call_hook, call_in_time, describe, name_of
 from couchjobs.workers.config import OnFailed, WorkersList
-from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.context import WorkerContext, begin_job
+from couchjobs.workers.progress import Engine
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -41,11 +43,13 @@ class Failures:
     Args:
         workers: the types that it has.
         daemon: its id, for the contexts.
+        engine: what they can have done; None: nothing.
     """
 
-    def __init__(self, workers: WorkersList, daemon: str) -> None:
+    def __init__(self, workers: WorkersList, daemon: str, engine: Engine | None = None) -> None:
         self._workers = workers
         self._daemon = daemon
+        self._engine = engine
 
     def wanted(self, worker_type: str) -> bool:
         """Return whether somebody wants to hear of jobs of that type."""
@@ -54,11 +58,16 @@ class Failures:
     async def tell(self, job: Job, error: JobFailedError) -> None:
         """Call those who want to hear of it, one after the other; what they raise is logged."""
         own = self._workers.get(job.worker).on_failed if job.worker in self._workers else None
-        context = WorkerContext(job, self._daemon)
+        context = WorkerContext(job, self._daemon, engine=self._engine)
         for function in (*([own] if own is not None else []), *_for_all):
             try:
-                await call_in_time(_LONGEST_S, None, function, context, error)
+                await call_in_time(_LONGEST_S, None, partial(_call, function, context, error))
             except BaseException as raised:
                 if is_cancelled():
                     raise
                 _logger.error("on_failed failed", job=job.id, function=name_of(function), error=describe(raised))  # noqa: TRY400
+
+
+async def _call(function: OnFailed, context: WorkerContext, error: JobFailedError) -> None:
+    begin_job(context)
+    await call_hook(None, function, context, error)

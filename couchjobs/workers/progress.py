@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
+from couchjobs.couch.documents import Documents
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest, PushResult
@@ -23,6 +24,13 @@ class Engine(Protocol):
         Raises:
             BadDocumentError: JSON cannot hold the message, it is too large, or a `before_hook` does not want the job.
             CouchError: CouchDB does not take it.
+        """
+
+    def documents(self, db: Prefixer, doctype: str) -> Documents:
+        """Return a database of the tenant.
+
+        Raises:
+            ConfigurationError: there can be none of that name.
         """
 
     async def write_progress(self, job: Job, progress: Any) -> bool:

@@ -105,8 +105,18 @@ def workers_of(*modules: ModuleType, besides: Iterable[WorkerConfig] = ()) -> Wo
         ConfigurationError: two of them have the same type.
     """
     held = [getattr(value, MARK, None) for module in modules for value in vars(module).values()]
-    configs = {id(config): config for config in (*held, *besides) if isinstance(config, WorkerConfig)}
-    return WorkersList(configs.values())
+    found = {id(config): config for config in held if isinstance(config, WorkerConfig)}
+    known = {_place_of(config) for config in found.values()}
+    more = {
+        _place_of(config): config for config in besides if _place_of(config) not in known
+    }  # the latest, if reloaded
+    return WorkersList((*found.values(), *more.values()))
+
+
+def _place_of(config: WorkerConfig) -> tuple[str, Any, Any]:
+    """Return what tells a declaration from others, and not from itself when its module is loaded again."""
+    function = config.worker_func
+    return config.worker_type, getattr(function, "__module__", None), getattr(function, "__qualname__", id(function))
 
 
 def add_worker(config: WorkerConfig) -> None:

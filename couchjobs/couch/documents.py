@@ -1,0 +1,134 @@
+"""The databases of users, as worker functions see them: documents, selectors, attachments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from couchjobs.couch.codec import decode, encode
+from couchjobs.couch.database import Database, Document
+from couchjobs.errors import Conflict, CouchError
+
+Change = Callable[[Document], Any]
+
+
+class Documents(Protocol):
+    """One database of the tenant: `ctx.couch["orders"]`."""
+
+    async def get(self, doc_id: str) -> Document:
+        """Return the document.
+
+        Raises:
+            NotFound: there is none, or no such database.
+        """
+
+    async def find(self, doc_id: str) -> Document | None:
+        """Return the document, None where there is none."""
+
+    async def put(self, doc: Document) -> Document:
+        """Store a document with its `_id`, and the `_rev` that it replaces; return it with its new revision.
+
+        Raises:
+            Conflict: somebody else has changed it meanwhile: read it again, or use `update`.
+        """
+
+    async def update(self, doc_id: str, change: Change) -> Document:
+        """Read the document, have `change(doc)` change it, store it, again where somebody else was faster; return it.
+
+        A document that does not exist yet is `{"_id": doc_id}`. Nothing is stored where `change` changes nothing.
+        """
+
+    async def delete(self, doc_id: str) -> None:
+        """Delete the document, whatever it has become; nothing happens where there is none."""
+
+    async def query(self, selector: Document, limit: int = 200) -> list[Document]:
+        """Return the documents that a Mango selector matches, at most so many."""
+
+    async def attachment(self, doc_id: str, name: str) -> bytes:
+        """Return an attachment, of at most 64 MB.
+
+        Raises:
+            NotFound: there is none, or no such document.
+        """
+
+    async def attach(self, doc_id: str, name: str, data: bytes, content_type: str) -> Document:
+        """Write an attachment of a document, in the place of one with that name; return the document."""
+
+
+async def change_until_stored(documents: Documents, doc_id: str, change: Change) -> Document:
+    """Do what `Documents.update` says."""
+    while True:
+        present = await documents.find(doc_id) or {"_id": doc_id}
+        wanted = decode(encode(present))
+        change(wanted)
+        if wanted == present:
+            return present
+        try:
+            return await documents.put(wanted)
+        except Conflict:
+            continue
+
+
+class CouchDocuments:
+    """Those of a database of CouchDB."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, doc_id: str) -> Document:
+        """Return the document."""
+        return await self._database.get(doc_id)
+
+    async def find(self, doc_id: str) -> Document | None:
+        """Return the document, None where there is none."""
+        return await self._database.find(doc_id)
+
+    async def put(self, doc: Document) -> Document:
+        """Store a document."""
+        return {**doc, "_rev": await self._database.put(doc)}
+
+    async def update(self, doc_id: str, change: Change) -> Document:
+        """Change a document as it is now."""
+        return await change_until_stored(self, doc_id, change)
+
+    async def delete(self, doc_id: str) -> None:
+        """Delete the document, whatever it has become."""
+        while (present := await self._database.find(doc_id)) is not None:
+            try:
+                return await self._database.delete(doc_id, present["_rev"])
+            except Conflict:
+                continue
+        return None
+
+    async def query(self, selector: Document, limit: int = 200) -> list[Document]:
+        """Return the documents that a Mango selector matches. Source: CouchDB docs, api/database/find."""
+        body = encode({"selector": selector, "limit": limit})
+        found = await self._database.server.request("POST", f"{self._database.path}/_find", body=body, has="docs")
+        documents: list[Document] = found["docs"]
+        return documents
+
+    async def attachment(self, doc_id: str, name: str) -> bytes:
+        """Return an attachment."""
+        return await self._database.server.request_bytes("GET", self._path(doc_id, name), headers={"Accept": "*/*"})
+
+    async def attach(self, doc_id: str, name: str, data: bytes, content_type: str) -> Document:
+        """Write an attachment of a document. Source: CouchDB docs, api/document/attachments."""
+        while True:
+            present = await self._database.get(doc_id)
+            try:
+                await self._database.server.request_bytes(
+                    "PUT",
+                    self._path(doc_id, name),
+                    params={"rev": present["_rev"]},
+                    body=data,
+                    headers={"Content-Type": content_type},
+                )
+            except CouchError as error:
+                if error.status == 409:
+                    continue
+                raise
+            return await self._database.get(doc_id)
+
+    def _path(self, doc_id: str, name: str) -> str:
+        return f"{self._database.path}/{quote(doc_id, safe='')}/{quote(name, safe='')}"
