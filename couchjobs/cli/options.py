@@ -21,6 +21,7 @@ from couchjobs.log import configure_logging, plain
 from couchjobs.settings import Settings, load_settings
 
 T = TypeVar("T")
+_MOST_DIGITS = 309
 
 Url = Annotated[
     str | None, typer.Option("--url", help="The CouchDB server; also COUCHJOBS_URL, which may hold credentials.")
@@ -66,11 +67,18 @@ def read_json(what: str, text: str) -> Any:
         ConfigurationError: it is none.
     """
     try:
+        json.loads(text, parse_int=_check_length)
         return decode(text.encode())
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"{what} is not JSON: {error}; write text in quotes of its own, as in '\"text\"'"
         ) from None
+
+
+def _check_length(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits, which CouchDB does not take")
+    return 0
 
 
 def say(text: str) -> None:

@@ -15,6 +15,8 @@ INSIST_S = 15.0
 """How long a document must be refused alone, while others are taken, before that is believed to be for good. What
 restarts or is set up anew between a daemon and CouchDB takes seconds; a wrong belief costs a job."""
 INSIST_TIMES = 4
+_LAST_LOOK_S = 0.01
+"""Seconds after the end of patience at which it is tried once more."""
 
 
 class Insistence:
@@ -70,8 +72,10 @@ async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None
         failures += 1
         maybe_stored |= not answer.unsent
         pause = max(answer.retry_after_s, backoff(failures))
-        if deadline is not None and loop.time() + pause > deadline:
-            return answer._replace(unsent=not maybe_stored)
+        if deadline is not None:
+            if loop.time() > deadline:
+                return answer._replace(unsent=not maybe_stored)
+            pause = min(pause, deadline - loop.time() + _LAST_LOOK_S)
         await asyncio.sleep(pause)
 
 

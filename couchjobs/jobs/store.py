@@ -44,6 +44,8 @@ from couchjobs.timestamps import now
 
 _logger = get_logger(__name__)
 _TOLD_AFTER = 5
+_ANSWER_S = 0.5
+"""Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
 _LONGEST_ID = 10_000
 """Characters of a job's id; the views leave out those with more than 20,000, so that a page of rows can be read."""
 _MOST_DOUBTED = 10_000
@@ -167,7 +169,7 @@ class JobStore:
         self.check(document)
         seconds = self._patience_s if patience_s is None else patience_s
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(None if patience_s is None else patience_s + _ANSWER_S):
                 answer = await settle(self.writer, document, patience_s=seconds)
         except TimeoutError:
             answer = WriteAnswer(Written.UNKNOWN, reason=f"no answer within {seconds:g} s")

@@ -4,12 +4,13 @@ A value becomes JSON as CouchDB keeps it, or is refused by the path to what JSON
 
 | value | as JSON |
 |---|---|
-| None, text, bool, int of any size, float, list, dict with keys of text | itself |
+| None, text, bool, int, float, list, dict with keys of text | itself |
 | tuple | a list |
 | pydantic model | all its fields, by alias; refused where it would not be read back as it was |
 | dataclass | its fields |
 | datetime, date, time | ISO 8601 |
 | UUID, Enum | its text, its value |
+| an int of more than 308 digits, which CouchDB does not take | refused |
 | NaN, infinity, half a character, another key than text, set, bytes, Decimal, anything else | refused |
 """
 
@@ -34,6 +35,8 @@ MAX_DEPTH = 200
 requests, and on the way to child processes."""
 
 _LONGEST = 1000
+_LARGEST_INT = 10**308
+"""CouchDB answers 500 to a document with an integer of more digits than a float can be read from (measured, 3.5)."""
 _NO_SECRETS = "a document is no place for a secret: name it, and let the worker look it up"
 _INSTEAD: tuple[tuple[type, str], ...] = (
     (Decimal, "write str(it), or float(it)"),
@@ -74,8 +77,12 @@ def _converted(value: Any, where: str, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise MessageUnmarshalError(f"{where[:100]}: nested too deep: more than {MAX_DEPTH} levels")
     kind = type(value)
-    if value is None or kind is bool or kind is int:
+    if value is None or kind is bool:
         return value
+    if kind is int:
+        if -_LARGEST_INT < value < _LARGEST_INT:
+            return value
+        raise MessageUnmarshalError(f"{where}: an int of more than 308 digits, which CouchDB does not take: write text")
     if kind is str:
         return _checked(value, where)
     if kind is float:

@@ -104,6 +104,11 @@ class Daemon:
             asyncio.get_running_loop().run_in_executor(None, digest_of_zone_data).add_done_callback(self._note_zones)
         await self._tell()
 
+    def reads_zones_alone(self) -> bool:
+        """Return whether another daemon that fires triggers may read a local time differently."""
+        others = (peer for _, peer in self.peers.living(self._tenant) if peer.schedules)
+        return any(peer.zones != self._zones for peer in others)
+
     def _note_zones(self, digest: asyncio.Future[str]) -> None:
         if not digest.cancelled() and digest.exception() is None:
             self._zones = digest.result()

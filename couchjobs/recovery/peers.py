@@ -34,6 +34,8 @@ class Peer:
     beat: object
     seen: float
     moved: bool
+    zones: str = ""
+    """A digest of its data of time zones; empty where it has not said."""
     still_since: float | None = None
     """Since when it has stood still according to others."""
 
@@ -192,4 +194,5 @@ def _read(document: Document, beat: object, *, moved: bool) -> Peer:
         beat,
         time.monotonic(),
         moved,
+        zones=str(document.get("zones") or ""),
     )

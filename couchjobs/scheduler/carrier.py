@@ -7,6 +7,7 @@ edit comes either before, and counts, or too late, and is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from couchjobs.couch.settle import settle_surely
@@ -34,9 +35,18 @@ class Carrier:
         states: of their schedules.
         firing: stores jobs.
         db: whose jobs these are.
+        others_differ: whether another daemon may have fired the same local time at a moment of its own.
     """
 
-    def __init__(self, triggers: GroupWriter, states: States, firing: Firing, db: Prefixer) -> None:
+    def __init__(
+        self,
+        triggers: GroupWriter,
+        states: States,
+        firing: Firing,
+        db: Prefixer,
+        others_differ: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._others_differ = others_differ
         self._triggers = triggers
         self._states = states
         self._firing = firing
@@ -58,6 +68,8 @@ class Carrier:
             await self._fire_single(infos, plan.tick)
             return True
         if plan.first is not None and not await self._store_state(infos, life, plan.first):
+            return False
+        if self._others_differ() and (await self._states.read([infos.id]))[infos.id] != life.state:
             return False
         tick = plan.tick
         await self._firing.fire(infos, lambda: self._job(infos, tick, state.fired))

@@ -100,7 +100,9 @@ class Clock:
         self._triggers = triggers
         self._database = store.database
         self._states = States(connection, store.database.name)
-        self._carrier = Carrier(connection.writer(store.database.name), self._states, firing, store.db)
+        self._carrier = Carrier(
+            connection.writer(store.database.name), self._states, firing, store.db, daemon.reads_zones_alone
+        )
         self._daemon = daemon
         self._attention = Attention()
         self._timers: dict[str, _Timer] = {}

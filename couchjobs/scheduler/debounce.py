@@ -19,8 +19,6 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
-import orjson
-
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
@@ -200,7 +198,7 @@ class Debouncer:
         if infos.type != _APPENDS:
             return job
         together = as_changes(gathered(document) | payloads)
-        if len(orjson.dumps(together)) > self._largest:
+        if len(encode(together)) > self._largest:
             return None
         try:
             await store.update(job, **together)

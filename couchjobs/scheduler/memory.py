@@ -13,6 +13,7 @@ from couchjobs.broker.protocol import Broker
 from couchjobs.errors import ClosedError, ConfigurationError, TriggerNotFoundError
 from couchjobs.jobs.ids import new_id, tick_id
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.request import as_stored
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
 from couchjobs.triggers.event import EventRules
@@ -131,6 +132,7 @@ class MemScheduler:
         """Fire a @webhook trigger and return its job.
 
         Raises:
+            BadDocumentError: JSON cannot hold the payload.
             TriggerNotFoundError: there is no @webhook with that id, or it is disabled.
             ClosedError: the scheduler does not run.
         """
@@ -145,6 +147,7 @@ class MemScheduler:
         if not infos.debounce:
             return await broker.push_job(known.db, infos.job_request(**more))
         window, appends = known.window, infos.type == "@webhook"
+        more["payload"] = as_stored(more.get("payload"), "payload")
         if window is not None and window.state is State.QUEUED and window.exec_count == 0:
             if appends:
                 window.payload["payloads"].append(more.get("payload"))

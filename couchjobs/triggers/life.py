@@ -104,7 +104,7 @@ def seen(state: State | None, schedule: Schedule, infos: TriggerInfos, now: date
     state = _without_future(state, now)
     if state.meaning != (meaning := meaning_of(schedule, infos)):
         state = _changed(state, schedule, meaning, now)
-    if state.slot and state.slot > schedule.slot(now + AHEAD):
+    if state.slot and state.slot > schedule.slot(now + _FAR_AHEAD):
         state = replace(
             state, slot="", note=f"begun anew at {format_time(now)}: its last slot, {state.slot:.40}, is none"
         )

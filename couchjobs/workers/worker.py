@@ -16,7 +16,8 @@ from typing import Any
 
 from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.job import Job, JobOptions
-from couchjobs.jobs.message import new_message, unmarshal
+from couchjobs.jobs.message import unmarshal
+from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
 from couchjobs.timestamps import now
@@ -247,7 +248,7 @@ class Try:
         error = ended.error if ended is not None else asyncio.CancelledError()
         if ended is not None and error is None:
             try:
-                return Done(new_message(ended.value), seconds=self._seconds), None
+                return Done(to_json(ended.value, "result"), seconds=self._seconds), None
             except BaseException as raised:  # noqa: BLE001  a model of the user's may raise anything
                 return Done(
                     lost=describe(raised), seconds=self._seconds
