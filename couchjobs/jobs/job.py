@@ -134,34 +134,59 @@ class Job(BaseModel):
         _original: Document
 
     id: str = Field(default="", alias="_id")
+    """The name of the job, chosen by whoever creates it; for firings of triggers always the same."""
     rev: str = Field(default="", alias="_rev")
+    """The revision, by CouchDB."""
     domain: str = ""
+    """Of its tenant. Written by whoever creates it, else at the claim."""
     prefix: str | None = None
+    """Of its tenant's databases. Likewise."""
     worker: str = Field(min_length=1, max_length=MAX_NAME, strict=True)
+    """The type of worker that does it. Written by whoever creates the job; never changes."""
     trigger_id: str | None = None
+    """The trigger that has made it. Written by the daemon that fires."""
     message: Any = None
+    """What the worker is told: JSON, or null. Must be there. Written by whoever creates the job."""
     event: dict[str, Any] | None = None
+    """Of an @event: `verb`, `doc`, and `old`, the document before. Written by the daemon that fires."""
     payload: Any = None
+    """Of a @webhook: what it was called with; where it is debounced, `{"payloads": [...]}`."""
     payload_ids: list[str] | None = None
+    """Which payloads of a debounced webhook are in it. Written by whoever fires."""
     manual_execution: bool = False
+    """Whether a person asked for it: without a `priority` it goes before the others."""
     debounced: bool = False
+    """Whether it stands for all that fired within a window."""
     options: JobOptions | None = None
+    """What it asks of its worker, within what that allows. Written by whoever creates the job."""
     state: State = State.QUEUED
+    """queued, running, done or errored. Must be there. Created as queued; then written by daemons."""
     queued_at: Timestamp = None
+    """When it was queued. Written by whoever creates it, or at the claim."""
     started_at: Timestamp = None
+    """When its first try began. Written at the claim."""
     finished_at: Timestamp = None
+    """When it ended. Written with the end."""
     error: str | None = None
+    """Why it is errored: the error of its last try, in one line."""
     forward_logs: bool = False
+    """Kept for other engines; couchjobs does nothing with it."""
     scheduled_at: Timestamp = None
+    """Not to be run before. Written by whoever creates it, and by daemons for retries."""
     tick: TimestampOrNone = None
     """The moment of its schedule at which its trigger fired; None where it was not the clock."""
     previous_tick: TimestampOrNone = None
     """The moment before that at which the trigger fired."""
     priority: Annotated[int, Field(strict=True)] | None = None
+    """Higher first; of three claims two go by it, one takes the oldest. Written by whoever creates the job."""
     exec_count: Annotated[int, Field(ge=0, strict=True)] = 0
+    """How many tries there were. Written at the claim."""
     errors: list[JobError] = []
+    """The last ten tries that failed: `at`, `exec_count`, `error`, `traceback`, `started_at`, `seconds`."""
     claim: Claim | None = None
+    """Who runs it: `daemon`, `id`, `at`. Written at the claim."""
     cancel_requested: bool = False
+    """Whether somebody wants it cancelled: anybody who may write may set it."""
     cancelled: bool = False
     """Whether the job is errored because somebody has cancelled it."""
     seconds: float | None = None
@@ -169,8 +194,11 @@ class Job(BaseModel):
     ending: dict[str, Any] | None = None
     """Of a running job that has failed for good, while `on_failed` is told: which daemon does so, and the error."""
     progress: Any = None
+    """How far it has come, as its function says: `done`, `text`, `at`."""
     result: Any = None
+    """What its function has returned."""
     admin_proof: str | None = None
+    """Proves that it was pushed with admin=True, for workers that take no others."""
 
     @classmethod
     def from_document(cls, document: Document, *, go_durations: bool = False) -> Self:

@@ -41,27 +41,45 @@ class TriggerInfos(BaseModel):
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     id: str = Field(default="", alias="_id")
+    """The name of the trigger; of a @webhook, its secret."""
     rev: str = Field(default="", alias="_rev")
+    """The revision, by CouchDB."""
     domain: str = ""
+    """Of its tenant."""
     prefix: str | None = None
+    """Of its tenant's databases."""
     type: str = Field(min_length=1, strict=True)
+    """@event, @cron, @hourly, @daily, @weekly, @monthly, @every, @at, @in, @webhook or @client."""
     worker: str = Field(min_length=1, max_length=MAX_NAME, strict=True)
+    """The type of worker of its jobs."""
     arguments: str = Field(default="", strict=True)
+    """What makes it fire, as its type has it."""
     rules: Any = None
     """Of an @event: structured rules, beside those in `arguments`."""
     once: bool = False
     """Of an @event: one job for each document, however often it changes, as long as that job is there."""
     debounce: Annotated[Seconds | None, Field(default=None)] = None
+    """A duration: what fires within it makes one job."""
     options: JobOptions | None = None
+    """The options of its jobs."""
     message: Any = None
+    """The message of its jobs."""
     timezone: str | None = None
+    """The IANA name of the zone of a schedule. Defaults to UTC."""
     misfire: Literal["once", "skip", "all"] = "once"
+    """What becomes of ticks that were missed: one late job, none, or each one."""
     misfire_limit: Annotated[int | None, Field(ge=1, le=MOST_MISFIRES)] = None
+    """With `misfire: all`, how many at most."""
     grace: Annotated[Seconds | None, Field(default=None)] = None
+    """A duration: how late a tick may be."""
     starts: Timestamp = None
+    """No tick before."""
     ends: Timestamp = None
+    """No tick after."""
     anchor: Timestamp = None
+    """Of an @every: one of its ticks."""
     disabled: bool = False
+    """Whether it does not fire."""
     ended: str | None = None
     """Why its single tick never fires, where that is so; written by a daemon, which disables the trigger."""
     firing: Timestamp = None
