@@ -18,6 +18,7 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.errors import ConfigurationError, Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
+from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.queries import newest
 from couchjobs.jobs.store import JobStore, RecentRevisions
 from couchjobs.recovery.peers import PREFIX as DAEMON
@@ -91,7 +92,7 @@ def _note(document: Document, taken: set[str] | None) -> str:
     if job.state is State.QUEUED and job.errors:
         when = format_time(job.scheduled_at) if job.scheduled_at else "once it can be"
         return f"tried again {when}: {job.errors[-1].error}"
-    return str(document.get("error") or "")
+    return str(document.get("error") or "") or "; ".join(near_misses(document, Job))
 
 
 @app.command()

@@ -47,6 +47,7 @@ from couchjobs.errors import (
     UnknownTriggerError,
 )
 from couchjobs.jobs.job import Job
+from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.scheduler.couch import CouchScheduler
@@ -171,6 +172,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
     for one in found:
         state = one.get("current_state", {})
         notes = one.get("notes") or (["it is disabled"] if one.get("disabled") else [])
+        notes = [*notes, *near_misses(one, TriggerInfos)]
         note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]

@@ -12,11 +12,16 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, Conflict, NotFound
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.names import near_misses
 from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.recovery.peers import Peers, taken_types
 from couchjobs.recovery.reaper import conflicted, reap
 from couchjobs.recovery.rescue import Rescuer, claimants
+from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.store import TriggerStore
+from couchjobs.scheduler.trigger import EventTrigger
+from couchjobs.triggers.event import EventRules
+from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 
 _LOOK_S = 0.2
@@ -93,14 +98,25 @@ async def check_documents(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
-    """Find triggers that cannot be understood."""
+    """Find triggers that cannot be understood, that may not fire, or that may not mean what they say."""
     triggers = TriggerStore(patient.connection, patient.db)
+    events: list[EventTrigger] = []
     async for documents_of_page in triggers.database.all_docs():
         for document in documents_of_page:
             try:
-                parse_trigger(triggers.read(document))
+                infos = triggers.read(document)
+                parsed = parse_trigger(infos)
             except Exception as error:  # noqa: BLE001  no document may hide the others
                 yield Finding("trigger", document["_id"], f"never fires: {error}")
+                continue
+            for note in near_misses(document, TriggerInfos):
+                yield Finding("trigger", document["_id"], note)
+            if isinstance(parsed, EventRules) and not infos.disabled:
+                events.append(EventTrigger(patient.db, infos, parsed))
+    if events:
+        sources = await read_sources(patient.connection, patient.db)
+        for trigger_id, reason in (await sources.admitted(events))[1].items():
+            yield Finding("trigger", trigger_id, f"may not fire: {reason}")
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -282,3 +283,40 @@ async def run_script(connection: Connection, server_url: str, script: str) -> st
     )
     assert ran.returncode == 0, ran.stderr
     return str(ran.stdout)
+
+
+def test_handles_when_a_message_is_of_another_type_then_mypy_says_so(tmp_path: Path) -> None:
+    """And nothing else."""
+    (tmp_path / "module.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "module.py"]
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "MYPYPATH": str(root), "MYPY_CACHE_DIR": str(root / ".mypy_cache")}
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    lines = [
+        line.split(":")[1] for line in ran.stdout.splitlines() if line.startswith("module.py:") and ": error:" in line
+    ]
+    assert lines == [str(number) for number, line in enumerate(TYPED.splitlines(), 1) if "# wrong" in line], ran.stdout
+
+
+TYPED = """
+from couchjobs import WorkerContext, worker
+from pydantic import BaseModel
+
+class Greeting(BaseModel):
+    name: str
+
+@worker("greet")
+async def greet(ctx: WorkerContext, message: Greeting) -> str:
+    return message.name
+
+@worker("tidy", timeout="5m")
+def tidy(ctx: WorkerContext) -> None:
+    greet.sync_push(Greeting(name="Ann"))
+    greet.sync_push("Ann")  # wrong
+    greet.sync_push(Greeting(name="Ann"), priority="high")  # wrong
+
+async def main() -> None:
+    await greet.push(Greeting(name="Ann"), id="a", delay="10m")
+    await greet.push({"name": "Ann"})  # wrong
+    await tidy.push()
+"""
