@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,6 +62,8 @@ class Runner:
         room: Room | None = None,
         failures: Failures | None = None,
     ) -> None:
+        self._log = _logger.bind()  # bound once: the proxy of a module binds itself anew for each line
+        self._tells = self._log.is_enabled_for(logging.INFO)
         self._connection = connection
         self._store = store
         self._daemon = daemon
@@ -219,7 +222,8 @@ class Runner:
                 return Interrupted()
             begin = self._workers[job.worker].begin if self._pool is None else self._pool.begin
             running = self._running[job.id] = begin(job, self._daemon.id)
-            _logger.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
+            if self._tells:
+                self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
             if self._has_stirred(job):
                 await self._look_at(job)
             return await running.run()
@@ -262,7 +266,8 @@ class Runner:
         match outcome:
             case Done(result, lost, seconds):
                 await self._store.ack(job, result, lost, seconds)
-                _tell(_logger.info, "job done", job, outcome)
+                if self._tells:
+                    _tell(self._log.info, "job done", job, outcome)
             case Failed():
                 await self._fail(job, outcome)
             case Retry(error, delay_s, traceback, seconds):

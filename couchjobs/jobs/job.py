@@ -222,7 +222,7 @@ class Job(BaseModel):
             raise BadDocumentError(f"message: {error}") from error
         if decoded is not job.message:
             job.message = decoded
-        job._document = document  # noqa: SLF001  an alternative constructor
+        _keep(job, document)
         return job
 
     @classmethod
@@ -266,13 +266,13 @@ class Job(BaseModel):
             elif name in _JSON_FIELDS:
                 document[name] = to_json(value, name)
             else:
-                document[name] = _as_json(value)
+                document[name] = value if type(value) in _PLAIN else _as_json(value)
         return document
 
     def moved(self, changes: Changes, document: Document, rev: str) -> None:
         """Become what `document_with(changes)` says, which was stored as revision `rev`."""
         document["_rev"] = rev
-        self._document = document
+        _keep(self, document)
         fields = self.__dict__
         for name, value in changes.items():
             if name in _IF_ABSENT:
@@ -337,6 +337,9 @@ class Job(BaseModel):
         return (key == WORKER_TYPE and self.worker == value) or (key == "state" and self.state == value)
 
 
+_keep = Job.__dict__["_document"].__set__
+"""Sets the document of a job; by its name, pydantic's `__setattr__` would take ten times as long."""
+_PLAIN = (str, int, float, bool)
 _IF_ABSENT = {name: field.default for name, field in Job.model_fields.items()}
 _COUNTS = ("exec_count", "priority", "max_exec_count", "misfire_limit")
 _JSON_FIELDS = ("message", "event", "payload", "payload_ids", "progress", "result")

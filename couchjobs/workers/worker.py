@@ -50,6 +50,7 @@ _LONGEST_HOOK_S = 30.0
 _HOOK_THREADS = 4
 LONGEST_DELAY_S = 86_400.0
 """Seconds that a retry waits at most, however many there were before it, unless a setting says otherwise."""
+_NO_OPTIONS = JobOptions()
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
 
@@ -114,7 +115,7 @@ class Try:
         self._longest_delay = worker.longest_delay
         self._job = job
         self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
-        self._options = job.options or JobOptions()
+        self._options = job.options or _NO_OPTIONS
         self._call: Call | None = None
         self._thread: asyncio.Future[Ended] | None = None
         self._limit: asyncio.TimerHandle | None = None
