@@ -1,5 +1,6 @@
 """A job engine for people whose data lives in CouchDB: jobs and triggers are documents."""
 
+from couchjobs import sync as _sync  # noqa: F401  which gives worker functions their sync_push
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.memory import MemBroker
 from couchjobs.broker.protocol import Broker

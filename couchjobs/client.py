@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.couch.connection import NOWHERE, Connection, connected, using
+from couchjobs.couch.connection import NOWHERE, Connection, check_allowed, connected, current_connection, using
 from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, Conflict
 from couchjobs.jobs.job import ENDED, Job, JobOptions, State
@@ -34,6 +34,7 @@ from couchjobs.workers.handles import outside
 
 T = TypeVar("T")
 _TOGETHER = 500
+_open_clients: list[Couchjobs] = []
 
 
 class Couchjobs:
@@ -51,6 +52,7 @@ class Couchjobs:
     """
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None, **given: Any) -> None:
+        check_allowed()
         if settings is None and url is None and not os.environ.get("COUCHJOBS_URL"):
             raise ConfigurationError(NOWHERE)
         self.settings = settings or load_settings(url=url, **given)
@@ -69,12 +71,14 @@ class Couchjobs:
         """Make it usable; does not touch the network yet. Return it."""
         if self._opened is None:
             self._opened = _Opened(Connection(self.settings))
+            _open_clients.append(self)
         return self
 
     async def close(self) -> None:
         """Close all connections."""
         opened, self._opened = self._opened, None
         if opened is not None:
+            _open_clients.remove(self)
             await opened.connection.close()
 
     async def __aenter__(self) -> Self:
@@ -101,6 +105,8 @@ class Couchjobs:
     def _open(self) -> _Opened:
         if self._opened is None:
             raise ClosedError("Couchjobs is not open: `async with Couchjobs(...)`, or `await couchjobs.open()`")
+        if not self._opened.is_of_here:
+            raise ClosedError("Couchjobs was opened in another event loop: open one in each, or take couchjobs.sync")
         return self._opened
 
     @property
@@ -285,9 +291,18 @@ class _Opened:
     """What there is while it is open."""
 
     def __init__(self, connection: Connection) -> None:
+        self._loop = asyncio.get_running_loop()
         self.connection = connection
         self.broker = CouchBroker(connection)
         self.scheduler = CouchScheduler(connection)
+
+    @property
+    def is_of_here(self) -> bool:
+        """Return whether this is the event loop that it was opened in."""
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return True
 
 
 class _Refused(Exception):
@@ -333,6 +348,8 @@ class Triggers:
             BadDocumentError: it would be none.
             MalformedTriggerError: its arguments cannot be parsed, or name a database that events may not come from.
         """
+        if wrong := changes.keys() & {"_id", "_rev", "id", "rev"}:
+            raise ConfigurationError(f"{', '.join(sorted(wrong))}: a trigger's id and revision cannot be changed")
         while True:
             try:
                 return await self._store.replace(trigger_id, changes)
@@ -370,6 +387,11 @@ async def present() -> AsyncIterator[Couchjobs]:
 
 
 async def _push_outside(request: JobRequest) -> PushResult:
+    check_allowed()
+    if current_connection() is None:
+        for client in reversed(_open_clients):  # the latest one of this event loop, whatever task has opened it
+            if client._opened is not None and client._opened.is_of_here:  # noqa: SLF001
+                return await client.push_request(request)
     async with present() as client:
         return await client.push_request(request)
 

@@ -15,11 +15,13 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from couchjobs import client
 from couchjobs.couch.database import Document
+from couchjobs.errors import ClosedError
 from couchjobs.jobs.job import Job, JobOptions, State
 from couchjobs.jobs.request import JobRequest, PushResult
 from couchjobs.settings import Settings
@@ -46,13 +48,23 @@ class _Background:
         running = asyncio.run_coroutine_threadsafe(what, self.loop)
         try:
             return running.result()
+        except (CancelledError, asyncio.CancelledError):
+            raise ClosedError("Couchjobs was closed meanwhile, by another thread") from None
         except BaseException:  # Ctrl-C, too: nobody waits for it any more
             running.cancel()
             raise
 
+    async def _end(self) -> None:
+        """End what others still wait for, and close what is open."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.opened.close()
+
     def close(self) -> None:
         """Close what is open, and end the thread."""
-        self.run(self.opened.close())
+        self.run(self._end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

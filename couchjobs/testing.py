@@ -11,11 +11,13 @@ async with TestSystem(greet) as system:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from couchjobs.broker.memory import MemBroker
 from couchjobs.broker.memory_couch import MemCouch
+from couchjobs.couch.connection import no_server
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.prefixer import Prefixer
@@ -51,11 +53,13 @@ class TestSystem:
     def __init__(self, *workers: Callable[..., Any], clock: ManualClock | None = None) -> None:
         """Take functions that are decorated with @worker."""
         self.clock = clock or ManualClock()
+        self._guard = ExitStack()
         self.broker = MemBroker(self.clock, auto=False)
         self.scheduler = MemScheduler(self.clock, auto=False)
         self._system = JobSystem(self.broker, self.scheduler, WorkersList(config_of(worker) for worker in workers))
 
     async def __aenter__(self) -> Self:
+        self._guard.enter_context(no_server("a TestSystem is open: no CouchDB is reached; use system.push, ctx.push"))
         await self._system.start()
         self.broker.couch.changed = self.change
         for config in self._system.workers:
@@ -64,6 +68,7 @@ class TestSystem:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._guard.close()
         await self._system.shutdown()
 
     @property

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.room import Room
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ClosedError, JobFailedError, QueueClosedError, Unavailable, UnknownWorkerError
+from couchjobs.errors import (
+    ClosedError,
+    JobFailedError,
+    JobNotFoundError,
+    QueueClosedError,
+    Unavailable,
+    UnknownWorkerError,
+)
 from couchjobs.jobs.ids import window_id
 from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.lanes import store_of
@@ -145,12 +153,14 @@ class CouchBroker:
             await self._admin_proof.load()
             document = self.store_of(job.worker).stored_form(job)
             job.document()["admin_proof"] = job.admin_proof = self._admin_proof.of(document)
-        stored = await self.store_job(job, self._settings.push_timeout)
-        if stored is False:
-            return None
-        if stored is None:
-            return PushResult(await self._store_for(job).get(job.id), created=False)
-        return PushResult(job, created=True)
+        while True:
+            stored = await self.store_job(job, self._settings.push_timeout)
+            if stored is False:
+                return None
+            if stored is True:
+                return PushResult(job, created=True)
+            with suppress(JobNotFoundError):  # deleted meanwhile: it is stored now
+                return PushResult(await self._store_for(job).get(job.id), created=False)
 
     async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
         """Store many jobs in few requests; return for each the job, None where it is skipped, or what refused it."""

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.database import Document, generation
-from couchjobs.couch.documents import Change, change_until_stored
-from couchjobs.errors import Conflict, NotFound
+from couchjobs.couch.documents import Change, change_until_stored, check_names
+from couchjobs.errors import BadDocumentError, Conflict, NotFound
 from couchjobs.triggers.mango import compile_selector
 
 Changed = Callable[[str, Document, Document | None], Awaitable[None]]
@@ -49,6 +49,9 @@ class MemDocuments:
 
     async def put(self, doc: Document) -> Document:
         """Store a document."""
+        if not isinstance(doc.get("_id"), str):
+            raise BadDocumentError(f"{doc.get('_id')!r} is no id of a document")
+        check_names(doc["_id"], "-")
         before = self._documents.get(doc["_id"])
         if (before or {}).get("_rev") != doc.get("_rev"):
             raise Conflict(f"{doc['_id']} in database {self.doctype}: conflict: Document update conflict.", 409)
@@ -56,6 +59,8 @@ class MemDocuments:
         stored = {**self._copy(doc), "_rev": f"{number}-{number:032x}"}
         if stored.get("_deleted"):
             self._documents.pop(doc["_id"], None)
+            for key in [key for key in self._attachments if key[0] == doc["_id"]]:
+                del self._attachments[key]
         else:
             self._documents[doc["_id"]] = stored
         if self._couch.changed is not None:
@@ -85,6 +90,7 @@ class MemDocuments:
 
     async def attach(self, doc_id: str, name: str, data: bytes, content_type: str) -> Document:
         """Write an attachment of a document."""
+        check_names(doc_id, name)
         present = await self.get(doc_id)
         self._attachments[doc_id, name] = data
         stub = {"content_type": content_type, "length": len(data), "stub": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -68,12 +69,12 @@ def _time(option: str, text: str | None) -> datetime | None:
         return now() - timedelta(seconds=read_seconds(text))
     except (ValueError, OverflowError):
         pass
-    try:
-        return parse_time(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"{option} {text!r}: write a duration such as 1h30m, or a time such as 2026-11-28T09:00:00Z"
-        ) from None
+    with suppress(ValueError, OverflowError):
+        if (time := parse_time(text)) is not None:
+            return time
+    raise ConfigurationError(
+        f"{option} {text!r}: write a duration such as 1h30m, or a time such as 2026-11-28T09:00:00Z"
+    )
 
 
 def retry(

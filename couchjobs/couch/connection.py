@@ -19,6 +19,7 @@ NOWHERE = (
     "nothing says where CouchDB is: set COUCHJOBS_URL, open a connection around this (`async with Couchjobs(url=...)`, "
     "`async with connect(url=...)`), or call it in a worker"
 )
+_no_server: list[str] = []
 _forbidden: ContextVar[str] = ContextVar("couchjobs_forbidden", default="")
 _current: ContextVar[Connection | None] = ContextVar("couchjobs_connection", default=None)
 
@@ -27,8 +28,7 @@ class Connection:
     """The connection of a process. The constructor does not touch the network."""
 
     def __init__(self, settings: Settings) -> None:
-        if reason := _forbidden.get():
-            raise ConfigurationError(reason)
+        check_allowed()
         self.settings = settings
         self.server = CouchServer(
             settings.url,
@@ -69,6 +69,30 @@ class Connection:
     def is_of_here(self) -> bool:
         """Return whether it belongs to the present event loop: a function in a thread may run one of its own."""
         return self._loop is asyncio.get_running_loop()
+
+
+@contextmanager
+def no_server(reason: str) -> Iterator[None]:
+    """Have nobody in this process open a connection inside the block; `reason` is what they are told."""
+    _no_server.append(reason)
+    try:
+        yield
+    finally:
+        _no_server.remove(reason)
+
+
+def check_allowed() -> None:
+    """Check that a connection may be had here.
+
+    Raises:
+        ConfigurationError: it may not, as the text says.
+    """
+    if reason := _why_not():
+        raise ConfigurationError(reason)
+
+
+def _why_not() -> str:
+    return _forbidden.get() or (_no_server[-1] if _no_server else "")
 
 
 def forbid_connections(reason: str) -> None:
@@ -118,8 +142,7 @@ async def connected() -> AsyncIterator[Connection]:
         ConfigurationError: there is none, and nothing says where CouchDB is.
     """
     present = _current.get()
-    if reason := _forbidden.get():
-        raise ConfigurationError(reason)
+    check_allowed()
     if present is not None and present.is_of_here:
         yield present
         return

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import Conflict, CouchError
+from couchjobs.errors import BadDocumentError, Conflict, CouchError
 
 Change = Callable[[Document], Any]
 
@@ -56,13 +56,25 @@ class Documents(Protocol):
         """Write an attachment of a document, in the place of one with that name; return the document."""
 
 
+def check_names(doc_id: str, name: str) -> None:
+    """Refuse names by which something else would be written.
+
+    Raises:
+        BadDocumentError: there is no document, or no attachment, of that name.
+    """
+    if not doc_id or (doc_id.startswith("_") and not doc_id.startswith("_design/")):
+        raise BadDocumentError(f"{doc_id!r} is no id of a document")
+    if not name or name.startswith("_"):
+        raise BadDocumentError(f"{name!r} is no name of an attachment")
+
+
 async def change_until_stored(documents: Documents, doc_id: str, change: Change) -> Document:
     """Do what `Documents.update` says."""
     while True:
         present = await documents.find(doc_id) or {"_id": doc_id}
         wanted = decode(encode(present))
         change(wanted)
-        if wanted == present:
+        if encode(wanted) == encode(present):  # as JSON: 1 is not true
             return present
         try:
             return await documents.put(wanted)
@@ -131,4 +143,5 @@ class CouchDocuments:
             return await self._database.get(doc_id)
 
     def _path(self, doc_id: str, name: str) -> str:
+        check_names(doc_id, name)
         return f"{self._database.path}/{quote(doc_id, safe='')}/{quote(name, safe='')}"

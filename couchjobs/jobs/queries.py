@@ -142,6 +142,8 @@ async def each(connection: Connection, db: Prefixer, wanted: JobFilter) -> Async
 
 def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:
     """Return the ranges of keys that hold these jobs, each from the newest to the oldest."""
+    if wanted.since and wanted.until and wanted.since >= wanted.until:
+        return []
     high: Any = format_time(wanted.until) if wanted.until else {}
     low = [format_time(wanted.since)] if wanted.since else []
     if wanted.trigger is not None:

@@ -117,9 +117,7 @@ def moment_of(delay: float | str | timedelta | None, at: datetime | None) -> dat
         return at
     if delay is None:
         return None
-    if isinstance(delay, timedelta):
-        return now() + delay
     try:
-        return now() + timedelta(seconds=read_seconds(delay))
+        return now() + (delay if isinstance(delay, timedelta) else timedelta(seconds=read_seconds(delay)))
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"delay: {error}") from None

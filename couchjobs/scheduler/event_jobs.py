@@ -17,7 +17,7 @@ from couchjobs.scheduler.trigger import EventTrigger
 
 _logger = get_logger(__name__)
 CREATED, UPDATED = "CREATED", "UPDATED"
-_ONCE = "once"
+ONCE = "once"
 """Instead of a revision, in the id of the one job that a document is to have."""
 CHAIN = "triggered_by"
 """The field of a job made by the change of another job that names the triggers of all jobs before it."""
@@ -77,7 +77,7 @@ def job_of(db: Prefixer, doctype: str, trigger: EventTrigger, happened: Happened
         event["doc"] = {"_id": document["_id"], "_rev": document["_rev"]}
         event.pop("old", None)
         event["truncated"] = True
-    rev = _ONCE if trigger.infos.once else document["_rev"]
+    rev = ONCE if trigger.infos.once else document["_rev"]
     job_id = event_id(doctype, document["_id"], rev, trigger.infos.id)
     job = new_job(db, trigger.infos.job_request_with_event(event, id=job_id))
     job.queued_at = None  # no time that all daemons would agree on; the claim fills it in

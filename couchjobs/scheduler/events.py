@@ -19,7 +19,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
@@ -39,6 +38,8 @@ from couchjobs.couch.settle import settle_surely
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.between import Change as Left
+from couchjobs.scheduler.between import changes_between
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.loops import Loops
@@ -277,7 +278,8 @@ class EventFollower:
     ) -> None:
         parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != _NEW])
         each = [trigger for trigger in triggers if trigger.rules.wants_each(self._doctype)]
-        between = await self._between(documents) if each else {}
+        chains = {document["_id"]: chain for document in documents if (chain := self._chain(document))} if each else {}
+        between = await changes_between(self._database, chains)
         firings: list[Awaitable[None]] = []
         debounced: set[str] = set()
         began = time.monotonic()
@@ -286,14 +288,13 @@ class EventFollower:
                 await asyncio.sleep(0)
                 began = time.monotonic()
             document.pop("_revisions", None)
-            changes: list[tuple[Sequence[EventTrigger], tuple[str, ...], Document, Document | None]]
-            changes = [(each, (UPDATED,), one, before) for one, before in between.get(document["_id"], ())]
-            changes.append((triggers, verbs[document["_id"]], document, parents.get(document["_id"])))
-            for some, possible, present, old in changes:
+            old, possible_now = parents.get(document["_id"]), verbs[document["_id"]]
+            changes = _to_look_at(triggers, each, between.get(document["_id"], []), (possible_now, document, old))
+            for some, possible, present, before in changes:
                 for trigger in some:
                     if trigger.id in debounced:
                         continue
-                    event = event_of(trigger, self._doctype, possible, present, old)
+                    event = event_of(trigger, self._doctype, possible, present, before)
                     if event is None:
                         continue
                     if trigger.infos.debounce:
@@ -306,32 +307,20 @@ class EventFollower:
             if error is not None:
                 raise error
 
-    async def _between(self, documents: list[Document]) -> dict[str, list[tuple[Document, Document | None]]]:
-        """Return the changes that a feed leaves out, which shows the last alone, each with the document before it.
+    def _chain(self, document: Document) -> list[str]:
+        """Return the revisions of which the feed has shown the last alone, and the one before them ("": none was).
 
-        By id, the oldest first; those after the revision of the document that has gone by, as far as compaction has
-        left them. Nothing of a document where none is known to have gone by.
+        The newest first, without the last; nothing of a document of which that is not known.
         """
-        chains: dict[str, list[str]] = {}
-        for document in documents:
-            revisions = document["_revisions"]
-            chain = [f"{revisions['start'] - age}-{one}" for age, one in enumerate(revisions["ids"][:_MOST_BETWEEN])]
-            known = next((age for age, rev in enumerate(chain) if age and self._has_gone_by(document["_id"], rev)), 0)
-            if known > 1:
-                chains[document["_id"]] = chain[1 : known + 1]
-        wanted: list[tuple[str, str | None]] = [(doc_id, rev) for doc_id, revs in chains.items() for rev in revs]
-        found: dict[tuple[str, str], Document] = {}
-        async for answers in self._database.revisions(wanted):
-            for one in answers:
-                if one.document is not None:
-                    found[one.doc_id, one.document["_rev"]] = one.document
-                elif not one.absent and not one.unreadable:
-                    raise Unavailable(f"{one.doc_id} in {self._database.name}: {one.reason}")
-        between: dict[str, list[tuple[Document, Document | None]]] = {}
-        for doc_id, revs in chains.items():
-            pairs = [(found.get((doc_id, rev)), found.get((doc_id, before))) for rev, before in pairwise(revs)]
-            between[doc_id] = [(one, before) for one, before in reversed(pairs) if one and not one.get("_deleted")]
-        return between
+        revisions = document["_revisions"]
+        chain = [f"{revisions['start'] - age}-{one}" for age, one in enumerate(revisions["ids"][:_MOST_BETWEEN])]
+        known = next((age for age, rev in enumerate(chain) if age and self._has_gone_by(document["_id"], rev)), 0)
+        if not known and len(chain) > 1 and self._is_new(document["_id"]):
+            return [*chain[1:], ""]
+        return chain[1 : known + 1] if known > 1 else []
+
+    def _is_new(self, doc_id: str) -> bool:
+        return self._seen is not None and doc_id not in self._unsure and not self._seen.knows(doc_id)
 
     def _has_gone_by(self, doc_id: str, rev: str) -> bool:
         seen = self._seen
@@ -367,3 +356,15 @@ class EventFollower:
                 elif not one.absent and not one.unreadable and one.document is None:
                     raise Unavailable(f"{one.doc_id} in {self._database.name}: {one.reason}")
         return parents
+
+
+def _to_look_at(
+    triggers: Sequence[EventTrigger], each: list[EventTrigger], left_out: list[Left], last: Left
+) -> list[tuple[Sequence[EventTrigger], *Left]]:
+    """Return the changes of one document, and which triggers look at each: some at all of them, all at the last."""
+    if not left_out:
+        return [(triggers, *last)]
+    verbs, document, old = last
+    rest = [trigger for trigger in triggers if trigger not in each]
+    then = verbs if document.get("_deleted") else (UPDATED,)  # what it was created as is among those that were left out
+    return [*((each, *one) for one in left_out), (each, then, document, old), (rest, verbs, document, old)]

@@ -11,10 +11,11 @@ from typing import Any
 from couchjobs.broker.memory import MemBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.errors import ClosedError, ConfigurationError, TriggerNotFoundError
-from couchjobs.jobs.ids import new_id, tick_id
+from couchjobs.jobs.ids import event_id, new_id, tick_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.request import as_stored
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.event_jobs import ONCE
 from couchjobs.timestamps import now
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
@@ -126,7 +127,8 @@ class MemScheduler:
                 and not known.infos.disabled
                 and rules.matches(doctype, verb, doc, old)
             ):
-                await self._fire(known, event=event)
+                job_id = event_id(doctype, str(doc.get("_id")), ONCE, known.infos.id) if known.infos.once else None
+                await self._fire(known, event=event, id=job_id)
 
     async def fire_webhook(self, trigger_id: str, payload: Any, *, manual: bool = False) -> Job | None:
         """Fire a @webhook trigger and return its job.

@@ -18,6 +18,7 @@ from couchjobs.jobs.ids import follower_id
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.message import unmarshal
 from couchjobs.jobs.request import JobRequest, PushResult, moment_of
+from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
@@ -63,6 +64,8 @@ class WorkerContext:
         self, job: Job, daemon: str = "", resources: Resources | None = None, engine: Engine | None = None
     ) -> None:
         self._engine = engine
+        self.purpose = ""
+        """What the function is called for, beside doing the job: its pushes have ids of their own."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pushed: dict[str, int] | None = None
         self.told: Progress | None = None
@@ -186,7 +189,7 @@ class WorkerContext:
         name = worker if isinstance(worker, str) else str(getattr(worker, MARK).worker_type)
         self._pushed = self._pushed or {}
         number = self._pushed[name] = self._pushed.get(name, 0) + (key is None)
-        told = f"key {key}" if key is not None else f"number {number}"
+        told = self.purpose + (f"key {key}" if key is not None else f"number {number}")
         request = JobRequest(
             worker_type=name,
             message=message,
@@ -230,12 +233,16 @@ class WorkerContext:
         """Tell how far the job has come: from 0 to 1, and in words; `progress` of its document, within a second or so.
 
         From coroutine functions and plain ones; the last word counts, and never is in the way of other changes.
+
+        Raises:
+            MessageUnmarshalError: JSON cannot hold it.
         """
         if self._engine is None or self._loop is None:
             return
+        progress = to_json({"done": done, **({"text": text} if text else {}), "at": format_time(now())}, "progress")
         if self.told is None:
             self.told = Progress(self._engine, self._given, self._loop)
-        self.told.tell({"done": done, **({"text": text} if text else {}), "at": format_time(now())})
+        self.told.tell(progress)
 
     def begin(self) -> None:
         """Take note that the function is about to run, in the event loop of here."""

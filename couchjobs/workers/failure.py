@@ -7,6 +7,7 @@ that dies in between is followed by another one, which calls them again. So they
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -59,6 +60,7 @@ class Failures:
         """Call those who want to hear of it, one after the other; what they raise is logged."""
         own = self._workers.get(job.worker).on_failed if job.worker in self._workers else None
         context = WorkerContext(job, self._daemon, engine=self._engine)
+        context.purpose = "on_failed "
         for function in (*([own] if own is not None else []), *_for_all):
             try:
                 await call_in_time(_LONGEST_S, None, partial(_call, function, context, error))
@@ -70,4 +72,8 @@ class Failures:
 
 async def _call(function: OnFailed, context: WorkerContext, error: JobFailedError) -> None:
     begin_job(context)
-    await call_hook(None, function, context, error)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="couchjobs on_failed")  # of its own: one that hangs is in no way
+    try:
+        await call_hook(thread, function, context, error)
+    finally:
+        thread.shutdown(wait=False)
