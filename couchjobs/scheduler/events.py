@@ -236,9 +236,7 @@ class EventFollower:
             if change.doc_id.startswith("_design/") or self._has_seen(change):
                 continue
             possible = verbs[change.doc_id] = self._verbs(change)
-            if any(
-                trigger.rules.may_match(self._doctype, verb, change.doc_id) for trigger in triggers for verb in possible
-            ):
+            if any(self._may_match(trigger, change.doc_id, possible) for trigger in triggers):
                 wanted.append(change)
         asked: list[tuple[str, str | None]] = [(change.doc_id, change.rev) for change in wanted]
         late: list[Document] = []
@@ -251,6 +249,12 @@ class EventFollower:
             for change in page.changes:
                 self._seen.add(change.doc_id, change.rev, deleted=change.deleted)
                 self._unsure.discard(change.doc_id)
+
+    def _may_match(self, trigger: EventTrigger, doc_id: str, verbs: tuple[str, ...]) -> bool:
+        """Return whether the document is needed to know; where each change counts, also those before a deletion."""
+        rules = trigger.rules
+        known = {*verbs, CREATED, UPDATED} if rules.wants_each(self._doctype) else verbs
+        return any(rules.may_match(self._doctype, verb, doc_id) for verb in known)
 
     def _has_seen(self, change: Change) -> bool:
         return self._seen is not None and self._seen.has(change.doc_id, change.rev, deleted=change.deleted)
