@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import NOWHERE, Connection, check_allowed, connected, current_connection, using
@@ -32,7 +32,6 @@ from couchjobs.settings import Settings, load_settings
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.handles import outside
 
-T = TypeVar("T")
 _TOGETHER = 500
 _open_clients: list[Couchjobs] = []
 
