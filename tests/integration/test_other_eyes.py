@@ -157,7 +157,9 @@ async def test_client_when_closed_or_of_another_loop_then_told_at_once(connectio
     blocking = SyncCouchjobs(settings=connection.settings)
     job = (await asyncio.to_thread(blocking.push, "nobody")).job
     waiting = asyncio.create_task(asyncio.to_thread(blocking.wait, job.id, 60))
-    await asyncio.sleep(0.5)
+    background = blocking._background
+    assert background is not None
+    await eventually(lambda: asyncio.all_tasks(background.loop))
     began = time.monotonic()
     await asyncio.to_thread(blocking.close)
     with pytest.raises(ClosedError):
