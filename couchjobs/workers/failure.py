@@ -31,8 +31,8 @@ def on_failed(function: F) -> F:
     """Have the decorated function called, as `f(ctx, error)`, for each job of whatever type that has failed for good.
 
     `error` is a JobFailedError. A coroutine function runs in the event loop of the daemon, a plain one in a thread; it
-    has 30 s. Of one job it may be called more than once, where a daemon dies meanwhile; for jobs that were cancelled it
-    is not.
+    has 30 s. Of one job it may be called more than once, where a daemon dies meanwhile, and for one that cannot be run
+    by each daemon that finds it; for jobs that were cancelled it is not.
     """
     _for_all.append(function)  # type: ignore[arg-type]
     return function
