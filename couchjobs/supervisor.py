@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
-from couchjobs.errors import CouchError, Unavailable
+from couchjobs.errors import CouchError
 from couchjobs.log import get_logger
-
-T = TypeVar("T")
+from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, LONGEST_PAUSE_S, backoff
 
 _logger = get_logger(__name__)
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 10.0
-LONGEST_OUTAGE_PAUSE_S = 2.0
-"""Seconds after which CouchDB is asked again that did not answer: so much later may work go on after an outage."""
-
-
-def backoff(failures: int, first: float = _FIRST_PAUSE_S, longest: float = _LONGEST_PAUSE_S) -> float:
-    """Return how many seconds to wait after so many failures in a row: doubled each time, with jitter of a half."""
-    return min(longest, first * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0)  # noqa: S311  not a secret
 
 
 def is_cancelled() -> bool:
     """Return whether somebody has cancelled the present task, rather than something that it waits for."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-async def patiently(step: Callable[[], Awaitable[T]], seconds: float) -> T:
-    """Return what a step returns that may be done again, and is where CouchDB does not answer, for so many seconds.
-
-    Raises:
-        Unavailable: it did not answer, the last time either.
-    """
-    loop = asyncio.get_running_loop()
-    deadline, failures = loop.time() + seconds, 0
-    while True:
-        try:
-            return await step()
-        except Unavailable:
-            failures += 1
-            if loop.time() > deadline:
-                raise
-            await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
 
 
 class Supervisor:
@@ -79,10 +49,10 @@ class Supervisor:
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and is_cancelled():
                     raise
-                failures = 1 if loop.time() - started > _LONGEST_PAUSE_S else failures + 1
+                failures = 1 if loop.time() - started > LONGEST_PAUSE_S else failures + 1
                 self.failures[name] = self.failures.get(name, 0) + 1
                 outage = isinstance(error, CouchError)
-                pause = backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S if outage else _LONGEST_PAUSE_S)
+                pause = backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S if outage else LONGEST_PAUSE_S)
                 facts = {"task": name, "failures": self.failures[name], "again_in_s": round(pause, 2)}
                 if not outage:
                     _logger.exception("task failed", **facts)

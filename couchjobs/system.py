@@ -17,11 +17,11 @@ from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import ClosedError
 from couchjobs.installation import install
 from couchjobs.log import get_logger
-from couchjobs.recovery.watchdog import Watchdog
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.settings import Settings
-from couchjobs.supervisor import patiently
+from couchjobs.waits import patiently
+from couchjobs.watchdog import Watchdog
 from couchjobs.workers.boundary import take_signals
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pool import ChildPool

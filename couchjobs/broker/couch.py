@@ -1,4 +1,4 @@
-"""The broker whose queue is CouchDB: it takes jobs in, and its lanes work through them."""
+"""The broker whose queue is CouchDB: it takes jobs in, and puts together what works through them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from contextlib import suppress
 from itertools import islice
 
 from couchjobs.broker.admin_proof import AdminProof
+from couchjobs.broker.executor import Executor
+from couchjobs.broker.feed import JobsFeed
 from couchjobs.broker.lane import Lane
-from couchjobs.broker.room import Room
+from couchjobs.broker.marks import Marks
+from couchjobs.broker.producer import Producer
+from couchjobs.broker.slots import Slots
+from couchjobs.broker.sweeper import Sweeper
+from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
-    ClosedError,
-    JobFailedError,
     JobNotFoundError,
     QueueClosedError,
     Unavailable,
@@ -25,15 +29,19 @@ from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.queries import worker_queue_len
 from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.jobs.store import JobStore
+from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.daemon import Daemon
-from couchjobs.supervisor import patiently
+from couchjobs.recovery.duties import Duties
+from couchjobs.recovery.lost import LostJobs
+from couchjobs.supervisor import Supervisor
+from couchjobs.waits import patiently
 from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
+from couchjobs.workers.processes import InProcess, Processes
 
 _logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
@@ -57,15 +65,18 @@ class CouchBroker:
         """
         self._connection = connection
         self._pool = pool
-        self._room = Room(connection.settings.max_jobs)
         self._settings = connection.settings
         self._db = db or connection.settings.tenant
         self.daemon = daemon or Daemon(connection, self._db)
+        self.tasks = Supervisor()
+        """The loops that run for ever."""
         self._stores = {lane: JobStore(connection, self._db, lane) for lane in self._settings.all_lanes}
         self._configs = WorkersList()
-        self._lanes: list[Lane] = []
+        self._failures = Failures(self._configs, self.daemon.id)
         self._admin_proof = AdminProof(connection, self._db)
-        self._state = "new"
+        self._producer: Producer | None = None
+        self._life = Lifecycle("broker")
+        self._grace_s = 0.0
 
     async def start_workers(self, workers: WorkersList) -> None:
         """Begin to run the jobs of these workers.
@@ -74,25 +85,48 @@ class CouchBroker:
             ClosedError: the broker runs already, or has run.
             NotFound: the databases do not exist; `couchjobs init` makes them.
         """
-        if self._state != "new":
-            raise ClosedError(f"the broker is {self._state}")
-        self._state = "running"
-        self._configs = workers
-        if any(config.admin_only for config in workers):
-            await patiently(self._admin_proof.load, self._settings.request_timeout)
-        if self._pool is not None:
-            await self._pool.start()
+        async with self._life.starting() as to_close:
+            self._configs = workers
+            if any(config.admin_only for config in workers):
+                await patiently(self._admin_proof.load, self._settings.request_timeout)
+            engine = CouchEngine(self._connection, workers)
+            self._failures = Failures(workers, self.daemon.id, engine)
+            processes = self._pool or InProcess(workers, self._settings.max_retry_delay, engine)
+            producer = self._producer = self._make_producer(processes)
+            to_close.push_async_callback(processes.close)
+            await processes.start()
+            to_close.push_async_callback(self.daemon.leave)
+            await self.daemon.join()
+            to_close.push_async_callback(self._finish, producer)
+            await self.daemon.take_jobs(workers.names(), producer.slots.count)
+            self._start_loops(producer)
+            self._connection.server.wait_for_credentials(self._settings.request_timeout)
+
+    def _make_producer(self, processes: Processes) -> Producer:
+        slots = Slots(self._configs, processes, self._settings.max_jobs)
+        executor = Executor(self._connection, self.daemon, processes, self._failures)
+        marks = Marks(self.daemon.peers, self._failures)
+        producer = Producer(self.daemon, slots, executor, marks, self._admin_proof)
         for name, store in self._stores.items():
-            some = WorkersList(config for config in workers if self._settings.lane_of(config.worker_type) == name)
+            some = WorkersList(one for one in self._configs if self._settings.lane_of(one.worker_type) == name)
             if some:
-                lane = Lane(self._connection, store, self.daemon, some, self._admin_proof, self._pool, self._room)
-                await lane.init()
-                self._lanes.append(lane)
-        await self.daemon.join()
-        await self.daemon.take_jobs(workers.names(), sum(lane.runner.slots for lane in self._lanes))
-        for lane in self._lanes:
-            lane.start()
-        self._connection.server.wait_for_credentials(self._settings.request_timeout)
+                per_type = {one.worker_type: one.concurrency * processes.count for one in some}
+                producer.add(Lane.of(store, some, per_type, self._settings))
+                if processes.are_children:
+                    store.writer.may_hold = processes.fills_the_cores
+        return producer
+
+    def _start_loops(self, producer: Producer) -> None:
+        for lane in producer.lanes:
+            sweeper = Sweeper(self._connection, lane, producer)
+            feed = JobsFeed(self._connection, lane, producer, sweeper)
+            self.tasks.start("follow jobs", feed.follow)
+            self.tasks.start("sweep jobs", sweeper.run)
+            lost = LostJobs(lane.store, self.daemon.peers, self._failures)
+            Duties(lost, lane.claims, self.daemon, self._settings).start(self.tasks)
+        self.tasks.start("claim jobs", producer.run)
+        self.tasks.start("watch partition", producer.watch_partition)
+        self.tasks.start("mind own beats", producer.mind_own_beats)
 
     async def shutdown_workers(self, timeout: float | None = None) -> None:
         """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
@@ -103,27 +137,30 @@ class CouchBroker:
         Raises:
             ClosedError: the broker does not run.
         """
-        if self._state != "running":
-            raise ClosedError(f"the broker is {self._state}")
-        self._state = "closed"
+        self._grace_s = self._settings.shutdown_timeout if timeout is None else timeout
+        await self._life.close()
+
+    async def _finish(self, producer: Producer) -> None:
         self.stop_claiming()
-        await asyncio.gather(*(lane.stop() for lane in self._lanes))
+        await self.tasks.stop()
         await self.daemon.take_jobs((), 0)
-        seconds = self._settings.shutdown_timeout if timeout is None else timeout
-        await asyncio.gather(*(lane.close(seconds) for lane in self._lanes))
-        if self._pool is not None:
-            await self._pool.close()
-        await self.daemon.leave()
+        await producer.close(self._grace_s)
 
     def hurry(self) -> None:
         """Interrupt all running jobs now, for a shutdown that is under way."""
-        for lane in self._lanes:
-            lane.runner.interrupt(_HURRIED_GRACE_S)
+        if self._producer is not None:
+            self._producer.interrupt(_HURRIED_GRACE_S)
 
     async def idle(self) -> None:
         """Return as soon as no job runs here."""
-        for lane in self._lanes:
-            await lane.runner.idle()
+        if self._producer is not None:
+            await self._producer.idle()
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more, from now on, and wait for nobody's new password."""
+        self._connection.server.wait_for_credentials(0)
+        if self._producer is not None:
+            self._producer.is_open = False
 
     async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
         """Store a job and return it, or the one that has its id already; None where `before_hook` skips it.
@@ -143,7 +180,7 @@ class CouchBroker:
             BadDocumentError: the message is too large.
             Unavailable: CouchDB does not answer within `push_timeout`; what it says tells whether the job may be there.
         """
-        if self._state == "running" and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
+        if self._life.is_("running") and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
             others = self.daemon.living(request.worker_type)
             if others == [self.daemon.id]:
                 raise UnknownWorkerError(f"no daemon has a worker of type {request.worker_type!r}")
@@ -181,7 +218,7 @@ class CouchBroker:
         Raises:
             QueueClosedError: the broker is shut down.
         """
-        if self._state == "closed":
+        if self._life.is_("closed"):
             raise QueueClosedError("the broker is shut down")
         if not await is_wanted(self._configs, job):
             return False
@@ -224,16 +261,8 @@ class CouchBroker:
     async def store_refused(self, job: Job, reason: str) -> None:
         """Store a small document that says why, in the place of a job that CouchDB never takes."""
         store = self.store_of(job.worker)
-        failures = Failures(self._configs, self.daemon.id, CouchEngine(self._connection, self._configs))
-        if failures.wanted(job.worker):
-            await failures.tell(job, JobFailedError(reason, "refused"))
+        await self._failures.tell_refused(job, reason)
         await store.create_errored(job, reason)
-
-    def stop_claiming(self) -> None:
-        """Claim nothing more, from now on, and wait for nobody's new password."""
-        self._connection.server.wait_for_credentials(0)
-        for lane in self._lanes:
-            lane.claims = False
 
     def store_of(self, worker_type: str) -> JobStore:
         """Return where the jobs of that worker type are."""

@@ -1,206 +1,122 @@
-"""One database of jobs, and the part of a daemon that works through it.
-
-The way of a job: the intake finds it queued -> `_claim_round` takes as many candidates as there are free slots -> the
-runner claims it, runs one try, and stores what came of it. Claims and ends of many jobs travel together, for each
-database has one group-commit writer.
-"""
+"""What a daemon knows of one database of jobs (a lane). The producer changes it; feed and sweeper look, and wait."""
 
 from __future__ import annotations
 
-import asyncio
-import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
 
-from couchjobs.broker.admin_proof import AdminProof
-from couchjobs.broker.candidates import Candidate, Candidates
-from couchjobs.broker.intake import Intake
-from couchjobs.broker.lost import LostJobs
-from couchjobs.broker.room import Room
-from couchjobs.broker.runner import Runner
-from couchjobs.broker.triage import Triage
-from couchjobs.couch.connection import Connection
-from couchjobs.errors import CouchError
-from couchjobs.installation import install
-from couchjobs.jobs.job import Job
+from couchjobs.broker.backlog import Backlog
+from couchjobs.broker.slots import Slot
+from couchjobs.broker.unread import Unread
+from couchjobs.couch.database import Document
+from couchjobs.jobs.claims import OwnClaims
+from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
-from couchjobs.log import get_logger
-from couchjobs.recovery.audit import audit_own_claims, give_up_doubtful
-from couchjobs.recovery.daemon import Daemon
-from couchjobs.recovery.reaper import conflicted, reap
-from couchjobs.recovery.rescue import Rescuer
-from couchjobs.supervisor import Supervisor
-from couchjobs.timestamps import moment
+from couchjobs.settings import Settings
+from couchjobs.waits import Signal
+from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
-from couchjobs.workers.engine import CouchEngine
-from couchjobs.workers.failure import Failures
-from couchjobs.workers.pool import ChildPool
+from couchjobs.workers.outcome import Cancelled, Interrupted
+from couchjobs.workers.processes import Attempt
 
-_logger = get_logger(__name__)
-_CONFLICTS = "conflicts"
-_LOOK_AGAIN_S = 1.0
-_LONGEST_WAIT_S = 5.0
-"""Seconds within which a step of the wall clock is noticed, by which jobs become due."""
+_MOST_IN_CONFLICT = 20_000
 
 
+class Phase(Enum):
+    """How far an execution has come."""
+
+    CLAIMING = auto()
+    RUNNING = auto()
+    ENDING = auto()
+
+
+class Execution:
+    """One job that is claimed, run and ended here."""
+
+    def __init__(self, lane: Lane, job: Job, slot: Slot) -> None:
+        self.lane = lane
+        self.job = job
+        self.slot = slot
+        self.phase = Phase.CLAIMING
+        self.attempt: Attempt | None = None
+        self.interrupted = False
+        """Whether its function is not to begin any more."""
+        self._claimed_rev = job.rev
+        self._seen_rev = ""
+
+    def note_row(self, rev: str) -> bool:
+        """Take note of a row of the feed; return whether it is not to be read, for it may be of the claim."""
+        if self.phase is not Phase.CLAIMING:
+            return False
+        if rev != self._claimed_rev:
+            self._seen_rev = rev
+        return True
+
+    def note(self, document: Document) -> None:
+        """Take note of what the document is now: its row comes only once."""
+        if self.note_row(document["_rev"]):
+            return
+        self._seen_rev = document["_rev"]
+        if self.attempt is not None and document.get("cancel_requested") is True:
+            self.attempt.stop(Cancelled())
+
+    def interrupt(self, grace_s: float = GRACE_S) -> None:
+        """Have the function end within so many seconds: the try does not count, and the job goes back to the queue."""
+        self.interrupted = True
+        if self.attempt is not None:
+            self.attempt.stop(Interrupted(), grace_s)
+
+    def is_changed(self) -> bool:
+        """Return whether somebody else has changed the document since the revision that is known here."""
+        return self._seen_rev not in ("", self.job.rev)
+
+    def is_to_be_read(self) -> bool:
+        """Return whether there is a row that nobody has looked at, being busy with the job here."""
+        return self._seen_rev != "" and (self.is_changed() or self.job.state is State.QUEUED)
+
+
+@dataclass(eq=False)
 class Lane:
-    """Claims and runs the jobs of one database. `init` and `start` before use, `stop` and `close` after.
+    """One database of jobs.
 
     Args:
-        connection: to the server.
         store: the jobs.
-        daemon: this daemon, which has joined before `start`.
-        workers: those whose jobs are in this database.
-        admin_proof: what tells jobs of administrators from others.
-        pool: child processes that run the functions; None: they run in this one.
-        room: for jobs of all lanes together.
+        workers: the types whose jobs are in it, and that this daemon has.
+        backlog: queued jobs that may be claimed.
+        unread: jobs that are to be read, now or later.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        store: JobStore,
-        daemon: Daemon,
-        workers: WorkersList,
-        admin_proof: AdminProof,
-        pool: ChildPool | None,
-        room: Room,
-    ) -> None:
-        self._connection = connection
-        self._settings = settings = connection.settings
-        self.store = store
-        self.daemon = daemon
-        self._configs = workers
-        self._admin_proof = admin_proof
-        self.tasks = Supervisor()
-        self.claims = True
-        """Whether jobs are claimed; no longer once the daemon stops."""
-        self._wake = asyncio.Event()
-        failures = Failures(workers, daemon.id, CouchEngine(connection, workers))
-        self._lost = LostJobs(store, workers, daemon.id, daemon.peers.is_dead, failures)
-        self.runner = runner = Runner(
-            connection, store, daemon, workers, self._wake.set, self._look_again, pool, room, failures
-        )
-        self._candidates = Candidates(runner.free_slots(), settings.max_candidates, settings.first_right_delay)
-        self._triage = Triage(
-            store, daemon, self._candidates, workers, runner, self._refusal, self._wake.set, self._look_again
-        )
-        self._intake = Intake(
-            store,
-            daemon,
-            self._candidates,
-            workers.names(),
-            settings,
-            runner,
-            self._triage,
-            self._give_up_doubtful,
-            self._reinstall,
-        )
+    store: JobStore
+    workers: WorkersList
+    backlog: Backlog
+    unread: Unread
 
-    async def init(self) -> None:
-        """Call each worker's `worker_init`, whose exceptions pass."""
-        await self.runner.init_workers()
+    def __post_init__(self) -> None:
+        self.executions: dict[str, Execution] = {}
+        self.claims = OwnClaims(self.executions)
+        self.in_conflict: dict[str, None] = {}
+        """Jobs of which not all leaves have been looked at."""
+        self.taken = Signal()
+        """For the feed: candidates have been taken."""
+        self.to_read = Signal()
+        """For the sweeper: there is something to read, or may be."""
 
-    def start(self) -> None:
-        """Begin to claim."""
-        self.tasks.start("follow jobs", self._intake.follow)
-        self.tasks.start("sweep jobs", self._intake.sweep_for_ever)
-        self.tasks.start("claim jobs", self._claim_for_ever)
-        self.tasks.start("audit", self._audit_for_ever)
-        self.tasks.start("mind own beats", self._mind_own_beats)
-        rescuer = Rescuer(self.store, self.daemon.peers, self._lost.take)
-        self.tasks.start("rescue", lambda: rescuer.run(self.daemon, self._settings, self._configs.names()))
+    @classmethod
+    def of(cls, store: JobStore, workers: WorkersList, slots: Mapping[str, int], settings: Settings) -> Lane:
+        """Return a lane of which nothing is known yet. `slots`: how many jobs of each type run at once."""
+        backlog = Backlog(slots, settings.max_candidates, settings.first_right_delay)
+        return cls(store, workers, backlog, Unread(settings.first_right_delay))
 
-    async def stop(self) -> None:
-        """Claim nothing more."""
-        await self.tasks.stop()
-        await self._triage.close()
+    def read_again(self, job_id: str, in_s: float = 0.0) -> None:
+        """Have the job read in so many seconds: there is something about it that no row of the feed will tell."""
+        self.unread.read_again(job_id, time.monotonic() + in_s)
+        self.to_read.set()
 
-    async def close(self, timeout: float) -> None:
-        """Let running jobs go on for `timeout` seconds, then put the others back in the queue."""
-        await self.runner.close(timeout)
-
-    async def _mind_own_beats(self) -> None:
-        """Interrupt the running jobs where this daemon cannot beat: the others are about to take them over."""
-        lost = False
-        while True:
-            await asyncio.sleep(self._settings.look_interval)
-            if self.daemon.is_lost and not lost:
-                _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
-                self.runner.interrupt()
-            elif lost and not self.daemon.is_lost:
-                _logger.warning("this daemon beats again")
-            lost = self.daemon.is_lost
-
-    async def _claim_for_ever(self) -> None:
-        while True:
-            self._wake.clear()
-            if self.daemon.is_lost or not self.claims:
-                await asyncio.sleep(self._settings.look_interval)
-                continue
-            await self._claim_round()
-            wait = self._candidates.next_in(self.runner.free_slots(), moment())
-            if wait == 0.0:
-                await asyncio.sleep(0)
-                continue
-            try:
-                async with asyncio.timeout(None if wait is None else min(wait, _LONGEST_WAIT_S)):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
-
-    async def _claim_round(self) -> None:
-        free_slots, present = self.runner.free_slots(), moment()
-        taken: list[Candidate] = []
-        room = self.runner.room.left
-        for name in sorted(free_slots, key=lambda _: random.random()):  # noqa: S311  where there is room for few, whoever
-            taken += self._candidates.take(name, min(free_slots[name], room - len(taken)), present)
-        if not taken:
-            return
-        for job in await self._read(taken):
-            if self.runner.runs(job.id):  # an older revision is being claimed, which cannot succeed
-                self._look_again(job.id)
-            else:
-                self.runner.start(job)
-        self._intake.taken.set()
-
-    async def _read(self, taken: list[Candidate]) -> list[Job]:
-        jobs = [candidate.job for candidate in taken if candidate.job is not None]
-        unread = {candidate.job_id: candidate.rev for candidate in taken if candidate.job is None}
-        if unread:  # a document that has changed since is left to the intake, which looks at it anew
-            try:
-                answers = await self.store.database.read(unread)
-            except CouchError:
-                for candidate in taken:
-                    self._candidates.offer(candidate, moment())
-                raise
-            for one in answers:
-                if one.document is None and not one.absent:
-                    self._look_again(one.doc_id, _LOOK_AGAIN_S)
-                elif one.document is not None and one.document["_rev"] == unread[one.doc_id]:
-                    jobs.append(self.store.check(one.document))
-        return jobs
-
-    async def _refusal(self, job: Job) -> str:
-        """Return why the job must not run; empty where it may."""
-        if not self._lost.may_try_again(job):
-            return f"worker lost: {job.exec_count} tries have not come back, and that is all it has"
-        if self._configs.get(job.worker).admin_only and not await self._admin_proof.holds(job.document()):
-            return f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
-        return ""
-
-    def _look_again(self, job_id: str, in_s: float = 0.0) -> None:
-        self._intake.look_again(job_id, in_s)
-
-    async def _reinstall(self) -> None:
-        await install(self._connection, self.store.db)
-
-    async def _give_up_doubtful(self) -> None:
-        await give_up_doubtful(self.store, self.daemon.id, self.runner.runs, self._lost.take)
-
-    async def _audit_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.sweep_interval)
-            await audit_own_claims(
-                self.store, self.daemon.id, self._settings.audit_grace, self.runner.runs, self._lost.take
-            )
-            if self.daemon.answers_for(_CONFLICTS, self._configs.names()):
-                await reap(self.store, self.daemon.peers, await conflicted(self.store))
+    def note_conflict(self, job_id: str) -> None:
+        """Take note that a job has other leaves: it is no candidate before all of them have been looked at."""
+        self.backlog.forget(job_id)
+        if len(self.in_conflict) >= _MOST_IN_CONFLICT:
+            del self.in_conflict[next(iter(self.in_conflict))]
+        self.in_conflict[job_id] = None

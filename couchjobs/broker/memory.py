@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
-from typing import Any, assert_never
+from datetime import datetime
+from typing import Any
 
 from couchjobs.broker.memory_couch import MemCouch
 from couchjobs.couch.codec import encode
@@ -31,7 +31,7 @@ from couchjobs.timestamps import now
 from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.failure import Failures
-from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, changes_of
 from couchjobs.workers.worker import Try, Worker
 
 _DAEMON = "memory"
@@ -250,32 +250,13 @@ class MemBroker:
             outcome = await running.run()
             if isinstance(outcome, Failed):
                 await self._failures.tell(job, JobFailedError(outcome.error, "tries", outcome.traceback))
-            self._move(job, self._changes_of(job, outcome))
+                if outcome.bad_trigger and job.trigger_id:
+                    self.bad_triggers.add(job.trigger_id)
+            self._move(job, changes_of(outcome, job, self._clock()))
         finally:
             del self._running[job.id]
             self._tasks.pop(job.id, None)
         await self._notify()
-
-    def _changes_of(self, job: Job, outcome: Outcome) -> Changes:
-        present = self._clock()
-        match outcome:
-            case Done(result, lost, seconds):
-                if lost:
-                    return transitions.done_without_result(job, present, lost, seconds)
-                return transitions.done(present, result, seconds)
-            case Failed(error, bad_trigger, _, traceback, seconds):
-                if bad_trigger and job.trigger_id:
-                    self.bad_triggers.add(job.trigger_id)
-                return transitions.errored(job, present, error, traceback, seconds)
-            case Retry(error, delay_s, traceback, seconds):
-                not_before = present + timedelta(seconds=delay_s)
-                return transitions.retried(job, present, error, not_before, traceback, seconds)
-            case Cancelled():
-                return transitions.cancelled(present)
-            case Interrupted():
-                return transitions.released(job)
-            case _:
-                assert_never(outcome)
 
     @staticmethod
     def _move(job: Job, changes: Changes) -> None:

@@ -12,17 +12,18 @@ from rich.table import Column, Table
 
 from couchjobs.cli.many import Failed, OfState, OfTrigger, Since, Until, Worker, cancel, filter_of, retry, rm
 from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_document, print_json, say, with_connection
+from couchjobs.cluster.peers import PREFIX as DAEMON
+from couchjobs.cluster.peers import taken_types
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.errors import ConfigurationError, Forbidden, NotFound, Unauthorized
+from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
 from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.queries import newest
-from couchjobs.jobs.store import JobStore, RecentRevisions
-from couchjobs.recovery.peers import PREFIX as DAEMON
-from couchjobs.recovery.peers import taken_types
+from couchjobs.jobs.store import JobStore
 from couchjobs.timestamps import format_time
 
 app = typer.Typer(help="Look at jobs, try them again, cancel them.", no_args_is_help=True)

@@ -16,6 +16,8 @@ from rich.table import Table
 
 from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_json, say, with_connection
 from couchjobs.client import Couchjobs, present
+from couchjobs.cluster.peers import PREFIX as DAEMON
+from couchjobs.cluster.peers import takers
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.durations import read_seconds
@@ -23,8 +25,6 @@ from couchjobs.errors import ConfigurationError, Conflict, Forbidden, JobNotFoun
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.queries import JobFilter, each
-from couchjobs.recovery.peers import PREFIX as DAEMON
-from couchjobs.recovery.peers import takers
 from couchjobs.timestamps import format_time, now, parse_time
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Ids of jobs; or filters, with --yes.")]

@@ -27,7 +27,7 @@ from couchjobs.errors import (
     Unreadable,
 )
 from couchjobs.log import get_logger
-from couchjobs.supervisor import LONGEST_OUTAGE_PAUSE_S, backoff
+from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
 
 _logger = get_logger(__name__)
 _LOUD_AFTER = 3

@@ -9,7 +9,7 @@ from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.database import Document
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import CouchError, NotFound, Unavailable
-from couchjobs.supervisor import backoff
+from couchjobs.waits import backoff
 
 INSIST_S = 15.0
 """How long a document must be refused alone, while others are taken, before that is believed to be for good. What

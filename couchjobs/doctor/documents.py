@@ -7,22 +7,25 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from functools import partial
 
+from couchjobs.cluster.peers import PREFIX as DAEMON
+from couchjobs.cluster.peers import Peers, taken_types
 from couchjobs.couch.changes import pages_since
 from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, Conflict, NotFound
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.names import near_misses
-from couchjobs.recovery.peers import PREFIX as DAEMON
-from couchjobs.recovery.peers import Peers, taken_types
-from couchjobs.recovery.reaper import conflicted, reap
-from couchjobs.recovery.rescue import Rescuer, claimants
+from couchjobs.recovery.conflicts import conflicted, settle_conflicts
+from couchjobs.recovery.dead_daemons import Rescuer, claimants
+from couchjobs.recovery.lost import LostJobs
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.failure import Failures
 
 _LOOK_S = 0.2
 _MOST_LOOKED_AT = 10_000
@@ -32,7 +35,7 @@ async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
     """Find running jobs that no living daemon owns. Daemons are watched for as long as one may be still."""
     names = await claimants(patient.store)
     peers = await _watch(patient, names)
-    rescuer = Rescuer(patient.store, peers, partial(patient.store.rescue, again=True))
+    rescuer = Rescuer(LostJobs(patient.store, peers, Failures(WorkersList(), "doctor")))
     for name in names:
         if peers.is_dead(name):
             what = "has claimed jobs, and does not live: they wait for it"
@@ -151,7 +154,7 @@ async def check_other_conflicts(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _reap(patient: Patient, peers: Peers, job_id: str) -> str:
-    settled = await reap(patient.store, peers, [job_id])
+    settled = await settle_conflicts(patient.store, peers, [job_id])
     return "settled" if settled else "left: a daemon runs a branch of it, whose end will win"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator
 
+from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.doctor.finding import Finding, Patient
-from couchjobs.recovery.peers import PREFIX as DAEMON
 from couchjobs.scheduler.states import States
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now

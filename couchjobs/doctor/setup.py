@@ -7,6 +7,8 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib.metadata import version
 
+from couchjobs.cluster.peers import PREFIX as DAEMON
+from couchjobs.cluster.peers import told_other_lanes
 from couchjobs.couch.access import is_open
 from couchjobs.couch.changes import current_sequence, is_another_than
 from couchjobs.couch.connection import Connection
@@ -16,8 +18,6 @@ from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadRequest, Conflict, NotFound
 from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.peers import PREFIX as DAEMON
-from couchjobs.recovery.peers import told_other_lanes
 from couchjobs.scheduler.positions import BACKFILL, CHECKPOINT, LOST, doctype_of, loss_of, witnesses_of
 from couchjobs.timestamps import now
 

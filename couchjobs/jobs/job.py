@@ -405,6 +405,12 @@ def _bad_fields(model: type[BaseModel], document: Document) -> set[str]:
     return set()
 
 
+def is_claimed_by(document: Document, daemon: str) -> bool:
+    """Return whether the document is a running job of that daemon."""
+    claim = document.get("claim")
+    return document.get("state") == State.RUNNING and isinstance(claim, dict) and claim.get("daemon") == daemon
+
+
 def is_job(document: Document) -> bool:
     """Return whether somebody meant this document to be a job: it names a worker, or is queued."""
     return not str(document.get("_id", "")).startswith("_design/") and (

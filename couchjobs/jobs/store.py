@@ -17,38 +17,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import secrets
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-import orjson
-
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
-from couchjobs.couch.codec import encode, is_deeper
+from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.couch.settle import Insistence, settle
-from couchjobs.errors import BadDocumentError, BadRequest, Conflict, CouchError, JobNotFoundError, NotFound
+from couchjobs.couch.settle import settle
+from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
+from couchjobs.jobs.checking import JobCheck
+from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Changes, Job, State, is_job
-from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.supervisor import backoff
 from couchjobs.timestamps import now
+from couchjobs.waits import backoff
 
 _logger = get_logger(__name__)
 _TOLD_AFTER = 5
 _ANSWER_S = 0.5
 """Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
-_LONGEST_ID = 10_000
-"""Characters of a job's id; the views leave out those with more than 20,000, so that a page of rows can be read."""
-_MOST_DOUBTED = 10_000
 _WHAT_IT_IS = ("worker", "message", "payload", "event", "options", "trigger_id")
 
 
@@ -64,23 +58,6 @@ class Claimed(Enum):
     """CouchDB never takes the claim of this document."""
 
 
-class RecentRevisions:
-    """The last so many revisions that were added."""
-
-    def __init__(self, most: int = 20_000) -> None:
-        self._most = most
-        self._revisions: dict[str, None] = {}
-
-    def __contains__(self, rev: object) -> bool:
-        return rev in self._revisions
-
-    def add(self, rev: str) -> None:
-        """Remember one more, forget the oldest."""
-        self._revisions[rev] = None
-        if len(self._revisions) > self._most:
-            del self._revisions[next(iter(self._revisions))]
-
-
 class JobStore:
     """The jobs of one tenant in one lane. The constructor does not touch the network."""
 
@@ -89,17 +66,10 @@ class JobStore:
         self.db = db
         self.database = connection.database(db.database(lane or connection.settings.jobs_doctype))
         self.writer = connection.writer(self.database.name)
-        self.own_revisions = RecentRevisions()
-        """Revisions that this process wrote and that nobody need look at: claims and ends."""
-        self.doubtful: dict[str, float] = {}
-        """Jobs that this process may have claimed and does not own, and since when, by `time.monotonic()`."""
-        self.begun: set[str] = set()
-        """Claims whose try began here, and whose end could not be stored."""
-        self._insistence: dict[str, Insistence] = {}
+        self.checks = JobCheck(db, connection.settings)
         self._nonce = secrets.token_hex(8)
         self._claims = itertools.count()
         self._go_durations = connection.settings.go_durations
-        self._max_message = connection.settings.max_message_bytes
         self._patience_s = connection.settings.request_timeout
 
     async def get(self, job_id: str) -> Job:
@@ -114,36 +84,12 @@ class JobStore:
         return Job.read(document)
 
     def check(self, document: Document) -> Job:
-        """Return the job that a document of unknown origin holds, as `check_and_size` does."""
-        return self.check_and_size(document)[0]
-
-    def check_and_size(self, document: Document) -> tuple[Job, int]:
-        """Return the job that a document of unknown origin holds, and the bytes of the document as JSON.
+        """Return the job that a document of unknown origin holds.
 
         Raises:
             BadDocumentError: it cannot be run, and why.
         """
-        try:
-            body = orjson.dumps(document)
-        except TypeError:
-            body = _encode_odd(document)
-        size = len(body)
-        if len(str(document.get("_id"))) > _LONGEST_ID:
-            raise BadDocumentError(f"its id has more than {_LONGEST_ID:,} characters")
-        if is_deeper(document, MAX_DEPTH, body):
-            raise BadDocumentError(f"it is nested too deep: more than {MAX_DEPTH} levels")
-        if size > self._max_message:
-            size = len(encode(document.get("message")))
-        job = Job.from_document(document, go_durations=self._go_durations)
-        job.belongs_to(self.db.domain, self.db.prefix)
-        if "state" not in document:
-            raise BadDocumentError('state is missing: write "state": "queued"')
-        if size > self._max_message:
-            raise BadDocumentError(
-                f"message is {size:,} bytes; {self._max_message:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
-                "store large data in a document or attachment of its own and name it in the message"
-            )
-        return job, len(body)
+        return self.checks.job_and_size(document)[0]
 
     def stored_form(self, job: Job) -> Document:
         """Return the document of a new job as it is stored: durations in the unit that the settings say."""
@@ -216,10 +162,13 @@ class JobStore:
 
     async def claim(self, job: Job, daemon: str) -> bool:
         """Try to become the owner of a queued job; return whether that is so, and nothing else, beyond doubt."""
-        return await self.try_to_claim(job, daemon) is Claimed.OURS
+        return await self.try_to_claim(job, daemon, OwnClaims()) is Claimed.OURS
 
-    async def try_to_claim(self, job: Job, daemon: str) -> Claimed:
-        """Try to become the owner of a queued job; OURS where that is so, beyond doubt, and nowhere else."""
+    async def try_to_claim(self, job: Job, daemon: str, claims: OwnClaims) -> Claimed:
+        """Try to become the owner of a queued job; OURS where that is so, beyond doubt, and nowhere else.
+
+        `claims`: where it is noted what this attempt leaves to be known.
+        """
         changes = transitions.claimed(job, self.db, f"{self._nonce}{next(self._claims):x}", daemon, now())
         document = job.document_with(changes)
         try:
@@ -227,14 +176,14 @@ class JobStore:
         except NotFound as error:
             answer = WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=True)
         if answer.written is Written.UNKNOWN and not answer.unsent:
-            return await self._claim_is_ours(job, document, alone=answer.alone)
+            return await self._claim_is_ours(job, document, claims, alone=answer.alone)
         match answer.written:
             case Written.OK:
                 job.moved(changes, document, answer.rev)
-                self.own_revisions.add(answer.rev)
+                claims.revisions.add(answer.rev)
                 return Claimed.OURS
             case Written.ACCEPTED:
-                self.doubtful[job.id] = time.monotonic()
+                claims.doubt(job.id)
                 return Claimed.LOST
             case Written.CONFLICT:
                 return Claimed.LOST
@@ -244,26 +193,23 @@ class JobStore:
             case Written.UNKNOWN:
                 return Claimed.LATER
 
-    async def _claim_is_ours(self, job: Job, document: Document, *, alone: bool) -> Claimed:
-        insistence = self._insistence.pop(job.id, None) or Insistence()
+    async def _claim_is_ours(self, job: Job, document: Document, claims: OwnClaims, *, alone: bool) -> Claimed:
+        insistence = claims.insistence(job.id)
         present = await self._find_patiently(job.id)
-        if present is None:
-            return Claimed.LOST
-        if present.get("claim") == document["claim"] and present.get("state") == State.RUNNING:
-            if any(present.get(name) != document.get(name) for name in _WHAT_IT_IS):
-                self.doubtful[job.id] = time.monotonic()  # rewritten since: it is looked at anew, from the queue
-                return Claimed.LOST
-            job.adopt(present)
-            return Claimed.OURS
-        if present["_rev"] != job.rev:
-            return Claimed.LOST
-        answer = WriteAnswer(Written.UNKNOWN, alone=alone)
-        if insistence.note(answer, asyncio.get_running_loop().time()):
+        if present is not None and present["_rev"] == job.rev:
+            answer = WriteAnswer(Written.UNKNOWN, alone=alone)
+            if not insistence.note(answer, asyncio.get_running_loop().time()):
+                return Claimed.LATER
+            claims.insist_no_more(job.id)
             return Claimed.REFUSED
-        if len(self._insistence) >= _MOST_DOUBTED:
-            del self._insistence[next(iter(self._insistence))]
-        self._insistence[job.id] = insistence
-        return Claimed.LATER
+        claims.insist_no_more(job.id)
+        if present is None or present.get("claim") != document["claim"] or present.get("state") != State.RUNNING:
+            return Claimed.LOST
+        if any(present.get(name) != document.get(name) for name in _WHAT_IT_IS):
+            claims.doubt(job.id)  # rewritten since: it is looked at anew, from the queue
+            return Claimed.LOST
+        job.adopt(present)
+        return Claimed.OURS
 
     async def _find_patiently(self, job_id: str) -> Document | None:
         """Return the document, None where it is gone, however long CouchDB takes to say so."""
@@ -294,16 +240,16 @@ class JobStore:
             seconds: how long its last try took.
         """
         if lost:
-            return await self._end(job, lambda: transitions.done_without_result(job, now(), lost, seconds))
-        return await self._end(job, lambda: transitions.done(now(), result, seconds))
+            return await self.end(job, lambda: transitions.done_without_result(job, now(), lost, seconds))
+        return await self.end(job, lambda: transitions.done(now(), result, seconds))
 
     async def begin_to_fail(self, job: Job, daemon: str, error: str, traceback: str = "") -> bool:
         """Take note that the job has failed for good, and that `daemon` tells of it; False where it was taken away."""
-        return await self._end(job, lambda: transitions.ending(daemon, error, traceback))
+        return await self.end(job, lambda: transitions.ending(daemon, error, traceback))
 
     async def nack(self, job: Job, error: str, traceback: str = "", seconds: float | None = None) -> bool:
         """Move the job to errored with `error` and `finished_at`; return False where it was taken away."""
-        return await self._end(job, lambda: transitions.errored(job, now(), error, traceback, seconds))
+        return await self.end(job, lambda: transitions.errored(job, now(), error, traceback, seconds))
 
     async def retry(
         self, job: Job, error: str, delay_s: float, traceback: str = "", seconds: float | None = None
@@ -311,15 +257,15 @@ class JobStore:
         """Put the job back in the queue, not to be run before `delay_s` from now; False where it was taken away."""
         time = now()
         not_before = time + timedelta(seconds=delay_s)
-        return await self._end(job, lambda: transitions.retried(job, time, error, not_before, traceback, seconds))
+        return await self.end(job, lambda: transitions.retried(job, time, error, not_before, traceback, seconds))
 
     async def release(self, job: Job) -> bool:
         """Put the job back in the queue at once, its try not counted; False where it was taken away."""
-        return await self._end(job, lambda: transitions.released(job))
+        return await self.end(job, lambda: transitions.released(job))
 
     async def cancel(self, job: Job) -> bool:
         """Move the job to errored ("cancelled"); False where it was taken away."""
-        return await self._end(job, lambda: transitions.cancelled(now()))
+        return await self.end(job, lambda: transitions.cancelled(now()))
 
     async def rescue(self, job: Job, *, again: bool) -> bool:
         """Take the job from the dead daemon that runs it, to be tried again or not; False where it has moved on.
@@ -328,7 +274,7 @@ class JobStore:
         """
         error, traceback = why_lost(job)
         again = again and job.ending is None
-        return await self._end(job, lambda: transitions.lost(job, now(), error, traceback, again=again))
+        return await self.end(job, lambda: transitions.lost(job, now(), error, traceback, again=again))
 
     async def reject(self, document: Document, reason: str, time: datetime | None = None) -> bool:
         """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
@@ -372,8 +318,11 @@ class JobStore:
         _logger.error("job cannot be marked at all", job=document["_id"], reason=answer.reason)
         return answer
 
-    async def _end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:
-        """Write an end until it is stored; return False where the job was taken away, or nothing of it is taken."""
+    async def end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:
+        """Write an end until it is stored; return False where the job was taken away, or nothing of it is taken.
+
+        `changes_of`: returns the fields that change; it is asked again where others have changed meanwhile.
+        """
         while True:
             changes = changes_of()
             document = job.document_with(changes)
@@ -384,8 +333,6 @@ class JobStore:
                 answer = await settle(self.writer, document)
             if answer.stored:
                 job.moved(changes, document, answer.rev)
-                if job.state is not State.QUEUED:
-                    self.own_revisions.add(answer.rev)
                 return True
             if answer.written is Written.REFUSED:
                 _logger.error("end of job refused", job=job.id, reason=answer.reason)
@@ -410,18 +357,3 @@ def why_lost(job: Job) -> tuple[str, str]:
         return job.ending["error"], str(job.ending.get("traceback") or "")
     why = f"daemon {job.claim.daemon} is dead" if job.claim else "the job was running, and named no daemon"
     return f"worker lost: {why}", ""
-
-
-def _encode_odd(document: Document) -> bytes:
-    """Return the JSON of what orjson does not write: very long numbers, and what is nested deep.
-
-    Raises:
-        BadDocumentError: it is no JSON.
-    """
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-        return encode(document)
-    except UnicodeEncodeError:
-        raise BadDocumentError("it holds text that is none: a half of a character") from None
-    except (BadRequest, TypeError, ValueError, RecursionError) as error:
-        raise BadDocumentError(f"it is no JSON, or nested too deep: {error}") from None

@@ -1,1 +1,1 @@
-"""Which daemons live, who has the first right to what, and what a daemon puts right of its own."""
+"""What becomes of jobs that no daemon runs any more: of dead daemons, unconfirmed claims, nobody's, in conflict."""

@@ -1,9 +1,10 @@
-"""A daemon's audit of itself: jobs whose documents name it as claimant, and that it does not run, are given up.
+"""A daemon's audit of itself: jobs whose documents name it as their owner, and that it does not run, are given up.
 
 That happens where a claim was stored although its answer said otherwise: a lost answer, or a cluster that told all
-claimants `accepted`. What to do depends on the other branches of the document. A branch that loses is withdrawn by its
-claimant. One that wins goes back to the queue as soon as it is alone: the claimant of another one either owns the job,
-and its end will win, or withdraws. So of all branches one always stays.
+claimants `accepted`. Those that are known of are given up within seconds (`unconfirmed`), any other by the audit, now
+and then. What to do depends on the other branches of the document. A branch that loses is withdrawn by its claimant.
+One that wins goes back to the queue as soon as it is alone: the claimant of another one either owns the job, and its
+end will win, or withdraws. So of all branches one always stays.
 
 A try that is known to have begun here counts: its job goes back as one that has lost its worker.
 """
@@ -12,112 +13,102 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
 from couchjobs.couch.database import Document
 from couchjobs.couch.settle import settle
 from couchjobs.errors import CouchError
-from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.claims import OwnClaims
+from couchjobs.jobs.job import Job, State, is_claimed_by
 from couchjobs.jobs.transitions import tombstone
 from couchjobs.log import get_logger
+from couchjobs.recovery.lost import LostJobs
 from couchjobs.timestamps import now
 
 _logger = get_logger(__name__)
-_DOUBT_S = 3.0
+_UNCONFIRMED_S = 3.0
+"""Seconds until a claim of unclear answer is given up: all copies of a document know of all claims by then."""
 _AT_A_TIME = 50
+_PAGE = 500
 
 
-def is_claimed_by(document: Document, daemon: str) -> bool:
-    """Return whether the document is a running job of that daemon."""
-    claim = document.get("claim")
-    return document.get("state") == State.RUNNING and isinstance(claim, dict) and claim.get("daemon") == daemon
-
-
-async def audit_own_claims(
-    store: JobStore,
-    daemon: str,
-    grace_s: float,
-    runs: Callable[[str], bool],
-    take: Callable[[Job], Awaitable[bool]] | None = None,
-) -> int:
-    """Give up what `daemon` has claimed, longer ago than `grace_s`, and does not run; return how many jobs that were.
+class Audit:
+    """That of one daemon, of one database of jobs.
 
     Args:
-        store: the jobs.
-        daemon: this daemon's id.
-        grace_s: seconds, by this daemon's own clock, which also wrote the time of the claim; an index may be behind.
-        runs: whether this daemon runs the job with that id.
-        take: takes a job whose try has begun, and is lost; None: it goes back to the queue.
+        lost: what becomes of a job whose try has begun; it knows the jobs, and the daemon.
+        claims: what the daemon remembers of its claims.
     """
-    rows = await store.database.view("queue/claimed", [daemon], [daemon, {}], limit=500)
-    oldest, present = now() - timedelta(seconds=grace_s), now()
-    stale: list[str] = []
-    for one in await store.database.read(row["id"] for row in rows if not runs(row["id"])):
-        if one.document is None or not is_claimed_by(one.document, daemon):
-            continue
-        claim = Job.read(one.document).claim
-        if claim is None or claim.at is None or not oldest <= claim.at <= present:
-            stale.append(one.doc_id)
-    return sum(await _give_up_each(store, (job_id for job_id in stale if not runs(job_id)), daemon, take))
 
+    def __init__(self, lost: LostJobs, claims: OwnClaims) -> None:
+        self._lost = lost
+        self._store = lost.store
+        self._daemon = lost.failures.daemon
+        self._claims = claims
 
-async def give_up_doubtful(
-    store: JobStore,
-    daemon: str,
-    runs: Callable[[str], bool],
-    take: Callable[[Job], Awaitable[bool]] | None = None,
-) -> None:
-    """Give up claims of unclear answer, once all copies of a document may be expected to know of all claims."""
-    doubtful, present = store.doubtful, time.monotonic()
-    ripe = [job_id for job_id, since in doubtful.items() if present - since > _DOUBT_S and not runs(job_id)]
-    ripe = ripe[:_AT_A_TIME]
-    for job_id, settled in zip(ripe, await _give_up_each(store, ripe, daemon, take), strict=True):
-        if settled:
-            doubtful.pop(job_id, None)
-        else:
-            doubtful[job_id] = present
+    async def all_claims(self, grace_s: float) -> int:
+        """Give up what was claimed longer ago than `grace_s` and does not run; return how many jobs that were.
 
+        `grace_s`: seconds, by this daemon's own clock, which also wrote the time of the claim; an index may be behind.
+        """
+        rows = await self._store.database.view("queue/claimed", [self._daemon], [self._daemon, {}], limit=_PAGE)
+        oldest, present = now() - timedelta(seconds=grace_s), now()
+        stale: list[str] = []
+        for one in await self._store.database.read(row["id"] for row in rows if row["id"] not in self._claims.held):
+            if one.document is None or not is_claimed_by(one.document, self._daemon):
+                continue
+            claim = Job.read(one.document).claim
+            if claim is None or claim.at is None or not oldest <= claim.at <= present:
+                stale.append(one.doc_id)
+        return sum(await self._give_up(job_id for job_id in stale if job_id not in self._claims.held))
 
-async def _give_up_each(
-    store: JobStore, job_ids: Iterable[str], daemon: str, take: Callable[[Job], Awaitable[bool]] | None
-) -> list[bool]:
-    """Give up these jobs, each for itself; return for each whether that is done."""
+    async def unconfirmed(self) -> None:
+        """Give up claims of unclear answer, once all copies of a document may be expected to know of all claims."""
+        doubts, present = self._claims.unconfirmed, time.monotonic()
+        ripe = [
+            job_id
+            for job_id, since in doubts.items()
+            if present - since > _UNCONFIRMED_S and job_id not in self._claims.held
+        ][:_AT_A_TIME]
+        for job_id, settled in zip(ripe, await self._give_up(ripe), strict=True):
+            if settled:
+                doubts.pop(job_id, None)
+            else:
+                doubts[job_id] = present
 
-    async def one(job_id: str) -> bool:
+    async def _give_up(self, job_ids: Iterable[str]) -> list[bool]:
+        """Give up these jobs, each for itself; return for each whether that is done."""
+        return await asyncio.gather(*(self._try_to_give_up(job_id) for job_id in job_ids))
+
+    async def _try_to_give_up(self, job_id: str) -> bool:
         try:
-            return await give_up(store, job_id, daemon, take)
+            return await self.give_up(job_id)
         except CouchError as error:
             _logger.warning("claim not given up yet", job=job_id, reason=str(error))
         except Exception:
             _logger.exception("claim cannot be given up", job=job_id)
         return False
 
-    return await asyncio.gather(*(one(job_id) for job_id in job_ids))
+    async def give_up(self, job_id: str) -> bool:
+        """Give up a job that does not run here, whatever its claim became; False where that must wait for others."""
+        leaves = await self._store.database.leaves(job_id)
+        for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, self._daemon)):
+            if leaf is not leaves[0]:
+                answer = await settle(self._store.writer, tombstone(leaf))
+                if answer.stored:
+                    _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
+            elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
+                return False
+            elif await self._put_back(leaf):
+                _logger.warning("put back a job that was claimed and does not run", job=job_id)
+        return True
 
-
-async def give_up(
-    store: JobStore, job_id: str, daemon: str, take: Callable[[Job], Awaitable[bool]] | None = None
-) -> bool:
-    """Give up a job that `daemon` does not run, whatever its claim became; False where that must wait for others."""
-    leaves = await store.database.leaves(job_id)
-    for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, daemon)):
-        if leaf is not leaves[0]:
-            answer = await settle(store.writer, tombstone(leaf))
-            if answer.stored:
-                _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
-        elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
-            return False
-        elif await _put_back(store, Job.read(leaf), take):
-            _logger.warning("put back a job that was claimed and does not run", job=job_id)
-    return True
-
-
-async def _put_back(store: JobStore, job: Job, take: Callable[[Job], Awaitable[bool]] | None) -> bool:
-    has_begun = job.claim is not None and job.claim.id in store.begun
-    if not has_begun and job.ending is None:
-        return await store.release(job)
-    if job.claim is not None:
-        store.begun.discard(job.claim.id)
-    return await (store.rescue(job, again=True) if take is None else take(job))
+    async def _put_back(self, leaf: Document) -> bool:
+        job = Job.read(leaf)
+        has_begun = job.claim is not None and job.claim.id in self._claims.begun
+        if not has_begun and job.ending is None:
+            return await self._store.release(job)
+        if job.claim is not None:
+            self._claims.begun.discard(job.claim.id)
+        return await self._lost.take(job)

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import generation
 from couchjobs.couch.history import documents_since
 from couchjobs.errors import CouchError, QueueClosedError
 from couchjobs.log import get_logger
-from couchjobs.recovery.daemon import Daemon
 from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.carrier import Carrier
 from couchjobs.scheduler.firing import Firing

@@ -20,8 +20,9 @@ from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.rebuild import clean, rebuild
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import TriggerSet
-from couchjobs.supervisor import Supervisor, patiently
+from couchjobs.supervisor import Supervisor
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.waits import patiently
 
 
 class CouchScheduler:

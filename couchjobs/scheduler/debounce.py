@@ -30,7 +30,7 @@ from couchjobs.jobs.payloads import as_changes, gathered
 from couchjobs.jobs.request import as_stored, new_job
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.reaper import reap
+from couchjobs.recovery.conflicts import settle_conflicts
 from couchjobs.scheduler.event_jobs import CHAIN
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
@@ -163,7 +163,7 @@ class Debouncer:
         """Return whether the job as CouchDB has it holds the payloads; on a cluster, it may have taken two writes."""
         store = self._broker.store_of(job.worker)
         if len(await store.database.leaves(job.id)) > 1:
-            await reap(store, self._broker.daemon.peers, [job.id])
+            await settle_conflicts(store, self._broker.daemon.peers, [job.id])
         present = await store.database.find(job.id)
         return present is None or payloads.keys() <= gathered(present).keys()  # None: done and deleted already
 

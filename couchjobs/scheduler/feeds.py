@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, Conflict, CouchError, Forbidden, NotFound, Unauthorized
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.daemon import Daemon
 from couchjobs.scheduler.events import EventFollower
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.positions import CHECKPOINT, doctype_of

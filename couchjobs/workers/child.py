@@ -26,8 +26,9 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.loading import load_workers
 from couchjobs.workers.outcome import Done, Failed, Interrupted
+from couchjobs.workers.processes import InProcess
 from couchjobs.workers.wire import pack, receive, send, unpack
-from couchjobs.workers.worker import TASKS, Try, make_workers
+from couchjobs.workers.worker import TASKS, Try
 
 _logger = get_logger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,7 +38,7 @@ _LAST_GRACE_S = 0.5
 class _Child:
     def __init__(self, workers: WorkersList, connection: Connection, writer: asyncio.StreamWriter) -> None:
         settings = connection.settings
-        self.workers, _ = make_workers(workers, settings.max_retry_delay, CouchEngine(connection, workers))
+        self.process = InProcess(workers, settings.max_retry_delay, CouchEngine(connection, workers))
         self._settings = settings
         self._writer = writer
         self._tries: dict[int, Try] = {}
@@ -50,7 +51,7 @@ class _Child:
             try:
                 job = Job.from_document(message["job"], go_durations=self._settings.go_durations)
                 job.belongs_to(message["domain"], message["prefix"])
-                self._tries[number] = self.workers[job.worker].begin(job, message["daemon"])
+                self._tries[number] = self.process.begin(job, message["daemon"])
             except Exception as error:  # noqa: BLE001  the parent waits for an outcome, whatever it is
                 send(self._writer, {"try": number, "outcome": pack(Failed(describe(error))), "busy": False})
                 return
@@ -66,8 +67,7 @@ class _Child:
             running.stop(Interrupted(), _LAST_GRACE_S)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_LAST_GRACE_S)
-        for worker in self.workers.values():
-            await worker.stop()
+        await self.process.close()
 
     async def _run(self, number: int) -> None:
         running = self._tries[number]
@@ -98,8 +98,7 @@ async def _serve(handle: int) -> None:
     async with connect(settings) as connection:
         try:
             child = _Child(load_workers(hello["modules"]), connection, writer)
-            for worker in child.workers.values():
-                await worker.init()
+            await child.process.start()
         except Exception as error:  # noqa: BLE001  the parent says so, and does not start
             send(writer, {"failed": str(error) if isinstance(error, ConfigurationError) else repr(error)})
             await writer.drain()

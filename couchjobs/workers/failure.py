@@ -48,18 +48,23 @@ class Failures:
     """
 
     def __init__(self, workers: WorkersList, daemon: str, engine: Engine | None = None) -> None:
-        self._workers = workers
-        self._daemon = daemon
+        self.workers = workers
+        self.daemon = daemon
         self._engine = engine
 
     def wanted(self, worker_type: str) -> bool:
         """Return whether somebody wants to hear of jobs of that type."""
-        return bool(_for_all) or (worker_type in self._workers and self._workers.get(worker_type).on_failed is not None)
+        return bool(_for_all) or (worker_type in self.workers and self.workers.get(worker_type).on_failed is not None)
+
+    async def tell_refused(self, job: Job, reason: str) -> None:
+        """Tell those who want to hear of it of a job that is not run, before that is its end."""
+        if self.wanted(job.worker):
+            await self.tell(job, JobFailedError(reason, "refused"))
 
     async def tell(self, job: Job, error: JobFailedError) -> None:
         """Call those who want to hear of it, one after the other; what they raise is logged."""
-        own = self._workers.get(job.worker).on_failed if job.worker in self._workers else None
-        context = WorkerContext(job, self._daemon, engine=self._engine)
+        own = self.workers.get(job.worker).on_failed if job.worker in self.workers else None
+        context = WorkerContext(job, self.daemon, engine=self._engine)
         context.purpose = "on_failed "
         for function in (*([own] if own is not None else []), *_for_all):
             try:

@@ -1,9 +1,13 @@
-"""What can become of one try of a job."""
+"""What can become of one try of a job, and what that changes in its document."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, assert_never
+
+from couchjobs.jobs import transitions
+from couchjobs.jobs.job import Changes, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +54,22 @@ class Interrupted:
 
 
 Outcome = Done | Failed | Retry | Cancelled | Interrupted
+
+
+def changes_of(outcome: Outcome, job: Job, at: datetime) -> Changes:
+    """Return which fields of the job's document change where its try has had that outcome, at that time."""
+    match outcome:
+        case Done(result, lost, seconds):
+            if lost:
+                return transitions.done_without_result(job, at, lost, seconds)
+            return transitions.done(at, result, seconds)
+        case Failed():
+            return transitions.errored(job, at, outcome.error, outcome.traceback, outcome.seconds)
+        case Retry(error, delay_s, traceback, seconds):
+            return transitions.retried(job, at, error, at + timedelta(seconds=delay_s), traceback, seconds)
+        case Cancelled():
+            return transitions.cancelled(at)
+        case Interrupted():
+            return transitions.released(job)
+        case _:
+            assert_never(outcome)

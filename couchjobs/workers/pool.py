@@ -25,12 +25,13 @@ from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.log import get_logger
 from couchjobs.settings import Settings
-from couchjobs.supervisor import Supervisor, backoff
+from couchjobs.supervisor import Supervisor
+from couchjobs.waits import backoff
 from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.retry import has_tries_left, lower
 from couchjobs.workers.wire import pack, receive, send, unpack
-from couchjobs.workers.worker import lower, most_tries
 
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0
@@ -190,7 +191,7 @@ class RemoteTry:
         error = f"worker lost: its process has ended ({how})"
         if self._stopped_as is not None:
             self._outcome.set_result(self._stopped_as)
-        elif self._job.exec_count < most_tries(self._config, self._job):
+        elif has_tries_left(self._config, self._job):
             self._outcome.set_result(Retry(error, 0.0))
         else:
             self._outcome.set_result(Failed(error, worker_lost=True))
@@ -220,6 +221,7 @@ class ChildPool:
         loop: str = "uvloop",
     ) -> None:
         self.count = count
+        self.are_children = True
         self.numbers = itertools.count()
         self.plain_functions = 0
         self._workers = workers

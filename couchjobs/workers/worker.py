@@ -7,20 +7,18 @@ user gave goes through the boundary, which lets nothing through but a value or a
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import Any
 
 from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, MessageUnmarshalError
-from couchjobs.jobs.job import Job, JobOptions
+from couchjobs.jobs.job import Job
 from couchjobs.jobs.message import unmarshal
 from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
-from couchjobs.timestamps import now
 from couchjobs.workers.boundary import (
     GRACE_S,
     Call,
@@ -34,23 +32,18 @@ from couchjobs.workers.boundary import (
     result_of,
     traceback_of,
 )
-from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.config import WorkerConfig
 from couchjobs.workers.context import Resources, WorkerContext, begin_job
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.progress import Engine
+from couchjobs.workers.retry import LONGEST_DELAY_S, retry_delay, time_limit
 
-THREADS = "couchjobs worker"
-"""What the names of the threads of plain functions begin with."""
 TASKS = "couchjobs job"
 """What the names of the tasks of running jobs begin with."""
 
 _logger = get_logger(__name__)
 _LONGEST_HOOK_S = 30.0
 """Seconds that hooks may take which have no limit of their own."""
-_HOOK_THREADS = 4
-LONGEST_DELAY_S = 86_400.0
-"""Seconds that a retry waits at most, however many there were before it, unless a setting says otherwise."""
-_NO_OPTIONS = JobOptions()
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
 
@@ -115,7 +108,6 @@ class Try:
         self._longest_delay = worker.longest_delay
         self._job = job
         self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
-        self._options = job.options or _NO_OPTIONS
         self._call: Call | None = None
         self._thread: asyncio.Future[Ended] | None = None
         self._limit: asyncio.TimerHandle | None = None
@@ -174,11 +166,9 @@ class Try:
 
     def _limit_time(self) -> None:
         """Have the function cancelled when its time is over."""
-        seconds = lower(self._config.timeout, self._options.timeout)
-        left = self._time_left()
-        if left is not None and (seconds is None or left < seconds):
-            seconds = max(0.0, left)
+        seconds = time_limit(self._config, self._job)
         if seconds is not None:
+            seconds = max(0.0, seconds)
             self._context.deadline = time.monotonic() + seconds
             self._end_in(seconds, seconds)
 
@@ -192,13 +182,6 @@ class Try:
         self._context.cancel()
         if self._call is not None:
             self._call.cancel(0.0 if self._thread is not None else GRACE_S)
-
-    def _time_left(self) -> float | None:
-        """Return how long all tries together may still take, None where there is no limit."""
-        limit = lower(self._config.max_exec_time, self._options.max_exec_time)
-        if limit is None or self._job.started_at is None:
-            return limit
-        return limit - (now() - self._job.started_at).total_seconds()
 
     async def _body(self) -> Any:
         """Call what the user gave: middleware, `worker_start`, the function."""
@@ -273,20 +256,13 @@ class Try:
             return replace(failed, bad_trigger=True)
         if self._context.no_retry or any(issubclass(kind, _NEVER_RETRIED) for kind in causes):
             return failed
-        if not await self._may_try_again(error):
-            return failed
-        jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
-        delay = self._config.retry_delay * 2.0 ** min(self._job.exec_count - 1, 30) * jitter
-        delay = min(delay, self._longest_delay)
-        left = self._time_left()
-        if left is not None and delay > left:
+        delay = retry_delay(self._config, self._job, self._longest_delay)
+        if delay is None or not await self._hook_wants_another(error):
             return failed
         return Retry(text, delay, trace, self._seconds)
 
-    async def _may_try_again(self, error: BaseException) -> bool:
+    async def _hook_wants_another(self, error: BaseException) -> bool:
         hook = self._config.error_hook
-        if self._job.exec_count >= most_tries(self._config, self._job):
-            return False
         if hook is None:
             return True
         try:
@@ -317,31 +293,3 @@ def _within(around: list[AbstractContextManager[Any]], function: Any, *arguments
             stack.enter_context(manager)
         return function(*arguments)
     raise RuntimeError("a middleware has swallowed the error of the function")
-
-
-def make_workers(
-    configs: WorkersList, longest_delay: float, engine: Engine
-) -> tuple[dict[str, Worker], ThreadPoolExecutor]:
-    """Return a worker for each type, and the threads that their plain functions share: one a slot.
-
-    Args:
-        configs: the types.
-        longest_delay: seconds that a retry waits at most.
-        engine: what functions push further jobs by.
-    """
-    count = sum(config.concurrency for config in configs if not config.is_coroutine)
-    threads = ThreadPoolExecutor(count + _HOOK_THREADS, thread_name_prefix=THREADS)
-    return {config.worker_type: Worker(config, threads, longest_delay, engine) for config in configs}, threads
-
-
-def most_tries(config: WorkerConfig, job: Job) -> int:
-    """Return how many tries the job has: what its worker allows, or fewer where its options say so."""
-    wanted = job.options.max_exec_count if job.options else None
-    return min(config.max_exec_count, wanted or config.max_exec_count)
-
-
-def lower(allowed: float | None, wanted: float | None) -> float | None:
-    """Return the lower of two limits, None being none."""
-    if allowed is None or wanted is None:
-        return wanted if allowed is None else allowed
-    return min(allowed, wanted)

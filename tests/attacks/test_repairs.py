@@ -13,17 +13,21 @@ from fault_proxy import FaultProxy, Refusal
 from triggering import note, triggers_of
 from waiting import eventually
 
+from couchjobs.cluster.peers import Peers
 from couchjobs.couch import settle
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.installation import guard
+from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.audit import give_up_doubtful
-from couchjobs.recovery.peers import Peers
-from couchjobs.recovery.reaper import reap
+from couchjobs.recovery.audit import Audit
+from couchjobs.recovery.conflicts import settle_conflicts
+from couchjobs.recovery.lost import LostJobs
 from couchjobs.settings import Settings
 from couchjobs.timestamps import format_time
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.failure import Failures
 
 A_DAY_S = 86_400
 JOB = {"worker": "note", "message": None}
@@ -50,19 +54,22 @@ async def test_running_leaf_when_it_loses_in_guarded_mode_then_deleted_once(
     await guard(connection, db)
     peers = Peers("own", dead_after=1000)
     async with connect(settings_for(url=urls["worker"])) as of_worker:
-        assert [await reap(JobStore(of_worker, db), peers, ["job"]) for _ in range(2)] == [1, 1]
+        assert [await settle_conflicts(JobStore(of_worker, db), peers, ["job"]) for _ in range(2)] == [1, 1]
     assert [leaf["state"] for leaf in await store.database.leaves("job")] == ["done"]
 
 
-async def test_doubtful_job_when_it_is_gone_then_the_others_are_given_up(connection: Connection, db: Prefixer) -> None:
+async def test_unconfirmed_claim_when_it_is_gone_then_the_others_are_given_up(
+    connection: Connection, db: Prefixer
+) -> None:
     """One that was purged, and one whose claim is still there."""
     store = JobStore(connection, db)
     rev = await store.database.put({"_id": "there", **JOB, "state": "queued"})
     job = Job.from_document({"_id": "there", "_rev": rev, **JOB, "state": "queued"})
     assert await store.claim(job, "own")
-    store.doubtful = dict.fromkeys(("purged", "there"), time.monotonic() - 60)
-    await give_up_doubtful(store, "own", lambda job_id: False)
-    assert store.doubtful == {}
+    claims = OwnClaims()
+    claims.unconfirmed = dict.fromkeys(("purged", "there"), time.monotonic() - 60)
+    await Audit(LostJobs(store, Peers("own", 1000), Failures(WorkersList(), "own")), claims).unconfirmed()
+    assert claims.unconfirmed == {}
     assert (await store.get("there")).state == "queued"
 
 

@@ -11,16 +11,21 @@ import pytest
 from fault_proxy import Answer, FaultProxy, Refusal
 from waiting import eventually
 
+from couchjobs.cluster.peers import Peers
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.writer import GroupWriter, Written
 from couchjobs.jobs import transitions
+from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.audit import audit_own_claims
+from couchjobs.recovery.audit import Audit
+from couchjobs.recovery.lost import LostJobs
 from couchjobs.timestamps import now
+from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.failure import Failures
 from couchjobs.workers.registry import worker
 
 JOBS = 200
@@ -116,10 +121,14 @@ async def test_claim_when_answer_says_accepted_then_not_ours_and_the_audit_puts_
     assert not await store.claim(job, "daemon")
     proxy.after = lambda answer: None
     assert (await store.get("job")).state is State.RUNNING
-    assert await audit_own_claims(store, "daemon", 60, lambda job_id: False) == 0, "younger than the grace period"
-    assert await audit_own_claims(store, "daemon", 0, lambda job_id: job_id == "job") == 0, "it runs"
-    assert await audit_own_claims(store, "other", 0, lambda job_id: False) == 0, "not ours"
-    assert await audit_own_claims(store, "daemon", 0, lambda job_id: False) == 1
+
+    def audit(daemon: str, *held: str) -> Audit:
+        return Audit(LostJobs(store, Peers(daemon, 1000), Failures(WorkersList(), daemon)), OwnClaims(held))
+
+    assert await audit("daemon").all_claims(60) == 0, "younger than the grace period"
+    assert await audit("daemon", "job").all_claims(0) == 0, "it runs"
+    assert await audit("other").all_claims(0) == 0, "not ours"
+    assert await audit("daemon").all_claims(0) == 1
     put_back = await store.get("job")
     assert (put_back.state, put_back.exec_count, put_back.claim) == (State.QUEUED, 0, None)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any
 
 import orjson
@@ -13,20 +12,23 @@ import pytest
 from fault_proxy import FaultProxy, Refusal
 from waiting import eventually
 
+from couchjobs import watchdog
+from couchjobs.cluster.daemon import Daemon
+from couchjobs.cluster.peers import Peers, taken_types
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_job, wait
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery import watchdog
-from couchjobs.recovery.daemon import Daemon
-from couchjobs.recovery.peers import Peers, taken_types
-from couchjobs.recovery.reaper import conflicted, reap
-from couchjobs.recovery.rescue import Rescuer, claimants
-from couchjobs.recovery.unnamed import UnnamedClaims
-from couchjobs.recovery.watchdog import Watchdog
+from couchjobs.recovery.conflicts import conflicted, settle_conflicts
+from couchjobs.recovery.dead_daemons import Rescuer, claimants
+from couchjobs.recovery.lost import LostJobs
+from couchjobs.recovery.unnamed_claims import UnnamedClaims
 from couchjobs.timestamps import format_time, now
+from couchjobs.watchdog import Watchdog
+from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.failure import Failures
 from couchjobs.workers.registry import worker
 
 Start = Callable[..., Any]
@@ -59,6 +61,11 @@ async def neighbour(connection: Connection, db: Prefixer) -> AsyncIterator[Daemo
     await daemon.join()
     yield daemon
     await daemon.leave()
+
+
+def lost_by(store: JobStore, daemon: Daemon) -> LostJobs:
+    """What that daemon does with lost jobs: they have a try left."""
+    return LostJobs(store, daemon.peers, Failures(WorkersList(), daemon.id))
 
 
 async def test_claims_when_their_daemon_is_unknown_then_jobs_are_rescued(
@@ -134,7 +141,7 @@ async def test_running_job_when_another_engine_may_have_it_then_left_alone(
     fields = {"worker": "count", "message": None, "state": "running"}
     await store.database.put({"_id": "theirs", **fields, "started_at": format_time(now())})
     await store.database.put({"_id": "ours", **fields, "claim": {"id": "c", "daemon": neighbour.id}})
-    unnamed = UnnamedClaims(store, partial(store.rescue, again=True))
+    unnamed = UnnamedClaims(lost_by(store, neighbour))
     assert [await unnamed.rescue() for _ in range(3)] == [0, 0, 0]
     assert [(await store.get(job_id)).state for job_id in ("theirs", "ours")] == [State.RUNNING] * 2
 
@@ -154,7 +161,7 @@ async def test_rescue_when_another_branch_is_settled_then_the_job_is_left_alone(
     body = {"docs": docs, "new_edits": False}
     await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=orjson.dumps(body))
     assert (await store.get("job")).rev.startswith("2-f")
-    assert await Rescuer(store, neighbour.peers, partial(store.rescue, again=True)).rescue("ghost") == 0
+    assert await Rescuer(lost_by(store, neighbour)).rescue("ghost") == 0
     assert (await store.get("job")).rev.startswith("2-f")
 
 
@@ -192,7 +199,7 @@ async def test_reap_when_jobs_are_in_conflict_then_the_branch_that_counts_stays(
     peers.note([{"_id": f"daemon:{neighbour.id}", "beat": 1}], moved=True)
     peers.is_dead = lambda daemon, times=1.0: daemon == GHOST  # type: ignore[method-assign]
     await eventually(lambda: conflicted(store))
-    assert await reap(store, peers, ["job"]) == (len(left) == 1)
+    assert await settle_conflicts(store, peers, ["job"]) == (len(left) == 1)
     present = [leaf["state"] for leaf in await store.database.leaves("job") if not leaf.get("_deleted")]
     assert sorted(present) == left
     assert (await store.get("job")).state == left[0]
@@ -216,7 +223,7 @@ async def test_reap_when_both_branches_gathered_payloads_then_all_are_kept(
         docs.append({**fields, "_rev": f"2-{name * 32}", "_revisions": revisions})
     body = orjson.dumps({"docs": docs, "new_edits": False})
     await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
-    assert await reap(store, neighbour.peers, ["hook", "hook"]) == 2
+    assert await settle_conflicts(store, neighbour.peers, ["hook", "hook"]) == 2
     (leaf,) = [leaf for leaf in await store.database.leaves("hook") if not leaf.get("_deleted")]
     assert sorted(leaf["payload"]["payloads"]) == [1, 2, 3, 4]
     assert leaf["payload_ids"] == [f"p{number}" for number in leaf["payload"]["payloads"]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from couchjobs.supervisor import Supervisor, backoff
+from couchjobs.supervisor import Supervisor
+from couchjobs.waits import backoff
 
 
 async def test_supervisor_when_a_task_fails_then_started_again_and_counted() -> None:

@@ -1,8 +1,8 @@
-"""Which jobs a daemon has the first right to: its share of those of each worker type.
+"""Which jobs are a daemon's own: its partition of those of each worker type. The others leave them to it for a moment.
 
-Shares follow from the daemons that show life and from the ids of jobs, so that all daemons agree without asking one
+Partitions follow from the daemons that show life and from the ids of jobs, so that all daemons agree without asking one
 another, more or less: where they do not, two try to claim a job, and one gets it. A daemon that stands still loses its
-share before it counts as dead, which harms nobody and helps its jobs.
+partition before it counts as dead, which harms nobody and helps its jobs.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from couchjobs.recovery.peers import Peers
-from couchjobs.recovery.rendezvous import bucket, buckets_of
+from couchjobs.cluster.peers import Peers
+from couchjobs.cluster.rendezvous import bucket, buckets_of
 from couchjobs.settings import Settings
 
 _FRESH_BEATS = 2
 
 
-class Shares:
-    """The shares of one daemon, as it sees the others. `take` before use."""
+class Partition:
+    """The partition of one daemon, as it sees the others. `take` before use."""
 
     def __init__(self, daemon: str, peers: Peers, tenant: tuple[str, str], settings: Settings) -> None:
         self._daemon = daemon
@@ -33,27 +33,27 @@ class Shares:
         self._look_at = 0.0
 
     def take(self, worker_types: Iterable[str]) -> None:
-        """Have shares of the jobs of these types, and of no others."""
+        """Own jobs of these types, and of no others."""
         self._worker_types = frozenset(worker_types)
         self._look_at = 0.0
 
-    def holds(self, job_id: str, worker_type: str) -> bool:
-        """Return whether this daemon has the first right to the job."""
-        return self._peers.none or bucket(job_id) in self._share_of(worker_type)
+    def owns(self, job_id: str, worker_type: str) -> bool:
+        """Return whether this daemon owns the job."""
+        return self._peers.none or bucket(job_id) in self._own_buckets(worker_type)
 
-    def may_hold(self, job_id: str) -> bool:
+    def may_own(self, job_id: str) -> bool:
         """Return the same of a job of which only the id is known: whether it is so for any of the worker types."""
         if self._peers.none:
             return True
         number = bucket(job_id)
-        return any(number in self._share_of(worker_type) for worker_type in self._worker_types)
+        return any(number in self._own_buckets(worker_type) for worker_type in self._worker_types)
 
     def version(self) -> int:
-        """Return a number that is another one when shares have changed."""
+        """Return a number that is another one when the partition has changed."""
         self._look()
         return self._version
 
-    def _share_of(self, worker_type: str) -> frozenset[int]:
+    def _own_buckets(self, worker_type: str) -> frozenset[int]:
         self._look()
         return self._buckets.get(worker_type, frozenset())
 

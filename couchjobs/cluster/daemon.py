@@ -13,6 +13,9 @@ import time
 from collections.abc import Collection, Iterable
 from importlib.metadata import version
 
+from couchjobs.cluster.partition import Partition
+from couchjobs.cluster.peers import PREFIX, Peers, sharing_databases, told_other_lanes
+from couchjobs.cluster.rendezvous import first_right, rank
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
@@ -20,12 +23,10 @@ from couchjobs.errors import Conflict, CouchError, NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.recovery.peers import PREFIX, Peers, sharing_databases, told_other_lanes
-from couchjobs.recovery.rendezvous import first_right, rank
-from couchjobs.recovery.shares import Shares
-from couchjobs.supervisor import Supervisor, patiently
+from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.zones import digest_of_zone_data
+from couchjobs.waits import patiently
 
 _logger = get_logger(__name__)
 _VERSION = version("couchjobs")
@@ -50,7 +51,7 @@ class Daemon:
         self.db = db
         self._connection = connection
         self.peers = Peers(self.id, connection.settings.dead_after)
-        self.shares = Shares(self.id, self.peers, self._tenant, connection.settings)
+        self.partition = Partition(self.id, self.peers, self._tenant, connection.settings)
         self._worker_types: set[str] = set()
         self._slots = 0
         self._schedules = False
@@ -94,7 +95,7 @@ class Daemon:
     async def take_jobs(self, worker_types: Iterable[str], slots: int) -> None:
         """Say for which worker types this daemon claims jobs, and how many at once; none and 0: no longer."""
         self._worker_types, self._slots = set(worker_types), slots
-        self.shares.take(self._worker_types)
+        self.partition.take(self._worker_types)
         await self._tell()
 
     async def take_triggers(self, takes: bool) -> None:
@@ -147,6 +148,19 @@ class Daemon:
     def is_lost(self) -> bool:
         """Return whether the others may soon take this daemon for dead: its last beat is too long ago."""
         return time.monotonic() - self._shown_at > self._connection.settings.dead_after * (1 - _MARGIN)
+
+    async def lost_or_found(self) -> bool:
+        """Return, as soon as it is another answer than now, whether this daemon is lost."""
+        before = self.is_lost
+        while self.is_lost == before:  # noqa: ASYNC110  time alone makes it so
+            await asyncio.sleep(self._connection.settings.look_interval)
+        return not before
+
+    async def partition_changes(self) -> None:
+        """Return as soon as other jobs are this daemon's own than now."""
+        before = self.partition.version()
+        while self.partition.version() == before:  # noqa: ASYNC110  time alone makes it so
+            await asyncio.sleep(self._connection.settings.look_interval)
 
     def listen(self) -> asyncio.Event:
         """Return an event that is set whenever a daemon comes or goes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from couchjobs.broker.candidates import Candidate, Candidates
+from couchjobs.broker.backlog import Backlog, Candidate
 from couchjobs.timestamps import Moment
 
 
@@ -15,11 +15,11 @@ def candidate(
     priority: int = 0,
     not_before: float = 0,
     rev: str = "1-a",
-    first_right: bool = True,
+    own: bool = True,
     worker: str = "w",
 ) -> Candidate:
     """A candidate, of worker w unless another one is given."""
-    return Candidate(job_id, rev, worker, due, priority, None, not_before, first_right)
+    return Candidate(job_id, rev, worker, due, priority, None, not_before, own)
 
 
 def at(seconds: float) -> Moment:
@@ -34,7 +34,7 @@ def ids(candidates: list[Candidate]) -> list[str]:
 
 def test_take_when_priorities_differ_then_two_of_three_by_priority() -> None:
     """One of three is the oldest."""
-    known = Candidates({"w": 2}, 100)
+    known = Backlog({"w": 2}, 100)
     for number in range(4):
         known.offer(candidate(f"low-{number}", due=number), at(0))
         known.offer(candidate(f"high-{number}", due=100 + number, priority=1), at(0))
@@ -45,7 +45,7 @@ def test_take_when_priorities_differ_then_two_of_three_by_priority() -> None:
 
 def test_offer_when_not_before_is_later_then_waits() -> None:
     """And replaces what was known of the job before."""
-    known = Candidates({"w": 2}, 100)
+    known = Backlog({"w": 2}, 100)
     known.offer(candidate("a", not_before=5), at(0))
     known.offer(candidate("b", not_before=3), at(0))
     assert known.next_in(["w"], at(0)) == 3
@@ -58,60 +58,60 @@ def test_offer_when_not_before_is_later_then_waits() -> None:
 
 def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     """Priority still finds a place; the mark is given out once few are ready."""
-    known = Candidates({"w": 2}, 3)
+    known = Backlog({"w": 2}, 3)
     for number in range(5):
         known.offer(candidate(f"job-{number}"), at(0))
     assert known.ready() == 3
-    assert known.overflowed(0) == []
+    assert known.overflowed(at(0)) == []
     known.offer(candidate("high", priority=1), at(0))
     assert known.ready("w") == 4
     known.take("w", 4, at(0))
-    assert known.overflowed(0) == ["w"]
-    assert known.overflowed(0) == []
+    assert known.overflowed(at(0)) == ["w"]
+    assert known.overflowed(at(0)) == []
 
 
-def test_reconsider_when_first_rights_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
+def test_own_when_partitions_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
     """Before their delay as well: it was for the daemon that has the first right no longer."""
-    known = Candidates({"w": 2}, 100, delay_s=0.25)
+    known = Backlog({"w": 2}, 100, delay_s=0.25)
     for number in range(4):
-        known.offer(candidate(f"job-{number}", first_right=False), at(0))
+        known.offer(candidate(f"job-{number}", own=False), at(0))
     known.next_in(["w"], at(1))
-    known.offer(candidate("early", first_right=False), at(1))
-    known.reconsider(lambda job_id, worker: worker == "w" and job_id in ("job-1", "early"))
+    known.offer(candidate("early", own=False), at(1))
+    known.own(lambda job_id, worker: worker == "w" and job_id in ("job-1", "early"), at(1))
     assert known.ready() == 2
     assert ids(known.take("w", 2, at(1))) == ["early", "job-1"]
     assert known.next_in(["w"], at(1.3)) is not None
 
 
-def test_hungry_when_nothing_or_little_of_a_type_is_ready() -> None:
+def test_wants_more_when_nothing_or_little_of_a_type_is_ready() -> None:
     """A type without any candidate makes nobody hungry as long as another one has plenty."""
-    known = Candidates({"few": 1, "many": 100}, 1000)
-    assert known.hungry()
+    known = Backlog({"few": 1, "many": 100}, 1000)
+    assert known.wants_more()
     for number in range(32):
         known.offer(candidate(f"job-{number}", worker="few"), at(0))
-    assert not known.hungry()
+    assert not known.wants_more()
     known.offer(candidate("one", worker="many"), at(0))
-    assert known.hungry()
+    assert known.wants_more()
     known.take("many", 1, at(0))
     known.take("few", 1, at(0))
-    assert known.hungry()
+    assert known.wants_more()
 
 
 def test_offer_when_too_many_wait_then_the_earliest_do_and_the_rest_is_looked_for_in_time() -> None:
     """A left out job is not looked for before its time has come."""
-    known = Candidates({"w": 2}, 2)
+    known = Backlog({"w": 2}, 2)
     for not_before in (30.0, 20.0, 10.0, 40.0, 50.0):
         known.offer(candidate(f"job-{not_before}", not_before=not_before), at(0))
     assert known.next_in(["w"], at(0)) == 10
-    assert known.overflowed(29) == []
+    assert known.overflowed(at(29)) == []
     assert ids(known.take("w", 9, at(29))) == ["job-10.0", "job-20.0"]
-    assert known.overflowed(30) == ["w"]
+    assert known.overflowed(at(30)) == ["w"]
     assert known.next_in(["w"], at(30)) is None
 
 
 def test_next_in_when_candidates_are_ripe_then_at_once_and_not_never() -> None:
     """Whoever asks after he has taken must be told of what has ripened since: it was lost until the next sweep."""
-    known = Candidates({"w": 2}, 10)
+    known = Backlog({"w": 2}, 10)
     known.offer(candidate("a", not_before=5), at(0))
     known.offer(candidate("b", not_before=9), at(0))
     assert known.take("w", 2, at(4.9)) == []
@@ -124,26 +124,26 @@ def test_next_in_when_candidates_are_ripe_then_at_once_and_not_never() -> None:
 
 def test_offer_when_the_wall_clock_is_set_back_then_what_is_left_to_others_waits_no_longer() -> None:
     """A delay is for the clock that nobody sets."""
-    known = Candidates({"w": 2}, 10, delay_s=0.25)
-    known.offer(candidate("a", first_right=False), Moment(5000, 100))
+    known = Backlog({"w": 2}, 10, delay_s=0.25)
+    known.offer(candidate("a", own=False), Moment(5000, 100))
     assert known.next_in(["w"], Moment(1400, 100)) == 0.25
     assert ids(known.take("w", 2, Moment(1400, 100.25))) == ["a"]
 
 
-def test_candidates_when_jobs_come_and_go_then_no_queue_grows() -> None:
+def test_backlog_when_jobs_come_and_go_then_no_queue_grows() -> None:
     """The two orders hold what the other has taken for a while, and not for ever."""
-    known = Candidates({"w": 2}, 100)
+    known = Backlog({"w": 2}, 100)
     for number in range(60_000):
         known.offer(candidate(str(number), due=-number, priority=number % 3), at(0))
         known.take("w", 1, at(0))
-    lane = known._lanes["w"]
-    assert len(lane.by_age) < 6000
-    assert len(lane.by_priority) < 6000
+    queue = known._queues["w"]
+    assert len(queue._by_age) < 6000
+    assert len(queue._by_priority) < 6000
 
 
 def test_forget_when_job_moved_on_then_not_taken() -> None:
     """The feed says that somebody else has it."""
-    known = Candidates({"w": 2}, 10)
+    known = Backlog({"w": 2}, 10)
     known.offer(candidate("a"), at(0))
     assert known.knows("a", "1-a")
     assert not known.knows("a", "2-b")
@@ -153,9 +153,9 @@ def test_forget_when_job_moved_on_then_not_taken() -> None:
 
 def test_take_when_jobs_are_left_to_others_then_own_ones_first_and_few_are_taken_over() -> None:
     """At most one for each slot and delay, however many lie there."""
-    known = Candidates({"w": 2}, 100, delay_s=0.25)
+    known = Backlog({"w": 2}, 100, delay_s=0.25)
     for number in range(10):
-        known.offer(candidate(f"other-{number}", first_right=False), at(0))
+        known.offer(candidate(f"other-{number}", own=False), at(0))
     known.offer(candidate("own"), at(0))
     assert ids(known.take("w", 9, at(0))) == ["own"]
     assert known.next_in(["w"], at(0)) == 0.25
@@ -169,8 +169,8 @@ def test_take_when_jobs_are_left_to_others_then_own_ones_first_and_few_are_taken
 
 def test_next_in_when_slots_are_full_then_jobs_left_to_others_wake_nobody() -> None:
     """They are looked at once a slot is free."""
-    known = Candidates({"w": 2, "full": 1}, 100, delay_s=0.25)
-    known.offer(Candidate("other", "1-a", "full", 0, 0, None, first_right=False), at(0))
+    known = Backlog({"w": 2, "full": 1}, 100, delay_s=0.25)
+    known.offer(Candidate("other", "1-a", "full", 0, 0, None, own=False), at(0))
     assert known.next_in(["w"], at(9)) is None
     assert known.next_in(["w", "full"], at(9)) == 0
 
@@ -180,11 +180,11 @@ def test_next_in_when_slots_are_full_then_jobs_left_to_others_wake_nobody() -> N
         st.tuples(st.integers(0, 20), st.integers(-1, 2), st.sampled_from([0.0, 5.0]), st.booleans()), max_size=200
     )
 )
-def test_candidates_when_anything_happens_then_each_is_taken_at_most_once_and_counts_hold(
+def test_backlog_when_anything_happens_then_each_is_taken_at_most_once_and_counts_hold(
     steps: list[tuple[int, int, float, bool]],
 ) -> None:
     """Offers, replacements, takes and forgets in any order."""
-    known = Candidates({"w": 2}, 10)
+    known = Backlog({"w": 2}, 10)
     present: set[str] = set()
     for number, priority, not_before, take in steps:
         if take:

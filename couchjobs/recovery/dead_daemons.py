@@ -2,71 +2,58 @@
 
 Every daemon that claims jobs looks; of those, one has the first right to a dead one's jobs, the others a little later,
 and the revision fences all but one out. A dead daemon is found by its beat that stands still; one whose document is
-gone altogether by the claims that name it, which are listed now and then, with those that name nobody (`unnamed`).
+gone altogether by the claims that name it, which are listed now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 
+from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
-from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.job import ENDED, Job, State, is_claimed_by
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
-from couchjobs.recovery.audit import is_claimed_by
-from couchjobs.recovery.daemon import Daemon
-from couchjobs.recovery.peers import Peers
-from couchjobs.recovery.unnamed import UnnamedClaims
-from couchjobs.settings import Settings
+from couchjobs.recovery.lost import LostJobs
 
 _logger = get_logger(__name__)
 _ANYBODY_AFTER = 1.3
-_UNNAMED = "unnamed"
 _PAGE = 500
 _AT_A_TIME = 20
 
 
 class Rescuer:
-    """Looks after the jobs of other daemons. `run` goes on until it is cancelled.
+    """Looks after the jobs of other daemons, in one database. `lost`: what becomes of them; it knows the jobs."""
 
-    Args:
-        store: the jobs.
-        peers: the other daemons.
-        take: takes a job from the daemon that ran it; returns False where it has moved on.
-    """
+    def __init__(self, lost: LostJobs) -> None:
+        self._lost = lost
+        self._store = lost.store
+        self._peers = lost.peers
+        self._unknown: set[str] = set()
+        self._done: set[str] = set()
 
-    def __init__(self, store: JobStore, peers: Peers, take: Callable[[Job], Awaitable[bool]]) -> None:
-        self._store = store
-        self._peers = peers
-        self._take_job = take
-        self._unnamed = UnnamedClaims(store, take)
+    async def suspect_unknown(self) -> None:
+        """Suspect daemons that claims name and nobody knows, and, once more, those that were looked after."""
+        self._unknown = {name for name in await claimants(self._store) if self._peers.is_dead(name)}
+        self._done.clear()
 
-    async def run(self, daemon: Daemon, settings: Settings, worker_types: Collection[str]) -> None:
-        """Look for daemons that have died, often; for claims of daemons that nobody knows, at each sweep.
+    async def look_after(self, daemon: Daemon, worker_types: Collection[str]) -> None:
+        """Take the jobs of those that have died: of all of them, of which this daemon has the first right to some.
 
         `worker_types`: those of the jobs, for only daemons that have one of them look after them.
         """
-        loop = asyncio.get_running_loop()
-        swept, done = loop.time(), set[str]()
-        while True:
-            await asyncio.sleep(settings.look_interval)
-            suspects = {*self._peers.suspects()}
-            done &= suspects
-            if loop.time() - swept > settings.sweep_interval:
-                swept = loop.time()
-                suspects |= {name for name in await claimants(self._store) if self._peers.is_dead(name)}
-                done.clear()
-                if daemon.answers_for(_UNNAMED, worker_types):
-                    await self._unnamed.rescue()
-            own = [
-                suspect
-                for suspect in suspects - done
-                if daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER)
-            ]
-            looked_after = await asyncio.gather(*(self._look_after(daemon, suspect) for suspect in own[:_AT_A_TIME]))
-            done |= {suspect for suspect, rescued in zip(own, looked_after, strict=False) if rescued}
+        known = {*self._peers.suspects()}
+        self._done &= known
+        suspects, self._unknown = known | self._unknown, set()
+        own = [
+            suspect
+            for suspect in suspects - self._done
+            if daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER)
+        ]
+        looked_after = await asyncio.gather(*(self._look_after(daemon, suspect) for suspect in own[:_AT_A_TIME]))
+        self._done |= {suspect for suspect, rescued in zip(own, looked_after, strict=False) if rescued}
 
     async def _look_after(self, daemon: Daemon, suspect: str) -> bool:
         """Take the jobs of one suspect, if it is dead; return whether that is done with."""
@@ -108,7 +95,7 @@ class Rescuer:
                 if leaf["_rev"] != document["_rev"] and self._is_settled(leaf):
                     return False
             job = Job.read(document)
-            return await self._take_job(job)
+            return await self._lost.take(job)
         except CouchError as error:
             _logger.warning("job of a dead daemon not rescued yet", job=document["_id"], reason=str(error))
             return False

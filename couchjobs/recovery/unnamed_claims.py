@@ -6,14 +6,13 @@ any claim may be that of another engine, on whose databases couchjobs works too:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
+from couchjobs.recovery.lost import LostJobs
 from couchjobs.timestamps import now
 
 _logger = get_logger(__name__)
@@ -23,11 +22,11 @@ _LONGEST_NAME = 200
 
 
 class UnnamedClaims:
-    """Those of one lane. `take`: takes a job from whoever ran it; returns False where it has moved on."""
+    """Those of one database of jobs. `lost`: what becomes of them; it knows the jobs."""
 
-    def __init__(self, store: JobStore, take: Callable[[Job], Awaitable[bool]]) -> None:
-        self._store = store
-        self._take_job = take
+    def __init__(self, lost: LostJobs) -> None:
+        self._store = lost.store
+        self._lost = lost
         self._seen: dict[str, str] = {}
 
     async def rescue(self) -> int:
@@ -47,7 +46,7 @@ class UnnamedClaims:
         """Take one job, if it is nobody's; return whether it was."""
         try:
             job = Job.read(document)
-            if not _is_nobodys(job) or not await self._take_job(job):
+            if not _is_nobodys(job) or not await self._lost.take(job):
                 return False
         except CouchError as error:
             _logger.warning("job that names no daemon not rescued yet", job=document["_id"], reason=str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from couchjobs.recovery.rendezvous import BUCKETS, bucket, buckets_of, first_right
+from couchjobs.cluster.rendezvous import BUCKETS, bucket, buckets_of, first_right
 
 
 def test_first_right_when_a_daemon_comes_or_goes_then_only_its_share_moves() -> None:

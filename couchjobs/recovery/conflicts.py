@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from couchjobs.cluster.peers import Peers
 from couchjobs.couch.answers import leaf_rank
 from couchjobs.couch.database import Document
 from couchjobs.couch.settle import settle
@@ -24,7 +25,6 @@ from couchjobs.jobs.payloads import missing
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.transitions import tombstone
 from couchjobs.log import get_logger
-from couchjobs.recovery.peers import Peers
 
 _logger = get_logger(__name__)
 _PAGE = 500
@@ -36,7 +36,7 @@ async def conflicted(store: JobStore) -> list[str]:
     return [row["id"] for row in await store.database.view("queue/conflicts", None, {}, limit=_PAGE)]
 
 
-async def reap(store: JobStore, peers: Peers, job_ids: Iterable[str]) -> int:
+async def settle_conflicts(store: JobStore, peers: Peers, job_ids: Iterable[str]) -> int:
     """Settle what can be settled of these jobs; return how many of them are in conflict no longer."""
     settled = 0
     for job_id in job_ids:

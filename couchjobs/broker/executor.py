@@ -1,0 +1,162 @@
+"""One job, from its claim to the end that is stored: claim the document, run the function, write what came of it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any
+
+from couchjobs.broker.lane import Execution, Phase
+from couchjobs.cluster.daemon import Daemon
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import Conflict, CouchError, JobFailedError
+from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.store import Claimed, JobStore
+from couchjobs.log import get_logger
+from couchjobs.supervisor import is_cancelled
+from couchjobs.timestamps import now
+from couchjobs.workers.failure import Failures
+from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry, changes_of
+from couchjobs.workers.processes import Processes
+
+_logger = get_logger(__name__)
+_AFTER_NO_ANSWER_S = 0.5
+"""Seconds until a job is looked at again whose claim was not taken: an outage is asked twice a second."""
+_UNCLAIMABLE = "CouchDB does not take its claim"
+_LINES: dict[type[Outcome], tuple[int, str]] = {
+    Done: (logging.INFO, "job done"),
+    Failed: (logging.WARNING, "job failed"),
+    Retry: (logging.WARNING, "job is tried again"),
+    Cancelled: (logging.INFO, "job cancelled"),
+    Interrupted: (logging.INFO, "job put back"),
+}
+
+
+class Executor:
+    """What one daemon does with a job that it has taken from its backlog.
+
+    Args:
+        connection: to the server.
+        daemon: this daemon.
+        processes: where the functions run.
+        failures: whom to tell of jobs that have failed for good.
+    """
+
+    def __init__(self, connection: Connection, daemon: Daemon, processes: Processes, failures: Failures) -> None:
+        self._log = _logger.bind()  # bound once: the proxy of a module binds itself anew for each line
+        self._tells = self._log.is_enabled_for(logging.INFO)
+        self._connection = connection
+        self._daemon = daemon
+        self._processes = processes
+        self._failures = failures
+        self.context = copy_context()
+        """That of the tasks in which jobs run: worker functions use the connection, too."""
+        self.context.run(connection.use)
+
+    async def run(self, execution: Execution) -> float | None:
+        """Claim, run and end the job; return in how many seconds it is to be read again, None for no time.
+
+        The slot is free again once the function has ended, stored or not. Nothing is raised, but for a cancellation.
+        """
+        lane, job = execution.lane, execution.job
+        try:
+            claimed, outcome = await self._claim_and_run(execution)
+            execution.phase = Phase.ENDING
+            if claimed is Claimed.LATER:
+                return _AFTER_NO_ANSWER_S
+            if claimed is Claimed.REFUSED:
+                return None if await self._reject(lane.store, job) else _AFTER_NO_ANSWER_S
+            if outcome is not None and await self._end(lane.store, job, outcome) and job.state is not State.QUEUED:
+                lane.claims.revisions.add(job.rev)
+        except BaseException:  # a processor of the user's for the log may raise anything, too
+            if job.state is State.RUNNING and job.claim is not None:
+                lane.claims.begun.add(job.claim.id)
+            if is_cancelled():
+                raise
+            with suppress(BaseException):
+                _logger.exception("job left as it is", job=job.id)
+        return None
+
+    async def _claim_and_run(self, execution: Execution) -> tuple[Claimed, Outcome | None]:
+        """Return what became of the claim, and, where the job is ours, of its try."""
+        lane, job = execution.lane, execution.job
+        try:
+            claimed = await lane.store.try_to_claim(job, self._daemon.id, lane.claims)
+            if claimed is not Claimed.OURS:
+                return claimed, None
+            if execution.interrupted or self._daemon.is_lost:
+                return claimed, Interrupted()
+            execution.attempt = attempt = self._processes.begin(job, self._daemon.id)
+            execution.phase = Phase.RUNNING
+            if self._tells:
+                self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
+            if execution.is_changed():
+                await self._look_whether_cancelled(execution)
+            return claimed, await attempt.run()
+        finally:
+            execution.slot.free(execution.attempt.left if execution.attempt is not None else None)
+
+    async def _look_whether_cancelled(self, execution: Execution) -> None:
+        """Read a job that has changed while it was being claimed; unread, its end will tell."""
+        try:
+            present = await execution.lane.store.database.find(execution.job.id)
+        except CouchError as error:
+            _logger.info("job not read again", job=execution.job.id, error=str(error))
+        else:
+            if present is not None:
+                execution.note(present)
+
+    async def _end(self, store: JobStore, job: Job, outcome: Outcome) -> bool:
+        """Store what came of the try; return False where the job is not ours any more."""
+        if isinstance(outcome, Failed) and not await self._tell_of_failure(store, job, outcome):
+            return False
+        at = now()
+        if not await store.end(job, lambda: changes_of(outcome, job, at)):
+            return False
+        level, event = _LINES[type(outcome)]
+        if level > logging.INFO or self._tells:
+            self._log.log(level, event, worker=job.worker, job=job.id, **_facts_of(job, outcome))
+        if isinstance(outcome, Failed) and outcome.bad_trigger and job.trigger_id:
+            await self._delete_trigger(store, job.trigger_id)
+        return True
+
+    async def _tell_of_failure(self, store: JobStore, job: Job, outcome: Failed) -> bool:
+        """Tell those who want to hear that the job has failed for good; return False where it is not ours any more."""
+        if not self._failures.wanted(job.worker):
+            return True
+        if not await store.begin_to_fail(job, self._daemon.id, outcome.error, outcome.traceback):
+            return False
+        cause = "worker lost" if outcome.worker_lost else "tries"
+        await self._failures.tell(job, JobFailedError(outcome.error, cause, outcome.traceback))
+        return True
+
+    async def _reject(self, store: JobStore, job: Job) -> bool:
+        """End a job whose claim CouchDB never takes; return False where that must wait."""
+        await self._failures.tell_refused(job, _UNCLAIMABLE)
+        return await store.reject(job.document(), _UNCLAIMABLE)
+
+    async def _delete_trigger(self, store: JobStore, trigger_id: str) -> None:
+        database = self._connection.database(store.db.database(self._connection.settings.triggers_doctype))
+        trigger = await database.find(trigger_id)
+        if trigger is not None:
+            try:
+                await database.delete(trigger_id, trigger["_rev"])
+            except Conflict:
+                _logger.warning("bad trigger was changed meanwhile, and is left alone", trigger=trigger_id)
+            else:
+                _logger.warning("bad trigger deleted", trigger=trigger_id)
+
+
+def _facts_of(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """Return what the line of a try that has ended says."""
+    facts: dict[str, Any] = {"exec_count": job.exec_count}
+    if isinstance(outcome, Failed | Retry):
+        facts["error"] = outcome.error
+        if outcome.traceback:
+            facts["traceback"] = outcome.traceback
+    if isinstance(outcome, Retry):
+        facts["in_s"] = round(outcome.delay_s, 3)
+    if isinstance(outcome, Done | Failed | Retry) and outcome.seconds is not None:
+        facts["seconds"] = round(outcome.seconds, 4)
+    return facts

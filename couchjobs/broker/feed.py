@@ -1,0 +1,117 @@
+"""The changes feed of one database of jobs, page by page, at the pace of the workers. It is a hint: see `sweeper`.
+
+The next page is asked for only when few candidates are ready, or after a short while, for cancellations; and not before
+the writes that were out when the last page came have been answered. A job's three revisions are one row if nobody asks
+in between, and CouchDB pays for each row: so there is one page a commit, large under load, at once at rest. A page
+brings its documents along where most rows are likely to be jobs to claim; of a large page of other daemons' jobs the
+rows alone are looked at, and not at once (see `unread`). Where a worker type has free slots and no candidate, the feed
+is read at full pace, past whatever lies before its jobs. A daemon begins with the feed's beginning, which needs no
+index, unless the database is large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from couchjobs.broker.lane import Lane
+from couchjobs.broker.producer import Producer
+from couchjobs.broker.sweeper import Sweeper
+from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import NotFound, PositionRefused
+from couchjobs.installation import install
+from couchjobs.log import get_logger
+
+_logger = get_logger(__name__)
+_LARGE_DATABASE = 100_000
+"""Documents beyond which the views, built or not, are the quicker way to what is queued: some 4 s of rows."""
+_PAGE = 1000
+"""Rows: CouchDB needs 60 ms for so many with their documents."""
+_SMALL_PAGE = 250
+_LONGEST_PAUSE_S = 0.25
+"""Seconds without a page at most, so that requests to cancel are seen while there are candidates enough."""
+_STARVED_PAUSE_S = 0.1
+"""The same where slots are free that have no candidate, while others have plenty."""
+_OTHERS_PAUSE_S = 0.1
+"""Seconds in which rows of other daemons' jobs gather, for a daemon that has found nothing else in a page."""
+_MANY = 50
+"""Rows of a page that are no jobs to claim beyond which, if they are half of it, documents are not brought along."""
+_LOOK_AGAIN_S = 1.0
+
+
+class JobsFeed:
+    """That of one lane. `follow` runs until it is cancelled.
+
+    Args:
+        connection: to the server.
+        lane: the lane.
+        producer: whom rows are handed to.
+        sweeper: that of the lane, for what the feed does not show.
+    """
+
+    def __init__(self, connection: Connection, lane: Lane, producer: Producer, sweeper: Sweeper) -> None:
+        self._connection = connection
+        self._settings = connection.settings
+        self._lane = lane
+        self._producer = producer
+        self._sweeper = sweeper
+        self._follower: ChangesFollower | None = None
+
+    async def follow(self) -> None:
+        """Read the feed; a missing database is waited for."""
+        missing = False
+        while True:
+            try:
+                if self._follower is None:
+                    self._follower = await self._begin()
+                    if missing:
+                        await install(self._connection, self._lane.store.db)
+                    missing = False
+                await self._read_pages(self._follower)
+            except PositionRefused as error:
+                _logger.warning("the feed is read from its beginning", reason=str(error))
+                missing, self._follower = True, None
+            except NotFound:
+                if not missing:
+                    _logger.warning("there is no database of jobs", database=self._lane.store.database.name)
+                missing, self._follower = True, None
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _begin(self) -> ChangesFollower:
+        database = self._lane.store.database
+        info = await database.info()
+        since = "0"
+        if info["doc_count"] > _LARGE_DATABASE:
+            since = await current_sequence(database)
+            self._sweeper.sweep_now()
+        instance = str(info.get("instance_start_time", ""))
+        heartbeat_s = self._settings.feed_heartbeat
+        return ChangesFollower(database, since, heartbeat_s=heartbeat_s, leaves=True, instance=instance)
+
+    async def _read_pages(self, follower: ChangesFollower) -> None:
+        behind = documents = True
+        while True:
+            limit = await self._until_wanted(behind)
+            page = await follower.next_page(limit, documents=documents)
+            self._sweeper.note_views(change.doc_id for change in page.changes)
+            looked_at, left = await self._producer.take_rows(self._lane, page.changes)
+            follower.done(page)
+            rows = len(page.changes)
+            too_large = documents and all(change.document is None for change in page.changes)
+            behind, documents = rows == limit, not too_large and rows - looked_at < max(_MANY, rows // 2)
+            await self._lane.store.writer.answered(_LONGEST_PAUSE_S)
+            if left > _MANY and not looked_at and not behind:
+                await asyncio.sleep(_OTHERS_PAUSE_S)
+
+    async def _until_wanted(self, behind: bool) -> int:
+        """Return, as soon as a page is wanted, of how many rows; `behind`: whether it is there already."""
+        backlog, loop = self._lane.backlog, asyncio.get_running_loop()
+        if not backlog.wants_more():
+            starved = self._producer.spare_slots(self._lane) > 0
+            deadline = loop.time() + (_STARVED_PAUSE_S if starved else _LONGEST_PAUSE_S)
+            while not backlog.wants_more():
+                left = deadline - loop.time()
+                if (starved and behind) or left <= 0:
+                    return _PAGE
+                await self._lane.taken.within(left)
+        return max(_SMALL_PAGE, min(_PAGE, self._settings.max_candidates - backlog.ready()))

@@ -1,0 +1,110 @@
+"""What a daemon writes to jobs that it does not run: a reason, a cancellation, the end of a conflict.
+
+That happens beside the reading of others, a bounded number at a time, so that no document holds up another one. What
+is not taken is read again, and decided anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from couchjobs.broker.classify import Cancel, Refuse, Reject, Settle
+from couchjobs.broker.lane import Lane
+from couchjobs.cluster.peers import Peers
+from couchjobs.couch.database import Document
+from couchjobs.errors import CouchError
+from couchjobs.jobs.job import Job
+from couchjobs.log import get_logger
+from couchjobs.recovery.conflicts import settle_conflicts
+from couchjobs.workers.failure import Failures
+
+_logger = get_logger(__name__)
+Mark = Cancel | Refuse | Reject | Settle
+_MOST = 2000
+"""Documents that are being written, or wait for it; further ones are read again later."""
+_TOGETHER = 50
+"""More at once would only wait for the same group commits."""
+_LOOK_AGAIN_S = 1.0
+_CONFLICT_LOOK_S = 3.0
+"""Seconds until a conflict is looked at again that a running leaf keeps: so long a claim may stay unconfirmed."""
+
+
+class Marks:
+    """Those of one daemon. `close` when done.
+
+    Args:
+        peers: the other daemons.
+        failures: whom to tell of jobs that are not run.
+    """
+
+    def __init__(self, peers: Peers, failures: Failures) -> None:
+        self._peers = peers
+        self._failures = failures
+        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._together = asyncio.Semaphore(_TOGETHER)
+
+    def write(self, lane: Lane, document: Document, meaning: Mark) -> None:
+        """Write what the document means to its author; or settle what is in conflict."""
+        match meaning:
+            case Cancel(job):
+                self._begin(lane, job.id, lambda: lane.store.cancel(job))
+            case Refuse(job, reason):
+                self._begin(lane, job.id, lambda: self._refuse(lane, job, reason))
+            case Reject(reason):
+                self._begin(lane, document["_id"], lambda: self._reject(lane, document, reason))
+            case Settle():
+                self.settle(lane, document["_id"])
+
+    def reject_unread(self, lane: Lane, job_id: str, reason: str) -> None:
+        """Write why a document that cannot even be read is no job."""
+        self._begin(lane, job_id, lambda: lane.store.reject_unread(job_id, reason))
+
+    def settle(self, lane: Lane, job_id: str) -> None:
+        """Look at all leaves of a job in conflict, keep the one that counts, and have the job read again."""
+        lane.note_conflict(job_id)
+        self._begin(lane, job_id, lambda: self._settle(lane, job_id))
+
+    async def close(self) -> None:
+        """Give up what is being written; whoever sweeps next finds it again."""
+        marks = [*self._under_way.values()]
+        for mark in marks:
+            mark.cancel()
+        await asyncio.gather(*marks, return_exceptions=True)
+
+    def _begin(self, lane: Lane, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
+        key = (lane.store.database.name, job_id)
+        if key in self._under_way:
+            return
+        if len(self._under_way) >= _MOST:
+            lane.read_again(job_id, _LOOK_AGAIN_S)
+            return
+        mark = asyncio.create_task(self._write(lane, job_id, write), name="mark job")
+        self._under_way[key] = mark
+        mark.add_done_callback(lambda _: self._under_way.pop(key, None))
+
+    async def _write(self, lane: Lane, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
+        async with self._together:
+            try:
+                if not await write():  # it has moved on, or nothing is known: what it is now decides
+                    lane.read_again(job_id, _LOOK_AGAIN_S)
+            except CouchError as error:
+                _logger.info("job not marked yet", job=job_id, reason=str(error))
+                lane.read_again(job_id, _LOOK_AGAIN_S)
+            except Exception:
+                _logger.exception("job cannot be marked", job=job_id)
+
+    async def _refuse(self, lane: Lane, job: Job, reason: str) -> bool:
+        await self._failures.tell_refused(job, reason)
+        return await lane.store.nack(job, reason)
+
+    async def _reject(self, lane: Lane, document: Document, reason: str) -> bool:
+        await self._failures.tell_refused(Job.read(document), f"bad job: {reason}")
+        return await lane.store.reject(document, reason)
+
+    async def _settle(self, lane: Lane, job_id: str) -> bool:
+        settled = await settle_conflicts(lane.store, self._peers, [job_id])
+        if settled:
+            lane.in_conflict.pop(job_id, None)
+        lane.read_again(job_id, 0.0 if settled else _CONFLICT_LOOK_S)
+        return True

@@ -1,0 +1,317 @@
+"""The one owner of what a daemon knows of jobs, and of those that it runs.
+
+Feeds and sweepers hand it rows and ids; it reads what is to be read, and makes candidates of the jobs that this daemon
+can run. Whenever there are candidates and free slots it takes as many as fit, and starts an execution for each: see
+`executor`. Claims and ends of many jobs travel together, for each database has one group-commit writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+
+from couchjobs.broker.admin_proof import AdminProof
+from couchjobs.broker.backlog import Candidate
+from couchjobs.broker.classify import (
+    Changed,
+    GiveUp,
+    Ignore,
+    Leave,
+    Meaning,
+    Offer,
+    Refuse,
+    classify,
+)
+from couchjobs.broker.executor import Executor
+from couchjobs.broker.lane import Execution, Lane, Phase
+from couchjobs.broker.marks import Marks
+from couchjobs.broker.slots import Slots
+from couchjobs.cluster.daemon import Daemon
+from couchjobs.couch.changes import Change
+from couchjobs.couch.database import Document
+from couchjobs.errors import CouchError
+from couchjobs.jobs.job import Job
+from couchjobs.log import get_logger
+from couchjobs.timestamps import Moment, moment
+from couchjobs.workers.boundary import GRACE_S
+from couchjobs.workers.worker import TASKS
+
+_logger = get_logger(__name__)
+_LONGEST_WAIT_S = 5.0
+"""Seconds within which a step of the wall clock is noticed, by which jobs become due."""
+_LOOK_AGAIN_S = 1.0
+_LAST_WRITES_S = 10.0
+"""Seconds that the last ends may take to be stored, and then their tasks to end."""
+_MOST_UNSTORED = 1000
+"""Ends beyond the number of slots that may wait for CouchDB before nothing more is claimed."""
+_FEW = 50
+"""Rows of a page up to which all documents are looked at, whoever's they are: at rest nobody waits for an owner."""
+_NAMED = 1000
+
+
+class Producer:
+    """That of one daemon, for all its lanes.
+
+    Args:
+        daemon: this daemon.
+        slots: its slots.
+        executor: what is done with a job that is taken.
+        marks: what is written to jobs that are not.
+        admin_proof: what tells jobs of administrators from others.
+    """
+
+    def __init__(self, daemon: Daemon, slots: Slots, executor: Executor, marks: Marks, admin_proof: AdminProof) -> None:
+        self._daemon = daemon
+        self.slots = slots
+        self._executor = executor
+        self._marks = marks
+        self._admin_proof = admin_proof
+        self.lanes: list[Lane] = []
+        self.is_open = True
+        """Whether jobs are claimed; no longer once the daemon stops."""
+        self._lanes_of: defaultdict[str, deque[Lane]] = defaultdict(deque)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._left_types: set[str] = set()
+        self._changed = slots.freed
+
+    def add(self, lane: Lane) -> None:
+        """Take jobs from one more lane."""
+        self.lanes.append(lane)
+        for config in lane.workers:
+            self._lanes_of[config.worker_type].append(lane)
+
+    # --- what there is to do: called by feeds and sweepers ---
+
+    async def take_rows(self, lane: Lane, changes: Sequence[Change]) -> tuple[int, int]:
+        """Look at rows of the feed; return how many documents that took, and how many rows are left to their owners."""
+        documents: list[Document] = []
+        unread: list[str] = []
+        left, present, few = 0, time.monotonic(), len(changes) <= _FEW
+        for job_id, rev, deleted, document, in_conflict in changes:
+            if rev in lane.claims.revisions or lane.backlog.knows(job_id, rev):
+                continue
+            lane.backlog.forget(job_id)
+            lane.unread.forget_row(job_id)
+            execution = lane.executions.get(job_id)
+            if deleted or job_id.startswith("_design/") or (execution is not None and execution.note_row(rev)):
+                continue
+            own = execution is not None or self._daemon.partition.may_own(job_id)
+            if in_conflict:
+                lane.note_conflict(job_id)
+                if own and execution is None:
+                    self._marks.settle(lane, job_id)
+                    continue
+            if document is not None and (own or few) and not in_conflict:
+                documents.append(document)
+            elif own:
+                unread.append(job_id)
+            else:
+                lane.unread.leave(job_id, present)
+                left += 1
+        await self.take_documents(lane, documents)
+        await self.read(lane, unread)
+        return len(documents) + len(unread), left
+
+    async def read(self, lane: Lane, ids: Iterable[str]) -> None:
+        """Look at the documents with these ids, as they are now."""
+        async for answers in lane.store.database.revisions([(job_id, None) for job_id in ids]):
+            for one in answers:
+                if one.unreadable:
+                    self._marks.reject_unread(lane, one.doc_id, one.reason)
+                elif one.document is None and not one.absent:
+                    lane.read_again(one.doc_id, _LOOK_AGAIN_S)
+            await self.take_documents(lane, (one.document for one in answers if one.document is not None))
+
+    async def take_documents(self, lane: Lane, documents: Iterable[Document]) -> None:
+        """Look at documents, and make candidates of the queued jobs that this daemon can run."""
+        for document in documents:
+            try:
+                await self._apply(lane, document, classify(document, lane, self._daemon.id))
+            except CouchError as error:
+                _logger.info("job is looked at again", job=document["_id"], reason=str(error))
+                lane.read_again(document["_id"], _LOOK_AGAIN_S)
+            except Exception:  # one document must never hold up the others
+                _logger.exception("job left out", job=document["_id"])
+        self._changed.set()
+
+    async def _apply(self, lane: Lane, document: Document, meaning: Meaning) -> None:
+        match meaning:
+            case Offer(job, keep):
+                if lane.workers.get(job.worker).admin_only and not await self._admin_proof.holds(document):
+                    reason = f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
+                    self._marks.write(lane, document, Refuse(job, reason))
+                else:
+                    self._offer(lane, job, keep=keep)
+            case Changed():
+                lane.executions[document["_id"]].note(document)
+            case GiveUp():
+                lane.claims.doubt(document["_id"])
+            case Leave(job):
+                self._leave(job)
+            case Ignore():
+                pass
+            case _:
+                self._marks.write(lane, document, meaning)
+
+    def _offer(self, lane: Lane, job: Job, *, keep: bool) -> None:
+        not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
+        due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
+        priority = job.priority if job.priority is not None else int(job.manual_execution)
+        own = self._daemon.partition.owns(job.id, job.worker)
+        kept = job if keep else None
+        lane.backlog.offer(Candidate(job.id, job.rev, job.worker, due, priority, kept, not_before, own), moment())
+
+    def _leave(self, job: Job) -> None:
+        if job.worker not in self._left_types and len(self._left_types) < _NAMED:
+            self._left_types.add(job.worker)
+            _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
+
+    def settle(self, lane: Lane, job_id: str) -> None:
+        """Look at all leaves of a job in conflict, unless it runs here."""
+        if job_id not in lane.executions:
+            self._marks.settle(lane, job_id)
+
+    async def watch_partition(self) -> None:
+        """Look again at what was left to others, whenever other jobs are this daemon's own."""
+        partition = self._daemon.partition
+        while True:
+            await self._daemon.partition_changes()
+            for lane in self.lanes:
+                lane.unread.own(partition.may_own, time.monotonic())
+                lane.backlog.own(partition.owns, moment())
+                lane.to_read.set()
+            self._changed.set()
+
+    def spare_slots(self, lane: Lane) -> int:
+        """Return how many free slots have no candidate."""
+        free = self.slots.free().items()
+        return sum(slots for name, slots in free if name in lane.workers and not lane.backlog.ready(name))
+
+    # --- doing it ---
+
+    async def run(self) -> None:
+        """Take candidates for free slots, and start them, until this is cancelled."""
+        while True:
+            wait: float | None = None
+            if self.is_open and not self._daemon.is_lost:
+                for lane, taken in self._take(moment()):
+                    for job in await self._documents_of(lane, taken):
+                        self._start(lane, job)
+                    lane.taken.set()
+                    lane.to_read.set()
+                wait = self._next_in(moment())
+            await self._changed.within(None if wait is None else min(wait, _LONGEST_WAIT_S))
+
+    def _free(self) -> dict[str, int]:
+        """Return the free slots by worker type; none where too much waits to be stored."""
+        return self.slots.free() if len(self._tasks) < self.slots.count + _MOST_UNSTORED else {}
+
+    def _next_in(self, present: Moment) -> float | None:
+        """Return in how many seconds a candidate can be taken; None: something must happen first."""
+        free = self._free()
+        waits = [wait for lane in self.lanes if (wait := lane.backlog.next_in(free, present)) is not None]
+        return min(waits, default=None)
+
+    def _take(self, present: Moment) -> list[tuple[Lane, list[Candidate]]]:
+        """Take as many candidates as there are free slots: of each type from all its lanes in turn."""
+        taken: defaultdict[Lane, list[Candidate]] = defaultdict(list)
+        free, room = self._free(), self.slots.room
+        for name in sorted(free, key=lambda _: random.random()):  # noqa: S311  where there is room for few, whoever
+            lanes = self._lanes_of[name]
+            wanted = min(free[name], room)
+            room -= wanted
+            for number, lane in enumerate(lanes, 1):
+                part = wanted if number == len(lanes) else -(-wanted // (len(lanes) - number + 1))
+                some = lane.backlog.take(name, part, present) if wanted else []
+                taken[lane] += some
+                wanted -= len(some)
+            room += wanted
+            lanes.rotate(-1)
+        return [(lane, some) for lane, some in taken.items() if some]
+
+    async def _documents_of(self, lane: Lane, taken: list[Candidate]) -> list[Job]:
+        """Return the jobs of candidates, having read those that were not kept; what has changed since is read again."""
+        jobs = [one.job for one in taken if one.job is not None]
+        unread = {one.job_id: one.rev for one in taken if one.job is None}
+        if unread:
+            try:
+                answers = await lane.store.database.read(unread)
+            except CouchError:
+                for one in taken:
+                    lane.backlog.offer(one, moment())
+                raise
+            for answer in answers:
+                if answer.document is None and not answer.absent:
+                    lane.read_again(answer.doc_id, _LOOK_AGAIN_S)
+                elif answer.document is not None and answer.document["_rev"] == unread[answer.doc_id]:
+                    jobs.append(lane.store.check(answer.document))
+        return jobs
+
+    def _start(self, lane: Lane, job: Job) -> None:
+        if job.id in lane.executions:  # an older revision is being claimed, which cannot succeed
+            lane.read_again(job.id)
+            return
+        execution = lane.executions[job.id] = Execution(lane, job, self.slots.take(job.worker))
+        task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=self._executor.context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _execute(self, execution: Execution) -> None:
+        lane, job = execution.lane, execution.job
+        again_in = None
+        try:
+            again_in = await self._executor.run(execution)
+        finally:
+            del lane.executions[job.id]
+            if execution.is_to_be_read():
+                lane.read_again(job.id)
+            elif again_in is not None:
+                lane.read_again(job.id, again_in)
+            self._changed.set()
+
+    # --- ending it ---
+
+    async def mind_own_beats(self) -> None:
+        """Interrupt the running jobs where this daemon cannot beat: the others are about to take them over."""
+        while True:
+            if await self._daemon.lost_or_found():
+                _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
+                self.interrupt()
+            else:
+                _logger.warning("this daemon beats again")
+                self._changed.set()
+
+    def interrupt(self, grace_s: float = GRACE_S) -> None:
+        """Interrupt all jobs here: their tries do not count, and they go back to the queue.
+
+        `grace_s`: seconds that their functions have to end, before they are left behind.
+        """
+        for lane in self.lanes:
+            for execution in lane.executions.values():
+                execution.interrupt(grace_s)
+
+    async def idle(self) -> None:
+        """Return as soon as no job runs here."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self, timeout: float) -> None:
+        """Let running jobs go on for `timeout` seconds, interrupt the others, and store what became of all of them."""
+        await self._marks.close()
+        for lane in self.lanes:
+            for execution in lane.executions.values():
+                execution.interrupted |= execution.phase is Phase.CLAIMING
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        self.interrupt()
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=_LAST_WRITES_S)
+            for task in left:
+                task.cancel()
+            if left:
+                _, stuck = await asyncio.wait(left, timeout=_LAST_WRITES_S)
+                for task in stuck:
+                    _logger.error("does not end, and is left to itself", task=task.get_name())

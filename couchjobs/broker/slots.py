@@ -1,0 +1,88 @@
+"""The slots of one daemon: how many jobs of each worker type, and of all types together, run at once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from typing import Any
+
+from couchjobs.log import get_logger
+from couchjobs.waits import Signal
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.processes import Processes
+
+_logger = get_logger(__name__)
+_HUNG_AFTER_S = 10.0
+"""Seconds after its time for which a plain function may go on before that is told: some only clean up."""
+
+
+class Slots:
+    """All of them, in all processes.
+
+    Args:
+        workers: the worker types.
+        processes: what runs them, each with `concurrency` slots of each type.
+        most: how many jobs of all types run at once; None: no limit but that.
+    """
+
+    def __init__(self, workers: WorkersList, processes: Processes, most: int | None = None) -> None:
+        self.freed = Signal()
+        """Set when there is a free slot again, or a process for one."""
+        self._processes = processes
+        self._concurrency = {config.worker_type: config.concurrency for config in workers}
+        self._used: Counter[str] = Counter()
+        self._hung: Counter[str] = Counter()
+        self.count = processes.count * sum(self._concurrency.values())
+        self.room = sys.maxsize if most is None else most
+        """For how many more jobs there is room, whatever their type."""
+        processes.listeners.append(self.freed.set)
+
+    def free(self) -> dict[str, int]:
+        """Return how many more jobs of each type may be claimed now: none where there is no process to run them."""
+        processes = self._processes.living()
+        if not processes or self.room <= 0:
+            return {}
+        free = {name: processes * count - self._used[name] for name, count in self._concurrency.items()}
+        return {name: min(count, self.room) for name, count in free.items() if count > 0}
+
+    def take(self, worker_type: str) -> Slot:
+        """Take one, free or not."""
+        self._used[worker_type] += 1
+        self.room -= 1
+        return Slot(self, worker_type)
+
+    def give_back(self, worker_type: str) -> None:
+        """Take note that one is free again."""
+        self._used[worker_type] -= 1
+        self.room += 1
+        self.freed.set()
+
+    def tell_of_hung(self, worker_type: str, function: asyncio.Future[Any]) -> None:
+        """Say in the log that a function holds a slot after its time."""
+        if function.done() or self._processes.are_children:
+            return
+        self._hung[worker_type] += 1
+        function.add_done_callback(lambda _: self._hung.subtract([worker_type]))
+        _logger.error(
+            "functions do not end after their time, and hold slots: look at ctx.cancelled, or use --processes",
+            worker=worker_type,
+            slots_held=self._hung[worker_type],
+            slots=self._concurrency[worker_type],
+        )
+
+
+class Slot:
+    """One that is taken."""
+
+    def __init__(self, slots: Slots, worker_type: str) -> None:
+        self._slots = slots
+        self._worker_type = worker_type
+
+    def free(self, function: asyncio.Future[Any] | None) -> None:
+        """Give the slot back, as soon as the function has ended that outlives its try; None: there is none."""
+        if function is None or function.done():
+            self._slots.give_back(self._worker_type)
+            return
+        function.add_done_callback(lambda _: self._slots.give_back(self._worker_type))
+        asyncio.get_running_loop().call_later(_HUNG_AFTER_S, self._slots.tell_of_hung, self._worker_type, function)

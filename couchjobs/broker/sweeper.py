@@ -1,0 +1,193 @@
+"""What the feed does not tell of one database of jobs: the view of due jobs, the truth, and what is to be read again.
+
+The view is read at the start, every sweep interval, and where candidates had to be left out and are used up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from couchjobs.broker.lane import Lane
+from couchjobs.broker.producer import Producer
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Row, Update
+from couchjobs.errors import CouchError, NotFound
+from couchjobs.installation import JOBS_DESIGN, install
+from couchjobs.log import get_logger
+from couchjobs.timestamps import format_time, moment, now, parse_time
+
+_logger = get_logger(__name__)
+_DESIGN = {f"_design/{name}" for name in JOBS_DESIGN}
+_MOST_READ = 1000
+"""Rows that were left to other daemons, read at a time."""
+_BEYOND = 250
+"""Rows of jobs that seem to be due later, looked at in each sweep."""
+_AHEAD = 3
+"""Sweep intervals ahead of which jobs become candidates that wait for their time."""
+_MOST_PAGES = 50
+"""Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
+_REFILL_PAUSE_S = 0.1
+"""Seconds between two looks for candidates that were left out: the view costs CouchDB more than the feed."""
+_LOOK_AGAIN_S = 1.0
+
+
+class Sweeper:
+    """That of one lane. `run` goes on until it is cancelled.
+
+    Args:
+        connection: to the server.
+        lane: the lane.
+        producer: whom ids are handed to.
+    """
+
+    def __init__(self, connection: Connection, lane: Lane, producer: Producer) -> None:
+        self._connection = connection
+        self._interval = connection.settings.sweep_interval
+        self._most = connection.settings.max_candidates
+        self._lane = lane
+        self._producer = producer
+        self._at_once = False
+        self._views_changed = False
+        self._refilled_at = 0.0
+
+    def sweep_now(self) -> None:
+        """Sweep without waiting for the next time, and for the views to be up to date, too."""
+        self._at_once = True
+        self._lane.to_read.set()
+
+    def note_views(self, changed: Iterable[str]) -> None:
+        """Take note of the ids of documents that have changed: where they are views, those are looked at."""
+        if not _DESIGN.isdisjoint(changed):
+            self._views_changed = True
+            self._lane.to_read.set()
+
+    async def run(self) -> None:
+        """Read what is to be read again, and the view of due jobs, whenever it is time for one of them."""
+        while True:
+            try:
+                await self._run_until_views_are_missing()
+            except NotFound:
+                database = self._lane.store.database
+                if await database.exists():
+                    _logger.warning("views are missing, and installed again", database=database.name)
+                    await install(self._connection, self._lane.store.db)
+                await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _run_until_views_are_missing(self) -> None:
+        await self._sweep("false")
+        swept_at = time.monotonic()
+        while True:
+            if self._views_changed:
+                self._views_changed = False
+                await self._look_at_views()
+            await self._read_again()
+            await self._refill()
+            if self._at_once or time.monotonic() - swept_at >= self._interval:
+                update: Update = "true" if self._at_once else "lazy"
+                self._at_once = False
+                await self._sweep(update)
+                swept_at = time.monotonic()
+            await self._lane.to_read.within(self._next_in(swept_at))
+
+    def _next_in(self, swept_at: float) -> float:
+        """Return in how many seconds there is something to do."""
+        present = moment()
+        waits = [swept_at + self._interval - present.monotonic]
+        unread_in = self._lane.unread.next_in(self._producer.spare_slots(self._lane), present.monotonic)
+        if unread_in is not None:
+            waits.append(unread_in)
+        overflow_in = self._lane.backlog.overflow_in(present)
+        if overflow_in is not None:
+            waits.append(max(overflow_in, self._refilled_at + _REFILL_PAUSE_S - present.monotonic))
+        return max(0.0, min(waits))
+
+    async def _look_at_views(self) -> None:
+        try:
+            await install(self._connection, self._lane.store.db)
+        except CouchError as error:
+            _logger.warning("views not looked at, and read as they are", reason=str(error))
+
+    async def _read_again(self) -> None:
+        spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
+        ids = self._lane.unread.take(spare, time.monotonic())
+        try:
+            await self._producer.read(self._lane, ids)
+        except CouchError:
+            for job_id in ids:
+                self._lane.read_again(job_id, _LOOK_AGAIN_S)
+            raise
+
+    async def _refill(self) -> None:
+        """Look for candidates that were left out, where few of their type are ready by now."""
+        present = moment()
+        if present.monotonic - self._refilled_at < _REFILL_PAUSE_S:
+            return
+        types = self._lane.backlog.overflowed(present)
+        for worker_type in types:
+            await self._sweep_type(worker_type, "true")
+        if types:
+            self._refilled_at = time.monotonic()
+
+    async def _sweep(self, update: Update) -> None:
+        for worker_type in [*self._lane.workers.names(), None]:
+            await self._sweep_type(worker_type, update)
+
+    async def _sweep_type(self, worker_type: str | None, update: Update) -> None:
+        for part in ("first", "due"):
+            await self._sweep_part(worker_type, part, update)
+
+    async def _sweep_part(self, worker_type: str | None, part: str, update: Update) -> None:
+        """Read rows until there are as many candidates as this daemon looks ahead, or none more that are due soon."""
+        horizon = format_time(now() + timedelta(seconds=_AHEAD * self._interval))
+        low, most = [worker_type, part], self._most
+        high = [*low, horizon if part == "due" else {}]
+        docid: str | None = None
+        for _ in range(_MOST_PAGES):
+            rows = await self._lane.store.database.view(
+                "queue/due", low, high, limit=most + 1, update=update, startkey_docid=docid
+            )
+            await self._take([row for row in rows[:most] if str(row["key"][-1]) <= horizon])
+            if len(rows) <= most:
+                if part == "due":
+                    await self._look_beyond(worker_type, horizon, update)
+                return
+            low, docid = rows[most]["key"], rows[most]["id"]
+            if worker_type is None or self._lane.backlog.known(worker_type) >= most:
+                break
+        if worker_type is not None:
+            self._lane.backlog.leave_out(worker_type, _due_time(rows[most]))
+
+    async def _look_beyond(self, worker_type: str | None, horizon: str, update: Update) -> None:
+        """Read a page of what seems to be due later: the row does not tell a time to wait for from a wrong clock's."""
+        backlog = self._lane.backlog
+        ready = backlog.ready(worker_type) if worker_type is not None else 0
+        low: list[Any] = [worker_type, "due", horizon]
+        high: list[Any] = [worker_type, "due", {}]
+        rows = await self._lane.store.database.view("queue/due", low, high, limit=_BEYOND, update=update)
+        await self._take(rows)
+        if worker_type is not None and len(rows) == _BEYOND and backlog.ready(worker_type) > ready:
+            backlog.leave_out(worker_type, 0.0)
+
+    async def _take(self, rows: list[Row]) -> None:
+        calm: dict[str, None] = {}
+        for row in rows:
+            if row["id"] in self._lane.executions:
+                continue
+            if row["value"] is None:
+                calm[row["id"]] = None
+            else:
+                self._producer.settle(self._lane, row["id"])
+        await self._producer.read(self._lane, calm)
+
+
+def _due_time(row: Row) -> float:
+    """Return when the job of a row is due; 0 where that is not to be read from it."""
+    try:
+        due = parse_time(row["key"][-1])
+    except (ValueError, TypeError):
+        return 0.0
+    return due.timestamp() if due else 0.0

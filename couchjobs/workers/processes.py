@@ -1,0 +1,107 @@
+"""Where the worker functions of a daemon run: in its own process, or in children (`pool`). Both are used alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from couchjobs.jobs.job import Job
+from couchjobs.workers.boundary import GRACE_S
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.outcome import Cancelled, Interrupted, Outcome
+from couchjobs.workers.progress import Engine
+from couchjobs.workers.worker import Try, Worker
+
+THREADS = "couchjobs worker"
+"""What the names of the threads of plain functions begin with."""
+_HOOK_THREADS = 4
+
+
+class Attempt(Protocol):
+    """One try of one job."""
+
+    left: asyncio.Future[Any] | None
+    """Done once a function has ended that outlives the outcome; None: there is none."""
+
+    async def run(self) -> Outcome:
+        """Have the function run, and return what came of it."""
+
+    def stop(self, outcome: Cancelled | Interrupted, grace_s: float = GRACE_S) -> None:
+        """End the try with that outcome; the function has so many seconds for it."""
+
+
+class Processes(Protocol):
+    """The processes of a daemon that run worker functions. `start` before use, `close` after."""
+
+    count: int
+    """How many there should be, each with all the slots."""
+    listeners: list[Callable[[], None]]
+    """Called when there is one more, or one less."""
+    are_children: bool
+    """Whether a function that hangs is their business: its process is replaced."""
+
+    async def start(self) -> None:
+        """Return when all are ready.
+
+        Raises: whatever a `worker_init` raises.
+        """
+
+    def living(self) -> int:
+        """Return how many take jobs now."""
+
+    def fills_the_cores(self) -> bool:
+        """Return whether no core of this host would be idle where a job waits a moment."""
+
+    def begin(self, job: Job, daemon: str = "") -> Attempt:
+        """Return a try of the job, not yet running."""
+
+    async def close(self) -> None:
+        """Let the worker types end."""
+
+
+class InProcess:
+    """This process. Plain functions share threads, one a slot.
+
+    Args:
+        workers: the worker types.
+        longest_delay: seconds that a retry waits at most.
+        engine: what functions push further jobs by.
+    """
+
+    count = 1
+    are_children = False
+
+    def __init__(self, workers: WorkersList, longest_delay: float, engine: Engine) -> None:
+        slots = sum(config.concurrency for config in workers if not config.is_coroutine)
+        self._threads = ThreadPoolExecutor(slots + _HOOK_THREADS, thread_name_prefix=THREADS)
+        self._workers = {one.worker_type: Worker(one, self._threads, longest_delay, engine) for one in workers}
+        self.listeners: list[Callable[[], None]] = []
+
+    async def start(self) -> None:
+        """Call each worker's `worker_init`, whose exceptions pass."""
+        for worker in self._workers.values():
+            await worker.init()
+
+    def living(self) -> int:
+        """Return one: this process."""
+        return 1
+
+    def fills_the_cores(self) -> bool:
+        """Return False: a job that waits is a function that waits."""
+        return False
+
+    def begin(self, job: Job, daemon: str = "") -> Try:
+        """Return a try of the job, not yet running.
+
+        Raises:
+            KeyError: there is no such worker.
+        """
+        return self._workers[job.worker].begin(job, daemon)
+
+    async def close(self) -> None:
+        """Call each worker's `worker_stop`, whose exceptions are logged; functions that do not end are left behind."""
+        for worker in self._workers.values():
+            await worker.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
