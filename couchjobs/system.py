@@ -14,8 +14,8 @@ from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.couch.connection import Connection, connect
-from couchjobs.errors import ClosedError
 from couchjobs.installation import install
+from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
@@ -43,7 +43,8 @@ class JobSystem:
         self.broker = broker
         self.scheduler = scheduler
         self.workers = workers
-        self.state = "new"
+        self._life = Lifecycle("system")
+        self._grace_s: float | None = 0
 
     async def start(self) -> None:
         """Start the workers, then the triggers.
@@ -51,19 +52,23 @@ class JobSystem:
         Raises:
             ClosedError: the system is started, or closed.
         """
-        if self.state != "new":
-            raise ClosedError(f"the system is {self.state}")
-        self.state = "running"
-        await self.broker.start_workers(self.workers)
-        try:
-            await self.scheduler.start_scheduler(self.broker)
-        except BaseException as error:
-            self.state = "closed"
-            is_asked = isinstance(
-                error, asyncio.CancelledError
-            )  # to end: jobs that run already may go on as at any end
-            await self.broker.shutdown_workers(None if is_asked else 0)
-            raise
+        async with self._life.starting() as to_close:
+            await self.broker.start_workers(self.workers)
+            to_close.push_async_callback(self._shutdown_broker)
+            try:
+                await self.scheduler.start_scheduler(self.broker)
+            except asyncio.CancelledError:  # somebody asks for the end: jobs that run may go on as at any end
+                self._grace_s = None
+                raise
+            to_close.push_async_callback(self.scheduler.shutdown_scheduler)
+
+    async def _shutdown_broker(self) -> None:
+        await self.broker.shutdown_workers(self._grace_s)
+
+    @property
+    def state(self) -> str:
+        """Return `new`, `running` or `closed`."""
+        return self._life.state
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Stop the triggers, then the workers: running jobs may go on for `timeout` seconds.
@@ -71,13 +76,8 @@ class JobSystem:
         Raises:
             ClosedError: the system is not running.
         """
-        if self.state != "running":
-            raise ClosedError(f"the system is {self.state}")
-        self.state = "closed"
-        try:
-            await self.scheduler.shutdown_scheduler()
-        finally:
-            await self.broker.shutdown_workers(timeout)
+        self._grace_s = timeout
+        await self._life.close()
 
 
 async def system_start(broker: Broker, scheduler: Scheduler, workers_list: WorkersList) -> JobSystem:

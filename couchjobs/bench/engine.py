@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from couchjobs.bench.limit import job_documents, write_all
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.couch.bulk import compact
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
@@ -147,7 +148,7 @@ async def measure_half_load(connection: Connection, db: Prefixer, jobs_per_s: fl
 
 async def measure_bytes(database: Database) -> float:
     """Return the bytes on disk of one document of the database, after compaction; 0 where the server does not say."""
-    await database.server.request("POST", f"{database.path}/_compact", body=b"{}")
+    await compact(database)
     for _ in range(_LONGEST_COMPACTION):
         info = await database.info()
         if not info.get("compact_running"):

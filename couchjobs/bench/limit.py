@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from couchjobs.couch.database import Database
+from couchjobs.couch.bulk import read_batch, write_batch
+from couchjobs.couch.database import Database, Document
 from couchjobs.jobs.ids import new_id
 from couchjobs.timestamps import format_time, now
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 BATCH = 500
 _IN_FLIGHT = 2
@@ -40,11 +35,7 @@ async def write_all(database: Database, documents: list[Document]) -> None:
 
     async def write() -> None:
         for batch in batches:
-            rows = await database.server.request(
-                "POST", f"{database.path}/_bulk_docs", body=orjson.dumps({"docs": batch})
-            )
-            for document, row in zip(batch, rows, strict=True):
-                document["_rev"] = row["rev"]
+            await write_batch(database, batch)
 
     await asyncio.gather(*(write() for _ in range(_IN_FLIGHT)))
 
@@ -52,12 +43,10 @@ async def write_all(database: Database, documents: list[Document]) -> None:
 async def read_all(database: Database, count: int) -> list[Document]:
     """Return the first `count` documents of the feed, read in pages."""
     documents: list[Document] = []
-    since: Any = "0"
+    since = "0"
     while len(documents) < count:
-        params = {"since": since, "limit": 2 * BATCH, "include_docs": True}
-        page = await database.server.request("GET", f"{database.path}/_changes", params=params)
-        documents += [row["doc"] for row in page["results"]]
-        since = page["last_seq"]
+        page, since = await read_batch(database, since, 2 * BATCH)
+        documents += page
     return documents
 
 

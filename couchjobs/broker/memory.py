@@ -17,7 +17,6 @@ from couchjobs.couch.connection import forbid_connections
 from couchjobs.couch.documents import Documents
 from couchjobs.errors import (
     BadDocumentError,
-    ClosedError,
     JobFailedError,
     JobNotFoundError,
     QueueClosedError,
@@ -26,7 +25,9 @@ from couchjobs.errors import (
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Changes, Job, State
 from couchjobs.jobs.request import JobRequest, PushResult, new_job
+from couchjobs.lifecycle import Lifecycle
 from couchjobs.prefixer import Prefixer
+from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import now
 from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
@@ -57,9 +58,10 @@ class MemBroker:
         self._workers: dict[str, Worker] = {}
         self._running: dict[str, Try] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._loop_task: asyncio.Task[None] | None = None
+        self._loops = Supervisor()
         self._changed = asyncio.Condition()
-        self._state = "new"
+        self._life = Lifecycle("broker")
+        self._grace_s: float | None = None
 
     async def start_workers(self, workers: WorkersList) -> None:
         """Begin to run the jobs of these workers.
@@ -67,16 +69,16 @@ class MemBroker:
         Raises:
             ClosedError: the broker runs already, or has run.
         """
-        if self._state != "new":
-            raise ClosedError(f"the broker is {self._state}")
-        self._state = "running"
-        self._configs = workers
-        self._failures = Failures(workers, _DAEMON, self)
-        self._workers = {config.worker_type: Worker(config, engine=self) for config in workers}
-        for worker in self._workers.values():
-            await worker.init()
-        if self._auto:
-            self._loop_task = asyncio.create_task(self._run_for_ever(), name="memory broker")
+        async with self._life.starting() as to_close:
+            self._configs = workers
+            self._failures = Failures(workers, _DAEMON, self)
+            self._workers = {config.worker_type: Worker(config, engine=self) for config in workers}
+            for worker in self._workers.values():
+                to_close.push_async_callback(worker.stop)
+                await worker.init()
+            to_close.push_async_callback(self._finish)
+            if self._auto:
+                self._loops.start("memory broker", self._run_for_ever)
 
     async def shutdown_workers(self, timeout: float | None = None) -> None:
         """Start nothing more, let running jobs go on for `timeout` seconds (None: no limit), put the rest back.
@@ -84,19 +86,16 @@ class MemBroker:
         Raises:
             ClosedError: the broker does not run.
         """
-        if self._state != "running":
-            raise ClosedError(f"the broker is {self._state}")
-        self._state = "closed"
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
+        self._grace_s = timeout
+        await self._life.close()
+
+    async def _finish(self) -> None:
+        await self._loops.stop()
         if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=timeout)
+            await asyncio.wait(self._tasks.values(), timeout=self._grace_s)
         for running in self._running.values():
             running.stop(Interrupted())
         await asyncio.gather(*self._tasks.values())
-        for worker in self._workers.values():
-            await worker.stop()
 
     async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
         """Store a job and return it; None where `before_hook` skips it. A job with that id that is there already stays.
@@ -106,9 +105,9 @@ class MemBroker:
             UnknownWorkerError: no worker of that type is registered.
             AdminOnlyError: the worker takes only requests of administrators.
         """
-        if self._state == "closed":
+        if self._life.is_("closed"):
             raise QueueClosedError("the broker is shut down")
-        if self._state == "running" and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
+        if self._life.is_("running") and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
             raise UnknownWorkerError(f"no worker of type {request.worker_type!r}")
         check_admin(self._configs, request)
         job = new_job(db, request)

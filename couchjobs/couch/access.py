@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from couchjobs.couch.client import CouchServer
-from couchjobs.couch.database import Database
+from couchjobs.couch.database import Database, Document
 
 _USER = "org.couchdb.user:"
 
@@ -54,3 +54,14 @@ async def give_role(server: CouchServer, name: str, role: str, password: str) ->
     if role not in user.get("roles", []):
         await users.put({**user, "roles": [*user.get("roles", []), role]})
     return False
+
+
+async def users(server: CouchServer, most: int) -> list[Document | None]:
+    """Return users of this server, at most so many; None for one that may not be read.
+
+    Raises:
+        CouchError: it does not say.
+    """
+    params = {"include_docs": True, "limit": most, "startkey": _USER}
+    rows = (await server.request("GET", "_users/_all_docs", params=params, has="rows"))["rows"]
+    return [row["doc"] if isinstance(row.get("doc"), dict) else None for row in rows]

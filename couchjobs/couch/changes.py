@@ -299,3 +299,15 @@ async def current_sequence(database: Database) -> str:
         "GET", f"{database.path}/_changes", params={"since": "now", "limit": 1}, has="last_seq"
     )
     return str(answer["last_seq"])
+
+
+async def changes_after(database: Database, since: str) -> int:
+    """Return how many changes come after a position, and after the first of them.
+
+    Raises:
+        NotFound: the database does not exist.
+        BadRequest: the server cannot use the position.
+    """
+    params = {"since": since, "limit": 1}
+    answer = await database.server.request("GET", f"{database.path}/_changes", params=params, has="results")
+    return int(answer.get("pending", 0))

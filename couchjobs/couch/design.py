@@ -159,3 +159,10 @@ async def _drop(database: Database, doc_id: str) -> None:
         await database.delete(doc_id, present["_rev"])
     except Conflict:
         return
+
+
+async def unindexed(database: Database, design_id: str) -> int:
+    """Return how many changes the views of a design document have not seen; 0 where the server does not say."""
+    info = await database.server.request("GET", f"{database.path}/{design_id}/_info")
+    index = info.get("view_index")
+    return int(index.get("updates_pending", {}).get("total", 0)) if isinstance(index, dict) else 0

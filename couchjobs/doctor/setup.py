@@ -10,10 +10,10 @@ from importlib.metadata import version
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import told_other_lanes
 from couchjobs.couch.access import is_open
-from couchjobs.couch.changes import current_sequence, is_another_than
+from couchjobs.couch.changes import changes_after, current_sequence, is_another_than
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
-from couchjobs.couch.design import is_installed, outdated, read_design_document
+from couchjobs.couch.design import is_installed, outdated, read_design_document, unindexed
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadRequest, Conflict, NotFound
 from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure
@@ -77,10 +77,7 @@ async def check_views(patient: Patient) -> AsyncIterator[Finding]:
         for old in await outdated(database, wanted):
             what = "is what an older version of couchjobs needed: its index is kept up to date for nobody"
             yield Finding("views", f"{database.name}/{old['_id']}", what, partial(_drop, database, old))
-        info = await database.server.request("GET", f"{database.path}/{wanted['_id']}/_info")
-        index = info.get("view_index")
-        pending = index.get("updates_pending", {}).get("total", 0) if isinstance(index, dict) else 0
-        if pending > _MANY:
+        if (pending := await unindexed(database, wanted["_id"])) > _MANY:
             build = partial(_build, database, f"{name}/{next(iter(wanted['views']))}")
             yield Finding(
                 "views", f"{database.name}/{wanted['_id']}", f"{pending:,} changes are not indexed yet", build
@@ -101,8 +98,7 @@ async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
             is_another = await is_another_than(
                 database, seq, str(checkpoint.get("instance", "")), witnesses_of(checkpoint)
             )
-            params = {"since": seq, "limit": 1}
-            answer = await database.server.request("GET", f"{database.path}/_changes", params=params)
+            behind = await changes_after(database, seq)
         except NotFound:
             continue  # it is waited for
         except BadRequest:
@@ -112,8 +108,8 @@ async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
         if is_another:
             what = "the database was made anew, or restored from an older copy"
             yield Finding("checkpoint", checkpoint["_id"], what, partial(_go_on_from_present, patient, checkpoint))
-        elif int(answer.get("pending", 0)) > _MANY:
-            what = f"{answer['pending']:,} changes are not looked at yet: does a daemon run?"
+        elif behind > _MANY:
+            what = f"{behind:,} changes are not looked at yet: does a daemon run?"
             yield Finding("checkpoint", checkpoint["_id"], what)
 
 

@@ -9,22 +9,19 @@ from __future__ import annotations
 import copy
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar  # noqa: TID251  for the slots of Job
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from structlog.typing import FilteringBoundLogger
 
+from couchjobs.couch.database import Document
 from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.message import decode_message, reasons
 from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.timestamps import Timestamp, TimestampOrNone, format_time
-
-if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-    from couchjobs.couch.database import Document
 
 WORKER_TYPE = "worker"
 """The key, in JSON, of the type of worker."""

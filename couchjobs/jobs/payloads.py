@@ -6,12 +6,10 @@ By the ids, the lists of two branches of a document can be joined, again and aga
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from couchjobs.couch.database import Document
 from couchjobs.jobs.job import Changes
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
 
 _IDS = "payload_ids"
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from couchjobs.couch.connection import connected
+from couchjobs.couch.database import Document, Row
 from couchjobs.jobs.job import State
 from couchjobs.jobs.lanes import stores
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import Timestamp, parse_time
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document, Row
 
 _LOOKED_AT = 50
 

@@ -11,6 +11,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, TriggerNotFoundError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
+from couchjobs.lifecycle import Lifecycle
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.clock import Clock
 from couchjobs.scheduler.debounce import Debouncer
@@ -37,9 +38,8 @@ class CouchScheduler:
         self._tasks = Supervisor()
         self._broker: CouchBroker | None = None
         self._clock: Clock | None = None
-        self._feeds: Feeds | None = None
         self._debouncer: Debouncer | None = None
-        self._state = "new"
+        self._life = Lifecycle("scheduler")
 
     async def start_scheduler(self, broker: Broker) -> None:
         """Begin to fire into `broker`.
@@ -49,25 +49,26 @@ class CouchScheduler:
             ConfigurationError: the broker is none that stores jobs in CouchDB.
             MalformedTriggerError: what a worker declares in code is no schedule.
         """
-        if self._state != "new":
-            raise ClosedError(f"the scheduler is {self._state}")
         if not isinstance(broker, CouchBroker):
             raise ConfigurationError("a CouchScheduler needs a CouchBroker")
-        await patiently(lambda: declare(self._store, broker.workers), self._connection.settings.request_timeout)
-        self._state = "running"
-        self._broker = broker
-        await broker.daemon.join()
-        await broker.daemon.take_triggers(True)
-        self._debouncer = Debouncer(self._connection, self._db, broker)
-        firing = Firing(broker, self._debouncer)
-        self._clock = Clock(self._connection, self.triggers, self._store, broker.daemon, firing)
-        self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
-        self._tasks.start("follow triggers", self.triggers.follow)
-        self._tasks.start(
-            "sweep triggers", lambda: self.triggers.sweep_for_ever(self._connection.settings.sweep_interval)
-        )
-        self._tasks.start("clock", self._clock.run)
-        self._tasks.start("feeds", self._feeds.run)
+        settings = self._connection.settings
+        async with self._life.starting() as to_close:
+            await patiently(lambda: declare(self._store, broker.workers), settings.request_timeout)
+            self._broker = broker
+            to_close.push_async_callback(broker.daemon.leave)
+            await broker.daemon.join()
+            to_close.push_async_callback(broker.daemon.take_triggers, False)
+            await broker.daemon.take_triggers(True)
+            self._debouncer = Debouncer(self._connection, self._db, broker)
+            firing = Firing(broker, self._debouncer)
+            self._clock = Clock(self._connection, self.triggers, self._store, broker.daemon, firing)
+            feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
+            to_close.push_async_callback(feeds.stop)
+            to_close.push_async_callback(self._tasks.stop)
+            self._tasks.start("follow triggers", self.triggers.follow)
+            self._tasks.start("sweep triggers", lambda: self.triggers.sweep_for_ever(settings.sweep_interval))
+            self._tasks.start("clock", self._clock.run)
+            self._tasks.start("feeds", feeds.run)
 
     async def shutdown_scheduler(self) -> None:
         """Fire nothing more.
@@ -75,13 +76,7 @@ class CouchScheduler:
         Raises:
             ClosedError: the scheduler does not run.
         """
-        if self._state != "running" or self._broker is None or self._feeds is None:
-            raise ClosedError(f"the scheduler is {self._state}")
-        self._state = "closed"
-        await self._tasks.stop()
-        await self._feeds.stop()
-        await self._broker.daemon.take_triggers(False)
-        await self._broker.daemon.leave()
+        await self._life.close()
 
     async def poll_scheduler(self, now: datetime) -> None:
         """Fire every tick that has come by `now`, as the scheduler does by itself.
@@ -89,8 +84,8 @@ class CouchScheduler:
         Raises:
             ClosedError: the scheduler does not run.
         """
-        if self._state != "running" or self._clock is None:
-            raise ClosedError(f"the scheduler is {self._state}")
+        if not self._life.is_("running") or self._clock is None:
+            raise ClosedError(f"the scheduler is {self._life.state}")
         await self._clock.fire_due(now)
 
     async def fire_webhook(self, trigger_id: str, payload: Any, *, manual: bool = False) -> Job:
@@ -100,8 +95,8 @@ class CouchScheduler:
             TriggerNotFoundError: there is no @webhook with that id, or it is disabled; nobody is told which.
             ClosedError: the scheduler is shut down. It need not run: whoever has a connection may fire.
         """
-        if self._state == "closed":
-            raise ClosedError(f"the scheduler is {self._state}")
+        if self._life.is_("closed"):
+            raise ClosedError("the scheduler is closed")
         broker = self._broker or CouchBroker(self._connection, self._db)
         self._debouncer = self._debouncer or Debouncer(self._connection, self._db, broker)
         unknown = TriggerNotFoundError("no webhook with that id")

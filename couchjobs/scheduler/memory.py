@@ -14,8 +14,10 @@ from couchjobs.errors import ClosedError, ConfigurationError, TriggerNotFoundErr
 from couchjobs.jobs.ids import event_id, new_id, tick_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.request import as_stored
+from couchjobs.lifecycle import Lifecycle
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.event_jobs import ONCE
+from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import now
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
@@ -48,9 +50,9 @@ class MemScheduler:
         self._auto = auto
         self._known: dict[str, _Known] = {}
         self._broker: MemBroker | None = None
-        self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._state = "new"
+        self._tasks = Supervisor()
+        self._life = Lifecycle("scheduler")
 
     async def start_scheduler(self, broker: Broker) -> None:
         """Begin to fire into `broker`.
@@ -59,14 +61,13 @@ class MemScheduler:
             ClosedError: the scheduler runs already, or has run.
             ConfigurationError: the broker is no MemBroker.
         """
-        if self._state != "new":
-            raise ClosedError(f"the scheduler is {self._state}")
         if not isinstance(broker, MemBroker):
             raise ConfigurationError("a MemScheduler needs a MemBroker")
-        self._state = "running"
-        self._broker = broker
-        if self._auto:
-            self._task = asyncio.create_task(self._run_for_ever(), name="memory scheduler")
+        async with self._life.starting() as to_close:
+            self._broker = broker
+            if self._auto:
+                to_close.push_async_callback(self._tasks.stop)
+                self._tasks.start("memory scheduler", self._run_for_ever)
 
     async def shutdown_scheduler(self) -> None:
         """Fire nothing more.
@@ -74,11 +75,7 @@ class MemScheduler:
         Raises:
             ClosedError: the scheduler does not run.
         """
-        self._running_broker()
-        self._state = "closed"
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._life.close()
 
     async def poll_scheduler(self, now: datetime) -> None:
         """Fire every tick that has come by `now`; those that were missed collapse into one.
@@ -232,6 +229,6 @@ class MemScheduler:
         return min((tick for life in lives if (tick := life.look(present)) is not None), default=None)
 
     def _running_broker(self) -> MemBroker:
-        if self._state != "running" or self._broker is None:
-            raise ClosedError(f"the scheduler is {self._state}")
+        if not self._life.is_("running") or self._broker is None:
+            raise ClosedError(f"the scheduler is {self._life.state}")
         return self._broker

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from couchjobs.couch.access import users
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.errors import ConfigurationError, CouchError, Forbidden, NotFound, Unauthorized
@@ -191,12 +192,10 @@ async def _others_write(connection: Connection, triggers: Database) -> bool:
         return False
     if "_admin" not in await connection.server.roles() or await connection.server.knows_users_elsewhere():
         return True
-    params = {"include_docs": True, "limit": _MOST_USERS + 1, "startkey": "org.couchdb.user:"}
     try:
-        rows = (await connection.server.request("GET", "_users/_all_docs", params=params, has="rows"))["rows"]
+        known = await users(connection.server, _MOST_USERS + 1)
     except CouchError:
         return True
-    users = [row["doc"] for row in rows if isinstance(row.get("doc"), dict)]
-    return len(rows) > _MOST_USERS or any(
-        user.get("name") in names or roles.intersection(user.get("roles") or []) for user in users
+    return len(known) > _MOST_USERS or any(
+        user.get("name") in names or roles.intersection(user.get("roles") or []) for user in known if user is not None
     )

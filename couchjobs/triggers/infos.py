@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
 
+from couchjobs.couch.database import Document
 from couchjobs.durations import Seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.job import GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions, without_nulls
 from couchjobs.jobs.message import decode_message, reasons
 from couchjobs.jobs.request import JobRequest, as_stored
 from couchjobs.timestamps import Timestamp
-
-if TYPE_CHECKING:
-    from couchjobs.couch.database import Document
-
 
 _BOOL = TypeAdapter(bool)
 MOST_MISFIRES = 1000

@@ -114,7 +114,7 @@ async def kind(request: pytest.FixtureRequest, connection: Connection, db: Prefi
     system = JobSystem(found.broker, found.scheduler, WorkersList(config_of(function) for function in functions))
     await system.start()
     yield found
-    if found.broker._state == "running":
+    if system.state == "running":
         await system.shutdown(timeout=0)
 
 
