@@ -64,9 +64,10 @@ class Candidate:
 
 
 class _TypeQueue:
-    """The candidates of one worker type. Its orders hold ids that may be gone: `known` says which are not."""
+    """The candidates of one worker type. Its orders hold ids that may be gone, or of another type: see `_get`."""
 
-    def __init__(self, known: dict[str, Candidate], slots: int, most: int, delay_s: float) -> None:
+    def __init__(self, worker_type: str, known: dict[str, Candidate], slots: int, most: int, delay_s: float) -> None:
+        self._worker_type = worker_type
         self._known = known
         self._slots = slots
         self._delay_s = delay_s
@@ -116,15 +117,16 @@ class _TypeQueue:
         """Put a candidate where it belongs by now."""
         self.add(self.remove(one), now)
 
-    def leave_out_latest(self, most: int, worker_type: str) -> None:
+    def leave_out_latest(self, most: int) -> None:
         """Of those that are not ready keep so many, the earliest ones."""
-        unready = [one for one in self._known.values() if one.worker == worker_type and one.state is not _State.READY]
+        all_types = self._known.values()
+        unready = [one for one in all_types if one.worker == self._worker_type and one.state is not _State.READY]
         unready.sort(key=lambda one: one.not_before)
         for one in unready[most:]:
             self.remove(one)
         self.leave_out(unready[most].not_before)
-        self._later = [entry for entry in self._later if self._is(_State.LATER, *entry)]
-        self._left = [entry for entry in self._left if self._is(_State.LEFT, *entry)]
+        self._later = [entry for entry in self._later if self._is_due(_State.LATER, *entry)]
+        self._left = [entry for entry in self._left if self._is_due(_State.LEFT, *entry)]
         heapq.heapify(self._later)
         heapq.heapify(self._left)
 
@@ -132,29 +134,30 @@ class _TypeQueue:
         """Note that jobs are no candidates which may be claimed from then on."""
         self.overflow_from = not_before if self.overflow_from is None else min(self.overflow_from, not_before)
 
-    def _is(self, state: _State, since: float, job_id: str) -> bool:
+    def _get(self, state: _State, job_id: str) -> Candidate | None:
+        """Return the candidate that an entry of an order stands for; None where it is no longer what it was."""
         one = self._known.get(job_id)
-        return one is not None and one.state is state and one.since == since
+        return one if one is not None and one.state is state and one.worker == self._worker_type else None
+
+    def _is_due(self, state: _State, since: float, job_id: str) -> bool:
+        one = self._get(state, job_id)
+        return one is not None and one.since == since
 
     def _compact(self) -> None:
         """Drop the entries of jobs that have been taken by the other order, before they outnumber the rest."""
         most = 2 * self.ready + _STALE_ENTRIES
         if len(self._by_priority) > most:
-            self._by_priority = [entry for entry in self._by_priority if self._is_ready(entry[-1])]
+            self._by_priority = [entry for entry in self._by_priority if self._get(_State.READY, entry[-1])]
             heapq.heapify(self._by_priority)
         if len(self._by_age) > most:
-            self._by_age = [entry for entry in self._by_age if self._is_ready(entry[-1])]
+            self._by_age = [entry for entry in self._by_age if self._get(_State.READY, entry[-1])]
             heapq.heapify(self._by_age)
-
-    def _is_ready(self, job_id: str) -> bool:
-        one = self._known.get(job_id)
-        return one is not None and one.state is _State.READY
 
     def ripen(self, now: Moment) -> None:
         """Move on what has waited long enough; what is gone is dropped on the way."""
         while self._later:
             since, job_id = self._later[0]
-            alive = self._is(_State.LATER, since, job_id)
+            alive = self._is_due(_State.LATER, since, job_id)
             if alive and since > now.wall:
                 break
             heapq.heappop(self._later)
@@ -162,7 +165,7 @@ class _TypeQueue:
                 self.again(self._known[job_id], now)
         while self._left:
             since, job_id = self._left[0]
-            alive = self._is(_State.LEFT, since, job_id)
+            alive = self._is_due(_State.LEFT, since, job_id)
             if alive and since > now.monotonic:
                 break
             heapq.heappop(self._left)
@@ -171,21 +174,17 @@ class _TypeQueue:
             elif alive:
                 self._known[job_id].state = _State.ABANDONED
                 self._abandoned.append(job_id)
-        while self._abandoned and not self._is_abandoned(self._abandoned[0]):
+        while self._abandoned and not self._get(_State.ABANDONED, self._abandoned[0]):
             self._abandoned.popleft()
-
-    def _is_abandoned(self, job_id: str) -> bool:
-        one = self._known.get(job_id)
-        return one is not None and one.state is _State.ABANDONED
 
     def pop_ready(self) -> Candidate | None:
         """Remove and return one that is ready: two of three by priority, one of three the oldest."""
         oldest = self._taken % 3 == 2
         while self.ready:
             job_id = heapq.heappop(self._by_age)[-1] if oldest else heapq.heappop(self._by_priority)[-1]
-            if self._is_ready(job_id):
+            if (one := self._get(_State.READY, job_id)) is not None:
                 self._taken += 1
-                return self.remove(self._known[job_id])
+                return self.remove(one)
         self._by_age.clear()
         self._by_priority.clear()
         return None
@@ -195,9 +194,9 @@ class _TypeQueue:
         self._help, self._help_at = self._help_by(now), now.monotonic
         while self._abandoned and self._help >= _ENOUGH:
             job_id = self._abandoned.popleft()
-            if self._is_abandoned(job_id):
+            if (one := self._get(_State.ABANDONED, job_id)) is not None:
                 self._help -= self._delay_s > 0
-                return self.remove(self._known[job_id])
+                return self.remove(one)
         return None
 
     def _help_by(self, now: Moment) -> float:
@@ -231,7 +230,7 @@ class Backlog:
 
     def __init__(self, slots: Mapping[str, int], most: int, delay_s: float = 0.0) -> None:
         self._known: dict[str, Candidate] = {}
-        self._queues = {name: _TypeQueue(self._known, count, most, delay_s) for name, count in slots.items()}
+        self._queues = {name: _TypeQueue(name, self._known, count, most, delay_s) for name, count in slots.items()}
         self._most = most
 
     def offer(self, one: Candidate, now: Moment) -> None:
@@ -251,7 +250,7 @@ class Backlog:
             one.job = None
         queue.add(one, now)
         if queue.unready > _ROOM_TO_SORT * most:
-            queue.leave_out_latest(most, one.worker)
+            queue.leave_out_latest(most)
 
     def forget(self, job_id: str) -> None:
         """Drop what is known of that job."""

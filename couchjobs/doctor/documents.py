@@ -13,7 +13,7 @@ from couchjobs.couch.changes import pages_since
 from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, Conflict, NotFound
-from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.job import CLIENT_WORKER, Job, State
 from couchjobs.jobs.names import near_misses
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
@@ -42,6 +42,8 @@ async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
             yield Finding("orphans", name, what, partial(_rescue, rescuer, name))
     rows = await patient.store.database.view("queue/claimed", [None], [None, {}], limit=_MOST_LOOKED_AT)
     for document in (await patient.store.database.get_many(row["id"] for row in rows)).values():
+        if document.get("worker") == CLIENT_WORKER:
+            continue  # a client does it, and ends it
         what = "is running and names no daemon: nobody will end it"
         yield Finding("orphans", document["_id"], what, partial(_put_back, patient, document))
 

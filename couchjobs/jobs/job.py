@@ -52,21 +52,26 @@ GO_DURATIONS = {"go_durations": True}
 
 
 def _read_stored(value: object, info: ValidationInfo) -> float | None:
-    """Return seconds; of Go's nanoseconds, zero is none. Text is Go's form in either case."""
+    """Return seconds, of Go's nanoseconds, too; zero is none. Text is Go's form in either case."""
     if info.context == GO_DURATIONS and isinstance(value, int | float) and not isinstance(value, bool):
         return read_seconds(value / 1e9) or None
-    return None if value is None else read_seconds(value)
+    return None if value is None else read_seconds(value) or None
+
+
+def _none_if_zero(value: object) -> object:
+    return None if value == 0 and isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 StoredSeconds = Annotated[float | None, BeforeValidator(_read_stored)]
+StoredCount = Annotated[Annotated[int, Field(ge=1, strict=True)] | None, BeforeValidator(_none_if_zero)]
 
 
 class JobOptions(BaseModel):
-    """What one job asks of its worker. It may lower what the worker allows, never raise it."""
+    """What one job asks of its worker. It may lower what the worker allows, never raise it. Zero asks for nothing."""
 
     model_config = ConfigDict(extra="allow")
 
-    max_exec_count: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_exec_count: StoredCount = None
     """How many tries."""
     max_exec_time: StoredSeconds = None
     """How long all tries may take together, waits included."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
-from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.job import CLIENT_WORKER, Job, State
 from couchjobs.log import get_logger
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.timestamps import now
@@ -59,8 +59,8 @@ class UnnamedClaims:
 
 
 def _is_nobodys(job: Job) -> bool:
-    """Return whether it runs, nobody can be known to run it, and no other engine may."""
-    if job.state is not State.RUNNING:
+    """Return whether it runs, nobody can be known to run it, and neither a client nor another engine may."""
+    if job.state is not State.RUNNING or job.worker == CLIENT_WORKER:
         return False
     if job.document().get("claim") is not None:
         return job.claim is None or len(job.claim.daemon) > _LONGEST_NAME

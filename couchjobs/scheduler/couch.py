@@ -38,6 +38,7 @@ class CouchScheduler:
         self._tasks = Supervisor()
         self._broker: CouchBroker | None = None
         self._clock: Clock | None = None
+        self._feeds: Feeds | None = None
         self._debouncer: Debouncer | None = None
         self._life = Lifecycle("scheduler")
 
@@ -62,7 +63,7 @@ class CouchScheduler:
             self._debouncer = Debouncer(self._connection, self._db, broker)
             firing = Firing(broker, self._debouncer)
             self._clock = Clock(self._connection, self.triggers, self._store, broker.daemon, firing)
-            feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
+            feeds = self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
             to_close.push_async_callback(feeds.stop)
             to_close.push_async_callback(self._tasks.stop)
             self._tasks.start("follow triggers", self.triggers.follow)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, model_validator
 
 from couchjobs.couch.database import Document
 from couchjobs.durations import Seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
-from couchjobs.jobs.job import GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions, without_nulls
+from couchjobs.jobs.job import CLIENT_WORKER, GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions, without_nulls
 from couchjobs.jobs.message import decode_message, reasons
 from couchjobs.jobs.request import JobRequest, as_stored
 from couchjobs.timestamps import Timestamp
@@ -83,6 +83,14 @@ class TriggerInfos(BaseModel):
     """The single tick that is being fired; written by a daemon, which deletes the trigger once the job is stored."""
 
     _document: Document = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _have_clients_do_it(cls, fields: Any) -> Any:
+        """Give the worker `client` to a @client trigger, whatever it names: nobody else does its jobs."""
+        if isinstance(fields, dict) and fields.get("type") == "@client":
+            return {**fields, "worker": CLIENT_WORKER}
+        return fields
 
     @classmethod
     def from_document(cls, document: Document, *, go_durations: bool = False) -> Self:

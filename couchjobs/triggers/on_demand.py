@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from couchjobs.errors import MalformedTriggerError
-from couchjobs.jobs.job import CLIENT_WORKER
 from couchjobs.triggers.infos import TriggerInfos
 
 
@@ -26,11 +24,5 @@ def parse_webhook(infos: TriggerInfos) -> OnDemand:
 
 
 def parse_client(infos: TriggerInfos) -> OnDemand:
-    """Return what makes a @client trigger fire: nothing by itself.
-
-    Raises:
-        MalformedTriggerError: its worker is another than `client`.
-    """
-    if infos.worker != CLIENT_WORKER:
-        raise MalformedTriggerError(f'@client: its worker must be "{CLIENT_WORKER}", not {infos.worker!r}')
+    """Return what makes a @client trigger fire: nothing by itself."""
     return OnDemand(infos.type)

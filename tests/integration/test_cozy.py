@@ -5,7 +5,6 @@ Written by hand after its public documentation of the doctypes io.cozy.jobs and 
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +45,7 @@ def cozy_job(job_id: str, **more: Any) -> dict[str, Any]:
         "event": None,
         "payload": None,
         "manual_execution": True,
-        "options": {"max_exec_count": 1, "timeout": 30_000_000_000},
+        "options": {"max_exec_count": 1, "max_exec_time": 0, "timeout": 30_000_000_000},
         "state": "queued",
         "queued_at": "2026-11-20T10:00:00.123456789+01:00",
         "started_at": NEVER,
@@ -96,6 +95,9 @@ async def test_cozy_documents_when_a_daemon_runs_then_read_run_and_updated_and_n
         cozy_job("new"),
         cozy_job("old", message=old_message({"konnector": "ameli"})),
         cozy_job("breaks", message={"konnector": "breaks"}, note={"kept": [1, {"deep": True}]}),
+        cozy_job(
+            "zeros", message={"konnector": "zeros"}, options={"max_exec_count": 0, "max_exec_time": 0, "timeout": 0}
+        ),
         cozy_job("done", state="done", finished_at="2026-11-20T10:00:07Z"),
     ]
     for doctype in (*COZY.values(), "io.cozy.files"):
@@ -111,7 +113,7 @@ async def test_cozy_documents_when_a_daemon_runs_then_read_run_and_updated_and_n
     system = await start(konnector, **COZY)
 
     async def ended() -> Any:
-        found = await jobs.get_many(["new", "old", "breaks", "done"])
+        found = await jobs.get_many(document["_id"] for document in written)
         return found if all(job["state"] in ("done", "errored") for job in found.values()) else None
 
     found = await eventually(ended)
@@ -119,10 +121,12 @@ async def test_cozy_documents_when_a_daemon_runs_then_read_run_and_updated_and_n
         "new": "done",
         "old": "done",
         "breaks": "errored",
+        "zeros": "done",
         "done": "done",
     }
     assert seen["new"] == ({"konnector": "trainline", "account": "a-1"}, 30)
     assert seen["old"] == ({"konnector": "ameli"}, 30)
+    assert seen["zeros"] == ({"konnector": "zeros"}, None), "zero is what Go writes for nothing"
     assert "done" not in seen
     moved = {"_rev", "state", "started_at", "finished_at", "exec_count", "claim", "error", "errors"}
     for document in written:
@@ -132,7 +136,6 @@ async def test_cozy_documents_when_a_daemon_runs_then_read_run_and_updated_and_n
         }
     assert {infos.id for infos in await system.scheduler.get_all_triggers(db)} == {"every", "event"}
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
-    await asyncio.sleep(0)
     await files.put({"_id": "photo", "mime": "image/jpeg", "name": "a.jpg"})
 
     async def fired() -> list[Job]:

@@ -81,9 +81,12 @@ async def test_debounce_when_events_come_in_a_window_then_one_job_without_event_
     await triggers_of(connection, db).put(trigger)
     await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
-    for number in range(30):
+    await orders.put({"_id": "order-0"})
+    (first,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    for number in range(1, 30):
         await orders.put({"_id": f"order-{number}"})
     (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    assert job["scheduled_at"] == first["scheduled_at"] > job["queued_at"]
     assert "event" not in job
     assert job["message"] == 1
 
@@ -91,7 +94,8 @@ async def test_debounce_when_events_come_in_a_window_then_one_job_without_event_
         return all(job["state"] == "done" for job in await jobs_of(connection, db, "t"))
 
     await eventually(done)
-    assert len(await jobs_of(connection, db, "t")) <= 2
+    (job,) = await jobs_of(connection, db, "t")
+    assert job["started_at"] >= first["scheduled_at"]
     await orders.put({"_id": "later"})
     await eventually(lambda: so_many_jobs_of(connection, db, "t", 2))
 

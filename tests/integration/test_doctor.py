@@ -53,6 +53,7 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
     running = {**QUEUED, "state": "running", "exec_count": 1}
     await jobs.put({"_id": "orphan", **running, "claim": {"id": "c", "daemon": "ghost"}})
     await jobs.put({"_id": "unclaimed", **running})
+    await jobs.put({"_id": "clients", **running, "worker": "client"})
     await jobs.put({"_id": "bad", **QUEUED, "worker": ["w"]})
     await triggers.put({"_id": "bad", "type": "@nothing", "worker": "w"})
     await connection.server.create_database(db.database("orders"))
@@ -76,6 +77,7 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
     assert {(one.kind, one.where) for one in await examine(connection, db)} == left
     for job_id in ("orphan", "unclaimed"):
         assert (await store.get(job_id)).state is State.QUEUED
+    assert (await store.get("clients")).state is State.RUNNING, "no daemon does it, and none ends it"
     bad = await store.get("bad")
     assert bad.state is State.ERRORED
     assert "worker" in str(bad.error)

@@ -176,8 +176,10 @@ def test_cron_when_asked_for_the_latest_then_no_tick_is_between_it_and_now(spec:
 
 
 def test_kinds_when_fired_on_demand_then_no_schedule() -> None:
-    """@webhook and @client; a @client trigger has the worker of clients."""
+    """@webhook and @client; a @client trigger has the worker of clients, whatever it names, or nothing."""
     assert isinstance(parse_trigger(TriggerInfos(type="@webhook", worker="w")), OnDemand)
-    assert isinstance(parse_trigger(TriggerInfos(type="@client", worker="client")), OnDemand)
-    with pytest.raises(MalformedTriggerError, match="client"):
-        parse_trigger(TriggerInfos(type="@client", worker="w"))
+    for named in ({"worker": "client"}, {"worker": "w"}, {}):
+        infos = TriggerInfos.from_document({"_id": "t", "type": "@client", **named})
+        assert isinstance(parse_trigger(infos), OnDemand)
+        assert infos.worker == "client"
+        assert infos.document() == {"_id": "t", "type": "@client", **named}
