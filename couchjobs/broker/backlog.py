@@ -1,10 +1,10 @@
 """Queued jobs of one database that this daemon knows of and may claim: a bounded look ahead, never the whole queue.
 
-A candidate is ready (it may be claimed now), or due later, or left to its owner, the daemon in whose partition it is.
-What its owner has not claimed after a delay counts as abandoned, and is taken over by slots that have nothing of their
-own, by each of them at most once in every such delay: a daemon that is full or stuck gets help, one that is merely
-slower keeps its partition. Nothing here touches the network, and the present is an argument: `scheduled_at` is compared
-with the clock that people set, delays with the one that nobody sets.
+A candidate is ready (it may be claimed now), or due later, or left to the daemon that it is assigned to, in whose
+partition it is. What that has not claimed after a delay counts as abandoned, and is taken over by slots that have
+nothing else to do, by each of them at most once in every such delay: a daemon that is full or stuck gets help, one that
+is merely slower keeps its partition. Nothing here touches the network, and the present is an argument: `scheduled_at`
+is compared with the clock that people set, delays with the one that nobody sets.
 
 `next_in` and `take` answer from the same state: where the one says 0, the other yields something at that moment; where
 it says a time, then; where it says None, nothing can be taken before something else is offered.
@@ -38,9 +38,9 @@ class _State(Enum):
     LATER = auto()
     """Its time has not come."""
     LEFT = auto()
-    """To its owner."""
+    """To the daemon that it is assigned to."""
     ABANDONED = auto()
-    """By its owner."""
+    """By that daemon."""
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Candidate:
     job: Job | None
     not_before: float = 0.0
     """Seconds since 1970; 0 for at once."""
-    own: bool = True
+    assigned: bool = True
     """Whether it is in this daemon's partition."""
     state: _State = _State.READY
     since: float = 0.0
@@ -78,7 +78,7 @@ class _TypeQueue:
         self._abandoned: deque[str] = deque()
         self._taken = 0
         self._help = float(slots)
-        """How many jobs of other owners may be taken over, as of `_help_at`."""
+        """How many jobs of other daemons may be taken over, as of `_help_at`."""
         self._help_at = 0.0
         self.ready = 0
         self.unready = 0
@@ -89,7 +89,7 @@ class _TypeQueue:
     def add(self, one: Candidate, now: Moment) -> None:
         """Add a candidate in the state that it has now."""
         self._known[one.job_id] = one
-        if not one.own:
+        if not one.assigned:
             one.state, one.since = _State.LEFT, now.monotonic + max(0.0, one.not_before - now.wall) + self._delay_s
             heapq.heappush(self._left, (one.since, one.job_id))
         elif one.not_before > now.wall:
@@ -117,20 +117,20 @@ class _TypeQueue:
         """Put a candidate where it belongs by now."""
         self.add(self.remove(one), now)
 
-    def leave_out_latest(self, most: int) -> None:
+    def overflow_latest(self, most: int) -> None:
         """Of those that are not ready keep so many, the earliest ones."""
         all_types = self._known.values()
         unready = [one for one in all_types if one.worker == self._worker_type and one.state is not _State.READY]
         unready.sort(key=lambda one: one.not_before)
         for one in unready[most:]:
             self.remove(one)
-        self.leave_out(unready[most].not_before)
+        self.note_overflow(unready[most].not_before)
         self._later = [entry for entry in self._later if self._is_due(_State.LATER, *entry)]
         self._left = [entry for entry in self._left if self._is_due(_State.LEFT, *entry)]
         heapq.heapify(self._later)
         heapq.heapify(self._left)
 
-    def leave_out(self, not_before: float) -> None:
+    def note_overflow(self, not_before: float) -> None:
         """Note that jobs are no candidates which may be claimed from then on."""
         self.overflow_from = not_before if self.overflow_from is None else min(self.overflow_from, not_before)
 
@@ -225,7 +225,7 @@ class Backlog:
     Args:
         slots: how many jobs of each worker type run at once.
         most: how many of each type are ready at most; about as many are not.
-        delay_s: how long a job is left to its owner.
+        delay_s: how long a job is left to the daemon that it is assigned to.
     """
 
     def __init__(self, slots: Mapping[str, int], most: int, delay_s: float = 0.0) -> None:
@@ -242,15 +242,15 @@ class Backlog:
         self.forget(one.job_id)
         queue = self._queues[one.worker]
         most = self._most if one.priority <= 0 else self._most * _ROOM_FOR_PRIORITY
-        is_ready = one.own and one.not_before <= now.wall
+        is_ready = one.assigned and one.not_before <= now.wall
         if is_ready and queue.ready >= most:
-            queue.leave_out(now.wall)
+            queue.note_overflow(now.wall)
             return
         if not is_ready:
             one.job = None
         queue.add(one, now)
         if queue.unready > _ROOM_TO_SORT * most:
-            queue.leave_out_latest(most)
+            queue.overflow_latest(most)
 
     def forget(self, job_id: str) -> None:
         """Drop what is known of that job."""
@@ -258,10 +258,10 @@ class Backlog:
         if one is not None:
             self._queues[one.worker].remove(one)
 
-    def own(self, owns: Callable[[str, str], bool], now: Moment) -> None:
-        """Take over what was left to others, where `owns(job id, worker type)` is true by now."""
-        for one in [one for one in self._known.values() if not one.own and owns(one.job_id, one.worker)]:
-            one.own = True
+    def reassign(self, has: Callable[[str, str], bool], now: Moment) -> None:
+        """Leave to others no longer what `has(job id, worker type)` says to be in this daemon's partition by now."""
+        for one in [one for one in self._known.values() if not one.assigned and has(one.job_id, one.worker)]:
+            one.assigned = True
             self._queues[one.worker].again(one, now)
 
     def knows(self, job_id: str, rev: str) -> bool:
@@ -303,9 +303,9 @@ class Backlog:
         ready = [(queue.ready, queue.low) for queue in self._queues.values() if queue.ready]
         return not ready or any(count < low for count, low in ready)
 
-    def leave_out(self, worker_type: str, not_before: float) -> None:
+    def note_overflow(self, worker_type: str, not_before: float) -> None:
         """Note that queued jobs of that type are no candidates, and from when on they may be claimed."""
-        self._queues[worker_type].leave_out(not_before)
+        self._queues[worker_type].note_overflow(not_before)
 
     def overflow_in(self, now: Moment) -> float | None:
         """Return in how many seconds `overflowed` names a type, by what is ready now; None: not at all."""

@@ -95,7 +95,7 @@ class Executor:
                 await self._look_whether_cancelled(execution)
             return claimed, await attempt.run()
         finally:
-            execution.slot.free(execution.attempt.left if execution.attempt is not None else None)
+            execution.slot.free(execution.attempt.outliving if execution.attempt is not None else None)
 
     async def _look_whether_cancelled(self, execution: Execution) -> None:
         """Read a job that has changed while it was being claimed; unread, its end will tell."""

@@ -48,7 +48,7 @@ _LAST_WRITES_S = 10.0
 _MOST_UNSTORED = 1000
 """Ends beyond the number of slots that may wait for CouchDB before nothing more is claimed."""
 _FEW = 50
-"""Rows of a page up to which all documents are looked at, whoever's they are: at rest nobody waits for an owner."""
+"""Rows of a page up to which all documents are looked at, whosever they are: at rest nobody waits for another."""
 _NAMED = 1000
 
 
@@ -86,7 +86,7 @@ class Producer:
     # --- what there is to do: called by feeds and sweepers ---
 
     async def take_rows(self, lane: Lane, changes: Sequence[Change]) -> tuple[int, int]:
-        """Look at rows of the feed; return how many documents that took, and how many rows are left to their owners."""
+        """Look at rows of the feed; return how many documents that took, and how many rows are left to others."""
         documents: list[Document] = []
         unread: list[str] = []
         left, present, few = 0, time.monotonic(), len(changes) <= _FEW
@@ -98,15 +98,15 @@ class Producer:
             execution = lane.executions.get(job_id)
             if deleted or job_id.startswith("_design/") or (execution is not None and execution.note_row(rev)):
                 continue
-            own = execution is not None or self._daemon.partition.may_own(job_id)
+            mine = execution is not None or self._daemon.partition.may_have(job_id)
             if in_conflict:
                 lane.note_conflict(job_id)
-                if own and execution is None:
+                if mine and execution is None:
                     self._marks.settle(lane, job_id)
                     continue
-            if document is not None and (own or few) and not in_conflict:
+            if document is not None and (mine or few) and not in_conflict:
                 documents.append(document)
-            elif own:
+            elif mine:
                 unread.append(job_id)
             else:
                 lane.unread.leave(job_id, present)
@@ -160,9 +160,9 @@ class Producer:
         not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
         due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
         priority = job.priority if job.priority is not None else int(job.manual_execution)
-        own = self._daemon.partition.owns(job.id, job.worker)
+        assigned = self._daemon.partition.has(job.id, job.worker)
         kept = job if keep else None
-        lane.backlog.offer(Candidate(job.id, job.rev, job.worker, due, priority, kept, not_before, own), moment())
+        lane.backlog.offer(Candidate(job.id, job.rev, job.worker, due, priority, kept, not_before, assigned), moment())
 
     def _leave(self, job: Job) -> None:
         if job.worker not in self._left_types and len(self._left_types) < _NAMED:
@@ -175,13 +175,13 @@ class Producer:
             self._marks.settle(lane, job_id)
 
     async def watch_partition(self) -> None:
-        """Look again at what was left to others, whenever other jobs are this daemon's own."""
+        """Look again at what was left to others, whenever the partition has changed."""
         partition = self._daemon.partition
         while True:
             await self._daemon.partition_changes()
             for lane in self.lanes:
-                lane.unread.own(partition.may_own, time.monotonic())
-                lane.backlog.own(partition.owns, moment())
+                lane.unread.reassign(partition.may_have, time.monotonic())
+                lane.backlog.reassign(partition.has, moment())
                 lane.to_read.set()
             self._changed.set()
 

@@ -159,7 +159,7 @@ class Sweeper:
             if worker_type is None or self._lane.backlog.known(worker_type) >= most:
                 break
         if worker_type is not None:
-            self._lane.backlog.leave_out(worker_type, _due_time(rows[most]))
+            self._lane.backlog.note_overflow(worker_type, _due_time(rows[most]))
 
     async def _look_beyond(self, worker_type: str | None, horizon: str, update: Update) -> None:
         """Read a page of what seems to be due later: the row does not tell a time to wait for from a wrong clock's."""
@@ -170,7 +170,7 @@ class Sweeper:
         rows = await self._lane.store.database.view("queue/due", low, high, limit=_BEYOND, update=update)
         await self._take(rows)
         if worker_type is not None and len(rows) == _BEYOND and backlog.ready(worker_type) > ready:
-            backlog.leave_out(worker_type, 0.0)
+            backlog.note_overflow(worker_type, 0.0)
 
     async def _take(self, rows: list[Row]) -> None:
         calm: dict[str, None] = {}

@@ -1,10 +1,10 @@
 """Jobs of one database whose documents are to be read, and when: pure, the present is an argument.
 
 Some are to be read again, at a time, for no row of the feed will tell of them: their claim was not answered, a mark was
-not taken. The others are rows of the feed that are other daemons' to read: an owner has claimed such a job, nearly
-always, by the time at which another daemon could have read it. So the id alone is kept for as long as the job is left
-to its owner, and read after that only by a daemon whose slots have nothing else to do, or whose own it has become
-meanwhile. Where there are too many rows the oldest are dropped: the sweep of the view finds what is in them.
+not taken. The others are rows of the feed that are other daemons' to read: the one that such a job is assigned to has
+claimed it, nearly always, by the time at which another could have read it. So the id alone is kept for as long as the
+job is left to that one, and read after that only by a daemon whose slots have nothing else to do, or that it is
+assigned to meanwhile. Where there are too many rows the oldest are dropped: the sweep of the view finds those jobs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Unread:
     """The ids of such jobs. Times are those of `time.monotonic()`.
 
     Args:
-        delay_s: how long a job is left to its owner.
+        delay_s: how long a job is left to the daemon that it is assigned to.
     """
 
     def __init__(self, delay_s: float) -> None:
@@ -37,7 +37,7 @@ class Unread:
         heapq.heappush(self._times, (when, job_id))
 
     def leave(self, job_id: str, now: float) -> None:
-        """Keep a row for its owner, as of now: what an older row said of the job no longer holds."""
+        """Keep a row that is left to another daemon, as of now: what an older row said of the job no longer holds."""
         self._rows.pop(job_id, None)
         self._rows[job_id] = now
         if len(self._rows) > _MOST_ROWS:
@@ -47,9 +47,9 @@ class Unread:
         """Drop what an older row said of the job."""
         self._rows.pop(job_id, None)
 
-    def own(self, owns: Callable[[str], bool], now: float) -> None:
-        """Have the rows read now of which it is true: they have become this daemon's."""
-        for job_id in [job_id for job_id in self._rows if owns(job_id)]:
+    def reassign(self, has: Callable[[str], bool], now: float) -> None:
+        """Have the rows read now of which it is true: they are in this daemon's partition by now."""
+        for job_id in [job_id for job_id in self._rows if has(job_id)]:
             del self._rows[job_id]
             self.read_again(job_id, now)
 

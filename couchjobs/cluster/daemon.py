@@ -157,7 +157,7 @@ class Daemon:
         return not before
 
     async def partition_changes(self) -> None:
-        """Return as soon as other jobs are this daemon's own than now."""
+        """Return as soon as the partition is another one than now."""
         before = self.partition.version()
         while self.partition.version() == before:  # noqa: ASYNC110  time alone makes it so
             await asyncio.sleep(self._connection.settings.look_interval)

@@ -1,4 +1,4 @@
-"""Which jobs are a daemon's own: its partition of those of each worker type. The others leave them to it for a moment.
+"""Which jobs are assigned to a daemon: its partition of each worker type. The others leave them to it for a moment.
 
 Partitions follow from the daemons that show life and from the ids of jobs, so that all daemons agree without asking one
 another, more or less: where they do not, two try to claim a job, and one gets it. A daemon that stands still loses its
@@ -27,33 +27,33 @@ class Partition:
         self._look_interval = settings.look_interval
         self._longest_silence = min(settings.dead_after, _FRESH_BEATS * settings.beat_interval)
         self._worker_types: frozenset[str] = frozenset()
-        self._owners: dict[str, tuple[str, ...]] = {}
+        self._daemons: dict[str, tuple[str, ...]] = {}
         self._buckets: dict[str, frozenset[int]] = {}
         self._version = 0
         self._look_at = 0.0
 
     def take(self, worker_types: Iterable[str]) -> None:
-        """Own jobs of these types, and of no others."""
+        """Have a part of the jobs of these types, and of no others."""
         self._worker_types = frozenset(worker_types)
         self._look_at = 0.0
 
-    def owns(self, job_id: str, worker_type: str) -> bool:
-        """Return whether this daemon owns the job."""
-        return self._peers.none or bucket(job_id) in self._own_buckets(worker_type)
+    def has(self, job_id: str, worker_type: str) -> bool:
+        """Return whether the job is in the partition."""
+        return self._peers.none or bucket(job_id) in self._buckets_of(worker_type)
 
-    def may_own(self, job_id: str) -> bool:
+    def may_have(self, job_id: str) -> bool:
         """Return the same of a job of which only the id is known: whether it is so for any of the worker types."""
         if self._peers.none:
             return True
         number = bucket(job_id)
-        return any(number in self._own_buckets(worker_type) for worker_type in self._worker_types)
+        return any(number in self._buckets_of(worker_type) for worker_type in self._worker_types)
 
     def version(self) -> int:
         """Return a number that is another one when the partition has changed."""
         self._look()
         return self._version
 
-    def _own_buckets(self, worker_type: str) -> frozenset[int]:
+    def _buckets_of(self, worker_type: str) -> frozenset[int]:
         self._look()
         return self._buckets.get(worker_type, frozenset())
 
@@ -63,12 +63,12 @@ class Partition:
             return
         self._look_at = present + self._look_interval
         peers = list(self._peers.living(self._tenant, self._longest_silence))
-        owners = {
+        daemons = {
             worker_type: (self._daemon, *sorted(name for name, peer in peers if worker_type in peer.worker_types))
             for worker_type in self._worker_types
         }
-        if owners != self._owners:
-            buckets = {names: buckets_of(self._daemon, names) for names in {*owners.values()}}
-            self._owners = owners
-            self._buckets = {worker_type: buckets[names] for worker_type, names in owners.items()}
+        if daemons != self._daemons:
+            buckets = {names: buckets_of(self._daemon, names) for names in {*daemons.values()}}
+            self._daemons = daemons
+            self._buckets = {worker_type: buckets[names] for worker_type, names in daemons.items()}
             self._version += 1

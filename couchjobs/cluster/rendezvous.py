@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 BUCKETS = 512
-"""Into so many parts jobs are divided, each of which has one owner: see `bucket`."""
+"""Into so many parts jobs are divided, each of which is assigned to one daemon: see `bucket`."""
 
 
 def first_right(key: str, daemons: Sequence[str]) -> str | None:

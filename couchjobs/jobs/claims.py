@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container
 
-from couchjobs.couch.settle import Insistence
+from couchjobs.couch.surely import Insistence
 
 _MOST_REVISIONS = 20_000
 """Some 2 MB: the feed shows a revision within moments, and at 2,000 writes a second this is 10 s of them."""

@@ -28,7 +28,7 @@ from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.couch.settle import settle
+from couchjobs.couch.surely import write_surely
 from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
 from couchjobs.jobs.checking import JobCheck
@@ -116,7 +116,7 @@ class JobStore:
         seconds = self._patience_s if patience_s is None else patience_s
         try:
             async with asyncio.timeout(None if patience_s is None else patience_s + _ANSWER_S):
-                answer = await settle(self.writer, document, patience_s=seconds)
+                answer = await write_surely(self.writer, document, patience_s=seconds)
         except TimeoutError:
             answer = WriteAnswer(Written.UNKNOWN, reason=f"no answer within {seconds:g} s")
         if answer.written is Written.CONFLICT:
@@ -151,7 +151,7 @@ class JobStore:
 
     async def _change(self, job: Job, changes: Changes) -> None:
         document = job.document_with(changes)
-        answer = await settle(self.writer, document, patience_s=self._patience_s)
+        answer = await write_surely(self.writer, document, patience_s=self._patience_s)
         if not answer.stored:
             raise as_error(answer, self._name_of(job.id))
         if answer.written is Written.ACCEPTED:  # by a cluster, perhaps on a branch that loses
@@ -280,7 +280,7 @@ class JobStore:
         """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
         _logger.warning("bad job", job=document["_id"], reason=reason)
         marked = transitions.unreadable(document, time or now(), reason)
-        answer = await settle(self.writer, marked, patience_s=self._patience_s)
+        answer = await write_surely(self.writer, marked, patience_s=self._patience_s)
         if answer.written is Written.REFUSED:
             answer = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}")
         return answer.written is not Written.UNKNOWN
@@ -303,7 +303,7 @@ class JobStore:
         """
         smaller = transitions.reduced(self.stored_form(job), None, now(), reason)
         smaller.pop("_rev", None)
-        answer = await settle(self.writer, smaller, patience_s=self._patience_s)
+        answer = await write_surely(self.writer, smaller, patience_s=self._patience_s)
         if answer.written is Written.UNKNOWN:
             raise as_error(answer, self._name_of(job.id))
 
@@ -312,7 +312,7 @@ class JobStore:
         answer = WriteAnswer(Written.UNKNOWN)
         for kept in (original, None):
             smaller = transitions.reduced(document, kept, now(), reason)
-            answer = await settle(self.writer, smaller, patience_s=self._patience_s)
+            answer = await write_surely(self.writer, smaller, patience_s=self._patience_s)
             if answer.written is not Written.REFUSED:
                 return answer
         _logger.error("job cannot be marked at all", job=document["_id"], reason=answer.reason)
@@ -326,11 +326,11 @@ class JobStore:
         while True:
             changes = changes_of()
             document = job.document_with(changes)
-            answer = await settle(self.writer, document)
+            answer = await write_surely(self.writer, document)
             if answer.written is Written.REFUSED and changes.get("result") is not None:
                 changes = transitions.done_without_result(job, now(), answer.reason)
                 document = job.document_with(changes)
-                answer = await settle(self.writer, document)
+                answer = await write_surely(self.writer, document)
             if answer.stored:
                 job.moved(changes, document, answer.rev)
                 return True

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from couchjobs.couch.database import Document
-from couchjobs.couch.settle import settle
+from couchjobs.couch.surely import write_surely
 from couchjobs.errors import CouchError
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State, is_claimed_by
@@ -95,7 +95,7 @@ class Audit:
         leaves = await self._store.database.leaves(job_id)
         for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, self._daemon)):
             if leaf is not leaves[0]:
-                answer = await settle(self._store.writer, tombstone(leaf))
+                answer = await write_surely(self._store.writer, tombstone(leaf))
                 if answer.stored:
                     _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
             elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):

@@ -18,7 +18,7 @@ from typing import Any
 from couchjobs.cluster.peers import Peers
 from couchjobs.couch.answers import leaf_rank
 from couchjobs.couch.database import Document
-from couchjobs.couch.settle import settle
+from couchjobs.couch.surely import write_surely
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.payloads import missing
@@ -55,11 +55,11 @@ async def _settle(store: JobStore, peers: Peers, job_id: str) -> bool:
     others = [leaf for leaf in leaves if leaf is not best]
     if best.get("state") not in ENDED:
         others = [leaf for leaf in others if not _is_run(leaf, peers)]
-        if (more := _to_carry_over(best, others)) and not (await settle(store.writer, {**best, **more})).stored:
+        if (more := _to_carry_over(best, others)) and not (await write_surely(store.writer, {**best, **more})).stored:
             return False
     settled = len(others) == len(leaves) - 1
     for leaf in others:
-        answer = await settle(store.writer, tombstone(leaf))
+        answer = await write_surely(store.writer, tombstone(leaf))
         settled = settled and answer.stored
     if settled:
         _logger.info("conflict settled", job=job_id, kept=best["_rev"])

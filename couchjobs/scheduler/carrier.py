@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from couchjobs.couch.settle import settle_surely
+from couchjobs.couch.surely import write_or_raise
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import tick_id
 from couchjobs.jobs.job import Job
@@ -85,19 +85,19 @@ class Carrier:
         """
         rev = infos.rev
         if infos.firing != tick:
-            answer = await settle_surely(self._triggers, {**infos.document(), "firing": format_time(tick)})
+            answer = await write_or_raise(self._triggers, {**infos.document(), "firing": format_time(tick)})
             if not answer.stored:
                 return
             rev = answer.rev
         await self._firing.fire(infos, lambda: self._job(infos, tick, None))
         gone = {"_id": infos.id, "_rev": rev, "_deleted": True}
-        if (await settle_surely(self._triggers, gone)).stored:
+        if (await write_or_raise(self._triggers, gone)).stored:
             await self._states.drop(infos.id)
 
     async def _end(self, infos: TriggerInfos, reason: str) -> None:
         """Disable a trigger whose single tick never fires, and say why where people look."""
         _logger.warning("a trigger never fires, and is disabled", trigger=infos.id, reason=reason)
-        await settle_surely(self._triggers, {**infos.document(), "disabled": True, "ended": reason})
+        await write_or_raise(self._triggers, {**infos.document(), "disabled": True, "ended": reason})
 
     async def _store_state(self, infos: TriggerInfos, life: Life, state: State) -> bool:
         if state == life.state:

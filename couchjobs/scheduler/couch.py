@@ -13,13 +13,13 @@ from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.prefixer import Prefixer
-from couchjobs.scheduler.clock import Clock
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.declared import declare
 from couchjobs.scheduler.feeds import Feeds
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.rebuild import clean, rebuild
 from couchjobs.scheduler.store import TriggerStore
+from couchjobs.scheduler.ticker import Ticker
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
 from couchjobs.triggers.infos import TriggerInfos
@@ -37,7 +37,7 @@ class CouchScheduler:
         self.triggers = TriggerSet(self._store, connection.settings.feed_heartbeat)
         self._tasks = Supervisor()
         self._broker: CouchBroker | None = None
-        self._clock: Clock | None = None
+        self._ticker: Ticker | None = None
         self._feeds: Feeds | None = None
         self._debouncer: Debouncer | None = None
         self._life = Lifecycle("scheduler")
@@ -62,13 +62,13 @@ class CouchScheduler:
             await broker.daemon.take_triggers(True)
             self._debouncer = Debouncer(self._connection, self._db, broker)
             firing = Firing(broker, self._debouncer)
-            self._clock = Clock(self._connection, self.triggers, self._store, broker.daemon, firing)
+            self._ticker = Ticker(self._connection, self.triggers, self._store, broker.daemon, firing)
             feeds = self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
             to_close.push_async_callback(feeds.stop)
             to_close.push_async_callback(self._tasks.stop)
             self._tasks.start("follow triggers", self.triggers.follow)
             self._tasks.start("sweep triggers", lambda: self.triggers.sweep_for_ever(settings.sweep_interval))
-            self._tasks.start("clock", self._clock.run)
+            self._tasks.start("clock", self._ticker.run)
             self._tasks.start("feeds", feeds.run)
 
     async def shutdown_scheduler(self) -> None:
@@ -85,9 +85,9 @@ class CouchScheduler:
         Raises:
             ClosedError: the scheduler does not run.
         """
-        if not self._life.is_("running") or self._clock is None:
+        if not self._life.is_("running") or self._ticker is None:
             raise ClosedError(f"the scheduler is {self._life.state}")
-        await self._clock.fire_due(now)
+        await self._ticker.fire_due(now)
 
     async def fire_webhook(self, trigger_id: str, payload: Any, *, manual: bool = False) -> Job:
         """Fire a @webhook trigger and return its job; the unguessable id is the secret.

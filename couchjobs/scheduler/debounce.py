@@ -23,7 +23,7 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.couch.settle import settle_surely
+from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import BadDocumentError, Conflict, Refused
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.payloads import as_changes, gathered
@@ -179,7 +179,7 @@ class Debouncer:
         window: Document = {"_id": self._prefix + infos.id, "job_id": job_id, "until": format_time(until)}
         if state is not None:
             window["_rev"] = before
-        answer = await settle_surely(self._writer, window)
+        answer = await write_or_raise(self._writer, window)
         return window if answer.stored else None
 
     async def _join(

@@ -34,7 +34,7 @@ from couchjobs.couch.changes import (
 )
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, generation
-from couchjobs.couch.settle import settle_surely
+from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -221,7 +221,7 @@ class EventFollower:
         last = [{"id": one.doc_id, "rev": one.rev, **({"deleted": True} if one.deleted else {})} for one in witnesses]
         while True:
             self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **({LOST: lost} if lost else {})}
-            answer = await settle_surely(self._writer, self._checkpoint)
+            answer = await write_or_raise(self._writer, self._checkpoint)
             if answer.stored:
                 self._checkpoint["_rev"] = answer.rev
                 self._position = seq

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Update
-from couchjobs.couch.settle import settle, settle_surely
+from couchjobs.couch.surely import write_or_raise, write_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import latest_id
 from couchjobs.jobs.store import JobStore
@@ -35,7 +35,7 @@ async def clean(connection: Connection, db: Prefixer) -> int:
     writer = connection.writer(connection.control.name)
     documents = await connection.control.with_prefix(state_id(triggers_database, ""))
     gone: list[Document] = [{"_id": doc["_id"], "_rev": doc["_rev"], "_deleted": True} for doc in documents]
-    await asyncio.gather(*(settle(writer, document) for document in gone))
+    await asyncio.gather(*(write_surely(writer, document) for document in gone))
     return len(gone)
 
 
@@ -70,7 +70,7 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
     gone = old.keys() - {state["_id"] for state in states}
     await asyncio.gather(
         *(_replace(writer, state, old.get(state["_id"])) for state in states),
-        *(settle(writer, {"_id": one, "_rev": old[one]["_rev"], "_deleted": True}) for one in gone),
+        *(write_surely(writer, {"_id": one, "_rev": old[one]["_rev"], "_deleted": True}) for one in gone),
     )
     return len(states)
 
@@ -78,7 +78,7 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
 async def _replace(writer: GroupWriter, state: Document, old: Document | None) -> None:
     """Write the state over the present one, which a daemon that fires may change meanwhile."""
     while True:
-        answer = await settle_surely(writer, {**state, "_rev": old["_rev"]} if old is not None else state)
+        answer = await write_or_raise(writer, {**state, "_rev": old["_rev"]} if old is not None else state)
         if answer.stored:
             return
         old = await writer.database.find(state["_id"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.couch.settle import settle, settle_surely
+from couchjobs.couch.surely import write_or_raise, write_surely
 from couchjobs.errors import CouchjobsError, NotFound
 from couchjobs.log import get_logger
 from couchjobs.timestamps import format_time, parse_time
@@ -136,7 +136,7 @@ class States:
         document = {"_id": self.id_of(infos.id), **document_of(state, infos)}
         if infos.id in self._revs:
             document["_rev"] = self._revs[infos.id]
-        answer = await settle_surely(self._writer, document)
+        answer = await write_or_raise(self._writer, document)
         if answer.stored:
             self._revs[infos.id] = answer.rev
         return answer.stored
@@ -148,7 +148,9 @@ class States:
             if rev is None:
                 return
             try:
-                answer = await settle(self._writer, {"_id": self.id_of(trigger_id), "_rev": rev, "_deleted": True})
+                answer = await write_surely(
+                    self._writer, {"_id": self.id_of(trigger_id), "_rev": rev, "_deleted": True}
+                )
             except NotFound:
                 _logger.info("schedule state is gone with its database", trigger=trigger_id)
                 return

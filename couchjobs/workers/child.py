@@ -77,14 +77,14 @@ class _Child:
             outcome = Failed(describe(error))
         finally:
             del self._tries[number]
-        busy = running.left is not None and not running.left.done()
+        busy = running.outliving is not None and not running.outliving.done()
         try:
             send(self._writer, {"try": number, "outcome": pack(outcome), "busy": busy})
         except BadRequest as error:
             done = Done(lost=f"the result is no JSON: {error}")
             send(self._writer, {"try": number, "outcome": pack(done), "busy": busy})
-        if running.left is not None and busy:
-            running.left.add_done_callback(lambda _: send(self._writer, {"try": number, "free": True}))
+        if running.outliving is not None and busy:
+            running.outliving.add_done_callback(lambda _: send(self._writer, {"try": number, "free": True}))
 
 
 async def _serve(handle: int) -> None:

@@ -101,7 +101,7 @@ class RemoteTry:
         self._stopped_as: Cancelled | Interrupted | None = None
         self._stopped = asyncio.Event()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
-        self.left: asyncio.Future[Any] | None = None
+        self.outliving: asyncio.Future[Any] | None = None
         """Done once a function has ended that outlives the outcome."""
 
     async def run(self) -> Outcome:
@@ -163,17 +163,17 @@ class RemoteTry:
         if "outcome" in message:
             if message["busy"]:
                 loop = asyncio.get_running_loop()
-                self.left = loop.create_future()
+                self.outliving = loop.create_future()
                 loop.call_later(_HUNG_AFTER_S, self._look_whether_it_hangs)
             if not self._outcome.done():
                 self._outcome.set_result(unpack(message["outcome"]))
             return not message["busy"]
-        if self.left is not None and not self.left.done():
-            self.left.set_result(None)
+        if self.outliving is not None and not self.outliving.done():
+            self.outliving.set_result(None)
         return True
 
     def _look_whether_it_hangs(self) -> None:
-        if self._child is not None and self.left is not None and not self.left.done():
+        if self._child is not None and self.outliving is not None and not self.outliving.done():
             _logger.error(
                 "a function does not end after its time: its process is replaced",
                 job=self._job.id,
@@ -184,8 +184,8 @@ class RemoteTry:
 
     def lost(self, how: str) -> None:
         """Take note that the child is gone."""
-        if self.left is not None and not self.left.done():
-            self.left.set_result(None)
+        if self.outliving is not None and not self.outliving.done():
+            self.outliving.set_result(None)
         if self._outcome.done():
             return
         error = f"worker lost: its process has ended ({how})"

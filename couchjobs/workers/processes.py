@@ -22,7 +22,7 @@ _HOOK_THREADS = 4
 class Attempt(Protocol):
     """One try of one job."""
 
-    left: asyncio.Future[Any] | None
+    outliving: asyncio.Future[Any] | None
     """Done once a function has ended that outlives the outcome; None: there is none."""
 
     async def run(self) -> Outcome:

@@ -114,7 +114,7 @@ class Try:
         self._late = ""
         self._seconds = 0.0
         self._stopped_as: Cancelled | Interrupted | None = None
-        self.left: asyncio.Future[Any] | None = None
+        self.outliving: asyncio.Future[Any] | None = None
         """What outlives the outcome: a plain function, whose thread nobody can end from outside, or a coroutine that
         swallows its cancellation."""
 
@@ -143,7 +143,7 @@ class Try:
             if self._limit is not None:
                 self._limit.cancel()
         if ended is None:
-            self.left = self._call.task
+            self.outliving = self._call.task
             self._context.logger.warning("a function does not end, and is left behind", exec_count=self._job.exec_count)
         self._seconds = time.monotonic() - began
         if self._context.told is not None:

@@ -14,7 +14,7 @@ from triggering import note, triggers_of
 from waiting import eventually
 
 from couchjobs.cluster.peers import Peers
-from couchjobs.couch import settle
+from couchjobs.couch import surely
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.installation import guard
 from couchjobs.jobs.claims import OwnClaims
@@ -99,7 +99,7 @@ async def test_firing_when_it_is_refused_and_its_errored_job_is_not_answered_the
     connection: Connection, db: Prefixer, begin: Any, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An @at is deleted only once there is something to see of it."""
-    monkeypatch.setattr(settle, "INSIST_S", 1.0)
+    monkeypatch.setattr(surely, "INSIST_S", 1.0)
     refused: list[float] = []
 
     def before(method: str, path: str, body: bytes) -> None:

@@ -21,7 +21,7 @@ from daemons import DaemonProcess
 from fault_proxy import FaultProxy
 
 from couchjobs.couch.connection import Connection, connect
-from couchjobs.couch.settle import settle
+from couchjobs.couch.surely import write_surely
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.installation import install
 from couchjobs.jobs.ids import new_id
@@ -100,7 +100,7 @@ class Ground:
         body = self.size.work if worker == "work" else message
         await asyncio.gather(
             *(
-                settle(writer, {"_id": one, "worker": worker, "message": body, "state": "queued"}, patience_s=60)
+                write_surely(writer, {"_id": one, "worker": worker, "message": body, "state": "queued"}, patience_s=60)
                 for one in ids
             )
         )

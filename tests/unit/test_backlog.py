@@ -15,11 +15,11 @@ def candidate(
     priority: int = 0,
     not_before: float = 0,
     rev: str = "1-a",
-    own: bool = True,
+    assigned: bool = True,
     worker: str = "w",
 ) -> Candidate:
     """A candidate, of worker w unless another one is given."""
-    return Candidate(job_id, rev, worker, due, priority, None, not_before, own)
+    return Candidate(job_id, rev, worker, due, priority, None, not_before, assigned)
 
 
 def at(seconds: float) -> Moment:
@@ -70,21 +70,21 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     assert known.overflowed(at(0)) == []
 
 
-def test_own_when_partitions_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
+def test_reassign_when_partitions_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
     """Before their delay as well: it was for the daemon that has the first right no longer."""
     known = Backlog({"w": 2}, 100, delay_s=0.25)
     for number in range(4):
-        known.offer(candidate(f"job-{number}", own=False), at(0))
+        known.offer(candidate(f"job-{number}", assigned=False), at(0))
     known.next_in(["w"], at(1))
-    known.offer(candidate("early", own=False), at(1))
-    known.own(lambda job_id, worker: worker == "w" and job_id in ("job-1", "early"), at(1))
+    known.offer(candidate("early", assigned=False), at(1))
+    known.reassign(lambda job_id, worker: worker == "w" and job_id in ("job-1", "early"), at(1))
     assert known.ready() == 2
     assert ids(known.take("w", 2, at(1))) == ["early", "job-1"]
     assert known.next_in(["w"], at(1.3)) is not None
 
 
 def test_wants_more_when_nothing_or_little_of_a_type_is_ready() -> None:
-    """A type without any candidate makes nobody hungry as long as another one has plenty."""
+    """A type without any candidate makes nobody want more as long as another one has plenty."""
     known = Backlog({"few": 1, "many": 100}, 1000)
     assert known.wants_more()
     for number in range(32):
@@ -125,7 +125,7 @@ def test_next_in_when_candidates_are_ripe_then_at_once_and_not_never() -> None:
 def test_offer_when_the_wall_clock_is_set_back_then_what_is_left_to_others_waits_no_longer() -> None:
     """A delay is for the clock that nobody sets."""
     known = Backlog({"w": 2}, 10, delay_s=0.25)
-    known.offer(candidate("a", own=False), Moment(5000, 100))
+    known.offer(candidate("a", assigned=False), Moment(5000, 100))
     assert known.next_in(["w"], Moment(1400, 100)) == 0.25
     assert ids(known.take("w", 2, Moment(1400, 100.25))) == ["a"]
 
@@ -155,7 +155,7 @@ def test_take_when_jobs_are_left_to_others_then_own_ones_first_and_few_are_taken
     """At most one for each slot and delay, however many lie there."""
     known = Backlog({"w": 2}, 100, delay_s=0.25)
     for number in range(10):
-        known.offer(candidate(f"other-{number}", own=False), at(0))
+        known.offer(candidate(f"other-{number}", assigned=False), at(0))
     known.offer(candidate("own"), at(0))
     assert ids(known.take("w", 9, at(0))) == ["own"]
     assert known.next_in(["w"], at(0)) == 0.25
@@ -170,7 +170,7 @@ def test_take_when_jobs_are_left_to_others_then_own_ones_first_and_few_are_taken
 def test_next_in_when_slots_are_full_then_jobs_left_to_others_wake_nobody() -> None:
     """They are looked at once a slot is free."""
     known = Backlog({"w": 2, "full": 1}, 100, delay_s=0.25)
-    known.offer(Candidate("other", "1-a", "full", 0, 0, None, own=False), at(0))
+    known.offer(Candidate("other", "1-a", "full", 0, 0, None, assigned=False), at(0))
     assert known.next_in(["w"], at(9)) is None
     assert known.next_in(["w", "full"], at(9)) == 0
 

@@ -39,12 +39,12 @@ class BacklogMachine(RuleBasedStateMachine):
         """So many seconds from now, by both clocks."""
         return Moment(self.now.wall + seconds, self.now.monotonic + seconds)
 
-    @rule(job_id=IDS, worker=st.sampled_from(TYPES), priority=st.integers(0, 1), ahead=SECONDS, own=st.booleans())
-    def offer(self, job_id: str, worker: str, priority: int, ahead: float, own: bool) -> None:
+    @rule(job_id=IDS, worker=st.sampled_from(TYPES), priority=st.integers(0, 1), ahead=SECONDS, assigned=st.booleans())
+    def offer(self, job_id: str, worker: str, priority: int, ahead: float, assigned: bool) -> None:
         """A row of the feed has shown a queued job."""
         self.number += 1
         not_before = self.now.wall + ahead if ahead else 0.0
-        one = Candidate(job_id, f"{self.number}-a", worker, self.number, priority, None, not_before, own)
+        one = Candidate(job_id, f"{self.number}-a", worker, self.number, priority, None, not_before, assigned)
         self.backlog.offer(one, self.now)
 
     @rule(job_id=IDS)
@@ -53,9 +53,9 @@ class BacklogMachine(RuleBasedStateMachine):
         self.backlog.forget(job_id)
 
     @rule(mine=st.sets(IDS))
-    def own(self, mine: set[str]) -> None:
+    def reassign(self, mine: set[str]) -> None:
         """A daemon has gone."""
-        self.backlog.own(lambda job_id, worker: job_id in mine, self.now)
+        self.backlog.reassign(lambda job_id, worker: job_id in mine, self.now)
 
     @rule(worker=st.sampled_from(TYPES), count=st.integers(1, 4))
     def take(self, worker: str, count: int) -> None:
@@ -114,9 +114,9 @@ class UnreadMachine(RuleBasedStateMachine):
         self.unread.forget_row(job_id)
 
     @rule(mine=st.sets(IDS))
-    def own(self, mine: set[str]) -> None:
+    def reassign(self, mine: set[str]) -> None:
         """A daemon has gone."""
-        self.unread.own(mine.__contains__, self.now)
+        self.unread.reassign(mine.__contains__, self.now)
 
     @rule(spare=st.integers(0, 3), seconds=SECONDS)
     def take(self, spare: int, seconds: float) -> None:

@@ -26,7 +26,7 @@ def test_unread_when_a_row_changes_hands_then_read_at_once() -> None:
     unread = Unread(delay_s=0.25)
     unread.leave("a", 10)
     unread.leave("b", 10)
-    unread.own(lambda job_id: job_id == "b", 10.1)
+    unread.reassign(lambda job_id: job_id == "b", 10.1)
     assert unread.next_in(0, 10.1) == 0
     assert unread.take(0, 10.1) == ["b"]
     assert unread.take(5, 11) == ["a"]

@@ -187,8 +187,8 @@ async def test_try_when_thread_runs_on_after_its_time_then_outcome_at_once() -> 
 
     running = Worker(config_of(worker("w", timeout=0.05, max_exec_count=1)(function))).begin(job())
     assert await running.run() == Failed("TimeoutError: no end within 0.05 s")
-    assert running.left is not None
-    await asyncio.wait_for(running.left, 5)
+    assert running.outliving is not None
+    await asyncio.wait_for(running.outliving, 5)
 
 
 async def test_try_when_all_tries_have_little_time_left_then_it_ends_with_that() -> None:

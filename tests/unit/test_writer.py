@@ -12,7 +12,7 @@ import pytest
 from couchjobs.couch.answers import Written
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
-from couchjobs.couch.settle import settle
+from couchjobs.couch.surely import write_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import BadRequest, NotFound, TooLarge, Unavailable
 
@@ -173,11 +173,11 @@ async def test_settle_when_answer_is_lost_then_the_document_decides() -> None:
         return {"results": [{"id": "a", "docs": [{"ok": stored}]}]}
 
     writer, _ = writer_on(answer)
-    found = await settle(writer, {"_id": "a", "x": 1})
+    found = await write_surely(writer, {"_id": "a", "x": 1})
     assert (found.written, found.rev) == (Written.OK, "1-z")
     asked = 0
     stored["x"] = 2
-    assert (await settle(writer, {"_id": "a", "x": 1})).written is Written.CONFLICT
+    assert (await write_surely(writer, {"_id": "a", "x": 1})).written is Written.CONFLICT
 
 
 async def test_settle_when_patience_ends_then_unknown() -> None:
@@ -187,4 +187,4 @@ async def test_settle_when_patience_ends_then_unknown() -> None:
         raise Unavailable("down")
 
     writer, _ = writer_on(unavailable)
-    assert (await settle(writer, {"_id": "a"}, patience_s=0.01)).written is Written.UNKNOWN
+    assert (await write_surely(writer, {"_id": "a"}, patience_s=0.01)).written is Written.UNKNOWN

@@ -86,7 +86,7 @@ class _Slices:
             self._began = time.monotonic()
 
 
-class Clock:
+class Ticker:
     """Fires the scheduled triggers to which this daemon has the first right. `run` goes on until it is cancelled."""
 
     def __init__(

@@ -36,7 +36,7 @@ class Insistence:
         return self._times >= INSIST_TIMES and now - self._since >= INSIST_S
 
 
-async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None = None) -> WriteAnswer:
+async def write_surely(writer: GroupWriter, doc: Document, *, patience_s: float | None = None) -> WriteAnswer:
     """Write `doc` and return an answer that is not UNKNOWN, unless patience ends before one is to be had.
 
     After a lost answer the same write is sent again: where the first one had happened, CouchDB answers conflict, and
@@ -79,7 +79,7 @@ async def settle(writer: GroupWriter, doc: Document, *, patience_s: float | None
         await asyncio.sleep(pause)
 
 
-async def settle_surely(writer: GroupWriter, doc: Document) -> WriteAnswer:
+async def write_or_raise(writer: GroupWriter, doc: Document) -> WriteAnswer:
     """Write `doc` and return an answer that says stored or conflict.
 
     Raises:
@@ -87,7 +87,7 @@ async def settle_surely(writer: GroupWriter, doc: Document) -> WriteAnswer:
         Unavailable: the database does not exist now.
     """
     try:
-        answer = await settle(writer, doc)
+        answer = await write_surely(writer, doc)
     except NotFound as error:
         raise Unavailable(str(error), 404) from error
     if answer.written is Written.REFUSED:

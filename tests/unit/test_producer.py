@@ -1,0 +1,206 @@
+"""Which candidates are taken for which slots, and when: without a server, and without waiting for time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from couchjobs.broker.feed import JobsFeed
+from couchjobs.broker.lane import Execution, Lane
+from couchjobs.broker.producer import Producer
+from couchjobs.broker.slots import Slots
+from couchjobs.broker.sweeper import Sweeper
+from couchjobs.couch.changes import Change
+from couchjobs.couch.connection import Connection, connect
+from couchjobs.jobs.store import JobStore
+from couchjobs.settings import load_settings
+from couchjobs.waits import Signal
+from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.engine import CouchEngine
+from couchjobs.workers.processes import InProcess
+
+
+def nothing(ctx: Any) -> None:
+    """Do nothing."""
+
+
+class Everything:
+    """A partition that has all jobs, or only those that it is told of."""
+
+    def __init__(self) -> None:
+        self.only: set[str] | None = None
+
+    def has(self, job_id: str, _worker_type: str) -> bool:
+        """Whether a job is this daemon's."""
+        return self.may_have(job_id)
+
+    def may_have(self, job_id: str) -> bool:
+        """The same."""
+        return self.only is None or job_id in self.only
+
+
+class Alone:
+    """A daemon without others."""
+
+    id = "own"
+    is_lost = False
+
+    def __init__(self) -> None:
+        self.partition = Everything()
+
+
+class Ends:
+    """An executor whose jobs run until they are told to end."""
+
+    def __init__(self) -> None:
+        self.context = None
+        self.running: dict[str, asyncio.Event] = {}
+        self.order: list[str] = []
+
+    async def run(self, execution: Execution) -> float | None:
+        """Begin, wait, free the slot."""
+        job_id = execution.job.id
+        self.order.append(job_id)
+        self.running[job_id] = asyncio.Event()
+        await self.running[job_id].wait()
+        execution.slot.free(None)
+        return None
+
+
+class World:
+    """A producer and what surrounds it."""
+
+    def __init__(self, connection: Connection, concurrency: int = 2) -> None:
+        self.connection = connection
+        workers = WorkersList([WorkerConfig(worker_type="w", worker_func=nothing, concurrency=concurrency)])
+        slots = Slots(workers, InProcess(workers, 1.0, CouchEngine(connection, workers)))
+        self.daemon, self.executor = Alone(), Ends()
+        self.producer = Producer(self.daemon, slots, self.executor, None, None)  # type: ignore[arg-type]
+        settings = connection.settings
+        for _ in range(2):
+            store = JobStore(connection, settings.tenant)
+            self.producer.add(Lane.of(store, workers, {"w": concurrency}, settings))
+        self.lane, self.other = self.producer.lanes
+
+    async def offer(self, lane: Lane, *ids: str, **more: Any) -> None:
+        """The feed shows queued jobs."""
+        documents = [{"_id": one, "_rev": "1-a", "worker": "w", "message": 1, "state": "queued", **more} for one in ids]
+        await self.producer.take_documents(lane, documents)
+
+    async def until(self, condition: Any) -> None:
+        """The loop turns until something is so; it never has to wait for time."""
+        for _ in range(1000):
+            if condition():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it does not happen")
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """A producer that runs, of one worker type with two slots, and two lanes."""
+    async with connect(load_settings(url="http://127.0.0.1:9")) as connection:
+        world = World(connection)
+        running = asyncio.create_task(world.producer.run())
+        yield world
+        running.cancel()
+        for event in world.executor.running.values():
+            event.set()
+        await asyncio.gather(running, return_exceptions=True)
+        await world.producer.idle()
+
+
+async def test_run_when_candidates_and_slots_come_then_nothing_else_is_waited_for(world: World) -> None:
+    """As many as there are slots, the next one as soon as one is free; nothing is left over at the end."""
+    await world.offer(world.lane, *(f"job-{number}" for number in range(5)))
+    await world.until(lambda: len(world.executor.order) == 2)
+    for number in range(5):
+        world.executor.running[world.executor.order[number]].set()
+        await world.until(lambda number=number: len(world.executor.order) == min(5, 3 + number))
+    await world.producer.idle()
+    assert sorted(world.executor.order) == [f"job-{number}" for number in range(5)]
+    assert world.lane.executions == {}
+    assert world.producer.slots.free() == {"w": 2}
+
+
+async def test_run_when_two_lanes_have_jobs_of_a_type_then_neither_waits_for_the_other(world: World) -> None:
+    """However many the one has."""
+    await world.offer(world.lane, *(f"many-{number}" for number in range(100)))
+    await world.until(lambda: len(world.executor.order) == 2)
+    await world.offer(world.other, "few-0", "few-1")
+    for number in range(4):
+        world.executor.running[world.executor.order[number]].set()
+        await world.until(lambda number=number: len(world.executor.order) == 3 + number)
+    assert {"few-0", "few-1"} <= {*world.executor.order[:6]}
+
+
+async def test_run_when_the_daemon_is_lost_or_closed_then_nothing_is_claimed(world: World) -> None:
+    """And all of it as soon as it is found again."""
+    world.daemon.is_lost = True
+    await world.offer(world.lane, "job")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert world.executor.order == []
+    world.daemon.is_lost = False
+    world.producer.slots.freed.set()
+    await world.until(lambda: world.executor.order == ["job"])
+    world.producer.is_open = False
+    await world.offer(world.lane, "late")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert world.executor.order == ["job"]
+
+
+async def test_rows_when_a_job_runs_here_or_is_anothers_then_it_is_not_read(world: World) -> None:
+    """A row of a claim is its own; rows of others are kept; what came meanwhile is read at the end."""
+    await world.offer(world.lane, "own")
+    await world.until(lambda: world.executor.order == ["own"])
+    world.daemon.partition.only = {"own"}
+    rows = [Change("own", "2-b", deleted=False), *(Change(f"other-{n}", "1-a", deleted=False) for n in range(60))]
+    assert await world.producer.take_rows(world.lane, rows) == (0, 60)
+    assert world.lane.unread.next_in(0, 0.0) is None
+    world.executor.running["own"].set()
+    await world.producer.idle()
+    assert world.lane.unread.next_in(0, float("inf")) == 0
+    assert "own" in world.lane.unread.take(0, float("inf"))
+
+
+async def test_feed_when_there_are_candidates_enough_then_the_next_page_waits_until_some_are_taken(
+    world: World,
+) -> None:
+    """Asked for at once where nothing is ready; past everything where slots are free that have no candidate."""
+    sweeper = Sweeper(world.connection, world.lane, world.producer)
+    feed = JobsFeed(world.connection, world.lane, world.producer, sweeper)
+    assert await feed._until_wanted(behind=True) == 1000
+    world.producer.is_open = False
+    await world.offer(world.lane, *(f"job-{number:03}" for number in range(300)))
+    asked = asyncio.create_task(feed._until_wanted(behind=True))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    world.producer.is_open = True
+    for number in range(300):
+        if asked.done():
+            break
+        world.producer.slots.freed.set()
+        await world.until(lambda number=number: len(world.executor.order) > number or asked.done())
+        world.executor.running[world.executor.order[number]].set()
+        await asyncio.sleep(0)
+    assert await asked >= 700
+    assert 0 < world.lane.backlog.ready() < 40
+
+
+async def test_signal_when_set_before_during_or_after_the_wait_then_never_missed() -> None:
+    """And it is no longer set after it was seen."""
+    signal = Signal()
+    signal.set()
+    assert await signal.within(None)
+    assert not await signal.within(0)
+    waiting = asyncio.create_task(signal.within(None))
+    await asyncio.sleep(0)
+    signal.set()
+    signal.set()
+    assert await waiting
+    assert not await signal.within(0.001)
