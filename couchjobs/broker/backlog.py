@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -65,6 +65,9 @@ class Candidate:
 
 class _TypeQueue:
     """The candidates of one worker type. Its orders hold ids that may be gone, or of another type: see `_get`."""
+
+    strict = False
+    """Whether a candidate of lower priority waits for all those of higher priority, however old it is."""
 
     def __init__(self, worker_type: str, known: dict[str, Candidate], slots: int, most: int, delay_s: float) -> None:
         self._worker_type = worker_type
@@ -179,7 +182,7 @@ class _TypeQueue:
 
     def pop_ready(self) -> Candidate | None:
         """Remove and return one that is ready: two of three by priority, one of three the oldest."""
-        oldest = self._taken % 3 == 2
+        oldest = self._taken % 3 == 2 and not self.strict
         while self.ready:
             job_id = heapq.heappop(self._by_age)[-1] if oldest else heapq.heappop(self._by_priority)[-1]
             if (one := self._get(_State.READY, job_id)) is not None:
@@ -226,11 +229,14 @@ class Backlog:
         slots: how many jobs of each worker type run at once.
         most: how many of each type are ready at most; about as many are not.
         delay_s: how long a job is left to the daemon that it is assigned to.
+        strict: the worker types whose candidates are taken by priority alone.
     """
 
-    def __init__(self, slots: Mapping[str, int], most: int, delay_s: float = 0.0) -> None:
+    def __init__(self, slots: Mapping[str, int], most: int, delay_s: float = 0.0, strict: Collection[str] = ()) -> None:
         self._known: dict[str, Candidate] = {}
         self._queues = {name: _TypeQueue(name, self._known, count, most, delay_s) for name, count in slots.items()}
+        for name in strict:
+            self._queues[name].strict = True
         self._most = most
 
     def offer(self, one: Candidate, now: Moment) -> None:

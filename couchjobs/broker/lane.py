@@ -106,7 +106,8 @@ class Lane:
     @classmethod
     def of(cls, store: JobStore, workers: WorkersList, slots: Mapping[str, int], settings: Settings) -> Lane:
         """Return a lane of which nothing is known yet. `slots`: how many jobs of each type run at once."""
-        backlog = Backlog(slots, settings.max_candidates, settings.first_right_delay)
+        strict = [config.worker_type for config in workers if config.strict_priority]
+        backlog = Backlog(slots, settings.max_candidates, settings.first_right_delay, strict)
         return cls(store, workers, backlog, Unread(settings.first_right_delay))
 
     def read_again(self, job_id: str, in_s: float = 0.0) -> None:

@@ -51,6 +51,8 @@ class WorkerConfig:
         timeout: how long one try may take; None: no limit. Defaults to 60 s.
         retry_delay: the wait before the first retry, doubled for each further one, +-10 %. Defaults to 1 s.
         admin_only: only requests with admin=True are taken.
+        strict_priority: jobs of lower priority wait for all those of higher; without it one of three that are taken is
+            the oldest, whatever its priority, so that none waits for ever.
         every: the interval of a schedule of its own, such as "1h", which daemons write as a trigger with the id
             `code:<worker_type>`.
         cron: likewise, the arguments of a @cron trigger: "0 3 * * *".
@@ -75,6 +77,7 @@ class WorkerConfig:
     timeout: float | None = 60.0
     retry_delay: float = 1.0
     admin_only: bool = False
+    strict_priority: bool = False
     every: str | None = None
     cron: str | None = None
     timezone: str | None = None

@@ -43,6 +43,15 @@ def test_take_when_priorities_differ_then_two_of_three_by_priority() -> None:
     assert known.take("w", 1, at(0)) == []
 
 
+def test_take_when_priority_is_strict_then_by_nothing_else() -> None:
+    """Where that is wanted of a worker type; of two alike the older one."""
+    known = Backlog({"w": 2, "other": 2}, 100, strict=["w"])
+    for number in range(3):
+        known.offer(candidate(f"low-{number}", due=number), at(0))
+        known.offer(candidate(f"high-{number}", due=100 + number, priority=1), at(0))
+    assert ids(known.take("w", 5, at(0))) == ["high-0", "high-1", "high-2", "low-0", "low-1"]
+
+
 def test_offer_when_not_before_is_later_then_waits() -> None:
     """And replaces what was known of the job before."""
     known = Backlog({"w": 2}, 100)
