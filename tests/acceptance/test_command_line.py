@@ -117,6 +117,23 @@ async def test_triggers_when_added_listed_fired_and_removed_then_as_documents_sa
     assert (await in_thread(run, "triggers", "show", "mine")).returncode == 2
 
 
+async def test_triggers_when_nobody_has_the_worker_or_there_is_no_database_then_said(
+    connection: Connection, db: Prefixer, run: Run
+) -> None:
+    """Where it is added, and where it is listed; it is stored all the same."""
+    taken = {"domain": db.domain, "prefix": db.db_prefix, "worker_types": ["resize"], "beat": 1}
+    await connection.control.put({"_id": "daemon:other", **taken})
+    await connection.server.create_database(db.database("orders"))
+    wanted = ("triggers", "add", "@event", "orders:CREATED odrers:CREATED", "--worker", "risize", "--id", "odd")
+    added = await in_thread(run, *wanted)
+    assert (added.returncode, added.stdout) == (0, "odd\n")
+    (listed,) = orjson.loads((await in_thread(run, "triggers", "ls", "--json")).stdout)
+    for told in (added.stderr, "; ".join(listed["notes"])):
+        assert "no daemon has a worker 'risize' now: did you mean resize?" in told
+        assert f"there is no database {db.database('odrers')}" in told
+        assert db.database("orders") not in told
+
+
 async def test_watch_when_a_job_runs_then_prints_its_states(
     connection: Connection, db: Prefixer, run: Run, daemon: Callable[..., DaemonProcess]
 ) -> None:

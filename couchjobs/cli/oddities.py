@@ -1,0 +1,67 @@
+"""What is odd about a trigger that is stored all the same: its worker that nobody has, databases that do not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from couchjobs.cli.jobs import who_takes
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import (
+    BadDocumentError,
+    ConfigurationError,
+    CouchError,
+    MalformedTriggerError,
+    UnknownTriggerError,
+)
+from couchjobs.triggers.event import EventRules
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
+
+_ALIKE = 0.6
+
+
+class Oddities:
+    """Those of triggers of one tenant, from few requests; what may not be asked is not told."""
+
+    def __init__(self, taken: set[str] | None, missing: set[str], connection: Connection) -> None:
+        self._taken = taken
+        self._missing = missing
+        self._connection = connection
+
+    @classmethod
+    async def of(cls, connection: Connection, triggers: Iterable[TriggerInfos]) -> Oddities:
+        """Ask what is needed to tell of these triggers."""
+        names = {_database(connection, doctype) for infos in triggers for doctype in doctypes_of(infos)} - {""}
+        try:
+            missing = await connection.server.missing([*names]) if names else set()
+        except CouchError:
+            missing = set()
+        return cls(await who_takes(connection), missing, connection)
+
+    def notes(self, infos: TriggerInfos) -> list[str]:
+        """Return a sentence for each oddity of the trigger."""
+        notes = []
+        if self._taken is not None and infos.worker not in self._taken:
+            alike = difflib.get_close_matches(infos.worker, self._taken, 1, _ALIKE)
+            meant = f": did you mean {alike[0]}?" if alike else ""
+            notes.append(f"no daemon has a worker {infos.worker!r} now{meant}")
+        names = sorted({_database(self._connection, doctype) for doctype in doctypes_of(infos)} & self._missing)
+        return [*notes, *(f"there is no database {name}" for name in names)]
+
+
+def doctypes_of(infos: TriggerInfos) -> frozenset[str]:
+    """Return the doctypes that an @event trigger names; none for any other, and for one that cannot be understood."""
+    try:
+        rules = parse_trigger(infos)
+    except (BadDocumentError, MalformedTriggerError, UnknownTriggerError):
+        return frozenset()
+    return rules.doctypes if isinstance(rules, EventRules) else frozenset()
+
+
+def _database(connection: Connection, doctype: str) -> str:
+    """Return the name of a database of the tenant; empty where there can be none."""
+    try:
+        return connection.settings.tenant.database(doctype)
+    except ConfigurationError:
+        return ""

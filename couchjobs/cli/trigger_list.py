@@ -1,0 +1,160 @@
+"""`couchjobs triggers ls`: what each trigger is about to do, what became of it, and what is odd about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from couchjobs.cli.oddities import Oddities, doctypes_of
+from couchjobs.cli.options import (
+    Domain,
+    Json,
+    Prefix,
+    Url,
+    cell,
+    print_json,
+    with_connection,
+)
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
+from couchjobs.errors import (
+    BadDocumentError,
+    ConfigurationError,
+    Forbidden,
+    MalformedTriggerError,
+    NotFound,
+    Unauthorized,
+    UnknownTriggerError,
+)
+from couchjobs.jobs.names import near_misses
+from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.scheduler.positions import lost_positions
+from couchjobs.scheduler.sources import read_sources
+from couchjobs.scheduler.states import state_id, state_of
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.scheduler.trigger import EventTrigger, new_trigger
+from couchjobs.timestamps import format_time, now
+from couchjobs.triggers.event import EventRules
+from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.prospects import coming_times, life_of, notes_on
+
+_AT_A_TIME = 10
+
+
+def _store(connection: Connection) -> TriggerStore:
+    return TriggerStore(connection, connection.settings.tenant)
+
+
+def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
+    """List the triggers with their next time and what became of their last jobs; a bad one shows why it is."""
+
+    async def work(connection: Connection) -> list[dict[str, Any]]:
+        try:
+            documents = [document async for page in _all_documents(connection) for document in page]
+        except NotFound as error:
+            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        limit = asyncio.Semaphore(_AT_A_TIME)
+        refused = await _refused(connection, documents)
+        lost = await lost_positions(connection, connection.settings.tenant)
+        odd = await _odd(connection, documents)
+
+        async def describe(document: Document) -> dict[str, Any]:
+            async with limit:
+                try:
+                    found = await _describe(connection, document)
+                except Exception as error:  # noqa: BLE001  no document may hide the others
+                    return {**document, "bad": f"bad: {type(error).__name__}: {error}"}
+            if reason := refused.get(document["_id"]):
+                return {**found, "bad": f"does not fire: {reason}"}
+            more = odd.get(document["_id"], [])
+            return {**found, **_lost_of(document, lost), "notes": [*found.get("notes", []), *more]}
+
+        return await asyncio.gather(*(describe(document) for document in documents))
+
+    found = with_connection(url, domain, prefix, work)
+    if as_json:
+        print_json(found)
+        return
+    table = Table("id", "type", "arguments", "worker", "next", "last", "note")
+    for one in found:
+        state = one.get("current_state", {})
+        notes = ["it is disabled"] if one.get("disabled") and not one.get("notes") else []
+        notes = [*notes, *one.get("notes", []), *near_misses(one, TriggerInfos)]
+        note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
+        last = state.get("status", "") if state.get("last_executed_job_id") else ""
+        texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
+        table.add_row(*map(cell, (*texts, last, note)))
+    Console(width=None if Console().is_terminal else 240).print(table)
+
+
+async def _all_documents(connection: Connection) -> AsyncIterator[list[Document]]:
+    """Yield all triggers; one that cannot be read stands there with its id alone."""
+    async for page in _store(connection).database.all_found():
+        yield [one.document or {"_id": one.doc_id, "unreadable": one.reason} for one in page if not one.absent]
+
+
+async def _odd(connection: Connection, documents: list[Document]) -> dict[str, list[str]]:
+    """Return what is odd about triggers that fire, by id."""
+    firing = []
+    for document in documents:
+        try:
+            infos = TriggerInfos.from_document(document)
+        except Exception:  # noqa: BLE001, S112  it is shown as a bad one
+            continue
+        if not infos.disabled:
+            firing.append(infos)
+    oddities = await Oddities.of(connection, firing)
+    return {infos.id: oddities.notes(infos) for infos in firing}
+
+
+async def _refused(connection: Connection, documents: list[Document]) -> dict[str, str]:
+    """Return why @event triggers may not fire, by id; nothing where one may not know."""
+    db, events = connection.settings.tenant, []
+    for document in documents:
+        try:
+            trigger = new_trigger(db, TriggerInfos.from_document(document))
+        except Exception:  # noqa: BLE001, S112  it is shown as a bad one
+            continue
+        if isinstance(trigger, EventTrigger) and not trigger.infos.disabled:
+            events.append(trigger)
+    try:
+        return (await (await read_sources(connection, db)).admitted(events))[1] if events else {}
+    except (Forbidden, Unauthorized):
+        return {}
+
+
+def _lost_of(document: Document, lost: dict[str, str]) -> dict[str, str]:
+    """Return the note of a trigger of whose databases one has lost its position; nothing where none has."""
+    try:
+        doctypes = doctypes_of(TriggerInfos.from_document(document))
+    except BadDocumentError:
+        return {}
+    notes = [lost[doctype] for doctype in sorted(doctypes) if doctype in lost]
+    return {"lost": "; ".join(notes)} if notes else {}
+
+
+async def _describe(connection: Connection, document: Document) -> dict[str, Any]:
+    """Return the document with `bad`, or with `next` where there is one and `current_state`."""
+    if "unreadable" in document and "type" not in document:
+        return {**document, "bad": f"bad: {document['unreadable']}"}
+    try:
+        infos = TriggerInfos.from_document(document)
+        parsed = parse_trigger(infos)
+    except (BadDocumentError, MalformedTriggerError, UnknownTriggerError) as error:
+        return {**document, "bad": f"bad: {error}"}
+    state = await get_trigger_state(connection.settings.tenant, infos.id)
+    found = {**document, "current_state": state.model_dump(mode="json", exclude_none=True)}
+    if not isinstance(parsed, EventRules | OnDemand):
+        stored = state_of(await connection.control.find(state_id(_store(connection).database.name, infos.id)))
+        life, present = life_of(parsed, infos, stored, now()), now()
+        if notes := notes_on(life, present, is_stored=stored is not None):
+            found["notes"] = notes
+        if not infos.disabled and (times := coming_times(life, present, 1)):
+            found["next"] = format_time(times[0])
+    return found
