@@ -153,24 +153,27 @@ async def _serve(settings: Settings, workers: WorkersList, pool: ChildPool | Non
     async with connect(settings) as connection:
         broker = CouchBroker(connection, pool=pool)
         starting = asyncio.ensure_future(_start(connection, broker, workers))
-        await _first(starting, signals.asked.wait())
-        if not starting.done():
-            starting.cancel()
-        try:
-            system = await starting
-        except asyncio.CancelledError:
-            _logger.info("daemon stops before it has started")
-            return
-        _logger.info("daemon runs", daemon=broker.daemon.id, workers=workers.names(), url=connection.server.url)
-        await signals.asked.wait()
-        broker.stop_claiming()
-        _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
         hurrying = asyncio.ensure_future(_hurry(broker, signals))
         try:
-            await system.shutdown()
+            await _first(starting, signals.asked.wait())
+            if not starting.done():  # its jobs may run already
+                _stop_claiming(broker, settings)
+                starting.cancel()
+            with suppress(asyncio.CancelledError):
+                system = await starting
+                names, url = workers.names(), connection.server.url
+                _logger.info("daemon runs", daemon=broker.daemon.id, workers=names, url=url)
+                await signals.asked.wait()
+                _stop_claiming(broker, settings)
+                await system.shutdown()
         finally:
             hurrying.cancel()
         _logger.info("daemon has stopped", daemon=broker.daemon.id)
+
+
+def _stop_claiming(broker: CouchBroker, settings: Settings) -> None:
+    broker.stop_claiming()
+    _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
 
 
 async def _hurry(broker: CouchBroker, signals: _Signals) -> None:

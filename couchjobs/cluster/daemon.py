@@ -36,6 +36,7 @@ _AGAIN = 1 / 10
 _LOOK_AGAIN_S = 1.0
 _MARGIN = 1 / 6
 _BLIND_AFTER = 2
+_LEAVE_TRIES = 8
 _BURIED_AFTER = 4
 
 
@@ -128,19 +129,24 @@ class Daemon:
             return
         await self._tasks.stop()
         try:
-            await self._delete(self.id)
+            for _ in range(_LEAVE_TRIES):  # a node of a cluster may not know the last beat yet
+                if await self._delete(self.id):
+                    break
         except CouchError as error:
             _logger.warning("daemon document stays; the others will find it still", daemon=self.id, error=str(error))
 
     async def _delete(self, daemon: str, beat: object = None) -> bool:
-        """Delete the document of a daemon, whose last beat was this one if given; return whether that was done."""
+        """Delete the document of a daemon, whose last beat was this one if given; return whether it is gone."""
         present = await self._connection.control.find(PREFIX + daemon)
-        if present is None or (beat is not None and present.get("beat", 0) != beat):
+        if present is None:
+            return True
+        if beat is not None and present.get("beat", 0) != beat:
             return False
         try:
             await self._connection.control.delete(present["_id"], present["_rev"])
         except Conflict:
             _logger.debug("daemon document has changed or is gone", daemon=daemon)
+            await asyncio.sleep(_MERGE_PAUSE_S)
             return False
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from couchjobs.workers import failure
 from couchjobs.workers.loading import load_workers
 
 SHOP = Path(__file__).parent.parent.parent / "examples" / "shop"
-IMPORTED = 300
+IMPORTED = int(os.environ.get("COUCHJOBS_TEST_IMPORTED", "2000"))
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ async def test_shop_when_it_runs_then_each_order_is_charged_and_shipped_once(
         async def imported() -> bool:
             return (await products.info())["doc_count"] == IMPORTED
 
-        await eventually(imported, 60)
+        await eventually(imported, 30 + IMPORTED / 100)
         couchjobs = app[web.JOBS]
         failed = (await couchjobs.push("charge", {"id": "a3", "cents": 0})).job
         await couchjobs.wait(failed.id, 15)

@@ -120,7 +120,11 @@ async def test_queue_len_when_jobs_wait_then_counts_them(connection: Connection,
     for number in range(3):
         document = {"worker": "echo", "message": None, "state": "queued", "scheduled_at": "2099-01-01T00:00:00Z"}
         await system.broker.store_of("").database.put({"_id": f"later-{number}", **document})
-    assert await system.broker.worker_queue_len("echo") == 3
+
+    async def counted() -> bool:
+        return await system.broker.worker_queue_len("echo") == 3
+
+    await eventually(counted)
 
 
 async def test_backlog_when_larger_than_the_look_ahead_then_all_done(
