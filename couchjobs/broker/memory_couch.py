@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.database import Document, generation
-from couchjobs.couch.documents import Change, change_until_stored, check_names
+from couchjobs.couch.documents import Change, Data, change_until_stored, check_names
 from couchjobs.errors import BadDocumentError, Conflict, NotFound
 from couchjobs.triggers.mango import compile_selector
 
+_PIECE = 65_536
 Changed = Callable[[str, Document, Document | None], Awaitable[None]]
 
 
@@ -88,9 +89,16 @@ class MemDocuments:
             raise NotFound(f"{doc_id} in database {self.doctype}: there is no attachment {name}", 404)
         return self._attachments[doc_id, name]
 
-    async def attach(self, doc_id: str, name: str, data: bytes, content_type: str) -> Document:
+    async def stream(self, doc_id: str, name: str) -> AsyncIterator[bytes]:
+        """Yield an attachment in pieces."""
+        data = await self.attachment(doc_id, name)
+        for at in range(0, len(data), _PIECE):
+            yield data[at : at + _PIECE]
+
+    async def attach(self, doc_id: str, name: str, data: Data, content_type: str) -> Document:
         """Write an attachment of a document."""
         check_names(doc_id, name)
+        data = data if isinstance(data, bytes) else b"".join([piece async for piece in data])
         present = await self.get(doc_id)
         self._attachments[doc_id, name] = data
         stub = {"content_type": content_type, "length": len(data), "stub": True}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
@@ -13,7 +13,7 @@ from couchjobs import errors
 from couchjobs.couch.answers import error_of
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
-from couchjobs.couch.transport import MAX_ANSWER, Transport
+from couchjobs.couch.transport import MAX_ANSWER, Answer, Transport
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
@@ -108,18 +108,41 @@ class CouchServer:
         path: str,
         *,
         params: dict[str, Any] | None = None,
-        body: bytes | None = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
         headers: dict[str, str] | None = None,
     ) -> bytes:
-        """Return what CouchDB answers, as it is, of whatever size up to MAX_ANSWER; `headers` are beside the usual."""
+        """Return what CouchDB answers, as it is, of whatever size up to MAX_ANSWER; `headers` are beside the usual.
+
+        A `body` in pieces is sent once, though the credentials are refused.
+        """
         return (await self._ask(method, path, params, body, None, MAX_ANSWER, headers or {}))[0]
+
+    async def download(self, path: str) -> AsyncIterator[bytes]:
+        """Yield what CouchDB answers, as it is and of whatever size, in pieces.
+
+        Raises: as `request`.
+        """
+        url = f"{self.url}/{path}"
+        attempt = 0
+        while True:
+            attempt += 1
+            headers = await self._credentials.headers()
+            async with self._transport.download(url, headers={**headers, "Accept": "*/*"}) as coming:
+                if coming.status < 300:
+                    async for piece in coming.pieces:
+                        yield piece
+                    return
+                body = b"".join([piece async for piece in coming.pieces])
+            answer = Answer(body, coming.status, coming.headers, {})
+            if answer.status not in (401, 403) or not await self._credentials.may_succeed(headers, answer, attempt):
+                raise error_of("GET", path, answer.status, answer.body)
 
     async def _ask(
         self,
         method: str,
         path: str,
         params: dict[str, Any] | None,
-        body: bytes | None,
+        body: bytes | AsyncIterable[bytes] | None,
         silence_s: float | None,
         max_answer: int,
         more: dict[str, str],
@@ -134,7 +157,12 @@ class CouchServer:
             answer = await self._transport.send(
                 method, url, headers=sent, body=body, silence_s=silence_s, max_answer=max_answer
             )
-            if answer.status not in (401, 403) or not await self._credentials.may_succeed(headers, answer, attempt):
+            once = not isinstance(body, bytes | None)
+            if (
+                answer.status not in (401, 403)
+                or not await self._credentials.may_succeed(headers, answer, attempt)
+                or once
+            ):
                 break
         self.date = answer.headers.get("Date")
         if answer.status >= 300:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -11,6 +11,7 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.errors import BadDocumentError, Conflict, CouchError
 
 Change = Callable[[Document], Any]
+Data = bytes | AsyncIterable[bytes]
 
 
 class Documents(Protocol):
@@ -52,8 +53,22 @@ class Documents(Protocol):
             NotFound: there is none, or no such document.
         """
 
-    async def attach(self, doc_id: str, name: str, data: bytes, content_type: str) -> Document:
-        """Write an attachment of a document, in the place of one with that name; return the document."""
+    def stream(self, doc_id: str, name: str) -> AsyncIterator[bytes]:
+        """Yield an attachment of whatever size, in pieces.
+
+        Raises:
+            NotFound: there is none, or no such document.
+        """
+
+    async def attach(self, doc_id: str, name: str, data: Data, content_type: str) -> Document:
+        """Write an attachment of a document, in the place of one with that name; return the document.
+
+        `data`: bytes, at once, or in pieces of an async iterator.
+
+        Raises:
+            NotFound: there is no such document.
+            Conflict: it was changed while pieces were sent, which are gone: begin again.
+        """
 
 
 def check_names(doc_id: str, name: str) -> None:
@@ -124,7 +139,11 @@ class CouchDocuments:
         """Return an attachment."""
         return await self._database.server.request_bytes("GET", self._path(doc_id, name), headers={"Accept": "*/*"})
 
-    async def attach(self, doc_id: str, name: str, data: bytes, content_type: str) -> Document:
+    def stream(self, doc_id: str, name: str) -> AsyncIterator[bytes]:
+        """Yield an attachment in pieces."""
+        return self._database.server.download(self._path(doc_id, name))
+
+    async def attach(self, doc_id: str, name: str, data: Data, content_type: str) -> Document:
         """Write an attachment of a document. Source: CouchDB docs, api/document/attachments."""
         while True:
             present = await self._database.get(doc_id)
@@ -137,7 +156,7 @@ class CouchDocuments:
                     headers={"Content-Type": content_type},
                 )
             except CouchError as error:
-                if error.status == 409:
+                if error.status == 409 and isinstance(data, bytes):
                     continue
                 raise
             return await self._database.get(doc_id)

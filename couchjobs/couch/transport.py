@@ -7,7 +7,8 @@ where the setting names one, and HTTP_PROXY is not looked at: what is told to a 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 from typing import NamedTuple
 
@@ -35,6 +36,14 @@ class Answer(NamedTuple):
     cookies: Mapping[str, str]
 
 
+class Download(NamedTuple):
+    """What a server is about to answer."""
+
+    pieces: AsyncIterator[bytes]
+    status: int
+    headers: Mapping[str, str]
+
+
 class Transport:
     """Sends requests. `close` when done; built without the network.
 
@@ -55,7 +64,7 @@ class Transport:
         url: str,
         *,
         headers: Mapping[str, str],
-        body: bytes | None = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
         silence_s: float | None = None,
         max_answer: int = MAX_ANSWER,
     ) -> Answer:
@@ -65,7 +74,7 @@ class Transport:
             method: the HTTP method.
             url: quoted.
             headers: beside those that say JSON.
-            body: bytes.
+            body: bytes, at once or in pieces.
             silence_s: for a request that waits on purpose: no limit on the whole, but this one between two pieces.
             max_answer: bytes.
 
@@ -81,7 +90,7 @@ class Transport:
         if os.getpid() != self._pid:
             os._exit(_FORKED)  # a clone of a process, in whose event loop it has come back from a fork
         where = URL(url, encoded=True)
-        try:
+        with _told(method, where):
             async with self._open_session(waits=silence_s is not None).request(
                 method,
                 where,
@@ -94,13 +103,20 @@ class Transport:
                 content = await _read(response, max_answer)
                 cookies = {name: cookie.value for name, cookie in response.cookies.items()} if response.cookies else {}
                 return Answer(content, response.status, response.headers, cookies)
-        except TimeoutError as error:
-            raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time") from error
-        except aiohttp.ClientConnectorError as error:
-            at = f"{error.host}:{error.port}"
-            raise errors.Unreachable(f"{method} {where.raw_path}: no connection to {at}: {error.os_error}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise errors.Unavailable(f"{method} {where.raw_path}: {type(error).__name__}: {error}") from error
+
+    @asynccontextmanager
+    async def download(self, url: str, *, headers: Mapping[str, str]) -> AsyncIterator[Download]:
+        """Ask for something of whatever size, and have it in pieces: no limit on the whole, but one between two.
+
+        Raises: as `send`.
+        """
+        where = URL(url, encoded=True)
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._request_timeout)
+        with _told("GET", where):
+            async with self._open_session(waits=True).get(
+                where, headers=headers, timeout=limit, allow_redirects=False, proxy=self._proxy
+            ) as response:
+                yield Download(response.content.iter_any(), response.status, response.headers)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -123,9 +139,23 @@ class Transport:
         return self._sessions[waits]
 
 
-def _as_payload(body: bytes | None) -> bytes | BytesIO | None:
+@contextmanager
+def _told(method: str, where: URL) -> Iterator[None]:
+    """Raise what has become of a request as an error of this package."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time") from error
+    except aiohttp.ClientConnectorError as error:
+        at = f"{error.host}:{error.port}"
+        raise errors.Unreachable(f"{method} {where.raw_path}: no connection to {at}: {error.os_error}") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise errors.Unavailable(f"{method} {where.raw_path}: {type(error).__name__}: {error}") from error
+
+
+def _as_payload(body: bytes | AsyncIterable[bytes] | None) -> bytes | BytesIO | AsyncIterable[bytes] | None:
     """Return a large body as a file, which aiohttp sends in pieces, leaving the event loop to others meanwhile."""
-    return BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+    return BytesIO(body) if isinstance(body, bytes) and len(body) > _LARGE_BODY else body
 
 
 async def _read(response: aiohttp.ClientResponse, max_answer: int) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from couchjobs.couch.database import Document
@@ -80,7 +81,28 @@ class SyncDocuments:
         data: bytes = self._run(self._documents.attachment(doc_id, name))
         return data
 
-    def attach(self, doc_id: str, name: str, data: bytes, content_type: str) -> Document:
-        """Write an attachment of a document; return the document."""
-        stored: Document = self._run(self._documents.attach(doc_id, name, data, content_type))
+    def stream(self, doc_id: str, name: str) -> Iterator[bytes]:
+        """Yield an attachment of whatever size, in pieces."""
+        pieces = self._documents.stream(doc_id, name)
+        while True:
+            piece = self._run(_next(pieces))
+            if piece is None:
+                return
+            yield piece
+
+    def attach(self, doc_id: str, name: str, data: bytes | Iterable[bytes], content_type: str) -> Document:
+        """Write an attachment of a document, of bytes, at once or in pieces; return the document."""
+        given = data if isinstance(data, bytes) else _pieces(data)
+        stored: Document = self._run(self._documents.attach(doc_id, name, given, content_type))
         return stored
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(pieces, None)
+
+
+async def _pieces(data: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces of a plain iterator, each read in a thread: it may wait for a file or a socket."""
+    pieces = iter(data)
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece

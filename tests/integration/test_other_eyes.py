@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from waiting import eventually
 
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, JobFailedError
+from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, JobFailedError, NotFound
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
@@ -120,6 +120,51 @@ async def test_documents_when_changed_by_functions_then_as_json_and_under_their_
     stored = await orders.get("a")
     assert (stored["paid"], stored["lines"]) == (True, [False])
     assert stored["paid"] is True
+
+
+PIECES = [bytes([number]) * 100_000 for number in range(12)]
+
+
+@worker("copies", max_exec_count=1)
+async def copies(ctx: WorkerContext) -> None:
+    """Copy an attachment that is never whole in memory."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in PIECES:
+            yield piece
+
+    await ctx.couch["orders"].attach("a", "film", pieces(), "video/mp4")
+    await ctx.couch["orders"].attach("a", "copy", ctx.couch["orders"].stream("a", "film"), "video/mp4")
+    assert b"".join([piece async for piece in ctx.couch["orders"].stream("a", "copy")]) == b"".join(PIECES)
+    with pytest.raises(NotFound):
+        async for _ in ctx.couch["orders"].stream("a", "none"):
+            pass
+
+
+@worker("plain-copies", max_exec_count=1)
+def plain_copies(ctx: WorkerContext) -> None:
+    """The same in a thread."""
+    ctx.sync_couch["orders"].attach("a", "film", iter(PIECES), "video/mp4")
+    pieces = [*ctx.sync_couch["orders"].stream("a", "film")]
+    assert b"".join(pieces) == b"".join(PIECES)
+    assert len(pieces) > 1
+
+
+async def test_attachments_when_large_then_in_pieces(connection: Connection, db: Prefixer, start: Start) -> None:
+    """From both kinds of functions, on the server and in memory."""
+    orders = await orders_of(connection, db)
+    await orders.put({"_id": "a"})
+    await start(copies, plain_copies)
+    async with Couchjobs(settings=connection.settings) as couchjobs:
+        for name in ("copies", "plain-copies"):
+            job = await couchjobs.wait((await couchjobs.push(name)).job.id, 30)
+            assert job.error is None
+    async with TestSystem(copies, plain_copies) as system:
+        await system.couch["orders"].put({"_id": "a"})
+        for name in ("copies", "plain-copies"):
+            job = await system.push(name)
+            await system.run_pending()
+            assert system.job(job.id).error is None
 
 
 async def test_test_system_when_something_would_reach_a_server_then_an_error(connection: Connection) -> None:
