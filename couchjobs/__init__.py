@@ -2,7 +2,6 @@
 
 from couchjobs import sync as _sync  # noqa: F401  which gives worker functions their sync_push
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.broker.memory import MemBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection, connect
@@ -39,9 +38,10 @@ from couchjobs.jobs.queries import (
 from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.trigger_state import TriggerState, get_trigger_state
+from couchjobs.memory.broker import MemBroker
+from couchjobs.memory.scheduler import MemScheduler
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
-from couchjobs.scheduler.memory import MemScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.scheduler.trigger import EventTrigger, Trigger, new_trigger
 from couchjobs.settings import Settings, load_settings

@@ -15,14 +15,14 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from couchjobs.broker.memory import MemBroker
-from couchjobs.broker.memory_couch import MemCouch
 from couchjobs.couch.connection import no_server
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
+from couchjobs.memory.broker import MemBroker
+from couchjobs.memory.couch import MemCouch
+from couchjobs.memory.scheduler import MemScheduler
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.declared import declared_by
-from couchjobs.scheduler.memory import MemScheduler
 from couchjobs.system import JobSystem
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.config import WorkersList

@@ -13,7 +13,6 @@ import pytest
 from waiting import eventually
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.broker.memory import MemBroker
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
     AbortJob,
@@ -30,9 +29,10 @@ from couchjobs.errors import (
 from couchjobs.jobs.job import Job, JobOptions, State
 from couchjobs.jobs.queries import wait
 from couchjobs.jobs.request import JobRequest
+from couchjobs.memory.broker import MemBroker
+from couchjobs.memory.scheduler import MemScheduler
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
-from couchjobs.scheduler.memory import MemScheduler
 from couchjobs.system import JobSystem
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.infos import TriggerInfos

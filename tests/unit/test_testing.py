@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from couchjobs.broker.memory import MemBroker
 from couchjobs.errors import JobNotFoundError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.request import JobRequest
+from couchjobs.memory.broker import MemBroker
 from couchjobs.prefixer import Prefixer
 from couchjobs.testing import TestSystem
 from couchjobs.triggers.infos import TriggerInfos

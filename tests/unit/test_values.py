@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
-from couchjobs.broker.memory import MemBroker
 from couchjobs.errors import BadDocumentError, MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.message import new_message, unmarshal
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.jobs.transitions import unreadable
 from couchjobs.jobs.values import to_json
+from couchjobs.memory.broker import MemBroker
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
 from couchjobs.triggers.event import parse_event

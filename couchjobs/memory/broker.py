@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
-from couchjobs.broker.memory_couch import MemCouch
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import forbid_connections
 from couchjobs.couch.documents import Documents
@@ -26,6 +25,7 @@ from couchjobs.jobs import transitions
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Changes, Job, State
 from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.lifecycle import Lifecycle
+from couchjobs.memory.couch import MemCouch
 from couchjobs.prefixer import Prefixer
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import now

@@ -8,13 +8,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from couchjobs.broker.memory import MemBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.errors import ClosedError, ConfigurationError, TriggerNotFoundError
 from couchjobs.jobs.ids import event_id, new_id, tick_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.request import as_stored
 from couchjobs.lifecycle import Lifecycle
+from couchjobs.memory.broker import MemBroker
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.event_jobs import ONCE
 from couchjobs.supervisor import Supervisor
