@@ -190,6 +190,16 @@ class CouchServer:
         found: list[str] = await self.request("GET", "_all_dbs", has=list)
         return found
 
+    async def databases_from(self, beginning: str) -> list[str]:
+        """Return the names of the databases that begin so.
+
+        Raises:
+            Forbidden: only a server administrator may ask, by CouchDB's default.
+        """
+        params = {"startkey": beginning, "endkey": beginning + "\ufff0"}
+        names = await self.request("GET", "_all_dbs", params=params, has=list)
+        return [name for name in names if isinstance(name, str) and name.startswith(beginning)]
+
     async def active_tasks(self) -> list[dict[str, Any]]:
         """Return what the server does by itself, such as compaction; nothing where it does not say.
 

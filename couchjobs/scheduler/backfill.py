@@ -20,6 +20,7 @@ from couchjobs.errors import BadDocumentError, ConfigurationError, NotFound, Una
 from couchjobs.jobs.job import Job
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
+from couchjobs.scheduler.patterns import Patterns
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.trigger import EventTrigger, new_trigger
 from couchjobs.triggers.infos import TriggerInfos
@@ -57,6 +58,7 @@ class Backfill:
             raise ConfigurationError(f"trigger {infos.id!r} is disabled: enable it first")
         self._trigger = trigger
         self._broker = CouchBroker(connection)
+        self._doctypes: list[str] = []
 
     async def count(self) -> int:
         """Return for how many documents the trigger fires now; those that have fired already are among them.
@@ -104,14 +106,18 @@ class Backfill:
             return False
 
     async def _check_sources(self) -> None:
-        sources = await read_sources(self._connection, self._db)
-        for doctype in sorted(self._trigger.rules.doctypes):
+        sources, rules = await read_sources(self._connection, self._db), self._trigger.rules
+        for doctype in sorted(rules.doctypes):
             if reason := await sources.refusal(doctype):
                 raise ConfigurationError(reason)
+        if reason := sources.pattern_refusal(rules.patterns):
+            raise ConfigurationError(reason)
+        existing = await Patterns(self._connection, self._db).doctypes(rules.patterns)
+        self._doctypes = sorted(rules.doctypes | await sources.existing_of(rules.patterns, existing))
 
     async def _pages(self) -> AsyncIterator[list[Job]]:
         """Yield the jobs of all documents that the trigger fires for."""
-        for doctype in sorted(self._trigger.rules.doctypes):
+        for doctype in self._doctypes:
             try:
                 async for documents in self._connection.database(self._db.database(doctype)).all_docs():
                     jobs = [job for document in documents if (job := self._job(doctype, document)) is not None]

@@ -69,6 +69,8 @@ def job_of(db: Prefixer, doctype: str, trigger: EventTrigger, happened: Happened
     event: dict[str, Any] = {"domain": db.domain, "verb": happened.verb, "doc": document}
     if db.prefix:
         event["prefix"] = db.prefix
+    if doctype not in trigger.rules.doctypes:  # a pattern names it: which database it was is not known otherwise
+        event["doctype"] = doctype
     if happened.old is not None:
         event["old"] = happened.old
     elif happened.lost:

@@ -15,6 +15,7 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.events import EventFollower
 from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.patterns import Patterns
 from couchjobs.scheduler.positions import CHECKPOINT, doctype_of
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.trigger import EventTrigger
@@ -53,6 +54,8 @@ class Feeds:
         self._followed: dict[str, _Followed] = {}
         self._absent: dict[str, EventFollower] = {}
         self._unwanted: set[str] = set()
+        self._patterns = Patterns(connection, db)
+        self._named_patterns: set[str] | None = None
         self._refused: dict[str, str] = {}
         self._wanted: dict[str, list[EventTrigger]] = {}
         self._sources_at = float("-inf")
@@ -102,11 +105,28 @@ class Feeds:
             self._wanted, self._refused = {}, {}
             return
         sources = await read_sources(self._connection, self._db)
-        self._wanted, refused = await sources.admitted(self._triggers.events.values())
+        patterns = {pattern for trigger in self._triggers.events.values() for pattern in trigger.rules.patterns}
+        existing, cannot = await self._existing(patterns) if patterns else ({}, "")
+        self._wanted, refused = await sources.admitted(self._triggers.events.values(), existing)
+        if cannot:
+            hidden = {one.id: cannot for one in self._triggers.events.values() if one.rules.patterns}
+            refused = hidden | refused
         for trigger_id, reason in refused.items():
             if self._refused.get(trigger_id) != reason:
                 _logger.warning("trigger may not fire", trigger=trigger_id, reason=reason)
         self._refused = refused
+
+    async def _existing(self, patterns: set[str]) -> tuple[dict[str, set[str]], str]:
+        """Return, by pattern, the doctypes whose databases exist, or why that cannot be known."""
+        try:
+            existing = await self._patterns.doctypes(patterns)
+        except (Forbidden, Unauthorized):
+            return {}, (
+                "databases by a pattern need the right to list all of them: an administrator's credentials for the "
+                "daemon, or admin_only_all_dbs = false in CouchDB's section [chttpd]"
+            )
+        await self._patterns.note(existing)
+        return existing, ""
 
     async def _may_follow(self, doctype: str) -> bool:
         """Return whether events may come from that database as it is now: it may have been made anew, for others."""
@@ -126,7 +146,10 @@ class Feeds:
                 await followers[doc_id].keep_position()
 
     async def _arrange(self) -> None:
-        named = {doctype for trigger in self._triggers.events.values() for doctype in trigger.rules.doctypes}
+        rules = [trigger.rules for trigger in self._triggers.events.values()]
+        named = {doctype for one in rules for doctype in one.doctypes} | {
+            doctype for doctype in self._unwanted | self._wanted.keys() if any(one.names(doctype) for one in rules)
+        }
         mine = {doctype for doctype in self._wanted if self._is_mine(doctype)}
         for doctype in self._followed.keys() - mine:
             await self._unfollow(doctype)
@@ -136,13 +159,16 @@ class Feeds:
                 if self._name_of(doctype) not in names:  # `a.b` and `a-b` are one database
                     await self._drop_checkpoint(doctype)
             self._unwanted = named
+            if (patterns := {pattern for one in rules for pattern in one.patterns}) != self._named_patterns:
+                await self._patterns.drop(patterns)
+                self._named_patterns = patterns
         self._absent = {doctype: follower for doctype, follower in self._absent.items() if doctype in mine}
         for doctype in [one for one in self._followed if self._followed[one].task.done()]:
             self._absent[doctype] = self._followed.pop(doctype).follower
         present = await self._present(mine - self._followed.keys())
         for doctype in mine:
             if doctype in present:
-                self._follow(doctype)
+                await self._follow(doctype)
             if doctype in self._followed:
                 self._followed[doctype].follower.triggers = self._wanted[doctype]
 
@@ -185,8 +211,12 @@ class Feeds:
     def _is_mine(self, doctype: str) -> bool:
         return self._daemon.fires(f"feed:{doctype}")
 
-    def _follow(self, doctype: str) -> None:
-        follower = self._absent.pop(doctype, None) or self._new_follower(doctype)
+    async def _follow(self, doctype: str) -> None:
+        follower = self._absent.pop(doctype, None)
+        if follower is None:
+            follower = self._new_follower(doctype)
+            if self._patterns.is_new(doctype):
+                await follower.note_absent()  # it was, when its pattern was first looked at
         task = self._tasks.start(f"follow {doctype}", follower.run)
         task.add_done_callback(lambda _: self._ended.set())
         self._followed[doctype] = _Followed(follower, task)

@@ -17,7 +17,7 @@ A trigger that names another database is refused where it is written, and left a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -42,7 +42,7 @@ class Sources:
     connection: Connection
     db: Prefixer
     listed: tuple[str, ...] | None
-    """Doctypes, `*` for any text; None: there is no list."""
+    """Doctypes, or patterns of them; None: there is no list."""
     guarded: bool
     others_write: bool
     """Whether anybody but administrators may write triggers."""
@@ -96,8 +96,27 @@ class Sources:
                 return reason
         return ""
 
-    async def admitted(self, triggers: Iterable[EventTrigger]) -> tuple[dict[str, list[EventTrigger]], dict[str, str]]:
+    def pattern_refusal(self, patterns: Iterable[str]) -> str:
+        """Return why events must not come from databases by a pattern; empty where they may."""
+        for pattern in sorted(patterns):
+            if self.listed is None and (self.others_write or self.guarded):
+                return f"no list says that events may come from {pattern}: {_HOW} '{pattern}'"
+            if self.listed is not None and not self._is_listed(pattern):
+                wanted = ",".join((*self.listed, pattern))
+                return f"{pattern} is not in the list of databases that events may come from: {_HOW} '{wanted}'"
+        return ""
+
+    async def existing_of(self, patterns: Iterable[str], existing: Mapping[str, Iterable[str]]) -> frozenset[str]:
+        """Return the doctypes that exist and match, less those that events must not come from."""
+        found = {doctype for pattern in patterns for doctype in existing.get(pattern, ())}
+        return frozenset([doctype for doctype in sorted(found) if not await self.refusal(doctype)])
+
+    async def admitted(
+        self, triggers: Iterable[EventTrigger], existing: Mapping[str, Iterable[str]] | None = None
+    ) -> tuple[dict[str, list[EventTrigger]], dict[str, str]]:
         """Return the triggers that may fire, by doctype, and the reasons of the others, by id.
+
+        `existing`: by pattern, the doctypes that it names; None: they do not matter.
 
         Raises:
             CouchError: it is not known now.
@@ -106,8 +125,8 @@ class Sources:
         reasons: dict[str, str] = {}
         most = self.connection.settings.max_source_databases
         for trigger in sorted(triggers, key=lambda one: one.id):
-            doctypes = trigger.rules.doctypes
-            reason = await self._first_refusal(doctypes)
+            reason = await self._first_refusal(trigger.rules.doctypes) or self.pattern_refusal(trigger.rules.patterns)
+            doctypes = trigger.rules.doctypes | await self.existing_of(trigger.rules.patterns, existing or {})
             if not reason and len(by_doctype.keys() | doctypes) > most:
                 reason = f"there are more than {most} databases that events come from (COUCHJOBS_MAX_SOURCE_DATABASES)"
             if reason:

@@ -91,6 +91,8 @@ class TriggerStore:
                 reason = await sources.refusal(doctype)
             if reason:
                 raise MalformedTriggerError(reason)
+        if sources is not None and (reason := sources.pattern_refusal(rules.patterns)):
+            raise MalformedTriggerError(reason)
 
     async def get(self, trigger_id: str) -> TriggerInfos:
         """Return the trigger.

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 from couchjobs.couch.codec import encode
@@ -29,9 +30,12 @@ _BECAME = "=>"
 _MOST_RULES = 200
 _DEEPEST_SELECTOR = 50
 _MOST_PARTS = 4
+_MOST_ASKED = 10_000
 _EXACT = 2.0**53
-_DOCTYPE = re.compile(r"[a-z][a-z0-9_$()+/-]*(\.[a-z0-9_$()+/-]+)*")
-_CAN_FIRE = "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots"
+_DOCTYPE = re.compile(r"[a-z][a-z0-9_$()+/*-]*(\.[a-z0-9_$()+/*-]+)*")
+_CAN_FIRE = (
+    "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots; * is any text"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,29 +128,44 @@ class EventRules:
 
     rules: tuple[Rule, ...]
     _by_doctype: dict[str, list[Rule]] = field(default_factory=dict, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        for rule in self.rules:
-            self._by_doctype.setdefault(rule.doctype, []).append(rule)
+    """Of each doctype that was asked for, its rules."""
 
     @property
     def doctypes(self) -> frozenset[str]:
-        """Return the doctypes whose documents can fire."""
-        return frozenset(rule.doctype for rule in self.rules)
+        """Return the doctypes whose documents can fire, but for those that a pattern names."""
+        return frozenset(rule.doctype for rule in self.rules if not is_pattern(rule.doctype))
+
+    @property
+    def patterns(self) -> frozenset[str]:
+        """Return the patterns of doctypes whose documents can fire."""
+        return frozenset(rule.doctype for rule in self.rules if is_pattern(rule.doctype))
+
+    def names(self, doctype: str) -> bool:
+        """Return whether a rule names the doctype, as it is or by a pattern."""
+        return bool(self._of(doctype))
+
+    def _of(self, doctype: str) -> list[Rule]:
+        rules = self._by_doctype.get(doctype)
+        if rules is None:
+            if len(self._by_doctype) >= _MOST_ASKED:
+                self._by_doctype.clear()
+            rules = [rule for rule in self.rules if name_pattern(rule.doctype)(doctype)]
+            self._by_doctype[doctype] = rules
+        return rules
 
     def wants_each(self, doctype: str) -> bool:
         """Return whether each change of a document counts, not only the last that the feed shows."""
-        return any(rule.wants_each for rule in self._by_doctype.get(doctype, ()))
+        return any(rule.wants_each for rule in self._of(doctype))
 
     def may_match(self, doctype: str, verb: str, doc_id: str) -> bool:
         """Return whether the documents are needed to know."""
-        return any(rule.may_match(verb, doc_id) for rule in self._by_doctype.get(doctype, ()))
+        return any(rule.may_match(verb, doc_id) for rule in self._of(doctype))
 
     def matches(
         self, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False
     ) -> bool:
         """Return whether the trigger fires."""
-        return any(rule.matches(verb, doc, old, lost=lost) for rule in self._by_doctype.get(doctype, ()))
+        return any(rule.matches(verb, doc, old, lost=lost) for rule in self._of(doctype))
 
 
 def parse_event(arguments: str, further: Iterable[Rule] = ()) -> EventRules:
@@ -162,6 +181,20 @@ def parse_event(arguments: str, further: Iterable[Rule] = ()) -> EventRules:
     if not rules:
         raise MalformedTriggerError("@event needs at least one rule such as orders:CREATED,UPDATED")
     return EventRules(rules)
+
+
+def is_pattern(doctype: str) -> bool:
+    """Return whether it stands for many doctypes."""
+    return "*" in doctype
+
+
+@lru_cache(maxsize=4096)
+def name_pattern(doctype: str) -> Callable[[str], bool]:
+    """Return what says whether a doctype is this one, or matches it, where `*` is any text but a slash."""
+    if not is_pattern(doctype):
+        return doctype.__eq__
+    matches = re.compile("[^/]*".join(re.escape(part) for part in re.split(r"\*+", doctype))).fullmatch
+    return lambda name: matches(name) is not None
 
 
 def check_doctype(where: str, doctype: str) -> None:

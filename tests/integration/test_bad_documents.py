@@ -38,7 +38,7 @@ BAD_JOBS: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "tries",
-        {"worker": "echo", "message": 1, "state": "queued", "options": {"max_exec_count": 0}},
+        {"worker": "echo", "message": 1, "state": "queued", "options": {"max_exec_count": -1}},
         "options.max_exec_count: ",
     ),
     ("list", {"worker": ["echo"], "message": 1, "state": "queued"}, "worker: "),

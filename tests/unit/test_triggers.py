@@ -49,7 +49,6 @@ def test_event_rules_when_compared_with_the_reference_then_all_equal() -> None:
         (".a", "no doctype"),
         ("a..b", "no doctype"),
         ("a.", "no doctype"),
-        ("orders*", "no doctype"),
         ("orders:MADE", "no verb"),
         ("orders:CREATED:a:b:c", "more than four parts"),
         ("orders:CREATED::status", "needs values"),

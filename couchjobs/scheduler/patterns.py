@@ -1,0 +1,70 @@
+"""Databases that rules name by a pattern, such as `userdb-*`: which there are, and of which all documents are new.
+
+What a trigger fires for is newer than the trigger. Of a database that was there when its pattern was first looked at,
+that is what comes from then on; of one that was made later, it is everything, whether or not a daemon saw it come. So
+the names that there were then are kept: `pattern:<database of triggers>:<pattern>` = `{domain, prefix, known}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import Conflict
+from couchjobs.prefixer import Prefixer, escape
+from couchjobs.triggers.event import name_pattern
+
+_PREFIX = "pattern:"
+
+
+class Patterns:
+    """Those of one tenant."""
+
+    def __init__(self, connection: Connection, db: Prefixer) -> None:
+        self._connection = connection
+        self._db = db
+        self._prefix = f"{_PREFIX}{db.database(connection.settings.triggers_doctype)}:"
+        self._known: dict[str, frozenset[str]] = {}
+        """By pattern, which doctypes there were at the first look."""
+
+    async def doctypes(self, patterns: Iterable[str]) -> dict[str, set[str]]:
+        """Return, by pattern, the doctypes whose databases exist.
+
+        Raises:
+            Forbidden: only an administrator may list the databases of this server.
+        """
+        found: dict[str, set[str]] = {}
+        for pattern in patterns:
+            before = escape(f"{self._db.db_prefix}/") if self._db.db_prefix else ""
+            literal, matches = pattern.partition("*")[0], name_pattern(pattern)
+            names = await self._connection.server.databases_from(before + escape(literal))
+            found[pattern] = {name.removeprefix(before) for name in names if matches(name.removeprefix(before))}
+        return found
+
+    async def note(self, found: dict[str, set[str]]) -> None:
+        """Keep what was found of patterns that are looked at for the first time."""
+        control = self._connection.control
+        stored = {document["_id"]: document for document in await control.with_prefix(self._prefix)}
+        for pattern, doctypes in found.items():
+            doc_id = self._prefix + pattern
+            if doc_id not in stored:
+                whose = {"domain": self._db.domain, "prefix": self._db.db_prefix}
+                stored[doc_id] = {"_id": doc_id, **whose, "known": sorted(doctypes)}
+                with suppress(Conflict):  # another daemon was faster
+                    await control.put(stored[doc_id])
+                stored[doc_id] = await control.get(doc_id)
+            known = stored[doc_id].get("known")
+            self._known[pattern] = frozenset(known if isinstance(known, list) else ())
+
+    async def drop(self, named: Iterable[str]) -> None:
+        """Forget the patterns that no trigger names: one that names them later begins anew."""
+        kept = {self._prefix + pattern for pattern in named}
+        for document in await self._connection.control.with_prefix(self._prefix):
+            if document["_id"] not in kept:
+                with suppress(Conflict):
+                    await self._connection.control.delete(document["_id"], document["_rev"])
+
+    def is_new(self, doctype: str) -> bool:
+        """Return whether a database has been made since some pattern that it matches was first looked at."""
+        return any(doctype not in known and name_pattern(pattern)(doctype) for pattern, known in self._known.items())

@@ -1,0 +1,122 @@
+"""Events from databases that are named by a pattern: those of users, say, that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from triggering import jobs_of, note, so_many_jobs_of, triggers_of
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import MalformedTriggerError
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler import feeds
+from couchjobs.scheduler.sources import write_list
+from couchjobs.scheduler.store import TriggerStore
+from couchjobs.triggers.event import name_pattern, parse_event
+from couchjobs.triggers.infos import TriggerInfos
+
+Start = Callable[..., Any]
+TRIGGER = {"type": "@event", "arguments": "userdb-*:CREATED", "worker": "note", "message": None}
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For databases that are made while a daemon runs: each half second, and not each ten."""
+    monkeypatch.setattr(feeds, "_SOURCES_S", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("userdb-*", "userdb-6a61", True),
+        ("userdb-*", "userdb-", True),
+        ("userdb-*", "userdb", False),
+        ("userdb-*", "userdb-a/b", False),
+        ("u*-*s", "users-and-orders", True),
+        ("a+b*", "a+bc", True),
+        ("a+b*", "aab", False),
+        ("orders", "orders", True),
+        ("orders", "orders-2", False),
+    ],
+)
+def test_name_pattern_when_it_holds_a_star_then_any_text_but_a_slash(pattern: str, name: str, matches: bool) -> None:
+    """A rule names what its pattern matches, and nothing else."""
+    assert name_pattern(pattern)(name) is matches
+    assert parse_event(pattern).names(name) is matches
+
+
+def test_parse_when_the_pattern_could_be_anything_then_refused() -> None:
+    """It begins with a letter, as a database does."""
+    with pytest.raises(MalformedTriggerError, match="beginning with a letter"):
+        parse_event("*:CREATED")
+
+
+async def _database(connection: Connection, db: Prefixer, doctype: str, *ids: str) -> None:
+    name = db.database(doctype)
+    await connection.server.create_database(name)
+    for doc_id in ids:
+        await connection.database(name).put({"_id": doc_id})
+
+
+async def test_pattern_when_databases_come_then_what_is_newer_than_the_trigger_fires(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Not what was there before; all of a database that was made since, though no daemon ran."""
+    await _database(connection, db, "userdb-a", "old")
+    await _database(connection, db, "other", "x")
+    await triggers_of(connection, db).put({"_id": "t", **TRIGGER})
+    system = await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await connection.database(db.database("userdb-a")).put({"_id": "new"})
+    (job,) = await eventually(lambda: so_many_jobs_of(connection, db, "t", 1))
+    assert (job["event"]["doc"]["_id"], job["event"]["doctype"]) == ("new", "userdb-a")
+    await _database(connection, db, "userdb-b", "first", "second")
+    await eventually(lambda: so_many_jobs_of(connection, db, "t", 3))
+    await system.shutdown()
+    await _database(connection, db, "userdb-c", "third")
+    await connection.database(db.database("userdb-b")).put({"_id": "fourth"})
+    await start(note)
+    jobs = await eventually(lambda: so_many_jobs_of(connection, db, "t", 5))
+    fired = {(job["event"]["doctype"], job["event"]["doc"]["_id"]) for job in jobs}
+    assert fired == {
+        ("userdb-a", "new"),
+        ("userdb-b", "first"),
+        ("userdb-b", "second"),
+        ("userdb-b", "fourth"),
+        ("userdb-c", "third"),
+    }
+
+
+async def test_pattern_when_its_trigger_is_removed_then_nothing_of_it_stays(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A later one begins anew."""
+    await _database(connection, db, "userdb-a")
+    triggers = triggers_of(connection, db)
+    rev = await triggers.put({"_id": "t", **TRIGGER})
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await eventually(lambda: connection.control.with_prefix("pattern:"))
+    await triggers.delete("t", rev)
+
+    async def gone() -> bool:
+        left = [await connection.control.with_prefix(prefix) for prefix in ("checkpoint:", "pattern:")]
+        return left == [[], []]
+
+    await eventually(gone)
+    assert await jobs_of(connection, db, "t") == []
+
+
+async def test_pattern_when_the_list_of_sources_does_not_cover_it_then_refused(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Where it is written; the list may name the same pattern, or a wider one."""
+    store, infos = TriggerStore(connection, db), TriggerInfos.from_document({"_id": "t", **TRIGGER})
+    await write_list(connection, db, ["orders"])
+    with pytest.raises(MalformedTriggerError, match=r"--watch 'orders,userdb-\*'"):
+        await store.add(infos)
+    await write_list(connection, db, ["orders", "user*"])
+    assert (await store.add(infos)).id == "t"
