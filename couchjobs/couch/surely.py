@@ -36,7 +36,9 @@ class Insistence:
         return self._times >= INSIST_TIMES and now - self._since >= INSIST_S
 
 
-async def write_surely(writer: GroupWriter, doc: Document, *, patience_s: float | None = None) -> WriteAnswer:
+async def write_surely(
+    writer: GroupWriter, doc: Document, *, patience_s: float | None = None, longest_s: float | None = None
+) -> WriteAnswer:
     """Write `doc` and return an answer that is not UNKNOWN, unless patience ends before one is to be had.
 
     After a lost answer the same write is sent again: where the first one had happened, CouchDB answers conflict, and
@@ -45,20 +47,23 @@ async def write_surely(writer: GroupWriter, doc: Document, *, patience_s: float 
     Args:
         writer: the database's writer.
         doc: the document, with the `_rev` that it replaces.
-        patience_s: seconds; None: for ever.
+        patience_s: seconds after which nothing is sent again; None: for ever.
+        longest_s: seconds after which an answer is not waited for any more; None: as long as a request may take.
 
     Raises:
         NotFound: the database does not exist; without a limit of patience only once that is beyond doubt.
         BadRequest: the document is not JSON.
     """
     loop = asyncio.get_running_loop()
-    deadline = None if patience_s is None else loop.time() + patience_s
+    began = loop.time()
+    deadline = None if patience_s is None else began + patience_s
+    last_moment = None if longest_s is None else began + longest_s
     insistence = Insistence()
     failures = 0
     maybe_stored = False
     while True:
         try:
-            answer = await writer.write(doc)
+            answer = await (writer.write(doc) if last_moment is None else _write_by(last_moment, writer, doc))
         except NotFound as error:
             if patience_s is not None or await is_surely_gone(writer.database):
                 raise
@@ -77,6 +82,21 @@ async def write_surely(writer: GroupWriter, doc: Document, *, patience_s: float 
                 return answer._replace(unsent=not maybe_stored)
             pause = min(pause, deadline - loop.time() + _LAST_LOOK_S)
         await asyncio.sleep(pause)
+
+
+async def _write_by(last_moment: float, writer: GroupWriter, doc: Document) -> WriteAnswer:
+    """Write one document and return its answer; UNKNOWN where there is none by then. A timer costs half a timeout."""
+    answer = writer.submit(doc)
+    timer = asyncio.get_running_loop().call_at(last_moment, _give_up, answer)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
+
+
+def _give_up(answer: asyncio.Future[WriteAnswer]) -> None:
+    if not answer.done():
+        answer.set_result(WriteAnswer(Written.UNKNOWN, reason="no answer in time"))
 
 
 async def write_or_raise(writer: GroupWriter, doc: Document) -> WriteAnswer:

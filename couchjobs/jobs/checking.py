@@ -32,6 +32,29 @@ class JobCheck:
         Raises:
             BadDocumentError: it cannot be run, and why.
         """
+        size, message_size = self._sizes(document)
+        job = Job.from_document(document, go_durations=self._go_durations)
+        job.belongs_to(self._db.domain, self._db.prefix)
+        if "state" not in document:
+            raise BadDocumentError('state is missing: write "state": "queued"')
+        self._check_size(message_size)
+        return job, size
+
+    def check_new(self, job: Job, document: Document) -> None:
+        """Check the document of a job that was made here: what its model cannot say.
+
+        Raises:
+            BadDocumentError: it cannot be run, and why.
+        """
+        job.belongs_to(self._db.domain, self._db.prefix)
+        self._check_size(self._sizes(document)[1])
+
+    def _sizes(self, document: Document) -> tuple[int, int]:
+        """Return the bytes of the document, and, where those are too many for a message, of its message; else of both.
+
+        Raises:
+            BadDocumentError: its id is too long, it is nested too deep, or no JSON.
+        """
         try:
             body = orjson.dumps(document)
         except TypeError:
@@ -41,18 +64,14 @@ class JobCheck:
             raise BadDocumentError(f"its id has more than {_LONGEST_ID:,} characters")
         if is_deeper(document, MAX_DEPTH, body):
             raise BadDocumentError(f"it is nested too deep: more than {MAX_DEPTH} levels")
-        if size > self._max_message:
-            size = len(encode(document.get("message")))
-        job = Job.from_document(document, go_durations=self._go_durations)
-        job.belongs_to(self._db.domain, self._db.prefix)
-        if "state" not in document:
-            raise BadDocumentError('state is missing: write "state": "queued"')
+        return size, (size if size <= self._max_message else len(encode(document.get("message"))))
+
+    def _check_size(self, size: int) -> None:
         if size > self._max_message:
             raise BadDocumentError(
                 f"message is {size:,} bytes; {self._max_message:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES): "
                 "store large data in a document or attachment of its own and name it in the message"
             )
-        return job, len(body)
 
 
 def _encode_odd(document: Document) -> bytes:

@@ -183,7 +183,7 @@ class Job(BaseModel):
     """Higher first; of three claims two go by it, one takes the oldest. Written by whoever creates the job."""
     exec_count: Annotated[int, Field(ge=0, strict=True)] = 0
     """How many tries there were. Written at the claim."""
-    errors: list[JobError] = []
+    errors: list[JobError] = Field(default_factory=list)
     """The last ten tries that failed: `at`, `exec_count`, `error`, `traceback`, `started_at`, `seconds`."""
     claim: Claim | None = None
     """Who runs it: `daemon`, `id`, `at`. Written at the claim."""

@@ -112,13 +112,11 @@ class JobStore:
         if job.id.startswith("_"):
             raise BadDocumentError(f"a job's id must not begin with _: {job.id!r}")
         document = self.stored_form(job)
-        self.check(document)
-        seconds = self._patience_s if patience_s is None else patience_s
-        try:
-            async with asyncio.timeout(None if patience_s is None else patience_s + _ANSWER_S):
-                answer = await write_surely(self.writer, document, patience_s=seconds)
-        except TimeoutError:
-            answer = WriteAnswer(Written.UNKNOWN, reason=f"no answer within {seconds:g} s")
+        self.checks.check_new(job, document)
+        if patience_s is None:
+            answer = await write_surely(self.writer, document, patience_s=self._patience_s)
+        else:
+            answer = await write_surely(self.writer, document, patience_s=patience_s, longest_s=patience_s + _ANSWER_S)
         if answer.written is Written.CONFLICT:
             return False
         if not answer.stored:
