@@ -123,7 +123,7 @@ class CouchBroker:
             self.tasks.start("follow jobs", feed.follow)
             self.tasks.start("sweep jobs", sweeper.run)
             lost = LostJobs(lane.store, self.daemon.peers, self._failures)
-            Duties(lost, lane.claims, self.daemon, self._settings).start(self.tasks)
+            Duties(lost, lane.claims, self.daemon, self._connection).start(self.tasks)
         self.tasks.start("claim jobs", producer.run)
         self.tasks.start("watch partition", producer.watch_partition)
         self.tasks.start("mind own beats", producer.mind_own_beats)

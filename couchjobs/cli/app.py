@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from couchjobs import errors, process
-from couchjobs.cli import bench, daemon, foresee, jobs, many, push, trigger_edit, trigger_list, triggers
+from couchjobs.cli import bench, daemon, foresee, jobs, many, push, retention, trigger_edit, trigger_list, triggers
 from couchjobs.cli.backfill import backfill
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
@@ -33,6 +33,8 @@ app.command("run")(daemon.run)
 app.command("dev")(daemon.dev)
 app.command("push")(push.push)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(retention.app, name="retention")
+app.command("purge")(retention.purge)
 app.command("queues")(many.queues)
 triggers.app.command("ls")(trigger_list.ls)
 triggers.app.command("next")(foresee.next_times)

@@ -12,9 +12,10 @@ from couchjobs.cluster.peers import Peers, taken_types
 from couchjobs.couch.changes import pages_since
 from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
-from couchjobs.errors import BadDocumentError, Conflict, NotFound
-from couchjobs.jobs.job import CLIENT_WORKER, Job, State
+from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound
+from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
 from couchjobs.jobs.names import near_misses
+from couchjobs.jobs.retention import stored_rules
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
@@ -29,6 +30,7 @@ from couchjobs.workers.failure import Failures
 
 _LOOK_S = 0.2
 _MOST_LOOKED_AT = 10_000
+_MANY_FINISHED = 100_000
 
 
 async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
@@ -85,6 +87,23 @@ async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
             yield Finding("takers", worker, f"{what}: write them there")
         elif worker not in taken:
             yield Finding("takers", worker, f"{count:,} queued jobs, and no daemon has this worker: start one")
+
+
+async def check_retention(patient: Patient) -> AsyncIterator[Finding]:
+    """Find rules that cannot be understood, and many finished jobs that nothing removes."""
+    where = patient.store.database.name
+    try:
+        rules = await stored_rules(patient.connection, patient.db)
+    except ConfigurationError as error:
+        yield Finding("retention", where, f"its rules cannot be understood, and nothing is removed: {error}")
+        return
+    rows = await patient.store.database.reduced("jobs/by_state", [""], [{}], group_level=2)
+    kept = sum(
+        row["value"] for row in rows if row["key"][1] in ENDED and rules.of(str(row["key"][0]), row["key"][1]) is None
+    )
+    if kept > _MANY_FINISHED:
+        what = f"{kept:,} finished jobs are kept for ever: couchjobs retention set, or couchjobs purge"
+        yield Finding("retention", where, what)
 
 
 async def check_documents(patient: Patient) -> AsyncIterator[Finding]:

@@ -8,6 +8,7 @@ from couchjobs.doctor.documents import (
     check_documents,
     check_orphans,
     check_other_conflicts,
+    check_retention,
     check_takers,
     check_triggers,
 )
@@ -35,7 +36,14 @@ _OF_THE_TENANT: tuple[Check, ...] = (
     check_schedules,
     check_zones,
 )
-_OF_EACH_LANE: tuple[Check, ...] = (check_views, check_conflicts, check_orphans, check_documents, check_takers)
+_OF_EACH_LANE: tuple[Check, ...] = (
+    check_views,
+    check_conflicts,
+    check_orphans,
+    check_documents,
+    check_takers,
+    check_retention,
+)
 
 
 async def examine(connection: Connection, db: Prefixer, *, repair: bool = False) -> list[Finding]:

@@ -6,17 +6,28 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from couchjobs.cluster.daemon import Daemon
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.claims import OwnClaims
+from couchjobs.jobs.removal import Remover
+from couchjobs.jobs.retention import stored_rules
+from couchjobs.log import get_logger
 from couchjobs.recovery.audit import Audit
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.recovery.unnamed_claims import UnnamedClaims
-from couchjobs.settings import Settings
 from couchjobs.supervisor import Supervisor
+from couchjobs.timestamps import now
 
 _CONFLICTS = "conflicts"
 _UNNAMED = "unnamed"
+_RETENTION = "retention"
+_PAUSE_AT_REST = 1.0
+"""Times as long as a step of removing took is the pause after it."""
+_PAUSE_AT_WORK = 9.0
+"""The same where jobs run here: a tenth of the time is left to it then."""
+_logger = get_logger(__name__)
 
 
 class Duties:
@@ -26,13 +37,15 @@ class Duties:
         lost: what becomes of a lost job; it knows the jobs.
         claims: what the daemon remembers of its own claims.
         daemon: the daemon.
-        settings: of the process.
+        connection: to the server.
     """
 
-    def __init__(self, lost: LostJobs, claims: OwnClaims, daemon: Daemon, settings: Settings) -> None:
+    def __init__(self, lost: LostJobs, claims: OwnClaims, daemon: Daemon, connection: Connection) -> None:
+        self._connection = connection
+        self._claims = claims
         self._store = lost.store
         self._daemon = daemon
-        self._settings = settings
+        self._settings = connection.settings
         self._worker_types = lost.failures.workers.names()
         self._audit = Audit(lost, claims)
         self._rescuer = Rescuer(lost)
@@ -48,6 +61,7 @@ class Duties:
             ("unknown daemons", sweep, self._rescuer.suspect_unknown),
             ("unnamed claims", sweep, self._rescue_unnamed),
             ("conflicts", sweep, self._settle_conflicts),
+            ("retention", sweep, self._remove_finished),
         ):
             tasks.start(name, lambda interval_s=interval_s, duty=duty: _at_intervals(interval_s, duty))  # type: ignore[misc]
 
@@ -58,6 +72,27 @@ class Duties:
     async def _settle_conflicts(self) -> None:
         if self._daemon.answers_for(_CONFLICTS, self._worker_types):
             await settle_conflicts(self._store, self._daemon.peers, await conflicted(self._store))
+
+    async def _remove_finished(self) -> None:
+        """Remove finished jobs that are kept no longer, in small steps, with pauses that leave CouchDB to others."""
+        if not self._daemon.answers_for(_RETENTION, self._worker_types):
+            return
+        try:
+            rules = await stored_rules(self._connection, self._store.db)
+        except ConfigurationError as error:
+            _logger.warning("rules of retention cannot be understood: nothing is removed", reason=str(error))
+            return
+        if not rules.rules:
+            return
+        loop, removed = asyncio.get_running_loop(), 0
+        began = loop.time()
+        async for count in Remover(self._store).steps(rules, now()):
+            removed += count
+            took = loop.time() - began
+            await asyncio.sleep(took * (_PAUSE_AT_WORK if self._claims.held else _PAUSE_AT_REST))
+            began = loop.time()
+        if removed:
+            _logger.info("finished jobs removed", database=self._store.database.name, jobs=removed)
 
 
 async def _at_intervals(interval_s: float, duty: Callable[[], Awaitable[object]]) -> None:

@@ -1,0 +1,106 @@
+"""`couchjobs retention`: how long finished jobs are kept; and `couchjobs purge`, which removes them at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
+from couchjobs.couch.connection import Connection
+from couchjobs.durations import read_seconds
+from couchjobs.errors import ConfigurationError, NotFound
+from couchjobs.jobs.lanes import stores
+from couchjobs.jobs.removal import Remover
+from couchjobs.jobs.retention import Retention, Rule, read_rules, store_rules, stored_rules
+from couchjobs.timestamps import now
+
+app = typer.Typer(help="How long finished jobs are kept; without rules, for ever.", no_args_is_help=True)
+
+
+@app.command("show")
+def show(url: Url = None, domain: Domain = None, prefix: Prefix = None) -> None:
+    """Print the rules, as JSON."""
+
+    async def work(connection: Connection) -> Retention:
+        return await stored_rules(connection, connection.settings.tenant)
+
+    found = with_connection(url, domain, prefix, work)
+    print_json([rule.model_dump(exclude_none=True) for rule in found.rules])
+
+
+@app.command("set")
+def set_(
+    rules: Annotated[
+        str,
+        typer.Argument(help='As JSON: [{"worker": "*", "state": "done", "keep": "2w"}, {"worker": "w", "at_most": 9}]'),
+    ],
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Write the rules, in the place of those that there are: daemons remove what they keep no longer, bit by bit."""
+    wanted = read_json("RULES", rules)
+    count = len(read_rules(wanted).rules)
+
+    async def work(connection: Connection) -> None:
+        await store_rules(connection, connection.settings.tenant, wanted)
+
+    with_connection(url, domain, prefix, work)
+    print_json({"rules": count}) if as_json else say(f"{count} rules stored")
+
+
+@app.command("rm")
+def rm(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
+    """Remove all rules: finished jobs are kept for ever."""
+
+    async def work(connection: Connection) -> None:
+        await store_rules(connection, connection.settings.tenant, None)
+
+    with_connection(url, domain, prefix, work)
+    print_json({"rules": 0}) if as_json else say("there are no rules now")
+
+
+def purge(
+    older_than: Annotated[str, typer.Option("--older-than", help="Since their end, such as 2w or 36h.")],
+    worker: Annotated[str, typer.Option("--worker", help="Of this type alone.")] = "*",
+    state: Annotated[str, typer.Option("--state", help="done or errored alone.")] = "*",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count them, and remove nothing.")] = False,
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
+) -> None:
+    """Remove finished jobs at once: purged where CouchDB is one node and one may, else deleted."""
+    try:
+        read_seconds(older_than)
+    except ValueError as error:
+        raise ConfigurationError(f"--older-than: {error}") from None
+    rule: dict[str, Any] = {"worker": worker, "state": state, "keep": older_than}
+    (wanted,) = read_rules([rule]).rules
+
+    async def work(connection: Connection) -> int:
+        return await _purge(connection, wanted, dry_run=dry_run)
+
+    removed = with_connection(url, domain, prefix, work)
+    if as_json:
+        print_json({"jobs": removed, "removed": 0 if dry_run else removed})
+    else:
+        say(f"{removed:,} jobs" + (": nothing is removed in a dry run" if dry_run else " removed"))
+
+
+async def _purge(connection: Connection, rule: Rule, *, dry_run: bool) -> int:
+    console, removed = Console(stderr=True), 0
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("removed", total=None)
+        for store in stores(connection, connection.settings.tenant):
+            try:
+                async for count in Remover(store).steps(Retention([rule]), now(), dry=dry_run):
+                    removed += count
+                    bar.advance(task, count)
+            except NotFound as error:
+                raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+    return removed

@@ -1,0 +1,37 @@
+"""Removing documents for good: purged where nothing can bring them back, else deleted.
+
+CouchDB forgets a purged document; of a deleted one a tombstone stays, and a row of the feed, for ever. On a cluster a
+node that is away while the others purge may bring a document back when it returns, so there documents are deleted.
+"""
+
+from __future__ import annotations
+
+from couchjobs.couch.client import CouchServer
+from couchjobs.couch.codec import encode
+from couchjobs.couch.database import Database
+from couchjobs.errors import CouchError, Unavailable
+
+
+async def is_single_node(server: CouchServer) -> bool:
+    """Return whether it is known that the server is one node that has `_purge`: administrators may ask."""
+    try:
+        membership = await server.request("GET", "_membership", has="cluster_nodes")
+    except Unavailable:
+        raise
+    except CouchError:
+        return False
+    return len(membership["cluster_nodes"]) == 1
+
+
+async def purge(database: Database, revs: dict[str, str]) -> set[str]:
+    """Purge documents at these revisions, their leaves; return the ids of those that are purged.
+
+    Raises:
+        NotFound: the database does not exist, or the server has no `_purge`.
+        Forbidden: only an administrator of the database may.
+        Unavailable: CouchDB does not say; they may be purged or not.
+    """
+    body = encode({doc_id: [rev] for doc_id, rev in revs.items()})
+    answer = await database.server.request("POST", f"{database.path}/_purge", body=body, has="purged")
+    purged = answer["purged"]
+    return {doc_id for doc_id, gone in purged.items() if gone} if isinstance(purged, dict) else set()

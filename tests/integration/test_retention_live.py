@@ -1,0 +1,131 @@
+"""Finished jobs that are kept no longer: removed bit by bit, by purge where that is for good, and never run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
+from waiting import eventually
+
+from couchjobs.couch import purge as purging
+from couchjobs.couch.connection import Connection
+from couchjobs.doctor import documents
+from couchjobs.doctor.examine import examine
+from couchjobs.errors import NotFound
+from couchjobs.jobs.removal import Remover
+from couchjobs.jobs.retention import document_id, read_rules, store_rules
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import format_time, now
+
+Start = Callable[..., Any]
+
+
+async def _ended(connection: Connection, db: Prefixer, count: int, worker: str = "w", **more: Any) -> None:
+    """So many jobs, the last of which ended now, each a day before the next."""
+    store = JobStore(connection, db)
+    for number in range(count):
+        at = format_time(now() - timedelta(days=count - 1 - number))
+        times = {"queued_at": at, "finished_at": at}
+        document = {"worker": worker, "message": None, "state": "done", **times, **more}
+        await store.database.put({"_id": f"{worker}-{number}", **document})
+
+
+async def _left(connection: Connection, db: Prefixer) -> set[str]:
+    database = JobStore(connection, db).database
+    return {one["_id"] async for page in database.all_docs() for one in page if not one["_id"].startswith("_")}
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_remover_when_rules_keep_some_then_the_others_go(
+    connection: Connection, db: Prefixer, single: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By age since their end, by number, by worker and state; what has not ended stays, whatever its age."""
+    if not single:
+
+        async def is_single_node(server: Any) -> bool:
+            return False
+
+        monkeypatch.setattr("couchjobs.jobs.removal.is_single_node", is_single_node)
+    await _ended(connection, db, 6)
+    await _ended(connection, db, 6, "import")
+    await _ended(connection, db, 4, "kept")
+    database = JobStore(connection, db).database
+    old = format_time(now() - timedelta(days=90))
+    times = {"queued_at": old, "finished_at": format_time(now())}
+    await database.put({"_id": "late", "worker": "w", "state": "done", **times})
+    await database.put({"_id": "queued", "worker": "w", "message": None, "state": "queued", "queued_at": old})
+    rules = read_rules([{"worker": "w", "keep": "84h"}, {"worker": "import", "state": "done", "at_most": 2}])
+    wanted = {f"w-{n}" for n in (2, 3, 4, 5)} | {"import-4", "import-5", "late", "queued"}
+    wanted |= {f"kept-{n}" for n in range(4)}
+    remover = Remover(JobStore(connection, db))
+    assert sum([count async for count in remover.steps(rules, now(), dry=True)]) == 6
+    assert len(await _left(connection, db)) == 18
+    assert sum([count async for count in remover.steps(rules, now())]) == 6
+    assert await _left(connection, db) == wanted
+    assert sum([count async for count in remover.steps(rules, now())]) == 0
+
+
+async def test_purge_when_the_server_has_it_then_nothing_of_a_document_stays(
+    connection: Connection, db: Prefixer
+) -> None:
+    """The embedded server has no `_purge`; a cluster has one, which a node that is away may undo."""
+    database = JobStore(connection, db).database
+    rev = await database.put({"_id": "gone", "worker": "w", "state": "done"})
+    try:
+        assert await purging.purge(database, {"gone": rev, "never": rev}) == {"gone"}
+    except NotFound:
+        assert not (await connection.server.welcome())["vendor"]["name"].startswith("The Apache")
+    else:
+        assert await database.leaves("gone") == []
+
+
+async def test_daemon_when_there_are_rules_then_it_removes_and_nothing_fires_again(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Though the feed is read from its beginning after that."""
+    orders = await orders_of(connection, db)
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
+    )
+    system = await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    for number in range(5):
+        await orders.put({"_id": f"order-{number}"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "t", 5))
+    await store_rules(connection, db, [{"worker": "note", "keep": "0s"}])
+
+    async def removed() -> bool:
+        return await jobs_of(connection, db, "t") == []
+
+    await eventually(removed)
+    await system.shutdown()
+    (checkpoint,) = await connection.control.with_prefix("checkpoint:")
+    await connection.control.delete(checkpoint["_id"], checkpoint["_rev"])
+    await store_rules(connection, db, None)
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    await orders.put({"_id": "new"})
+    (job,) = await eventually(lambda: so_many_jobs_of(connection, db, "t", 1))
+    assert job["event"]["doc"]["_id"] == "new"
+
+
+async def test_doctor_when_nothing_is_ever_removed_or_rules_are_none_then_said(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once there are many."""
+    monkeypatch.setattr(documents, "_MANY_FINISHED", 3)
+    await _ended(connection, db, 4)
+
+    async def told() -> list[str]:
+        return [one.what for one in await examine(connection, db) if one.kind == "retention"]
+
+    assert "4 finished jobs are kept for ever" in (await told())[0]
+    await store_rules(connection, db, [{"keep": "30d"}])
+    assert await told() == []
+    document = await connection.control.get(document_id(connection, db))
+    await connection.control.put({**document, "rules": [{"kep": "30d"}]})
+    assert "cannot be understood" in (await told())[0]
