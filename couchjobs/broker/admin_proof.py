@@ -28,6 +28,7 @@ from couchjobs.prefixer import Prefixer
 _SECRET_ID = "secret:admin"  # noqa: S105  the id of a document
 _COVERED = ("_id", "worker", "message", "payload", "event", "options", "trigger_id")
 _EXACT = 2**53
+"""From here on a double does not hold each whole number."""
 
 
 class AdminProof:

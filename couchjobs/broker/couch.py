@@ -45,8 +45,11 @@ from couchjobs.workers.processes import InProcess, Processes
 
 _logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
+"""Jobs of `push_jobs` whose documents are in memory at once."""
 _MOST_IDS = 20
+"""Ids that are tried for a firing whose own is taken: somebody would have to guess a secret for the second one."""
 _HURRIED_GRACE_S = 0.5
+"""Seconds that functions have to end at the second signal: 2 s are left for everything."""
 
 
 class CouchBroker:

@@ -28,6 +28,7 @@ _LARGE_DATABASE = 100_000
 _PAGE = 1000
 """Rows: CouchDB needs 60 ms for so many with their documents."""
 _SMALL_PAGE = 250
+"""Rows that are asked for at least, however little room there is: most of a page may be nothing to claim."""
 _LONGEST_PAUSE_S = 0.25
 """Seconds without a page at most, so that requests to cancel are seen while there are candidates enough."""
 _STARVED_PAUSE_S = 0.1
@@ -37,6 +38,7 @@ _OTHERS_PAUSE_S = 0.1
 _MANY = 50
 """Rows of a page that are no jobs to claim beyond which, if they are half of it, documents are not brought along."""
 _LOOK_AGAIN_S = 1.0
+"""Seconds between two looks for a database that does not exist."""
 
 
 class JobsFeed:

@@ -22,6 +22,7 @@ from couchjobs.workers.outcome import Cancelled, Interrupted
 from couchjobs.workers.processes import Attempt
 
 _MOST_IN_CONFLICT = 20_000
+"""Some 2 MB; of one that is forgotten the claim meets the conflict."""
 
 
 class Phase(Enum):

@@ -26,6 +26,7 @@ _MOST = 2000
 _TOGETHER = 50
 """More at once would only wait for the same group commits."""
 _LOOK_AGAIN_S = 1.0
+"""Seconds until a job is read again whose mark was not taken."""
 _CONFLICT_LOOK_S = 3.0
 """Seconds until a conflict is looked at again that a running leaf keeps: so long a claim may stay unconfirmed."""
 

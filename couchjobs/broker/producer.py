@@ -43,6 +43,7 @@ _logger = get_logger(__name__)
 _LONGEST_WAIT_S = 5.0
 """Seconds within which a step of the wall clock is noticed, by which jobs become due."""
 _LOOK_AGAIN_S = 1.0
+"""Seconds until a document is read again of which nothing was answered."""
 _LAST_WRITES_S = 10.0
 """Seconds that the last ends may take to be stored, and then their tasks to end."""
 _MOST_UNSTORED = 1000
@@ -50,6 +51,7 @@ _MOST_UNSTORED = 1000
 _FEW = 50
 """Rows of a page up to which all documents are looked at, whosever they are: at rest nobody waits for another."""
 _NAMED = 1000
+"""Worker types that are named once in the log as left to other daemons."""
 
 
 class Producer:

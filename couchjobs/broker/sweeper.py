@@ -33,6 +33,7 @@ _MOST_PAGES = 50
 _REFILL_PAUSE_S = 0.1
 """Seconds between two looks for candidates that were left out: the view costs CouchDB more than the feed."""
 _LOOK_AGAIN_S = 1.0
+"""Seconds until what could not be read is asked for again."""
 
 
 class Sweeper:

@@ -31,13 +31,19 @@ from couchjobs.waits import patiently
 _logger = get_logger(__name__)
 _VERSION = version("couchjobs")
 _MERGE_PAUSE_S = 0.25
+"""Seconds between two looks at the beats of others: they come each second, and merge."""
 _AGAIN = 1 / 10
 """After which part of the interval a beat that was not taken is tried again: a whole one might be too late."""
 _LOOK_AGAIN_S = 1.0
+"""Seconds until the control database is looked for again."""
 _MARGIN = 1 / 6
+"""Which part of `dead_after` before its end a daemon that cannot beat stops its jobs: time for them to end."""
 _BLIND_AFTER = 2
+"""Intervals without a beat of its own after which a daemon knows nothing of the others either."""
 _LEAVE_TRIES = 8
+"""Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
 _BURIED_AFTER = 4
+"""Times `dead_after` until the document of a dead daemon is removed: everybody has seen it die by then."""
 
 
 class Daemon:

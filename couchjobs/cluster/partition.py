@@ -15,6 +15,7 @@ from couchjobs.cluster.rendezvous import bucket, buckets_of
 from couchjobs.settings import Settings
 
 _FRESH_BEATS = 2
+"""Intervals without a beat after which a daemon has no partition: one may be late."""
 
 
 class Partition:

@@ -28,6 +28,7 @@ from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _PAGE = 500
+"""Jobs in conflict that one look takes."""
 _ORDER = (State.QUEUED, State.RUNNING, State.ERRORED, State.DONE)
 
 

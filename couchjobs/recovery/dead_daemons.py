@@ -20,8 +20,11 @@ from couchjobs.recovery.lost import LostJobs
 
 _logger = get_logger(__name__)
 _ANYBODY_AFTER = 1.3
+"""Times `dead_after` until any daemon takes the jobs of a dead one, and not only that with the first right."""
 _PAGE = 500
+"""Rows of claims read at a time."""
 _AT_A_TIME = 20
+"""Dead daemons looked after together; the next look takes the others."""
 
 
 class Rescuer:
