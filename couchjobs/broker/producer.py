@@ -199,13 +199,27 @@ class Producer:
         while True:
             wait: float | None = None
             if self.is_open and not self._daemon.is_lost:
-                for lane, taken in self._take(moment()):
-                    for job in await self._documents_of(lane, taken):
-                        self._start(lane, job)
-                    lane.taken.set()
-                    lane.to_read.set()
+                await self._start_some()
                 wait = self._next_in(moment())
             await self._changed.within(None if wait is None else min(wait, _LONGEST_WAIT_S))
+
+    async def _start_some(self) -> None:
+        """Start as many jobs as there are candidates and free slots; what cannot be read stays a candidate.
+
+        Raises:
+            CouchError: some could not be read.
+        """
+        failed: CouchError | None = None
+        for lane, taken in self._take(moment()):
+            try:
+                for job in await self._documents_of(lane, taken):
+                    self._start(lane, job)
+            except CouchError as error:
+                failed = error
+            lane.taken.set()
+            lane.to_read.set()
+        if failed is not None:
+            raise failed
 
     def _free(self) -> dict[str, int]:
         """Return the free slots by worker type; none where too much waits to be stored."""

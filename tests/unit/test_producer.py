@@ -15,6 +15,7 @@ from couchjobs.broker.slots import Slots
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.changes import Change
 from couchjobs.couch.connection import Connection, connect
+from couchjobs.errors import CouchError
 from couchjobs.jobs.store import JobStore
 from couchjobs.settings import load_settings
 from couchjobs.waits import Signal
@@ -152,6 +153,21 @@ async def test_run_when_the_daemon_is_lost_or_closed_then_nothing_is_claimed(wor
     for _ in range(50):
         await asyncio.sleep(0)
     assert world.executor.order == ["job"]
+
+
+async def test_run_when_a_lane_cannot_be_read_then_the_others_jobs_start_and_its_own_are_kept() -> None:
+    """A large document is read again for its claim, of a server that does not answer."""
+    async with connect(load_settings(url="http://127.0.0.1:9")) as connection:
+        world = World(connection)
+        await world.offer(world.lane, "large", message="x" * 20_000)
+        await world.offer(world.other, "small")
+        with pytest.raises(CouchError):
+            await world.producer.run()
+        await world.until(lambda: world.executor.order == ["small"])
+        assert world.lane.backlog.knows("large", "1-a")
+        world.executor.running["small"].set()
+        await world.producer.idle()
+        assert world.producer.slots.free() == {"w": 2}
 
 
 async def test_rows_when_a_job_runs_here_or_is_anothers_then_it_is_not_read(world: World) -> None:
