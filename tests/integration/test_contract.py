@@ -283,3 +283,33 @@ async def test_start_when_the_other_half_is_of_another_kind_then_refused(connect
         await CouchScheduler(connection).start_scheduler(MemBroker())
     with pytest.raises(ConfigurationError):
         await MemScheduler().start_scheduler(CouchBroker(connection))
+
+
+@pytest.mark.parametrize("kind_of_broker", ["memory", "couch"])
+async def test_start_when_a_worker_init_raises_then_closed_and_nothing_is_left(
+    connection: Connection, db: Prefixer, kind_of_broker: str
+) -> None:
+    """What had begun is undone: the types before it, the daemon; and there is nothing to shut down."""
+    ended: list[str] = []
+
+    def fail() -> None:
+        raise OSError("no GPU")
+
+    @worker("good", worker_stop=lambda: ended.append("good"))
+    def good(ctx: WorkerContext) -> None:
+        """Do nothing."""
+
+    @worker("bad", worker_init=fail)
+    def bad(ctx: WorkerContext) -> None:
+        """Do nothing."""
+
+    broker: Any = MemBroker() if kind_of_broker == "memory" else CouchBroker(connection)
+    scheduler: Any = MemScheduler() if kind_of_broker == "memory" else CouchScheduler(connection)
+    system = JobSystem(broker, scheduler, WorkersList([good, bad]))
+    with pytest.raises(OSError, match="no GPU"):
+        await system.start()
+    assert system.state == "closed"
+    assert ended == ["good"]
+    with pytest.raises(ClosedError):
+        await system.shutdown()
+    assert await connection.control.with_prefix("daemon:") == []
