@@ -13,7 +13,7 @@ class Lifecycle:
     """That of one thing. `what`: what it is called in errors."""
 
     def __init__(self, what: str) -> None:
-        self.state: Literal["new", "running", "closed"] = "new"
+        self.state: Literal["new", "starting", "running", "closed"] = "new"
         self._what = what
         self._to_close = AsyncExitStack()
 
@@ -29,9 +29,10 @@ class Lifecycle:
             ClosedError: it is started already, or has been.
         """
         self._must_be("new")
-        self.state = "running"
+        self.state = "starting"
         try:
             yield self._to_close
+            self.state = "running"
         except BaseException:
             self.state = "closed"
             await self._to_close.aclose()

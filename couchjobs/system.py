@@ -159,13 +159,18 @@ async def _serve(settings: Settings, workers: WorkersList, pool: ChildPool | Non
             if not starting.done():  # its jobs may run already
                 _stop_claiming(broker, settings)
                 starting.cancel()
-            with suppress(asyncio.CancelledError):
+            try:
                 system = await starting
-                names, url = workers.names(), connection.server.url
-                _logger.info("daemon runs", daemon=broker.daemon.id, workers=names, url=url)
-                await signals.asked.wait()
-                _stop_claiming(broker, settings)
-                await system.shutdown()
+            except asyncio.CancelledError:
+                if not signals.asked.is_set():
+                    raise
+                _logger.info("daemon has stopped before it had started", daemon=broker.daemon.id)
+                return
+            names, url = workers.names(), connection.server.url
+            _logger.info("daemon runs", daemon=broker.daemon.id, workers=names, url=url)
+            await signals.asked.wait()
+            _stop_claiming(broker, settings)
+            await system.shutdown()
         finally:
             hurrying.cancel()
         _logger.info("daemon has stopped", daemon=broker.daemon.id)

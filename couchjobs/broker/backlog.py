@@ -94,9 +94,11 @@ class _TypeQueue:
         self._known[one.job_id] = one
         if not one.assigned:
             one.state, one.since = _State.LEFT, now.monotonic + max(0.0, one.not_before - now.wall) + self._delay_s
+            self._compact()
             heapq.heappush(self._left, (one.since, one.job_id))
         elif one.not_before > now.wall:
             one.state, one.since = _State.LATER, one.not_before
+            self._compact()
             heapq.heappush(self._later, (one.since, one.job_id))
         else:
             one.state = _State.READY
@@ -147,7 +149,16 @@ class _TypeQueue:
         return one is not None and one.since == since
 
     def _compact(self) -> None:
-        """Drop the entries of jobs that have been taken by the other order, before they outnumber the rest."""
+        """Drop the entries of jobs that are gone, or taken by the other order, before they outnumber the rest."""
+        most = 2 * self.unready + _STALE_ENTRIES
+        if len(self._later) > most:
+            self._later = [entry for entry in self._later if self._is_due(_State.LATER, *entry)]
+            heapq.heapify(self._later)
+        if len(self._left) > most:
+            self._left = [entry for entry in self._left if self._is_due(_State.LEFT, *entry)]
+            heapq.heapify(self._left)
+        if len(self._abandoned) > most:
+            self._abandoned = deque(job_id for job_id in self._abandoned if self._get(_State.ABANDONED, job_id))
         most = 2 * self.ready + _STALE_ENTRIES
         if len(self._by_priority) > most:
             self._by_priority = [entry for entry in self._by_priority if self._get(_State.READY, entry[-1])]

@@ -75,7 +75,7 @@ class CouchBroker:
         """The loops that run for ever."""
         self._stores = {lane: JobStore(connection, self._db, lane) for lane in self._settings.all_lanes}
         self._configs = WorkersList()
-        self._failures = Failures(self._configs, self.daemon.id)
+        self._failures = Failures(self._configs, self.daemon.id, CouchEngine(connection, self._configs))
         self._admin_proof = AdminProof(connection, self._db)
         self._producer: Producer | None = None
         self._life = Lifecycle("broker")
@@ -126,7 +126,7 @@ class CouchBroker:
             self.tasks.start("follow jobs", feed.follow)
             self.tasks.start("sweep jobs", sweeper.run)
             lost = LostJobs(lane.store, self.daemon.peers, self._failures)
-            Duties(lost, lane.claims, self.daemon, self._connection).start(self.tasks)
+            Duties(lost, lane.claims, self.daemon, self._connection, lane.workers.names()).start(self.tasks)
         self.tasks.start("claim jobs", producer.run)
         self.tasks.start("watch partition", producer.watch_partition)
         self.tasks.start("mind own beats", producer.mind_own_beats)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
-from couchjobs.broker.lane import Execution, Phase
+from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Conflict, CouchError, JobFailedError
@@ -67,7 +67,7 @@ class Executor:
                 return _AFTER_NO_ANSWER_S
             if claimed is Claimed.REFUSED:
                 return None if await self._reject(lane.store, job) else _AFTER_NO_ANSWER_S
-            if outcome is not None and await self._end(lane.store, job, outcome) and job.state is not State.QUEUED:
+            if outcome is not None and await self._end(lane, job, outcome) and job.state is not State.QUEUED:
                 lane.claims.revisions.add(job.rev)
         except BaseException:  # a processor of the user's for the log may raise anything, too
             if job.state is State.RUNNING and job.claim is not None:
@@ -107,11 +107,11 @@ class Executor:
             if present is not None:
                 execution.note(present)
 
-    async def _end(self, store: JobStore, job: Job, outcome: Outcome) -> bool:
+    async def _end(self, lane: Lane, job: Job, outcome: Outcome) -> bool:
         """Store what came of the try; return False where the job is not ours any more."""
-        if isinstance(outcome, Failed) and not await self._tell_of_failure(store, job, outcome):
+        if isinstance(outcome, Failed) and not await self._tell_of_failure(lane, job, outcome):
             return False
-        at = now()
+        store, at = lane.store, now()
         if not await store.end(job, lambda: changes_of(outcome, job, at)):
             return False
         level, event = _LINES[type(outcome)]
@@ -121,12 +121,13 @@ class Executor:
             await self._delete_trigger(store, job.trigger_id)
         return True
 
-    async def _tell_of_failure(self, store: JobStore, job: Job, outcome: Failed) -> bool:
+    async def _tell_of_failure(self, lane: Lane, job: Job, outcome: Failed) -> bool:
         """Tell those who want to hear that the job has failed for good; return False where it is not ours any more."""
         if not self._failures.wanted(job.worker):
             return True
-        if not await store.begin_to_fail(job, self._daemon.id, outcome.error, outcome.traceback):
+        if not await lane.store.begin_to_fail(job, self._daemon.id, outcome.error, outcome.traceback):
             return False
+        lane.claims.revisions.add(job.rev)
         cause = "worker lost" if outcome.worker_lost else "tries"
         await self._failures.tell(job, JobFailedError(outcome.error, cause, outcome.traceback))
         return True

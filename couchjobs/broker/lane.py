@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Interrupted
 from couchjobs.workers.processes import Attempt
 
+_MARKED_TOGETHER = 50
+"""More at once would only wait for the same group commits."""
 _MOST_IN_CONFLICT = 20_000
 """Some 2 MB; of one that is forgotten the claim meets the conflict."""
 
@@ -99,6 +102,9 @@ class Lane:
         self.claims = OwnClaims(self.executions)
         self.in_conflict: dict[str, None] = {}
         """Jobs of which not all leaves have been looked at."""
+        self.marks: dict[str, asyncio.Task[None]] = {}
+        """What is being written to jobs that are not run, by id."""
+        self.marking = asyncio.Semaphore(_MARKED_TOGETHER)
         self.taken = Signal()
         """For the feed: candidates have been taken."""
         self.to_read = Signal()

@@ -7,7 +7,7 @@ is not taken is read again, and decided anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from couchjobs.broker.classify import Cancel, Refuse, Reject, Settle
 from couchjobs.broker.lane import Lane
@@ -23,8 +23,6 @@ _logger = get_logger(__name__)
 Mark = Cancel | Refuse | Reject | Settle
 _MOST = 2000
 """Documents that are being written, or wait for it; further ones are read again later."""
-_TOGETHER = 50
-"""More at once would only wait for the same group commits."""
 _LOOK_AGAIN_S = 1.0
 """Seconds until a job is read again whose mark was not taken."""
 _CONFLICT_LOOK_S = 3.0
@@ -32,7 +30,7 @@ _CONFLICT_LOOK_S = 3.0
 
 
 class Marks:
-    """Those of one daemon. `close` when done.
+    """What one daemon writes so, into each lane for itself. `close` when done.
 
     Args:
         peers: the other daemons.
@@ -42,14 +40,12 @@ class Marks:
     def __init__(self, peers: Peers, failures: Failures) -> None:
         self._peers = peers
         self._failures = failures
-        self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._together = asyncio.Semaphore(_TOGETHER)
 
     def write(self, lane: Lane, document: Document, meaning: Mark) -> None:
         """Write what the document means to its author; or settle what is in conflict."""
         match meaning:
             case Cancel(job):
-                self._begin(lane, job.id, lambda: lane.store.cancel(job))
+                self._begin(lane, job.id, lambda: self._cancel(lane, job))
             case Refuse(job, reason):
                 self._begin(lane, job.id, lambda: self._refuse(lane, job, reason))
             case Reject(reason):
@@ -66,26 +62,26 @@ class Marks:
         lane.note_conflict(job_id)
         self._begin(lane, job_id, lambda: self._settle(lane, job_id))
 
-    async def close(self) -> None:
+    @staticmethod
+    async def close(lanes: Iterable[Lane]) -> None:
         """Give up what is being written; whoever sweeps next finds it again."""
-        marks = [*self._under_way.values()]
+        marks = [mark for lane in lanes for mark in lane.marks.values()]
         for mark in marks:
             mark.cancel()
         await asyncio.gather(*marks, return_exceptions=True)
 
     def _begin(self, lane: Lane, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
-        key = (lane.store.database.name, job_id)
-        if key in self._under_way:
+        if job_id in lane.marks:
             return
-        if len(self._under_way) >= _MOST:
+        if len(lane.marks) >= _MOST:
             lane.read_again(job_id, _LOOK_AGAIN_S)
             return
         mark = asyncio.create_task(self._write(lane, job_id, write), name="mark job")
-        self._under_way[key] = mark
-        mark.add_done_callback(lambda _: self._under_way.pop(key, None))
+        lane.marks[job_id] = mark
+        mark.add_done_callback(lambda _: lane.marks.pop(job_id, None))
 
     async def _write(self, lane: Lane, job_id: str, write: Callable[[], Awaitable[bool]]) -> None:
-        async with self._together:
+        async with lane.marking:
             try:
                 if not await write():  # it has moved on, or nothing is known: what it is now decides
                     lane.read_again(job_id, _LOOK_AGAIN_S)
@@ -95,9 +91,17 @@ class Marks:
             except Exception:
                 _logger.exception("job cannot be marked", job=job_id)
 
+    @staticmethod
+    async def _cancel(lane: Lane, job: Job) -> bool:
+        if cancelled := await lane.store.cancel(job):
+            lane.claims.revisions.add(job.rev)
+        return cancelled
+
     async def _refuse(self, lane: Lane, job: Job, reason: str) -> bool:
         await self._failures.tell_refused(job, reason)
-        return await lane.store.nack(job, reason)
+        if refused := await lane.store.nack(job, reason):
+            lane.claims.revisions.add(job.rev)
+        return refused
 
     async def _reject(self, lane: Lane, document: Document, reason: str) -> bool:
         await self._failures.tell_refused(Job.read(document), f"bad job: {reason}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
 from couchjobs.broker.admin_proof import AdminProof
@@ -28,11 +27,11 @@ from couchjobs.broker.classify import (
 from couchjobs.broker.executor import Executor
 from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.broker.marks import Marks
-from couchjobs.broker.slots import Slots
+from couchjobs.broker.slots import Slot, Slots
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.changes import Change
 from couchjobs.couch.database import Document
-from couchjobs.errors import CouchError
+from couchjobs.errors import BadDocumentError, CouchError
 from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
 from couchjobs.timestamps import Moment, moment
@@ -44,6 +43,8 @@ _LONGEST_WAIT_S = 5.0
 """Seconds within which a step of the wall clock is noticed, by which jobs become due."""
 _LOOK_AGAIN_S = 1.0
 """Seconds until a document is read again of which nothing was answered."""
+_LOST_LOOK_S = 1.0
+"""Seconds until a daemon that could not beat looks whether it does so again."""
 _LAST_WRITES_S = 10.0
 """Seconds that the last ends may take to be stored, and then their tasks to end."""
 _MOST_UNSTORED = 1000
@@ -74,16 +75,14 @@ class Producer:
         self.lanes: list[Lane] = []
         self.is_open = True
         """Whether jobs are claimed; no longer once the daemon stops."""
-        self._lanes_of: defaultdict[str, deque[Lane]] = defaultdict(deque)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading: set[asyncio.Task[None]] = set()
         self._left_types: set[str] = set()
-        self._changed = slots.freed
+        self._news = slots.news
 
     def add(self, lane: Lane) -> None:
         """Take jobs from one more lane."""
         self.lanes.append(lane)
-        for config in lane.workers:
-            self._lanes_of[config.worker_type].append(lane)
 
     # --- what there is to do: called by feeds and sweepers ---
 
@@ -137,7 +136,7 @@ class Producer:
                 lane.read_again(document["_id"], _LOOK_AGAIN_S)
             except Exception:  # one document must never hold up the others
                 _logger.exception("job left out", job=document["_id"])
-        self._changed.set()
+        self._news.set()
 
     async def _apply(self, lane: Lane, document: Document, meaning: Meaning) -> None:
         match meaning:
@@ -150,7 +149,7 @@ class Producer:
             case Changed():
                 lane.executions[document["_id"]].note(document)
             case GiveUp():
-                lane.claims.doubt(document["_id"])
+                lane.claims.doubt_found(document["_id"])
             case Leave(job):
                 self._leave(job)
             case Ignore():
@@ -185,7 +184,7 @@ class Producer:
                 lane.unread.reassign(partition.may_have, time.monotonic())
                 lane.backlog.reassign(partition.has, moment())
                 lane.to_read.set()
-            self._changed.set()
+            self._news.set()
 
     def spare_slots(self, lane: Lane) -> int:
         """Return how many free slots have no candidate."""
@@ -198,79 +197,83 @@ class Producer:
         """Take candidates for free slots, and start them, until this is cancelled."""
         while True:
             wait: float | None = None
-            if self.is_open and not self._daemon.is_lost:
-                await self._start_some()
+            if self._daemon.is_lost:
+                wait = _LOST_LOOK_S
+            elif self.is_open:
+                self._start_some(moment())
                 wait = self._next_in(moment())
-            await self._changed.within(None if wait is None else min(wait, _LONGEST_WAIT_S))
+            for lane in self.lanes:  # what is spare, ready or left out may be so no longer
+                lane.to_read.set()
+            await self._news.within(None if wait is None else min(wait, _LONGEST_WAIT_S))
 
-    async def _start_some(self) -> None:
-        """Start as many jobs as there are candidates and free slots; what cannot be read stays a candidate.
-
-        Raises:
-            CouchError: some could not be read.
-        """
-        failed: CouchError | None = None
-        for lane, taken in self._take(moment()):
-            try:
-                for job in await self._documents_of(lane, taken):
-                    self._start(lane, job)
-            except CouchError as error:
-                failed = error
-            lane.taken.set()
-            lane.to_read.set()
-        if failed is not None:
-            raise failed
-
-    def _free(self) -> dict[str, int]:
-        """Return the free slots by worker type; none where too much waits to be stored."""
-        return self.slots.free() if len(self._tasks) < self.slots.count + _MOST_UNSTORED else {}
+    def _open_lanes(self) -> list[Lane]:
+        """Return the lanes from which more may be taken: not those of which too much waits to be stored."""
+        return [lane for lane in self.lanes if len(lane.executions) < self.slots.count + _MOST_UNSTORED]
 
     def _next_in(self, present: Moment) -> float | None:
         """Return in how many seconds a candidate can be taken; None: something must happen first."""
-        free = self._free()
-        waits = [wait for lane in self.lanes if (wait := lane.backlog.next_in(free, present)) is not None]
+        free = self.slots.free()
+        waits = [wait for lane in self._open_lanes() if (wait := lane.backlog.next_in(free, present)) is not None]
         return min(waits, default=None)
 
-    def _take(self, present: Moment) -> list[tuple[Lane, list[Candidate]]]:
-        """Take as many candidates as there are free slots: of each type from all its lanes in turn."""
-        taken: defaultdict[Lane, list[Candidate]] = defaultdict(list)
-        free, room = self._free(), self.slots.room
+    def _start_some(self, present: Moment) -> None:
+        """Start as many jobs as there are candidates and free slots; those that are to be read first, beside others."""
+        for lane in self._open_lanes():
+            unread: dict[str, tuple[Candidate, Slot]] = {}
+            for one in self._take(lane, present):
+                slot = self.slots.take(one.worker)
+                if one.job is not None:
+                    self._start(lane, one.job, slot)
+                else:
+                    unread[one.job_id] = one, slot
+            if unread:
+                task = asyncio.create_task(self._read_and_start(lane, unread), name="read jobs to claim")
+                self._reading.add(task)
+                task.add_done_callback(self._reading.discard)
+        if self.lanes:  # where there is room for few, each comes first in turn
+            self.lanes.append(self.lanes.pop(0))
+
+    def _take(self, lane: Lane, present: Moment) -> list[Candidate]:
+        """Take as many candidates of a lane as there are free slots of their types."""
+        free, room = self.slots.free(), self.slots.room
+        taken: list[Candidate] = []
         for name in sorted(free, key=lambda _: random.random()):  # noqa: S311  where there is room for few, whoever
-            lanes = self._lanes_of[name]
-            wanted = min(free[name], room)
-            room -= wanted
-            for number, lane in enumerate(lanes, 1):
-                part = wanted if number == len(lanes) else -(-wanted // (len(lanes) - number + 1))
-                some = lane.backlog.take(name, part, present) if wanted else []
-                taken[lane] += some
-                wanted -= len(some)
-            room += wanted
-            lanes.rotate(-1)
-        return [(lane, some) for lane, some in taken.items() if some]
+            if name in lane.workers:
+                taken += lane.backlog.take(name, min(free[name], room - len(taken)), present)
+        if taken:
+            lane.taken.set()
+        return taken
 
-    async def _documents_of(self, lane: Lane, taken: list[Candidate]) -> list[Job]:
-        """Return the jobs of candidates, having read those that were not kept; what has changed since is read again."""
-        jobs = [one.job for one in taken if one.job is not None]
-        unread = {one.job_id: one.rev for one in taken if one.job is None}
-        if unread:
-            try:
-                answers = await lane.store.database.read(unread)
-            except CouchError:
-                for one in taken:
-                    lane.backlog.offer(one, moment())
-                raise
-            for answer in answers:
-                if answer.document is None and not answer.absent:
+    async def _read_and_start(self, lane: Lane, unread: dict[str, tuple[Candidate, Slot]]) -> None:
+        """Read the documents of candidates that were not kept, and start them; where one has changed, its row tells."""
+        try:
+            answers = await lane.store.database.read({job_id: one.rev for job_id, (one, _) in unread.items()})
+            for answer in answers if self.is_open else ():
+                one, slot = unread[answer.doc_id]
+                document = answer.document
+                if document is not None and document["_rev"] == one.rev:
+                    job = lane.store.check(document)
+                    del unread[answer.doc_id]
+                    self._start(lane, job, slot)
+                    continue
+                del unread[answer.doc_id]
+                slot.free(None)
+                if document is None and not answer.absent:
                     lane.read_again(answer.doc_id, _LOOK_AGAIN_S)
-                elif answer.document is not None and answer.document["_rev"] == unread[answer.doc_id]:
-                    jobs.append(lane.store.check(answer.document))
-        return jobs
+        except (CouchError, BadDocumentError) as error:
+            _logger.info("jobs are read again", jobs=len(unread), reason=str(error))
+            for job_id in unread:
+                lane.read_again(job_id, _LOOK_AGAIN_S)
+        finally:
+            for _, slot in unread.values():
+                slot.free(None)
 
-    def _start(self, lane: Lane, job: Job) -> None:
+    def _start(self, lane: Lane, job: Job, slot: Slot) -> None:
         if job.id in lane.executions:  # an older revision is being claimed, which cannot succeed
+            slot.free(None)
             lane.read_again(job.id)
             return
-        execution = lane.executions[job.id] = Execution(lane, job, self.slots.take(job.worker))
+        execution = lane.executions[job.id] = Execution(lane, job, slot)
         task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=self._executor.context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -286,7 +289,7 @@ class Producer:
                 lane.read_again(job.id)
             elif again_in is not None:
                 lane.read_again(job.id, again_in)
-            self._changed.set()
+            self._news.set()
 
     # --- ending it ---
 
@@ -298,7 +301,7 @@ class Producer:
                 self.interrupt()
             else:
                 _logger.warning("this daemon beats again")
-                self._changed.set()
+                self._news.set()
 
     def interrupt(self, grace_s: float = GRACE_S) -> None:
         """Interrupt all jobs here: their tries do not count, and they go back to the queue.
@@ -316,7 +319,11 @@ class Producer:
 
     async def close(self, timeout: float) -> None:
         """Let running jobs go on for `timeout` seconds, interrupt the others, and store what became of all of them."""
-        await self._marks.close()
+        reading = [*self._reading]
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        await self._marks.close(self.lanes)
         for lane in self.lanes:
             for execution in lane.executions.values():
                 execution.interrupted |= execution.phase is Phase.CLAIMING

@@ -27,8 +27,8 @@ class Slots:
     """
 
     def __init__(self, workers: WorkersList, processes: Processes, most: int | None = None) -> None:
-        self.freed = Signal()
-        """Set when there is a free slot again, or a process for one."""
+        self.news = Signal()
+        """Set when there may be something to start: a slot is free again; by others, when there is a candidate."""
         self._processes = processes
         self._concurrency = {config.worker_type: config.concurrency for config in workers}
         self._used: Counter[str] = Counter()
@@ -36,7 +36,7 @@ class Slots:
         self.count = processes.count * sum(self._concurrency.values())
         self.room = sys.maxsize if most is None else most
         """For how many more jobs there is room, whatever their type."""
-        processes.listeners.append(self.freed.set)
+        processes.listeners.append(self.news.set)
 
     def free(self) -> dict[str, int]:
         """Return how many more jobs of each type may be claimed now: none where there is no process to run them."""
@@ -56,7 +56,7 @@ class Slots:
         """Take note that one is free again."""
         self._used[worker_type] -= 1
         self.room += 1
-        self.freed.set()
+        self.news.set()
 
     def tell_of_hung(self, worker_type: str, function: asyncio.Future[Any]) -> None:
         """Say in the log that a function holds a slot after its time."""

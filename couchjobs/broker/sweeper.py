@@ -32,6 +32,8 @@ _MOST_PAGES = 50
 """Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
 _REFILL_PAUSE_S = 0.1
 """Seconds between two looks for candidates that were left out: the view costs CouchDB more than the feed."""
+_ROWS_PAUSE_S = 0.1
+"""Seconds between two looks at what other daemons have left: most of it they have claimed by then."""
 _LOOK_AGAIN_S = 1.0
 """Seconds until what could not be read is asked for again."""
 
@@ -54,6 +56,7 @@ class Sweeper:
         self._at_once = False
         self._views_changed = False
         self._refilled_at = 0.0
+        self._rows_read_at = 0.0
 
     def sweep_now(self) -> None:
         """Sweep without waiting for the next time, and for the views to be up to date, too."""
@@ -98,9 +101,11 @@ class Sweeper:
         """Return in how many seconds there is something to do."""
         present = moment()
         waits = [swept_at + self._interval - present.monotonic]
-        unread_in = self._lane.unread.next_in(self._producer.spare_slots(self._lane), present.monotonic)
-        if unread_in is not None:
-            waits.append(unread_in)
+        unread, spare = self._lane.unread, self._producer.spare_slots(self._lane)
+        if (again_in := unread.next_in(0, present.monotonic)) is not None:
+            waits.append(again_in)
+        if (rows_in := unread.next_in(spare, present.monotonic)) is not None:
+            waits.append(max(rows_in, self._rows_read_at + _ROWS_PAUSE_S - present.monotonic))
         overflow_in = self._lane.backlog.overflow_in(present)
         if overflow_in is not None:
             waits.append(max(overflow_in, self._refilled_at + _REFILL_PAUSE_S - present.monotonic))
@@ -113,8 +118,11 @@ class Sweeper:
             _logger.warning("views not looked at, and read as they are", reason=str(error))
 
     async def _read_again(self) -> None:
-        spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
-        ids = self._lane.unread.take(spare, time.monotonic())
+        present, spare = time.monotonic(), 0
+        if present - self._rows_read_at >= _ROWS_PAUSE_S:
+            spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
+            self._rows_read_at = present
+        ids = self._lane.unread.take(spare, present)
         try:
             await self._producer.read(self._lane, ids)
         except CouchError:

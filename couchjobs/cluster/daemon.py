@@ -31,7 +31,7 @@ from couchjobs.waits import patiently
 _logger = get_logger(__name__)
 _VERSION = version("couchjobs")
 _MERGE_PAUSE_S = 0.25
-"""Seconds between two looks at the beats of others: they come each second, and merge."""
+"""Seconds between two looks at the beats of others: those of many daemons merge."""
 _AGAIN = 1 / 10
 """After which part of the interval a beat that was not taken is tried again: a whole one might be too late."""
 _LOOK_AGAIN_S = 1.0
@@ -40,6 +40,8 @@ _MARGIN = 1 / 6
 """Which part of `dead_after` before its end a daemon that cannot beat stops its jobs: time for them to end."""
 _BLIND_AFTER = 2
 """Intervals without a beat of its own after which a daemon knows nothing of the others either."""
+_AFTER_CONFLICT_S = 0.25
+"""Seconds in which the nodes of a cluster agree, mostly."""
 _LEAVE_TRIES = 8
 """Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
 _BURIED_AFTER = 4
@@ -134,6 +136,8 @@ class Daemon:
         if self._users > 0:
             return
         await self._tasks.stop()
+        if self._beat == 0:
+            return  # it has not come in
         try:
             for _ in range(_LEAVE_TRIES):  # a node of a cluster may not know the last beat yet
                 if await self._delete(self.id):
@@ -152,7 +156,7 @@ class Daemon:
             await self._connection.control.delete(present["_id"], present["_rev"])
         except Conflict:
             _logger.debug("daemon document has changed or is gone", daemon=daemon)
-            await asyncio.sleep(_MERGE_PAUSE_S)
+            await asyncio.sleep(_AFTER_CONFLICT_S)
             return False
         return True
 

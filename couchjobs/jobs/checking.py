@@ -8,8 +8,9 @@ import orjson
 
 from couchjobs.couch.codec import encode, is_deeper
 from couchjobs.couch.database import Document
-from couchjobs.errors import BadDocumentError, BadRequest
+from couchjobs.errors import BadDocumentError, BadRequest, MessageUnmarshalError
 from couchjobs.jobs.job import Job
+from couchjobs.jobs.message import decode_message
 from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
@@ -47,6 +48,10 @@ class JobCheck:
             BadDocumentError: it cannot be run, and why.
         """
         job.belongs_to(self._db.domain, self._db.prefix)
+        try:
+            decode_message(document.get("message"))
+        except MessageUnmarshalError as error:
+            raise BadDocumentError(f"message: {error}") from error
         self._check_size(self._sizes(document)[1])
 
     def _sizes(self, document: Document) -> tuple[int, int]:

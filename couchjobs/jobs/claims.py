@@ -47,7 +47,11 @@ class OwnClaims:
         self._insistence: dict[str, Insistence] = {}
 
     def doubt(self, job_id: str) -> None:
-        """Take note of a claim that may be stored, on some branch, and is not owned."""
+        """Take note of a claim that was made just now, may be stored, on some branch, and is not owned."""
+        self.unconfirmed[job_id] = time.monotonic()
+
+    def doubt_found(self, job_id: str) -> None:
+        """Take note of a document that names this process as its owner, which it is not."""
         self.unconfirmed.setdefault(job_id, time.monotonic())
 
     def insistence(self, job_id: str) -> Insistence:

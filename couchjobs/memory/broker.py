@@ -74,8 +74,8 @@ class MemBroker:
             self._failures = Failures(workers, _DAEMON, self)
             self._workers = {config.worker_type: Worker(config, engine=self) for config in workers}
             for worker in self._workers.values():
-                to_close.push_async_callback(worker.stop)
                 await worker.init()
+                to_close.push_async_callback(worker.stop)
             to_close.push_async_callback(self._finish)
             if self._auto:
                 self._loops.start("memory broker", self._run_for_ever)

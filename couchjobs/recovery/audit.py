@@ -29,7 +29,7 @@ from couchjobs.timestamps import now
 _logger = get_logger(__name__)
 _UNCONFIRMED_S = 3.0
 """Seconds until a claim of unclear answer is given up: all copies of a document know of all claims by then."""
-_AT_A_TIME = 50
+_AT_A_TIME = 200
 """Claims given up together; the next look takes the others."""
 _PAGE = 500
 """Rows of claims that one audit looks at; the next one goes on with what is left."""

@@ -4,8 +4,7 @@ A leaf counts by how far the job has come on it: done, errored, running, queued;
 prefers. That order depends on nothing but the leaves, so that all daemons agree, whatever they see: a leaf is deleted
 only beside one that counts more, hence never the last of them. A running leaf whose daemon is not dead is left to it,
 for it may be the owner: it ends or withdraws by itself. What a leaf of a job that has not ended yet holds alone is
-carried
-over: payloads of a debounced webhook, and a request to cancel.
+carried over: payloads of a debounced webhook, and a request to cancel.
 
 Conflicts come from clusters that take two writes, and from clients that edit offline and sync.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
@@ -23,6 +23,8 @@ from couchjobs.timestamps import now
 _CONFLICTS = "conflicts"
 _UNNAMED = "unnamed"
 _RETENTION = "retention"
+_UNCONFIRMED_LOOK_S = 0.5
+"""Seconds between two looks at claims of unclear answer: 400 a second are given up."""
 _PAUSE_AT_REST = 1.0
 """Times as long as a step of removing took is the pause after it."""
 _PAUSE_AT_WORK = 9.0
@@ -38,15 +40,24 @@ class Duties:
         claims: what the daemon remembers of its own claims.
         daemon: the daemon.
         connection: to the server.
+        worker_types: those whose jobs are in that database, and that the daemon has: daemons that have one of them
+            share the duties.
     """
 
-    def __init__(self, lost: LostJobs, claims: OwnClaims, daemon: Daemon, connection: Connection) -> None:
+    def __init__(
+        self,
+        lost: LostJobs,
+        claims: OwnClaims,
+        daemon: Daemon,
+        connection: Connection,
+        worker_types: Collection[str],
+    ) -> None:
         self._connection = connection
         self._claims = claims
         self._store = lost.store
         self._daemon = daemon
         self._settings = connection.settings
-        self._worker_types = lost.failures.workers.names()
+        self._worker_types = worker_types
         self._audit = Audit(lost, claims)
         self._rescuer = Rescuer(lost)
         self._unnamed = UnnamedClaims(lost)
@@ -55,7 +66,7 @@ class Duties:
         """Begin with all of them: none waits for another one."""
         look, sweep = self._settings.look_interval, self._settings.sweep_interval
         for name, interval_s, duty in (
-            ("unconfirmed claims", look, self._audit.unconfirmed),
+            ("unconfirmed claims", _UNCONFIRMED_LOOK_S, self._audit.unconfirmed),
             ("dead daemons", look, lambda: self._rescuer.look_after(self._daemon, self._worker_types)),
             ("audit", sweep, lambda: self._audit.all_claims(self._settings.audit_grace)),
             ("unknown daemons", sweep, self._rescuer.suspect_unknown),

@@ -96,12 +96,15 @@ async def _serve(handle: int) -> None:
     configure_logging(hello["log_level"])
     settings = Settings(**hello["settings"])
     async with connect(settings) as connection:
+        child: _Child | None = None
         try:
             child = _Child(load_workers(hello["modules"]), connection, writer)
             await child.process.start()
         except Exception as error:  # noqa: BLE001  the parent says so, and does not start
             send(writer, {"failed": str(error) if isinstance(error, ConfigurationError) else repr(error)})
             await writer.drain()
+            if child is not None:
+                await child.process.close()
             return
         send(writer, {"ready": True})
         while (message := await receive(reader)) is not None:

@@ -78,11 +78,13 @@ class InProcess:
         self._threads = ThreadPoolExecutor(slots + _HOOK_THREADS, thread_name_prefix=THREADS)
         self._workers = {one.worker_type: Worker(one, self._threads, longest_delay, engine) for one in workers}
         self.listeners: list[Callable[[], None]] = []
+        self._begun: list[Worker] = []
 
     async def start(self) -> None:
         """Call each worker's `worker_init`, whose exceptions pass."""
         for worker in self._workers.values():
             await worker.init()
+            self._begun.append(worker)
 
     def living(self) -> int:
         """Return one: this process."""
@@ -101,7 +103,7 @@ class InProcess:
         return self._workers[job.worker].begin(job, daemon)
 
     async def close(self) -> None:
-        """Call each worker's `worker_stop`, whose exceptions are logged; functions that do not end are left behind."""
-        for worker in self._workers.values():
+        """Call `worker_stop` of each type that has begun; exceptions are logged, functions that hang left behind."""
+        for worker in self._begun:
             await worker.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)

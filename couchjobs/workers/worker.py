@@ -36,7 +36,7 @@ from couchjobs.workers.config import WorkerConfig
 from couchjobs.workers.context import Resources, WorkerContext, begin_job
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.progress import Engine
-from couchjobs.workers.retry import LONGEST_DELAY_S, retry_delay, time_limit
+from couchjobs.workers.retry import LONGEST_DELAY_S, has_tries_left, retry_delay, time_limit
 
 TASKS = "couchjobs job"
 """What the names of the tasks of running jobs begin with."""
@@ -256,10 +256,10 @@ class Try:
             return replace(failed, bad_trigger=True)
         if self._context.no_retry or any(issubclass(kind, _NEVER_RETRIED) for kind in causes):
             return failed
-        delay = retry_delay(self._config, self._job, self._longest_delay)
-        if delay is None or not await self._hook_wants_another(error):
+        if not has_tries_left(self._config, self._job) or not await self._hook_wants_another(error):
             return failed
-        return Retry(text, delay, trace, self._seconds)
+        delay = retry_delay(self._config, self._job, self._longest_delay)
+        return failed if delay is None else Retry(text, delay, trace, self._seconds)
 
     async def _hook_wants_another(self, error: BaseException) -> bool:
         hook = self._config.error_hook

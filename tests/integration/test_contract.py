@@ -299,13 +299,17 @@ async def test_start_when_a_worker_init_raises_then_closed_and_nothing_is_left(
     def good(ctx: WorkerContext) -> None:
         """Do nothing."""
 
-    @worker("bad", worker_init=fail)
+    @worker("bad", worker_init=fail, worker_stop=lambda: ended.append("bad"))
     def bad(ctx: WorkerContext) -> None:
+        """Do nothing."""
+
+    @worker("never", worker_stop=lambda: ended.append("never"))
+    def never(ctx: WorkerContext) -> None:
         """Do nothing."""
 
     broker: Any = MemBroker() if kind_of_broker == "memory" else CouchBroker(connection)
     scheduler: Any = MemScheduler() if kind_of_broker == "memory" else CouchScheduler(connection)
-    system = JobSystem(broker, scheduler, WorkersList([good, bad]))
+    system = JobSystem(broker, scheduler, WorkersList([good, bad, never]))
     with pytest.raises(OSError, match="no GPU"):
         await system.start()
     assert system.state == "closed"
