@@ -260,8 +260,11 @@ class Producer:
                 slot.free(None)
                 if document is None and not answer.absent:
                     lane.read_again(answer.doc_id, _LOOK_AGAIN_S)
-        except (CouchError, BadDocumentError) as error:
-            _logger.info("jobs are read again", jobs=len(unread), reason=str(error))
+        except Exception as error:
+            if isinstance(error, CouchError | BadDocumentError):
+                _logger.info("jobs are read again", jobs=len(unread), reason=str(error))
+            else:  # no document may take others along
+                _logger.exception("jobs cannot be read, and are tried again", jobs=len(unread))
             for job_id in unread:
                 lane.read_again(job_id, _LOOK_AGAIN_S)
         finally:
