@@ -11,7 +11,7 @@ from rich.progress import Progress
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.durations import read_seconds
-from couchjobs.errors import ConfigurationError, NotFound
+from couchjobs.errors import ConfigurationError, Forbidden, NotFound
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import Retention, Rule, read_rules, store_rules, stored_rules
@@ -97,10 +97,13 @@ async def _purge(connection: Connection, rule: Rule, *, dry_run: bool) -> int:
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("removed", total=None)
         for store in stores(connection, connection.settings.tenant):
+            remover = Remover(store)
             try:
-                async for count in Remover(store).steps(Retention([rule]), now(), dry=dry_run):
+                async for count in remover.steps(Retention([rule]), now(), dry=dry_run):
                     removed += count
                     bar.advance(task, count)
             except NotFound as error:
                 raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+            if remover.refused:
+                raise Forbidden(f"{remover.refused:,} jobs are not removed: that needs a worker or an administrator")
     return removed

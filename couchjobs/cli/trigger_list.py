@@ -32,6 +32,7 @@ from couchjobs.errors import (
 )
 from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.scheduler.patterns import Patterns
 from couchjobs.scheduler.positions import lost_positions
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.states import state_id, state_of
@@ -124,7 +125,8 @@ async def _refused(connection: Connection, documents: list[Document]) -> dict[st
         if isinstance(trigger, EventTrigger) and not trigger.infos.disabled:
             events.append(trigger)
     try:
-        return (await (await read_sources(connection, db)).admitted(events))[1] if events else {}
+        existing = await Patterns(connection, db).named_by(events)
+        return (await (await read_sources(connection, db)).admitted(events, existing))[1] if events else {}
     except (Forbidden, Unauthorized):
         return {}
 

@@ -352,8 +352,9 @@ class Database:
         descending: bool = False,
         update: Update = "true",
         startkey_docid: str | None = None,
+        skip: int = 0,
     ) -> list[Row]:
-        """Return at most `limit` rows of a view between two keys, both included."""
+        """Return at most `limit` rows of a view between two keys, both included, but for the first `skip`."""
         params: dict[str, Any] = {
             "startkey": startkey,
             "endkey": endkey,
@@ -365,6 +366,8 @@ class Database:
             params["descending"] = True
         if startkey_docid is not None:
             params["startkey_docid"] = startkey_docid
+        if skip:
+            params["skip"] = skip
         return await self._rows(self._view_path(view), params)
 
     async def _rows(self, path: str, params: dict[str, Any]) -> list[Row]:

@@ -97,6 +97,24 @@ async def change_until_stored(documents: Documents, doc_id: str, change: Change)
             continue
 
 
+class _Watched:
+    """Pieces of somebody's, whose error is his, and not that of the request which it ends."""
+
+    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
+        self._pieces = pieces
+        self.error: BaseException | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._pieces:
+                if not isinstance(piece, bytes | bytearray | memoryview):
+                    raise TypeError(f"pieces of an attachment are bytes, and not {type(piece).__name__}")  # noqa: TRY301
+                yield bytes(piece)
+        except Exception as error:
+            self.error = error
+            raise
+
+
 class CouchDocuments:
     """Those of a database of CouchDB."""
 
@@ -145,6 +163,7 @@ class CouchDocuments:
 
     async def attach(self, doc_id: str, name: str, data: Data, content_type: str) -> Document:
         """Write an attachment of a document. Source: CouchDB docs, api/document/attachments."""
+        watched = data if isinstance(data, bytes) else _Watched(data)
         while True:
             present = await self._database.get(doc_id)
             try:
@@ -152,15 +171,22 @@ class CouchDocuments:
                     "PUT",
                     self._path(doc_id, name),
                     params={"rev": present["_rev"]},
-                    body=data,
+                    body=watched,
                     headers={"Content-Type": content_type},
                 )
             except CouchError as error:
-                if error.status == 409 and isinstance(data, bytes):
+                if isinstance(watched, _Watched):
+                    if watched.error is not None:
+                        raise watched.error from None
+                    if error.status == 409:
+                        raise Conflict(f"{error}: it was changed while its attachment was sent", 409) from error
+                elif error.status == 409:
                     continue
                 raise
             return await self._database.get(doc_id)
 
     def _path(self, doc_id: str, name: str) -> str:
         check_names(doc_id, name)
-        return f"{self._database.path}/{quote(doc_id, safe='')}/{quote(name, safe='')}"
+        beginning = "_design/" if doc_id.startswith("_design/") else ""
+        quoted = beginning + quote(doc_id.removeprefix(beginning), safe="")
+        return f"{self._database.path}/{quoted}/{quote(name, safe='')}"

@@ -83,7 +83,9 @@ class Transport:
             Unavailable: no answer, or half of one.
             Unreadable: it is too large.
         """
-        if silence_s is None:
+        if not isinstance(body, bytes | None):  # whoever gives the pieces may take his time
+            limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
+        elif silence_s is None:
             limit = aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=_CONNECT_S)
         else:
             limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)

@@ -19,6 +19,7 @@ from couchjobs.jobs.retention import stored_rules
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
+from couchjobs.scheduler.patterns import Patterns
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import EventTrigger
@@ -139,7 +140,8 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
                 events.append(EventTrigger(patient.db, infos, parsed))
     if events:
         sources = await read_sources(patient.connection, patient.db)
-        for trigger_id, reason in (await sources.admitted(events))[1].items():
+        existing = await Patterns(patient.connection, patient.db).named_by(events)
+        for trigger_id, reason in (await sources.admitted(events, existing))[1].items():
             yield Finding("trigger", trigger_id, f"may not fire: {reason}")
 
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from couchjobs.couch.database import Document
+from couchjobs.couch.answers import Written
+from couchjobs.couch.database import Document, Row
 from couchjobs.couch.purge import is_single_node, purge
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import Job
@@ -15,6 +16,7 @@ from couchjobs.jobs.retention import Retention, Rule
 from couchjobs.jobs.store import JobStore
 from couchjobs.timestamps import format_time
 
+_MOST_IN_CONFLICT = 500
 STEP = 100
 """Jobs removed together: CouchDB purges 4,800 to 7,600 a second in requests of so many, two at a time."""
 
@@ -33,6 +35,8 @@ class Remover:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._purges: bool | None = None
+        self.refused = 0
+        """Jobs that CouchDB does not let this user remove."""
 
     async def steps(self, retention: Retention, now: datetime, *, dry: bool = False) -> AsyncIterator[int]:
         """Remove what is kept no longer; yield after each step how many jobs that were. `dry`: remove nothing.
@@ -41,8 +45,11 @@ class Remover:
             NotFound: the database, or its views, do not exist.
             CouchError: CouchDB does not answer; what is left is found the next time.
         """
+        rows = await self._store.database.view("queue/conflicts", None, {}, limit=_MOST_IN_CONFLICT)
+        in_conflict = {row["id"] for row in rows}  # another leaf would be the job then: they are settled first
         for group in await self._groups(retention):
-            async for documents in self._removable(group, now):
+            async for found in self._removable(group, now):
+                documents = [document for document in found if document["_id"] not in in_conflict]
                 yield len(documents) if dry else await self._remove(documents)
 
     async def _groups(self, retention: Retention) -> list[_Group]:
@@ -58,27 +65,35 @@ class Remover:
     async def _removable(self, group: _Group, now: datetime) -> AsyncIterator[list[Document]]:
         """Yield the jobs of a group that are kept no longer, the oldest first."""
         rule = group.rule
-        too_many = max(0, group.count - rule.at_most) if rule.at_most is not None else 0
-        if rule.keep is None and not too_many:
+        surplus = await self._newest_surplus(group)
+        if rule.keep is None and surplus is None:
             return
         ended_before = now - timedelta(seconds=rule.keep) if rule.keep is not None else datetime.min.replace(tzinfo=UTC)
-        last = format_time(ended_before) if not too_many else {}
+        last = format_time(ended_before) if surplus is None else {}
         pages = self._store.database.view_pages(
             "jobs/by_state", [group.worker, group.state], [group.worker, group.state, last], page=STEP
         )
         async for rows in pages:
+            beyond = {row["id"] for row in rows if surplus is not None and _place(row) <= surplus}
             documents: list[Document] = []
             for one in await self._store.database.read(row["id"] for row in rows):
                 document = one.document
                 if document is None or document.get("state") != group.state:
                     continue
-                if too_many > 0 or _ended_at(document) < ended_before:
+                if one.doc_id in beyond or _ended_at(document) < ended_before:
                     documents.append(document)
-                    too_many -= 1
-            if documents:
-                yield documents
-            elif too_many <= 0 and rule.keep is None:
+            yield documents
+            if not beyond and rule.keep is None:
                 return
+
+    async def _newest_surplus(self, group: _Group) -> tuple[str, str] | None:
+        """Return the place of the newest job that is one too many: whatever others remove, the newer ones stay."""
+        at_most = group.rule.at_most
+        if at_most is None or group.count <= at_most:
+            return None
+        high, low = [group.worker, group.state, {}], [group.worker, group.state]
+        rows = await self._store.database.view("jobs/by_state", high, low, limit=1, descending=True, skip=at_most)
+        return _place(rows[0]) if rows else None
 
     async def _remove(self, documents: list[Document]) -> int:
         if self._purges is None:
@@ -90,9 +105,16 @@ class Remover:
                 self._purges = False
         deletions = [{"_id": one["_id"], "_rev": one["_rev"], "_deleted": True} for one in documents]
         answers = await asyncio.gather(*(self._store.writer.write(deletion) for deletion in deletions))
+        self.refused += sum(answer.written is Written.REFUSED for answer in answers)
         return sum(answer.stored for answer in answers)
 
 
 def _ended_at(document: Document) -> datetime:
-    """Return when a job ended; now, as it were, where nobody can say."""
-    return Job.read(document).finished_at or datetime.max.replace(tzinfo=UTC)
+    """Return when a job ended, or, where a client has not said, when it was queued; never, where nobody can say."""
+    job = Job.read(document)
+    return job.finished_at or job.queued_at or datetime.max.replace(tzinfo=UTC)
+
+
+def _place(row: Row) -> tuple[str, str]:
+    """Return where a row of the view stands among those of its worker type and state."""
+    return str(row["key"][-1]), row["id"]

@@ -31,12 +31,18 @@ def _ended(value: Any) -> Any:
     raise ValueError("state is done, errored, or * for both")
 
 
+def _named(value: Any) -> Any:
+    if isinstance(value, str) and value and (value == _EVERY or _EVERY not in value):
+        return value
+    raise ValueError("worker is the name of a type, or * for all: there are no other patterns")
+
+
 class Rule(BaseModel):
     """One rule, for jobs of one worker type or of all."""
 
     model_config = ConfigDict(extra="forbid")
 
-    worker: str = _EVERY
+    worker: Annotated[str, BeforeValidator(_named)] = _EVERY
     state: Annotated[str, BeforeValidator(_ended)] = _EVERY
     keep: Annotated[float | None, BeforeValidator(lambda value: None if value is None else read_seconds(value))] = None
     """Seconds since its end for which a job is kept; None: for ever."""

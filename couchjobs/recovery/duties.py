@@ -97,11 +97,14 @@ class Duties:
             return
         loop, removed = asyncio.get_running_loop(), 0
         began = loop.time()
-        async for count in Remover(self._store).steps(rules, now()):
+        remover = Remover(self._store)
+        async for count in remover.steps(rules, now()):
             removed += count
             took = loop.time() - began
             await asyncio.sleep(took * (_PAUSE_AT_WORK if self._claims.held else _PAUSE_AT_REST))
             began = loop.time()
+        if remover.refused:
+            _logger.warning("finished jobs may not be removed by this user", jobs=remover.refused)
         if removed:
             _logger.info("finished jobs removed", database=self._store.database.name, jobs=removed)
 

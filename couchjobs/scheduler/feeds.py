@@ -108,6 +108,10 @@ class Feeds:
         patterns = {pattern for trigger in self._triggers.events.values() for pattern in trigger.rules.patterns}
         existing, cannot = await self._existing(patterns) if patterns else ({}, "")
         self._wanted, refused = await sources.admitted(self._triggers.events.values(), existing)
+        firing = {one.id for triggers in self._wanted.values() for one in triggers}
+        events = [one for one in self._triggers.events.values() if one.id in firing or one.id not in refused]
+        admitted = {pattern for one in events for pattern in one.rules.patterns}
+        await self._patterns.note({pattern: found for pattern, found in existing.items() if pattern in admitted})
         if cannot:
             hidden = {one.id: cannot for one in self._triggers.events.values() if one.rules.patterns}
             refused = hidden | refused
@@ -125,7 +129,6 @@ class Feeds:
                 "databases by a pattern need the right to list all of them: an administrator's credentials for the "
                 "daemon, or admin_only_all_dbs = false in CouchDB's section [chttpd]"
             )
-        await self._patterns.note(existing)
         return existing, ""
 
     async def _may_follow(self, doctype: str) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict
+from couchjobs.errors import Conflict, Forbidden, Unauthorized
 from couchjobs.prefixer import Prefixer, escape
+from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.triggers.event import name_pattern
 
 _PREFIX = "pattern:"
@@ -42,9 +43,20 @@ class Patterns:
             found[pattern] = {name.removeprefix(before) for name in names if matches(name.removeprefix(before))}
         return found
 
+    async def named_by(self, triggers: Iterable[EventTrigger]) -> dict[str, set[str]]:
+        """Return the same for all patterns of these triggers; nothing where one may not know."""
+        patterns = {pattern for trigger in triggers for pattern in trigger.rules.patterns}
+        try:
+            return await self.doctypes(patterns)
+        except (Forbidden, Unauthorized):
+            return {}
+
     async def note(self, found: dict[str, set[str]]) -> None:
         """Keep what was found of patterns that are looked at for the first time."""
         control = self._connection.control
+        self._known.clear()
+        if not found:
+            return
         stored = {document["_id"]: document for document in await control.with_prefix(self._prefix)}
         for pattern, doctypes in found.items():
             doc_id = self._prefix + pattern

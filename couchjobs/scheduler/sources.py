@@ -33,6 +33,7 @@ from couchjobs.settings import Settings
 _LIST = "sources:"
 _MOST_USERS = 2000
 _HOW = "couchjobs init --watch"
+_MOST = "COUCHJOBS_MAX_SOURCE_DATABASES"
 
 
 @dataclass(slots=True)
@@ -85,6 +86,9 @@ class Sources:
                 security = await self.connection.database(self.db.database(doctype)).security()
             except NotFound:
                 return True  # there is nothing to read yet; it is asked again when there is
+            except (Forbidden, Unauthorized):
+                self._readable[doctype] = False
+                return False
             members = security.get("members") or {}
             roles, names = members.get("roles") or [], members.get("names") or []
             self._readable[doctype] = PRODUCER_ROLE in roles or not (roles or names)
@@ -124,16 +128,25 @@ class Sources:
         by_doctype: defaultdict[str, list[EventTrigger]] = defaultdict(list)
         reasons: dict[str, str] = {}
         most = self.connection.settings.max_source_databases
-        for trigger in sorted(triggers, key=lambda one: one.id):
-            reason = await self._first_refusal(trigger.rules.doctypes) or self.pattern_refusal(trigger.rules.patterns)
-            doctypes = trigger.rules.doctypes | await self.existing_of(trigger.rules.patterns, existing or {})
-            if not reason and len(by_doctype.keys() | doctypes) > most:
-                reason = f"there are more than {most} databases that events come from (COUCHJOBS_MAX_SOURCE_DATABASES)"
+        ordered = sorted(triggers, key=lambda one: one.id)
+        for trigger in ordered:
+            rules = trigger.rules
+            reason = await self._first_refusal(rules.doctypes) or self.pattern_refusal(rules.patterns)
+            if not reason and len(by_doctype.keys() | rules.doctypes) > most:
+                reason = f"there are more than {most} databases that events come from ({_MOST})"
             if reason:
                 reasons[trigger.id] = reason
                 continue
-            for doctype in doctypes:
+            for doctype in rules.doctypes:
                 by_doctype[doctype].append(trigger)
+        for trigger in ordered:  # those that are named come before those that a pattern finds
+            found = await self.existing_of(trigger.rules.patterns, existing or {}) if trigger.id not in reasons else ()
+            for doctype in sorted(found):
+                if doctype in by_doctype or len(by_doctype) < most:
+                    if trigger not in by_doctype[doctype]:
+                        by_doctype[doctype].append(trigger)
+                else:
+                    reasons[trigger.id] = f"its pattern finds more databases than are followed: {most} of all ({_MOST})"
         return dict(by_doctype), reasons
 
 

@@ -205,6 +205,8 @@ def check_doctype(where: str, doctype: str) -> None:
     """
     if not _DOCTYPE.fullmatch(doctype):
         raise MalformedTriggerError(f"{where}: {doctype!r} is no doctype: {_CAN_FIRE}")
+    if is_pattern(doctype) and "." in doctype:
+        raise MalformedTriggerError(f"{where}: {doctype!r}: a pattern is of names of databases, which have - for a dot")
 
 
 def split_rules(arguments: str) -> list[str]:

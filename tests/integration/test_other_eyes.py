@@ -15,7 +15,7 @@ from waiting import eventually
 
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, JobFailedError, NotFound
+from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, Conflict, JobFailedError, NotFound
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
@@ -143,6 +143,31 @@ async def copies(ctx: WorkerContext) -> None:
             pass
 
 
+@worker("meets", max_exec_count=1)
+async def meets(ctx: WorkerContext) -> None:
+    """What goes wrong with pieces is said as what it is."""
+    orders = ctx.couch["orders"]
+
+    async def changed_meanwhile() -> AsyncIterator[bytes]:
+        yield b"1"
+        await orders.update("a", lambda doc: doc.update(changed=True))
+        yield b"2"
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"1"
+        raise LookupError("no more")
+
+    async def text() -> AsyncIterator[Any]:
+        yield "text"
+
+    with pytest.raises(Conflict):
+        await orders.attach("a", "film", changed_meanwhile(), "video/mp4")
+    with pytest.raises(LookupError, match="no more"):
+        await orders.attach("a", "film", broken(), "video/mp4")
+    with pytest.raises(TypeError, match="bytes, and not str"):
+        await orders.attach("a", "film", text(), "video/mp4")
+
+
 @worker("plain-copies", max_exec_count=1)
 def plain_copies(ctx: WorkerContext) -> None:
     """The same in a thread."""
@@ -156,9 +181,9 @@ async def test_attachments_when_large_then_in_pieces(connection: Connection, db:
     """From both kinds of functions, on the server and in memory."""
     orders = await orders_of(connection, db)
     await orders.put({"_id": "a"})
-    await start(copies, plain_copies)
+    await start(copies, plain_copies, meets)
     async with Couchjobs(settings=connection.settings) as couchjobs:
-        for name in ("copies", "plain-copies"):
+        for name in ("copies", "plain-copies", "meets"):
             job = await couchjobs.wait((await couchjobs.push(name)).job.id, 30)
             assert job.error is None
     async with TestSystem(copies, plain_copies) as system:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from triggering import jobs_of, note, so_many_jobs_of, triggers_of
+from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
+from couchjobs.doctor.examine import examine
 from couchjobs.errors import MalformedTriggerError
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler import feeds
@@ -52,6 +53,8 @@ def test_parse_when_the_pattern_could_be_anything_then_refused() -> None:
     """It begins with a letter, as a database does."""
     with pytest.raises(MalformedTriggerError, match="beginning with a letter"):
         parse_event("*:CREATED")
+    with pytest.raises(MalformedTriggerError, match="have - for a dot"):
+        parse_event("user.db-*:CREATED")
 
 
 async def _database(connection: Connection, db: Prefixer, doctype: str, *ids: str) -> None:
@@ -88,6 +91,51 @@ async def test_pattern_when_databases_come_then_what_is_newer_than_the_trigger_f
         ("userdb-b", "fourth"),
         ("userdb-c", "third"),
     }
+
+
+async def test_pattern_when_it_finds_more_than_may_be_followed_then_the_first_are_and_named_ones_come_before(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """One database more stops nothing; `triggers ls` and doctor say so."""
+    for name in ("userdb-a", "userdb-b", "userdb-c"):
+        await _database(connection, db, name)
+    orders = await orders_of(connection, db)
+    triggers = triggers_of(connection, db)
+    await triggers.put({"_id": "a", **TRIGGER})
+    await triggers.put({"_id": "z", **TRIGGER, "arguments": "orders:CREATED"})
+    await start(note, max_source_databases=3)
+
+    async def followed() -> bool:
+        return len(await connection.control.with_prefix("checkpoint:")) == 3
+
+    await eventually(followed)
+    for name in ("userdb-a", "userdb-b", "userdb-c"):
+        await connection.database(db.database(name)).put({"_id": name})
+    await orders.put({"_id": "order"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "z", 1))
+    jobs = await eventually(lambda: so_many_jobs_of(connection, db, "a", 2))
+    assert {job["event"]["doctype"] for job in jobs} == {"userdb-a", "userdb-b"}
+    connection.settings = connection.settings.model_copy(update={"max_source_databases": 3})
+    told = [one.what for one in await examine(connection, db) if one.where == "a"]
+    assert "finds more databases than are followed: 3" in told[0]
+
+
+async def test_pattern_when_it_is_refused_then_what_it_would_find_counts_as_known(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """An exact trigger that is added later fires for nothing that is older."""
+    await write_list(connection, db, ["orders", "userdb-x"])
+    await triggers_of(connection, db).put({"_id": "p", **TRIGGER})
+    system = await start(note)
+    await eventually(lambda: "p" in system.scheduler._feeds._refused)
+    await _database(connection, db, "userdb-x", "old")
+    await triggers_of(connection, db).put({"_id": "x", **TRIGGER, "arguments": "userdb-x:CREATED"})
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    followed = system.scheduler._feeds._followed
+    await eventually(lambda: "userdb-x" in followed and followed["userdb-x"].follower._seen is not None)
+    await connection.database(db.database("userdb-x")).put({"_id": "new"})
+    (job,) = await eventually(lambda: so_many_jobs_of(connection, db, "x", 1))
+    assert job["event"]["doc"]["_id"] == "new"
 
 
 async def test_pattern_when_its_trigger_is_removed_then_nothing_of_it_stays(

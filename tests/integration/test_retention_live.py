@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
@@ -19,6 +20,7 @@ from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import document_id, read_rules, store_rules
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.recovery.conflicts import conflicted
 from couchjobs.timestamps import format_time, now
 
 Start = Callable[..., Any]
@@ -67,6 +69,51 @@ async def test_remover_when_rules_keep_some_then_the_others_go(
     assert sum([count async for count in remover.steps(rules, now())]) == 6
     assert await _left(connection, db) == wanted
     assert sum([count async for count in remover.steps(rules, now())]) == 0
+
+
+async def test_remover_when_others_remove_meanwhile_then_the_newest_stay(connection: Connection, db: Prefixer) -> None:
+    """However many are left by then: what was one too many at the beginning, and nothing newer."""
+    await _ended(connection, db, 250)
+    store = JobStore(connection, db)
+    rules = read_rules([{"worker": "w", "at_most": 100}])
+    steps = Remover(store).steps(rules, now())
+    assert await anext(steps) == 100
+    for number in range(100, 130):
+        document = await store.database.get(f"w-{number}")
+        await store.database.delete(document["_id"], document["_rev"])
+    assert sum([count async for count in steps]) == 20
+    assert await _left(connection, db) == {f"w-{number}" for number in range(150, 250)}
+
+
+async def test_remover_when_a_job_is_in_conflict_then_left_until_that_is_settled(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Its other leaf would be the job then, and run."""
+    store, old = JobStore(connection, db), format_time(now() - timedelta(days=9))
+    fields = {"_id": "job", "worker": "w", "message": None, "queued_at": old}
+    leaves = [({"state": "done", "finished_at": old}, "f"), ({"state": "queued"}, "a")]
+    docs = [
+        {**fields, **leaf, "_rev": f"2-{name * 32}", "_revisions": {"start": 2, "ids": [name * 32, "1" * 32]}}
+        for leaf, name in leaves
+    ]
+    body = orjson.dumps({"docs": docs, "new_edits": False})
+    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
+    await eventually(lambda: conflicted(store))
+    rules = read_rules([{"keep": "1d"}])
+    assert [count async for count in Remover(store).steps(rules, now())] == [0]
+    assert (await store.get("job")).state == "done"
+
+
+async def test_remover_when_a_job_does_not_say_when_it_ended_then_since_it_was_queued(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Clients end jobs, too, and may say less."""
+    database, old = JobStore(connection, db).database, format_time(now() - timedelta(days=9))
+    for job_id, at in (("old", old), ("new", format_time(now()))):
+        await database.put({"_id": job_id, "worker": "client", "message": None, "state": "done", "queued_at": at})
+    rules = read_rules([{"keep": "1d"}])
+    assert sum([count async for count in Remover(JobStore(connection, db)).steps(rules, now())]) == 1
+    assert await _left(connection, db) == {"new"}
 
 
 async def test_purge_when_the_server_has_it_then_nothing_of_a_document_stays(

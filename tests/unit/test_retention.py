@@ -43,6 +43,8 @@ def test_of_when_several_rules_fit_then_the_most_special_one() -> None:
         ([{"state": "running", "keep": "1d"}], r"rules\[0\].state: .*done, errored"),
         ([{"keep": "-1d"}], r"rules\[0\].keep"),
         ([{"at_most": -1}], r"rules\[0\].at_most"),
+        ([{"worker": "imp*", "keep": "1d"}], r"rules\[0\].worker: .*no other patterns"),
+        ([{"worker": "", "keep": "1d"}], r"rules\[0\].worker"),
         ([{"kep": "1d"}], r"rules\[0\].kep"),
         ([{"keep": "1d"}, {"at_most": 3}], "two rules"),
     ],
