@@ -96,6 +96,8 @@ class Remover:
         return _place(rows[0]) if rows else None
 
     async def _remove(self, documents: list[Document]) -> int:
+        if not documents:
+            return 0
         if self._purges is None:
             self._purges = await is_single_node(self._store.database.server)
         if self._purges:
