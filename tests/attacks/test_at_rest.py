@@ -18,7 +18,7 @@ from couchjobs.timestamps import format_time
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
-COUNT = int(os.environ.get("COUCHJOBS_TEST_AT_REST", "8"))
+COUNT = int(os.environ.get("COUCHJOBS_TEST_AT_REST", "5"))
 LATEST_S = 1.5
 NETS_OFF = {"sweep_interval": 86_400}
 
