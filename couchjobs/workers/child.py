@@ -19,7 +19,7 @@ from couchjobs import process
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job
-from couchjobs.log import configure_logging, get_logger
+from couchjobs.log import configure_logging
 from couchjobs.settings import Settings
 from couchjobs.workers.boundary import GRACE_S, describe, take_signals
 from couchjobs.workers.config import WorkersList
@@ -30,7 +30,6 @@ from couchjobs.workers.processes import InProcess
 from couchjobs.workers.wire import pack, receive, send, unpack
 from couchjobs.workers.worker import TASKS, Try
 
-_logger = get_logger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_GRACE_S = 0.5
 
