@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 from couchjobs.couch.answers import Written
 from couchjobs.couch.database import Document, Row
@@ -41,16 +42,28 @@ class Remover:
     async def steps(self, retention: Retention, now: datetime, *, dry: bool = False) -> AsyncIterator[int]:
         """Remove what is kept no longer; yield after each step how many jobs that were. `dry`: remove nothing.
 
+        Where this host's clock is ahead of the server's, that one counts: what is removed does not come back.
+
         Raises:
             NotFound: the database, or its views, do not exist.
             CouchError: CouchDB does not answer; what is left is found the next time.
         """
         rows = await self._store.database.view("queue/conflicts", None, {}, limit=_MOST_IN_CONFLICT)
+        if len(rows) >= _MOST_IN_CONFLICT:
+            return  # there may be more than are known here
         in_conflict = {row["id"] for row in rows}  # another leaf would be the job then: they are settled first
+        now = min(now, self._servers_time() or now)
         for group in await self._groups(retention):
             async for found in self._removable(group, now):
                 documents = [document for document in found if document["_id"] not in in_conflict]
                 yield len(documents) if dry else await self._remove(documents)
+
+    def _servers_time(self) -> datetime | None:
+        """Return what the server's clock said with its last answer; None where it does not say."""
+        try:
+            return parsedate_to_datetime(self._store.database.server.date or "").astimezone(UTC)
+        except ValueError:
+            return None
 
     async def _groups(self, retention: Retention) -> list[_Group]:
         rows = await self._store.database.reduced("jobs/by_state", [""], [{}], group_level=2)

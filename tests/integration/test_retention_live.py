@@ -85,6 +85,17 @@ async def test_remover_when_others_remove_meanwhile_then_the_newest_stay(connect
     assert await _left(connection, db) == {f"w-{number}" for number in range(150, 250)}
 
 
+async def test_remover_when_this_hosts_clock_is_ahead_then_the_servers_counts(
+    connection: Connection, db: Prefixer
+) -> None:
+    """A year ahead, everything would be old."""
+    await _ended(connection, db, 3)
+    ahead = now() + timedelta(days=365)
+    steps = Remover(JobStore(connection, db)).steps(read_rules([{"keep": "36h"}]), ahead)
+    assert sum([count async for count in steps]) == 1
+    assert await _left(connection, db) == {"w-1", "w-2"}
+
+
 async def test_remover_when_a_job_is_in_conflict_then_left_until_that_is_settled(
     connection: Connection, db: Prefixer
 ) -> None:
