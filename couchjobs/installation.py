@@ -40,6 +40,16 @@ async def install(connection: Connection, db: Prefixer) -> list[str]:
     return changed
 
 
+async def install_control(connection: Connection) -> list[str]:
+    """Create the control database, if it is not there; return what was changed, in words.
+
+    Raises:
+        Forbidden: only an administrator may make it.
+    """
+    name = connection.settings.control_db
+    return [f"created database {name}"] * await _create(connection, name)
+
+
 async def secure(connection: Connection, db: Prefixer) -> list[str]:
     """Leave no database open: workers may use all, producers those of jobs and triggers; return what was changed.
 

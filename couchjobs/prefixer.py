@@ -28,6 +28,11 @@ class Prefixer:
         """Return the prefix of the databases, empty where there is none."""
         return self.prefix or ""
 
+    @property
+    def key(self) -> str:
+        """Return what tells this tenant from others: what the names of its databases begin with."""
+        return escape(self.db_prefix)
+
     def database(self, doctype: str) -> str:
         """Return the name of this tenant's database for `doctype`.
 

@@ -315,6 +315,20 @@ class Backlog:
         """Return how many candidates are ready, of that type or of all."""
         return sum(queue.ready for name, queue in self._queues.items() if worker_type in (None, name))
 
+    def __bool__(self) -> bool:
+        """Return whether there is any candidate."""
+        return bool(self._known)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether all candidates wait for their time, and all that there may be are known."""
+        return not self.has_overflow and all(one.state is _State.LATER for one in self._known.values())
+
+    @property
+    def has_overflow(self) -> bool:
+        """Return whether there are, or will be, jobs to claim that are no candidates."""
+        return any(queue.overflow_from is not None for queue in self._queues.values())
+
     def wants_more(self) -> bool:
         """Return whether nothing is ready, or of some type little: fewer than its slots could take at once."""
         ready = [(queue.ready, queue.low) for queue in self._queues.values() if queue.ready]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 
 from couchjobs.broker.admin_proof import AdminProof
-from couchjobs.broker.executor import Executor
 from couchjobs.broker.feed import JobsFeed
 from couchjobs.broker.lane import Lane
-from couchjobs.broker.marks import Marks
-from couchjobs.broker.producer import Producer
-from couchjobs.broker.slots import Slots
+from couchjobs.broker.runtime import Runtime
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
@@ -35,21 +32,19 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.duties import Duties
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.supervisor import Supervisor
+from couchjobs.timestamps import moment
 from couchjobs.waits import patiently
 from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
-from couchjobs.workers.processes import InProcess, Processes
 
 _logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
 """Jobs of `push_jobs` whose documents are in memory at once."""
 _MOST_IDS = 20
 """Ids that are tried for a firing whose own is taken: somebody would have to guess a secret for the second one."""
-_HURRIED_GRACE_S = 0.5
-"""Seconds that functions have to end at the second signal: 2 s are left for everything."""
 
 
 class CouchBroker:
@@ -59,25 +54,30 @@ class CouchBroker:
         self,
         connection: Connection,
         db: Prefixer | None = None,
-        daemon: Daemon | None = None,
+        runtime: Runtime | None = None,
         pool: ChildPool | None = None,
     ) -> None:
-        """Take the tenant of the settings unless `db` says another, and a daemon of its own unless one is given.
+        """Take the tenant of the settings unless `db` says another.
 
-        With a pool, worker functions run in its child processes, each of which has all the slots.
+        Jobs run in `runtime`, which somebody else starts and closes, for the brokers of other tenants share it; None:
+        in one of its own, with that pool.
         """
         self._connection = connection
         self._pool = pool
         self._settings = connection.settings
         self._db = db or connection.settings.tenant
-        self.daemon = daemon or Daemon(connection, self._db)
+        self._shared = runtime
+        self._runtime = runtime
+        self.daemon = Daemon(connection, self._db, runtime.presence if runtime else None)
         self.tasks = Supervisor()
-        """The loops that run for ever."""
+        """The loops that run for ever, or until this pauses."""
         self._stores = {lane: JobStore(connection, self._db, lane) for lane in self._settings.all_lanes}
         self._configs = WorkersList()
         self._failures = Failures(self._configs, self.daemon.id, CouchEngine(connection, self._configs))
         self._admin_proof = AdminProof(connection, self._db)
-        self._producer: Producer | None = None
+        self._lanes: list[Lane] = []
+        self._loops: list[Callable[[], None]] = []
+        """What starts them."""
         self._life = Lifecycle("broker")
         self._grace_s = 0.0
 
@@ -92,44 +92,67 @@ class CouchBroker:
             self._configs = workers
             if any(config.admin_only for config in workers):
                 await patiently(self._admin_proof.load, self._settings.request_timeout)
-            engine = CouchEngine(self._connection, workers)
-            self._failures = Failures(workers, self.daemon.id, engine)
-            processes = self._pool or InProcess(workers, self._settings.max_retry_delay, engine)
-            producer = self._producer = self._make_producer(processes)
-            to_close.push_async_callback(processes.close)
-            await processes.start()
-            to_close.push_async_callback(self.daemon.leave)
-            await self.daemon.join()
-            to_close.push_async_callback(self._finish, producer)
-            await self.daemon.take_jobs(workers.names(), producer.slots.count)
-            self._start_loops(producer)
-            self._connection.server.wait_for_credentials(self._settings.request_timeout)
+            runtime = self._shared
+            if runtime is None:
+                runtime = self._runtime = Runtime(self.daemon.presence, workers, self._pool)
+                await runtime.start()
+                to_close.push_async_callback(self._close_runtime, runtime)
+            self._failures = runtime.failures
+            to_close.push_async_callback(self._finish, runtime)
+            await self.daemon.take_jobs(workers.names(), runtime.producer.slots.count)
+            self._open_lanes(runtime)
+            self.resume()
 
-    def _make_producer(self, processes: Processes) -> Producer:
-        slots = Slots(self._configs, processes, self._settings.max_jobs)
-        executor = Executor(self._connection, self.daemon, processes, self._failures)
-        marks = Marks(self.daemon.peers, self._failures)
-        producer = Producer(self.daemon, slots, executor, marks, self._admin_proof)
+    async def _close_runtime(self, runtime: Runtime) -> None:
+        runtime.grace_s = self._grace_s
+        await runtime.close()
+
+    def _open_lanes(self, runtime: Runtime) -> None:
+        processes, producer = runtime.processes, runtime.producer
         for name, store in self._stores.items():
             some = WorkersList(one for one in self._configs if self._settings.lane_of(one.worker_type) == name)
             if some:
                 per_type = {one.worker_type: one.concurrency * processes.count for one in some}
-                producer.add(Lane.of(store, some, per_type, self._settings))
+                lane = Lane.of(store, some, per_type, self.daemon, self._admin_proof)
                 if processes.are_children:
                     store.writer.may_hold = processes.fills_the_cores
-        return producer
+                producer.add(lane)
+                self._lanes.append(lane)
+                self._add_loops(lane, runtime)
 
-    def _start_loops(self, producer: Producer) -> None:
-        for lane in producer.lanes:
-            sweeper = Sweeper(self._connection, lane, producer)
-            feed = JobsFeed(self._connection, lane, producer, sweeper)
+    def _add_loops(self, lane: Lane, runtime: Runtime) -> None:
+        sweeper = Sweeper(self._connection, lane, runtime.producer)
+        feed = JobsFeed(self._connection, lane, runtime.producer, sweeper)
+        lost = LostJobs(lane.store, self.daemon.peers, runtime.failures)
+        duties = Duties(lost, lane.claims, self.daemon, self._connection, lane.workers.names())
+
+        def start() -> None:
             self.tasks.start("follow jobs", feed.follow)
             self.tasks.start("sweep jobs", sweeper.run)
-            lost = LostJobs(lane.store, self.daemon.peers, self._failures)
-            Duties(lost, lane.claims, self.daemon, self._connection, lane.workers.names()).start(self.tasks)
-        self.tasks.start("claim jobs", producer.run)
-        self.tasks.start("watch partition", producer.watch_partition)
-        self.tasks.start("mind own beats", producer.mind_own_beats)
+            self.tasks.start("watch partition", lambda: runtime.producer.watch_partition(lane))
+            duties.start(self.tasks)
+
+        self._loops.append(start)
+
+    def resume(self) -> None:
+        """Begin, or go on, to look for jobs."""
+        for start in self._loops:
+            start()
+
+    async def pause(self) -> None:
+        """Look for no jobs until `resume`; what is known of them stays."""
+        await self.tasks.stop()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether no job runs here, nor waits for anything but its time."""
+        return all(lane.is_quiet for lane in self._lanes)
+
+    def next_in(self) -> float | None:
+        """Return in how many seconds the next job is due that is known here, None where there is none."""
+        present = moment()
+        waits = [lane.backlog.next_in(lane.workers.names(), present) for lane in self._lanes]
+        return min((wait for wait in waits if wait is not None), default=None)
 
     async def shutdown_workers(self, timeout: float | None = None) -> None:
         """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
@@ -143,27 +166,28 @@ class CouchBroker:
         self._grace_s = self._settings.shutdown_timeout if timeout is None else timeout
         await self._life.close()
 
-    async def _finish(self, producer: Producer) -> None:
-        self.stop_claiming()
+    async def _finish(self, runtime: Runtime) -> None:
+        if self._shared is None:
+            runtime.stop_claiming()
         await self.tasks.stop()
-        await self.daemon.take_jobs((), 0)
-        await producer.close(self._grace_s)
+        if self._shared is not None:
+            await runtime.producer.close_lanes(self._lanes, self._grace_s)
 
     def hurry(self) -> None:
         """Interrupt all running jobs now, for a shutdown that is under way."""
-        if self._producer is not None:
-            self._producer.interrupt(_HURRIED_GRACE_S)
+        if self._runtime is not None:
+            self._runtime.hurry()
 
     async def idle(self) -> None:
         """Return as soon as no job runs here."""
-        if self._producer is not None:
-            await self._producer.idle()
+        if self._runtime is not None:
+            await self._runtime.producer.idle()
 
     def stop_claiming(self) -> None:
         """Claim nothing more, from now on, and wait for nobody's new password."""
         self._connection.server.wait_for_credentials(0)
-        if self._producer is not None:
-            self._producer.is_open = False
+        if self._runtime is not None:
+            self._runtime.stop_claiming()
 
     async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
         """Store a job and return it, or the one that has its id already; None where `before_hook` skips it.

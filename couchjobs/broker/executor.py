@@ -8,7 +8,7 @@ from contextvars import copy_context
 from typing import Any
 
 from couchjobs.broker.lane import Execution, Lane, Phase
-from couchjobs.cluster.daemon import Daemon
+from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Conflict, CouchError, JobFailedError
 from couchjobs.jobs.job import Job, State
@@ -38,16 +38,16 @@ class Executor:
 
     Args:
         connection: to the server.
-        daemon: this daemon.
+        presence: that of this daemon.
         processes: where the functions run.
         failures: whom to tell of jobs that have failed for good.
     """
 
-    def __init__(self, connection: Connection, daemon: Daemon, processes: Processes, failures: Failures) -> None:
+    def __init__(self, connection: Connection, presence: Presence, processes: Processes, failures: Failures) -> None:
         self._log = _logger.bind()  # bound once: the proxy of a module binds itself anew for each line
         self._tells = self._log.is_enabled_for(logging.INFO)
         self._connection = connection
-        self._daemon = daemon
+        self._presence = presence
         self._processes = processes
         self._failures = failures
         self.context = copy_context()
@@ -82,12 +82,12 @@ class Executor:
         """Return what became of the claim, and, where the job is ours, of its try."""
         lane, job = execution.lane, execution.job
         try:
-            claimed = await lane.store.try_to_claim(job, self._daemon.id, lane.claims)
+            claimed = await lane.store.try_to_claim(job, self._presence.id, lane.claims)
             if claimed is not Claimed.OURS:
                 return claimed, None
-            if execution.interrupted or self._daemon.is_lost:
+            if execution.interrupted or self._presence.is_lost:
                 return claimed, Interrupted()
-            execution.attempt = attempt = self._processes.begin(job, self._daemon.id)
+            execution.attempt = attempt = self._processes.begin(job, self._presence.id)
             execution.phase = Phase.RUNNING
             if self._tells:
                 self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
@@ -125,7 +125,7 @@ class Executor:
         """Tell those who want to hear that the job has failed for good; return False where it is not ours any more."""
         if not self._failures.wanted(job.worker):
             return True
-        if not await lane.store.begin_to_fail(job, self._daemon.id, outcome.error, outcome.traceback):
+        if not await lane.store.begin_to_fail(job, self._presence.id, outcome.error, outcome.traceback):
             return False
         lane.claims.revisions.add(job.rev)
         cause = "worker lost" if outcome.worker_lost else "tries"

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.backlog import Backlog
 from couchjobs.broker.slots import Slot
 from couchjobs.broker.unread import Unread
+from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.database import Document
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
-from couchjobs.settings import Settings
 from couchjobs.waits import Signal
 from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
@@ -89,16 +90,24 @@ class Lane:
         store: the jobs.
         workers: the types whose jobs are in it, and that this daemon has.
         backlog: queued jobs that may be claimed.
-        unread: jobs that are to be read, now or later.
+        daemon: this daemon, among those of the tenant.
+        admin_proof: what tells the tenant's jobs of administrators from others.
     """
 
     store: JobStore
     workers: WorkersList
     backlog: Backlog
-    unread: Unread
+    daemon: Daemon
+    admin_proof: AdminProof
 
     def __post_init__(self) -> None:
+        self.unread = Unread(self.daemon.settings.first_right_delay)
+        """Jobs that are to be read, now or later."""
+        self.is_open = True
+        """Whether jobs are taken from it."""
         self.executions: dict[str, Execution] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Those of the executions."""
         self.claims = OwnClaims(self.executions)
         self.in_conflict: dict[str, None] = {}
         """Jobs of which not all leaves have been looked at."""
@@ -111,11 +120,21 @@ class Lane:
         """For the sweeper: there is something to read, or may be."""
 
     @classmethod
-    def of(cls, store: JobStore, workers: WorkersList, slots: Mapping[str, int], settings: Settings) -> Lane:
+    def of(
+        cls, store: JobStore, workers: WorkersList, slots: Mapping[str, int], daemon: Daemon, admin_proof: AdminProof
+    ) -> Lane:
         """Return a lane of which nothing is known yet. `slots`: how many jobs of each type run at once."""
         strict = [config.worker_type for config in workers if config.strict_priority]
+        settings = daemon.settings
         backlog = Backlog(slots, settings.max_candidates, settings.first_right_delay, strict)
-        return cls(store, workers, backlog, Unread(settings.first_right_delay))
+        return cls(store, workers, backlog, daemon, admin_proof)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether nothing is being done, or waits for anything but its time."""
+        return not (
+            self.executions or self.marks or self.unread or self.claims.unconfirmed or not self.backlog.is_quiet
+        )
 
     def read_again(self, job_id: str, in_s: float = 0.0) -> None:
         """Have the job read in so many seconds: there is something about it that no row of the feed will tell."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.backlog import Candidate
 from couchjobs.broker.classify import (
     Changed,
@@ -28,7 +28,7 @@ from couchjobs.broker.executor import Executor
 from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.broker.marks import Marks
 from couchjobs.broker.slots import Slot, Slots
-from couchjobs.cluster.daemon import Daemon
+from couchjobs.cluster.presence import Presence
 from couchjobs.couch.changes import Change
 from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, CouchError
@@ -59,30 +59,28 @@ class Producer:
     """That of one daemon, for all its lanes.
 
     Args:
-        daemon: this daemon.
+        presence: that of this daemon.
         slots: its slots.
         executor: what is done with a job that is taken.
         marks: what is written to jobs that are not.
-        admin_proof: what tells jobs of administrators from others.
     """
 
-    def __init__(self, daemon: Daemon, slots: Slots, executor: Executor, marks: Marks, admin_proof: AdminProof) -> None:
-        self._daemon = daemon
+    def __init__(self, presence: Presence, slots: Slots, executor: Executor, marks: Marks) -> None:
+        self._presence = presence
         self.slots = slots
         self._executor = executor
         self._marks = marks
-        self._admin_proof = admin_proof
-        self.lanes: list[Lane] = []
+        self.lanes: OrderedDict[Lane, None] = OrderedDict()
+        """Those from which nothing has been taken for longest come first."""
         self.is_open = True
         """Whether jobs are claimed; no longer once the daemon stops."""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._reading: set[asyncio.Task[None]] = set()
         self._left_types: set[str] = set()
         self._news = slots.news
 
     def add(self, lane: Lane) -> None:
         """Take jobs from one more lane."""
-        self.lanes.append(lane)
+        self.lanes[lane] = None
 
     # --- what there is to do: called by feeds and sweepers ---
 
@@ -99,7 +97,7 @@ class Producer:
             execution = lane.executions.get(job_id)
             if deleted or job_id.startswith("_design/") or (execution is not None and execution.note_row(rev)):
                 continue
-            mine = execution is not None or self._daemon.partition.may_have(job_id)
+            mine = execution is not None or lane.daemon.partition.may_have(job_id)
             if in_conflict:
                 lane.note_conflict(job_id)
                 if mine and execution is None:
@@ -130,7 +128,7 @@ class Producer:
         """Look at documents, and make candidates of the queued jobs that this daemon can run."""
         for document in documents:
             try:
-                await self._apply(lane, document, classify(document, lane, self._daemon.id))
+                await self._apply(lane, document, classify(document, lane, self._presence.id))
             except CouchError as error:
                 _logger.info("job is looked at again", job=document["_id"], reason=str(error))
                 lane.read_again(document["_id"], _LOOK_AGAIN_S)
@@ -141,7 +139,7 @@ class Producer:
     async def _apply(self, lane: Lane, document: Document, meaning: Meaning) -> None:
         match meaning:
             case Offer(job, keep):
-                if lane.workers.get(job.worker).admin_only and not await self._admin_proof.holds(document):
+                if lane.workers.get(job.worker).admin_only and not await lane.admin_proof.holds(document):
                     reason = f"worker {job.worker!r} takes only jobs that were pushed with admin=True"
                     self._marks.write(lane, document, Refuse(job, reason))
                 else:
@@ -161,7 +159,7 @@ class Producer:
         not_before = job.scheduled_at.timestamp() if job.scheduled_at else 0.0
         due = not_before or (job.queued_at.timestamp() if job.queued_at else 0.0)
         priority = job.priority if job.priority is not None else int(job.manual_execution)
-        assigned = self._daemon.partition.has(job.id, job.worker)
+        assigned = lane.daemon.partition.has(job.id, job.worker)
         kept = job if keep else None
         lane.backlog.offer(Candidate(job.id, job.rev, job.worker, due, priority, kept, not_before, assigned), moment())
 
@@ -175,20 +173,19 @@ class Producer:
         if job_id not in lane.executions:
             self._marks.settle(lane, job_id)
 
-    async def watch_partition(self) -> None:
+    async def watch_partition(self, lane: Lane) -> None:
         """Look again at what was left to others, whenever the partition has changed."""
-        partition = self._daemon.partition
+        partition = lane.daemon.partition
         while True:
-            await self._daemon.partition_changes()
-            for lane in self.lanes:
-                lane.unread.reassign(partition.may_have, time.monotonic())
-                lane.backlog.reassign(partition.has, moment())
-                lane.to_read.set()
+            await lane.daemon.partition_changes()
+            lane.unread.reassign(partition.may_have, time.monotonic())
+            lane.backlog.reassign(partition.has, moment())
+            lane.to_read.set()
             self._news.set()
 
     def spare_slots(self, lane: Lane) -> int:
         """Return how many free slots have no candidate."""
-        free = self.slots.free().items()
+        free = self.slots.free(lane.executions).items()
         return sum(slots for name, slots in free if name in lane.workers and not lane.backlog.ready(name))
 
     # --- doing it ---
@@ -197,23 +194,28 @@ class Producer:
         """Take candidates for free slots, and start them, until this is cancelled."""
         while True:
             wait: float | None = None
-            if self._daemon.is_lost:
+            if self._presence.is_lost:
                 wait = _LOST_LOOK_S
             elif self.is_open:
                 self._start_some(moment())
                 wait = self._next_in(moment())
             for lane in self.lanes:  # what is spare, ready or left out may be so no longer
-                lane.to_read.set()
+                if lane.unread or lane.backlog.has_overflow:
+                    lane.to_read.set()
             await self._news.within(None if wait is None else min(wait, _LONGEST_WAIT_S))
 
     def _open_lanes(self) -> list[Lane]:
-        """Return the lanes from which more may be taken: not those of which too much waits to be stored."""
-        return [lane for lane in self.lanes if len(lane.executions) < self.slots.count + _MOST_UNSTORED]
+        """Return the lanes from which something may be taken: not those of which too much waits to be stored."""
+        most = self.slots.count + _MOST_UNSTORED
+        return [lane for lane in self.lanes if lane.is_open and lane.backlog and len(lane.executions) < most]
 
     def _next_in(self, present: Moment) -> float | None:
         """Return in how many seconds a candidate can be taken; None: something must happen first."""
-        free = self.slots.free()
-        waits = [wait for lane in self._open_lanes() if (wait := lane.backlog.next_in(free, present)) is not None]
+        waits = [
+            wait
+            for lane in self._open_lanes()
+            if (wait := lane.backlog.next_in(self.slots.free(lane.executions), present)) is not None
+        ]
         return min(waits, default=None)
 
     def _start_some(self, present: Moment) -> None:
@@ -230,18 +232,18 @@ class Producer:
                 task = asyncio.create_task(self._read_and_start(lane, unread), name="read jobs to claim")
                 self._reading.add(task)
                 task.add_done_callback(self._reading.discard)
-        if self.lanes:  # where there is room for few, each comes first in turn
-            self.lanes.append(self.lanes.pop(0))
 
     def _take(self, lane: Lane, present: Moment) -> list[Candidate]:
         """Take as many candidates of a lane as there are free slots of their types."""
-        free, room = self.slots.free(), self.slots.room
+        free = self.slots.free(lane.executions)
+        room = self.slots.room_for(lane.executions)
         taken: list[Candidate] = []
         for name in sorted(free, key=lambda _: random.random()):  # noqa: S311  where there is room for few, whoever
             if name in lane.workers:
                 taken += lane.backlog.take(name, min(free[name], room - len(taken)), present)
         if taken:
             lane.taken.set()
+            self.lanes.move_to_end(lane)
         return taken
 
     async def _read_and_start(self, lane: Lane, unread: dict[str, tuple[Candidate, Slot]]) -> None:
@@ -278,8 +280,8 @@ class Producer:
             return
         execution = lane.executions[job.id] = Execution(lane, job, slot)
         task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=self._executor.context)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        lane.tasks.add(task)
+        task.add_done_callback(lane.tasks.discard)
 
     async def _execute(self, execution: Execution) -> None:
         lane, job = execution.lane, execution.job
@@ -299,7 +301,7 @@ class Producer:
     async def mind_own_beats(self) -> None:
         """Interrupt the running jobs where this daemon cannot beat: the others are about to take them over."""
         while True:
-            if await self._daemon.lost_or_found():
+            if await self._presence.lost_or_found():
                 _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
                 self.interrupt()
             else:
@@ -311,14 +313,22 @@ class Producer:
 
         `grace_s`: seconds that their functions have to end, before they are left behind.
         """
-        for lane in self.lanes:
+        self._interrupt([*self.lanes], grace_s)
+
+    @staticmethod
+    def _interrupt(lanes: Iterable[Lane], grace_s: float) -> None:
+        for lane in lanes:
             for execution in lane.executions.values():
                 execution.interrupt(grace_s)
 
     async def idle(self) -> None:
         """Return as soon as no job runs here."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while tasks := self._running(self.lanes):
+            await asyncio.wait(tasks)
+
+    @staticmethod
+    def _running(lanes: Iterable[Lane]) -> list[asyncio.Task[None]]:
+        return [task for lane in lanes for task in lane.tasks]
 
     async def close(self, timeout: float) -> None:
         """Let running jobs go on for `timeout` seconds, interrupt the others, and store what became of all of them."""
@@ -326,18 +336,25 @@ class Producer:
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-        await self._marks.close(self.lanes)
-        for lane in self.lanes:
+        await self.close_lanes([*self.lanes], timeout)
+
+    async def close_lanes(self, lanes: Sequence[Lane], timeout: float) -> None:
+        """Do so with these lanes, and forget them."""
+        await self._marks.close(lanes)
+        for lane in lanes:
+            lane.is_open = False
             for execution in lane.executions.values():
                 execution.interrupted |= execution.phase is Phase.CLAIMING
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
-        self.interrupt()
-        if self._tasks:
-            _, left = await asyncio.wait(self._tasks, timeout=_LAST_WRITES_S)
+        if tasks := self._running(lanes):
+            await asyncio.wait(tasks, timeout=timeout)
+        self._interrupt(lanes, GRACE_S)
+        if tasks := self._running(lanes):
+            _, left = await asyncio.wait(tasks, timeout=_LAST_WRITES_S)
             for task in left:
                 task.cancel()
             if left:
                 _, stuck = await asyncio.wait(left, timeout=_LAST_WRITES_S)
                 for task in stuck:
                     _logger.error("does not end, and is left to itself", task=task.get_name())
+        for lane in lanes:
+            self.lanes.pop(lane, None)

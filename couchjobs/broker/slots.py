@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Sized
 from typing import Any
 
 from couchjobs.log import get_logger
@@ -13,6 +14,8 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.processes import Processes
 
 _logger = get_logger(__name__)
+_RESERVED = 10
+"""One of so many slots of a type is kept for a tenant that has none of them."""
 _HUNG_AFTER_S = 10.0
 """Seconds after its time for which a plain function may go on before that is told: some only clean up."""
 
@@ -24,9 +27,12 @@ class Slots:
         workers: the worker types.
         processes: what runs them, each with `concurrency` slots of each type.
         most: how many jobs of all types run at once; None: no limit but that.
+        shared: whether many tenants share them: a tenth of those of a type is then kept for one that uses none.
     """
 
-    def __init__(self, workers: WorkersList, processes: Processes, most: int | None = None) -> None:
+    def __init__(
+        self, workers: WorkersList, processes: Processes, most: int | None = None, *, shared: bool = False
+    ) -> None:
         self.news = Signal()
         """Set when there may be something to start: a slot is free again; by others, when there is a candidate."""
         self._processes = processes
@@ -34,28 +40,47 @@ class Slots:
         self._used: Counter[str] = Counter()
         self._hung: Counter[str] = Counter()
         self.count = processes.count * sum(self._concurrency.values())
-        self.room = sys.maxsize if most is None else most
-        """For how many more jobs there is room, whatever their type."""
+        self._room = sys.maxsize if most is None else most
+        self._most = self._room
+        self._shared = shared
         processes.listeners.append(self.news.set)
 
-    def free(self) -> dict[str, int]:
-        """Return how many more jobs of each type may be claimed now: none where there is no process to run them."""
-        processes = self._processes.living()
-        if not processes or self.room <= 0:
+    def free(self, running: Sized) -> dict[str, int]:
+        """Return how many more jobs of each type may be claimed now: none where there is no process to run them.
+
+        `running`: the jobs that run of the tenant that asks.
+        """
+        processes, room = self._processes.living(), self.room_for(running)
+        if not processes or room <= 0:
             return {}
-        free = {name: processes * count - self._used[name] for name, count in self._concurrency.items()}
-        return {name: min(count, self.room) for name, count in free.items() if count > 0}
+        found = {}
+        for name, count in self._concurrency.items():
+            free = self._unreserved(processes * count - self._used[name], processes * count, running)
+            if free > 0:
+                found[name] = min(free, room)
+        return found
+
+    def room_for(self, running: Sized) -> int:
+        """Return for how many more jobs there is room, whatever their type."""
+        return self._unreserved(self._room, self._most, running)
+
+    def _unreserved(self, free: int, most: int, running: Sized) -> int:
+        """Return how many of these are not kept for others: of them all at least one is, for one that runs nothing."""
+        if not self._shared:
+            return free
+        kept = free - most // _RESERVED
+        return kept if running else max(kept, min(free, 1))
 
     def take(self, worker_type: str) -> Slot:
         """Take one, free or not."""
         self._used[worker_type] += 1
-        self.room -= 1
+        self._room -= 1
         return Slot(self, worker_type)
 
     def give_back(self, worker_type: str) -> None:
         """Take note that one is free again."""
         self._used[worker_type] -= 1
-        self.room += 1
+        self._room += 1
         self.news.set()
 
     def tell_of_hung(self, worker_type: str, function: asyncio.Future[Any]) -> None:

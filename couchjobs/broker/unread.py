@@ -31,6 +31,10 @@ class Unread:
         self._rows: dict[str, float] = {}
         """The oldest first; since when."""
 
+    def __bool__(self) -> bool:
+        """Return whether there are any."""
+        return bool(self._again or self._rows)
+
     def read_again(self, job_id: str, when: float) -> None:
         """Have the job read at that time, which replaces any other that was said before."""
         self._again[job_id] = when

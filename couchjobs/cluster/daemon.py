@@ -1,201 +1,71 @@
-"""This daemon, as the others see it: its document in the control database, and a counter in it that moves.
+"""What a daemon has the first right to, among those that serve the same tenant.
 
-A daemon that cannot move its counter must assume, a little before the others do, that it is taken for dead.
+A daemon that serves one tenant shares everything of it with the others: jobs by their ids, triggers and feeds one by
+one. One that serves many leaves a tenant as a whole to the daemon with the first right to it, and helps where that does
+not get along: a tenant at rest needs nobody's attention but one daemon's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import socket
-import time
-from collections.abc import Collection, Iterable
-from importlib.metadata import version
+from collections.abc import Collection, Iterable, Iterator
 
 from couchjobs.cluster.partition import Partition
-from couchjobs.cluster.peers import PREFIX, Peers, sharing_databases, told_other_lanes
+from couchjobs.cluster.peers import Peer, Peers
+from couchjobs.cluster.presence import Presence
 from couchjobs.cluster.rendezvous import first_right, rank
-from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
-from couchjobs.errors import Conflict, CouchError, NotFound, PositionRefused
-from couchjobs.installation import install
-from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.supervisor import Supervisor
-from couchjobs.timestamps import format_time, now
-from couchjobs.triggers.zones import digest_of_zone_data
-from couchjobs.waits import patiently
-
-_logger = get_logger(__name__)
-_VERSION = version("couchjobs")
-_MERGE_PAUSE_S = 0.25
-"""Seconds between two looks at the beats of others: those of many daemons merge."""
-_AGAIN = 1 / 10
-"""After which part of the interval a beat that was not taken is tried again: a whole one might be too late."""
-_LOOK_AGAIN_S = 1.0
-"""Seconds until the control database is looked for again."""
-_MARGIN = 1 / 6
-"""Which part of `dead_after` before its end a daemon that cannot beat stops its jobs: time for them to end."""
-_BLIND_AFTER = 2
-"""Intervals without a beat of its own after which a daemon knows nothing of the others either."""
-_AFTER_CONFLICT_S = 0.25
-"""Seconds in which the nodes of a cluster agree, mostly."""
-_LEAVE_TRIES = 8
-"""Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
-_BURIED_AFTER = 4
-"""Times `dead_after` until the document of a dead daemon is removed: everybody has seen it die by then."""
 
 
 class Daemon:
-    """One daemon. `join` before use, `leave` after; the parts of a process share one.
+    """One daemon, for one tenant. `join` before use, `leave` after."""
 
-    Its document says which worker types it claims jobs for and whether it fires triggers; only daemons that do so have
-    a first right to anything. A daemon that is shutting down does neither, for as long as its last jobs may take.
-    """
-
-    def __init__(self, connection: Connection, db: Prefixer) -> None:
-        self.id = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+    def __init__(self, connection: Connection, db: Prefixer, presence: Presence | None = None) -> None:
+        """Be there for that tenant alone, unless a presence is given."""
+        self.presence = presence or Presence(connection, db)
+        self.id = self.presence.id
         self.db = db
-        self._connection = connection
-        self.peers = Peers(self.id, connection.settings.dead_after)
-        self.partition = Partition(self.id, self.peers, self._tenant, connection.settings)
-        self._worker_types: set[str] = set()
-        self._slots = 0
-        self._schedules = False
-        self._zones = ""
-        self._beat = 0
-        self._shown_at = time.monotonic()
-        self._rev: str | None = None
-        self._living: tuple[object, ...] = ()
-        self._users = 0
-        self._tasks = Supervisor()
-        self._beating = asyncio.Lock()
-        self._listeners: list[asyncio.Event] = []
-
-    async def join(self) -> None:
-        """Say that this daemon lives; know the others when this returns.
-
-        Raises:
-            NotFound: there is no control database; `couchjobs init` makes it.
-        """
-        self._users += 1
-        if self._users > 1:
-            return
-        follower = await patiently(self._come_in, self._connection.settings.request_timeout)
-        self._tasks.start("beat", self._beat_for_ever)
-        self._tasks.start("watch daemons", lambda: self._watch(follower))
-
-    async def _come_in(self) -> ChangesFollower:
-        control = self._connection.control
-        follower = ChangesFollower(
-            control, await current_sequence(control), heartbeat_s=self._connection.settings.feed_heartbeat
-        )
-        others = await control.with_prefix(PREFIX)
-        self.peers.note(others, moved=False)
-        if unlike := told_other_lanes(others, self.db, self._connection.settings.lanes):
-            _logger.warning("daemons have other lanes than this one: set COUCHJOBS_LANES alike", daemons=unlike)
-        if shared := sharing_databases(others, self.db, self._connection.settings.jobs_doctype):
-            _logger.warning("tenants with these prefixes have the same databases as this one", prefixes=shared)
-        await self._show()
-        return follower
+        self.settings = connection.settings
+        self.partition = Partition(self.presence, db.key)
+        self.join, self.leave = self.presence.join, self.presence.leave
+        self.take_triggers = self.presence.take_triggers
 
     async def take_jobs(self, worker_types: Iterable[str], slots: int) -> None:
         """Say for which worker types this daemon claims jobs, and how many at once; none and 0: no longer."""
-        self._worker_types, self._slots = set(worker_types), slots
-        self.partition.take(self._worker_types)
-        await self._tell()
+        names = set(worker_types)
+        self.partition.take(names)
+        await self.presence.take_jobs(names, slots)
 
-    async def take_triggers(self, takes: bool) -> None:
-        """Say whether this daemon fires triggers, and by which data of time zones."""
-        self._schedules = takes
-        if takes and not self._zones:  # the next beat tells it
-            asyncio.get_running_loop().run_in_executor(None, digest_of_zone_data).add_done_callback(self._note_zones)
-        await self._tell()
+    @property
+    def peers(self) -> Peers:
+        """Return the other daemons, of whatever tenant."""
+        return self.presence.peers
+
+    def _others(self) -> Iterator[tuple[str, Peer]]:
+        return self.peers.living(self.db.key)
+
+    def living(self, worker_type: str | None = None) -> list[str]:
+        """Return the living daemons of this tenant, this one first; of those with that worker, if given."""
+        others = (name for name, peer in self._others() if worker_type is None or worker_type in peer.worker_types)
+        return [self.id, *others]
 
     def reads_zones_alone(self) -> bool:
         """Return whether another daemon that fires triggers may read a local time differently."""
-        others = (peer for _, peer in self.peers.living(self._tenant) if peer.schedules)
-        return any(peer.zones != self._zones for peer in others)
-
-    def _note_zones(self, digest: asyncio.Future[str]) -> None:
-        if not digest.cancelled() and digest.exception() is None:
-            self._zones = digest.result()
-
-    async def _tell(self) -> None:
-        self._notice_changes()
-        try:
-            await self._show()
-        except CouchError as error:
-            _logger.warning("the next beat tells the others", daemon=self.id, error=str(error))
-
-    async def leave(self) -> None:
-        """Say that this daemon has gone."""
-        self._users -= 1
-        if self._users > 0:
-            return
-        await self._tasks.stop()
-        if self._beat == 0:
-            return  # it has not come in
-        try:
-            for _ in range(_LEAVE_TRIES):  # a node of a cluster may not know the last beat yet
-                if await self._delete(self.id):
-                    break
-        except CouchError as error:
-            _logger.warning("daemon document stays; the others will find it still", daemon=self.id, error=str(error))
-
-    async def _delete(self, daemon: str, beat: object = None) -> bool:
-        """Delete the document of a daemon, whose last beat was this one if given; return whether it is gone."""
-        present = await self._connection.control.find(PREFIX + daemon)
-        if present is None:
-            return True
-        if beat is not None and present.get("beat", 0) != beat:
-            return False
-        try:
-            await self._connection.control.delete(present["_id"], present["_rev"])
-        except Conflict:
-            _logger.debug("daemon document has changed or is gone", daemon=daemon)
-            await asyncio.sleep(_AFTER_CONFLICT_S)
-            return False
-        return True
-
-    @property
-    def is_lost(self) -> bool:
-        """Return whether the others may soon take this daemon for dead: its last beat is too long ago."""
-        return time.monotonic() - self._shown_at > self._connection.settings.dead_after * (1 - _MARGIN)
-
-    async def lost_or_found(self) -> bool:
-        """Return, as soon as it is another answer than now, whether this daemon is lost."""
-        before = self.is_lost
-        while self.is_lost == before:  # noqa: ASYNC110  time alone makes it so
-            await asyncio.sleep(self._connection.settings.look_interval)
-        return not before
+        return any(peer.schedules and peer.zones != self.presence.zones for _, peer in self._others())
 
     async def partition_changes(self) -> None:
         """Return as soon as the partition is another one than now."""
         before = self.partition.version()
         while self.partition.version() == before:  # noqa: ASYNC110  time alone makes it so
-            await asyncio.sleep(self._connection.settings.look_interval)
+            await asyncio.sleep(self.settings.look_interval)
 
     def listen(self) -> asyncio.Event:
         """Return an event that is set whenever a daemon comes or goes."""
-        event = asyncio.Event()
-        self._listeners.append(event)
-        return event
+        return self.presence.listen()
 
-    @property
-    def _tenant(self) -> tuple[str, str]:
-        return self.db.domain, self.db.db_prefix
-
-    def living(self, worker_type: str | None = None) -> list[str]:
-        """Return the living daemons of this tenant, this one first; of those with that worker, if given."""
-        others = (
-            daemon
-            for daemon, peer in self.peers.living(self._tenant)
-            if worker_type is None or worker_type in peer.worker_types
-        )
-        return [self.id, *others]
+    def _key(self, key: str) -> str:
+        return f"tenant:{self.db.key}" if self.presence.serves_many else key
 
     def fires(self, key: str) -> bool:
         """Return whether this daemon, among those that fire triggers, has the first right to one, or to a feed.
@@ -207,10 +77,9 @@ class Daemon:
 
     def rank_for(self, key: str) -> int | None:
         """Return how many daemons come before this one in the right to fire something; None: this one fires nothing."""
-        if not self._schedules:
+        if not self.presence.schedules:
             return None
-        others = [daemon for daemon, peer in self.peers.living(self._tenant) if peer.schedules and peer.moved]
-        return rank(self.id, key, others)
+        return rank(self.id, self._key(key), [name for name, peer in self._others() if peer.schedules and peer.moved])
 
     def answers_for(self, daemon: str, worker_types: Collection[str] = ()) -> bool:
         """Return whether it is this daemon, among those that claim jobs, that puts right what a dead one has left.
@@ -218,137 +87,12 @@ class Daemon:
         `worker_types`: only daemons that claim jobs of one of these count; empty: of any.
         """
         others = [
-            peer_id
-            for peer_id, peer in self.peers.living(self._tenant)
+            name
+            for name, peer in self._others()
             if peer.moved and (peer.worker_types.intersection(worker_types) if worker_types else peer.worker_types)
         ]
-        return first_right(f"dead:{daemon}", [self.id, *others]) == self.id
+        return first_right(self._key(f"dead:{daemon}"), [self.id, *others]) == self.id
 
     async def is_surely_dead(self, daemon: str) -> bool:
         """Return whether a daemon is dead, having read its document once more: the feed may be behind."""
-        if not self.peers.is_dead(daemon):
-            return False
-        present = await self._connection.control.find(PREFIX + daemon)
-        if present is not None:
-            self.peers.note([present], moved=True)
-        return self.peers.is_dead(daemon)
-
-    async def _beat_for_ever(self) -> None:
-        interval = pause = self._connection.settings.beat_interval
-        untaken = 0
-        while True:
-            await asyncio.sleep(pause)
-            pause = interval
-            try:
-                async with asyncio.timeout(interval):
-                    await self._show()
-            except TimeoutError:
-                _logger.warning("beat not answered in time", daemon=self.id, seconds=interval)
-                pause = 0.0
-            except NotFound:
-                pause = interval * _AGAIN
-                await self._make_again()
-            except CouchError as error:
-                pause = interval * _AGAIN
-                untaken += 1
-                if untaken & (untaken - 1) == 0:  # the 1st, 2nd, 4th, ... time
-                    _logger.warning("beat not taken, and tried again", daemon=self.id, times=untaken, reason=str(error))
-            else:
-                untaken = 0
-            self._notice_changes()
-            await self._bury_dead()
-
-    async def _make_again(self) -> None:
-        """Make the control database again, where it is gone."""
-        try:
-            for change in await install(self._connection, self.db):
-                _logger.warning("made again", what=change)
-            self._rev = None
-        except CouchError as error:
-            _logger.warning("the control database is not to be had", reason=str(error))
-
-    async def _bury_dead(self) -> None:
-        """Delete the documents of daemons that have long been dead; whoever has the first right does it."""
-        for daemon in self.peers.suspects():
-            if self.peers.is_dead(daemon, _BURIED_AFTER):
-                beat = self.peers.beat_of(daemon)
-                try:
-                    if beat is not None and self.answers_for(daemon) and await self._delete(daemon, beat):
-                        _logger.warning("a daemon is dead: its document is removed", daemon=daemon)
-                except CouchError as error:
-                    _logger.info("a dead daemon's document stays for now", daemon=daemon, reason=str(error))
-                    continue
-                self.peers.forget(daemon)
-
-    async def _show(self) -> None:
-        async with self._beating:
-            began = time.monotonic()
-            blind = began - self._shown_at > _BLIND_AFTER * self._connection.settings.beat_interval
-            if blind:
-                self.peers.blinded()
-            self._beat += 1
-            document: Document = {
-                "_id": PREFIX + self.id,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "version": _VERSION,
-                "domain": self.db.domain,
-                "prefix": self.db.db_prefix,
-                "worker_types": sorted(self._worker_types),
-                "slots": self._slots,
-                "schedules": self._schedules,
-                "zones": self._zones,
-                "beat": self._beat,
-                "at": format_time(now()),
-            }
-            if lanes := self._connection.settings.lanes:
-                document["lanes"] = lanes
-            if still := self.peers.still():
-                document["still"] = still
-            try:
-                await self._put(document)
-            except Conflict:  # an answer was lost, or somebody took this daemon for dead
-                present = await self._connection.control.find(document["_id"])
-                self._rev = present["_rev"] if present else None
-                await self._put(document)
-            if blind:
-                self.peers.blinded()
-            self._shown_at = began
-
-    async def _put(self, document: Document) -> None:
-        fields = document if self._rev is None else {**document, "_rev": self._rev}
-        self._rev = await self._connection.control.put(fields)
-
-    async def _watch(self, follower: ChangesFollower) -> None:
-        while True:
-            try:
-                page = await follower.next_page()
-            except NotFound:
-                await asyncio.sleep(_LOOK_AGAIN_S)  # the beat makes the database again
-                continue
-            except PositionRefused:
-                follower.since = await current_sequence(follower.database)
-                self.peers.note(await follower.database.with_prefix(PREFIX), moved=False)
-                continue
-            ids = {change.doc_id for change in page.changes if change.doc_id.startswith(PREFIX)}
-            ids.discard(PREFIX + self.id)
-            if ids:
-                answers = await self._connection.control.read(ids)
-                for one in answers:
-                    if one.absent:
-                        self.peers.gone(one.doc_id.removeprefix(PREFIX))
-                new = self.peers.note((one.document for one in answers if one.document is not None), moved=True)
-                self._notice_changes()
-                if new:
-                    await self._show()  # a newcomer counts on those whose beat it sees moving
-            follower.done(page)
-            await asyncio.sleep(_MERGE_PAUSE_S)
-
-    def _notice_changes(self) -> None:
-        others = ((daemon, peer.schedules and peer.moved) for daemon, peer in self.peers.living(self._tenant))
-        living = (self._schedules, *sorted(others))
-        if living != self._living:
-            self._living = living
-            _logger.debug("daemons", living=living)
-            for event in self._listeners:
-                event.set()
+        return await self.presence.is_surely_dead(daemon)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from couchjobs.cluster.peers import Peers
-from couchjobs.cluster.rendezvous import bucket, buckets_of
-from couchjobs.settings import Settings
+from couchjobs.cluster.presence import Presence
+from couchjobs.cluster.rendezvous import BUCKETS, bucket, buckets_of, first_right
 
+_ALL = frozenset(range(BUCKETS))
 _FRESH_BEATS = 2
 """Intervals without a beat after which a daemon has no partition: one may be late."""
 
@@ -21,9 +21,11 @@ _FRESH_BEATS = 2
 class Partition:
     """The partition of one daemon, as it sees the others. `take` before use."""
 
-    def __init__(self, daemon: str, peers: Peers, tenant: tuple[str, str], settings: Settings) -> None:
-        self._daemon = daemon
-        self._peers = peers
+    def __init__(self, presence: Presence, tenant: str) -> None:
+        settings = presence.connection.settings
+        self._daemon = presence.id
+        self._peers = presence.peers
+        self._whole = presence.serves_many
         self._tenant = tenant
         self._look_interval = settings.look_interval
         self._longest_silence = min(settings.dead_after, _FRESH_BEATS * settings.beat_interval)
@@ -69,7 +71,13 @@ class Partition:
             for worker_type in self._worker_types
         }
         if daemons != self._daemons:
-            buckets = {names: buckets_of(self._daemon, names) for names in {*daemons.values()}}
+            buckets = {names: self._buckets_among(names) for names in {*daemons.values()}}
             self._daemons = daemons
             self._buckets = {worker_type: buckets[names] for worker_type, names in daemons.items()}
             self._version += 1
+
+    def _buckets_among(self, names: tuple[str, ...]) -> frozenset[int]:
+        """Return the buckets that are this daemon's among these daemons: of a whole tenant all or none."""
+        if not self._whole:
+            return buckets_of(self._daemon, names)
+        return _ALL if first_right(f"tenant:{self._tenant}", names) == self._daemon else frozenset()

@@ -18,10 +18,24 @@ from dataclasses import dataclass
 from couchjobs.couch.database import Document
 from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import CLIENT_WORKER
-from couchjobs.prefixer import Prefixer
+from couchjobs.prefixer import Prefixer, escape
 
 PREFIX = "daemon:"
 """What the ids of daemon documents begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """Those that a daemon serves: by their keys, the beginnings of the names of their databases. None: all."""
+
+    keys: frozenset[str] | None
+
+    def __contains__(self, key: str) -> bool:
+        return self.keys is None or key in self.keys
+
+    def written(self) -> list[str] | str:
+        """Return how the document of a daemon says it."""
+        return "all" if self.keys is None else sorted(self.keys)
 
 
 @dataclass(slots=True)
@@ -30,7 +44,7 @@ class Peer:
 
     worker_types: frozenset[str]
     schedules: bool
-    tenant: tuple[str, str]
+    tenants: Tenants
     beat: object
     seen: float
     moved: bool
@@ -111,13 +125,16 @@ class Peers:
         """Return the last count of a daemon that was seen, None where it is not known."""
         return self._peers[daemon].beat if daemon in self._peers else None
 
-    def living(self, tenant: tuple[str, str], within: float | None = None) -> Iterator[tuple[str, Peer]]:
-        """Yield the daemons of the tenant that have been still for less than `within` seconds; None: `dead_after`."""
+    def living(self, tenant: str | None = None, within: float | None = None) -> Iterator[tuple[str, Peer]]:
+        """Yield the daemons that have been still for less than `within` seconds; None: `dead_after`.
+
+        `tenant`: the key of one whose daemons are wanted; None: all.
+        """
         longest = self._dead_after if within is None else within
         return (
             (daemon, peer)
             for daemon, peer in self._peers.items()
-            if peer.tenant == tenant and self._silence_of(peer) <= longest
+            if (tenant is None or tenant in peer.tenants) and self._silence_of(peer) <= longest
         )
 
     def is_dead(self, daemon: str, times: float = 1.0) -> bool:
@@ -147,8 +164,7 @@ class Peers:
 def taken_types(documents: Iterable[Document], db: Prefixer) -> set[str]:
     """Return the worker types whose jobs somebody takes: daemons of that tenant, by their documents, and clients."""
     peers = (_read(document, None, moved=False) for document in documents)
-    tenant = (db.domain, db.db_prefix)
-    return {CLIENT_WORKER}.union(*(peer.worker_types for peer in peers if peer.tenant == tenant))
+    return {CLIENT_WORKER}.union(*(peer.worker_types for peer in peers if db.key in peer.tenants))
 
 
 def takers(documents: Iterable[Document], db: Prefixer) -> dict[str, list[str]]:
@@ -156,7 +172,7 @@ def takers(documents: Iterable[Document], db: Prefixer) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for document in documents:
         peer = _read(document, None, moved=False)
-        if peer.tenant == (db.domain, db.db_prefix):
+        if db.key in peer.tenants:
             for name in peer.worker_types:
                 found.setdefault(name, []).append(str(document["_id"]).removeprefix(PREFIX))
     return found
@@ -164,11 +180,10 @@ def takers(documents: Iterable[Document], db: Prefixer) -> dict[str, list[str]]:
 
 def told_other_lanes(documents: Iterable[Document], db: Prefixer, lanes: dict[str, str]) -> list[str]:
     """Return the daemons of that tenant, by their documents, that look for some worker's jobs in another database."""
-    tenant = (db.domain, db.db_prefix)
     return [
         document["_id"]
         for document in documents
-        if _read(document, None, moved=False).tenant == tenant and (document.get("lanes") or {}) != lanes
+        if db.key in _read(document, None, moved=False).tenants and (document.get("lanes") or {}) != lanes
     ]
 
 
@@ -190,9 +205,18 @@ def _read(document: Document, beat: object, *, moved: bool) -> Peer:
     return Peer(
         frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset(),
         document.get("schedules") is True,
-        (str(document.get("domain") or ""), str(document.get("prefix") or "")),
+        _tenants(document),
         beat,
         time.monotonic(),
         moved,
         zones=str(document.get("zones") or ""),
     )
+
+
+def _tenants(document: Document) -> Tenants:
+    told = document.get("tenants")
+    if told == "all":
+        return Tenants(None)
+    if isinstance(told, list):
+        return Tenants(frozenset(key for key in told if isinstance(key, str)))
+    return Tenants(frozenset({escape(str(document.get("prefix") or ""))}))

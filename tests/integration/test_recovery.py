@@ -271,13 +271,13 @@ def test_peers_when_time_passes_then_still_ones_are_dead_unless_nobody_could_see
     present = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: present)
     peers = Peers("own", dead_after=30)
-    document = {"_id": "daemon:a", "beat": 1, "domain": "d", "prefix": "", "worker_types": ["w"]}
+    document = {"_id": "daemon:a", "beat": 1, "domain": "d", "prefix": "P", "worker_types": ["w"]}
     assert peers.note([document], moved=False)
     assert not peers.note([document], moved=True), "the same beat is no sign of life"
     present += 20
     assert not peers.is_dead("unknown")
-    assert [name for name, _ in peers.living(("d", ""))] == ["a"]
-    assert not list(peers.living(("other", "")))
+    assert [name for name, _ in peers.living("p")] == ["a"]
+    assert not list(peers.living("other"))
     present += 11
     assert peers.is_dead("a")
     assert peers.suspects() == ["a"]
@@ -321,11 +321,14 @@ def test_taken_types_when_documents_are_odd_or_of_others_then_only_this_tenants_
     """A daemon document may have been written by anybody."""
     documents = [
         {"_id": "daemon:a", "domain": "d", "prefix": "", "worker_types": ["w", 5, None]},
-        {"_id": "daemon:b", "domain": "other", "prefix": "", "worker_types": ["theirs"]},
+        {"_id": "daemon:b", "domain": "d", "prefix": "other", "worker_types": ["theirs"]},
+        {"_id": "daemon:e", "tenants": ["p", 5], "worker_types": ["some"]},
+        {"_id": "daemon:f", "tenants": "all", "worker_types": ["any"]},
         {"_id": "daemon:c", "domain": "d", "worker_types": 7},
         {"_id": "daemon:d"},
     ]
-    assert taken_types(documents, Prefixer("d")) == {"w", "client"}
+    assert taken_types(documents, Prefixer("d")) == {"w", "any", "client"}
+    assert taken_types(documents, Prefixer("d", "P")) == {"some", "any", "client"}
 
 
 async def test_watchdog_when_the_loop_is_blocked_then_says_by_what(monkeypatch: pytest.MonkeyPatch) -> None:

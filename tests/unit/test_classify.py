@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.classify import Cancel, Changed, GiveUp, Ignore, Leave, Offer, Refuse, Reject, Settle, classify
 from couchjobs.broker.lane import Execution, Lane
 from couchjobs.broker.slots import Slots
+from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import connect
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
@@ -32,7 +34,10 @@ WORKERS = WorkersList([WorkerConfig(worker_type="w", worker_func=nothing, max_ex
 async def lane() -> AsyncIterator[Lane]:
     """A lane with one worker type, of which nothing is known; no server is asked."""
     async with connect(load_settings(url="http://127.0.0.1:9")) as connection:
-        yield Lane.of(JobStore(connection, connection.settings.tenant), WORKERS, {"w": 2}, connection.settings)
+        tenant = connection.settings.tenant
+        yield Lane.of(
+            JobStore(connection, tenant), WORKERS, {"w": 2}, Daemon(connection, tenant), AdminProof(connection, tenant)
+        )
 
 
 def document(**more: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.changes import Change
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.jobs.store import JobStore
-from couchjobs.settings import load_settings
+from couchjobs.settings import Settings, load_settings
 from couchjobs.waits import Signal
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.engine import CouchEngine
@@ -50,7 +50,8 @@ class Alone:
     id = "own"
     is_lost = False
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.partition = Everything()
 
 
@@ -79,12 +80,12 @@ class World:
         self.connection = connection
         workers = WorkersList([WorkerConfig(worker_type="w", worker_func=nothing, concurrency=concurrency)])
         slots = Slots(workers, InProcess(workers, 1.0, CouchEngine(connection, workers)))
-        self.daemon, self.executor = Alone(), Ends()
-        self.producer = Producer(self.daemon, slots, self.executor, None, None)  # type: ignore[arg-type]
+        self.daemon, self.executor = Alone(connection.settings), Ends()
+        self.producer = Producer(self.daemon, slots, self.executor, None)  # type: ignore[arg-type]
         settings = connection.settings
         for _ in range(2):
             store = JobStore(connection, settings.tenant)
-            self.producer.add(Lane.of(store, workers, {"w": concurrency}, settings))
+            self.producer.add(Lane.of(store, workers, {"w": concurrency}, self.daemon, None))  # type: ignore[arg-type]
         self.lane, self.other = self.producer.lanes
 
     async def offer(self, lane: Lane, *ids: str, **more: Any) -> None:
@@ -125,7 +126,7 @@ async def test_run_when_candidates_and_slots_come_then_nothing_else_is_waited_fo
     await world.producer.idle()
     assert sorted(world.executor.order) == [f"job-{number}" for number in range(5)]
     assert world.lane.executions == {}
-    assert world.producer.slots.free() == {"w": 2}
+    assert world.producer.slots.free([]) == {"w": 2}
 
 
 async def test_run_when_two_lanes_have_jobs_of_a_type_then_neither_waits_for_the_other(world: World) -> None:
@@ -164,7 +165,7 @@ async def test_run_when_a_lane_cannot_be_read_then_the_others_jobs_start_and_its
     await world.offer(world.other, "small")
     await world.until(lambda: world.executor.order == ["small"])
     await eventually(lambda: world.lane.unread.next_in(0, 0.0) is not None)  # the connection is refused
-    assert world.producer.slots.free() == {"w": 1}
+    assert world.producer.slots.free([]) == {"w": 1}
     assert world.lane.unread.take(0, float("inf")) == ["large"]
 
 
@@ -185,6 +186,7 @@ async def test_sweeper_when_slots_are_free_or_rows_are_left_then_woken(world: Wo
     """Each round of the producer tells it: what it may read depends on what is spare."""
     while await world.lane.to_read.within(0):
         pass
+    world.lane.unread.leave("other's", 0.0)
     world.producer.slots.news.set()
     assert await world.lane.to_read.within(1)
     world.daemon.partition.only = set()
