@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     """How many jobs of all worker types together one daemon runs at once. Defaults to no such limit."""
     max_source_databases: int = Field(default=100, ge=1)
     """How many databases the events of a tenant's triggers may come from. Defaults to 100."""
+    most_feeds: int = Field(default=100, ge=1)
+    """How many feeds of a daemon of many tenants wait at CouchDB at once; the databases of the others are read when
+    they are said to have changed. Fewer where CouchDB opens few shards. Defaults to 100."""
     max_seen_documents: int = Field(default=1_000_000, ge=0)
     """The largest database of which a daemon remembers what has fired, in documents, deleted ones included: 16 bytes
     each. In a larger one, changes that a feed shows again may fire again once their jobs are removed. Defaults to

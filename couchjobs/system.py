@@ -20,6 +20,7 @@ from couchjobs.log import get_logger
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.settings import Settings
+from couchjobs.tenants.host import Host
 from couchjobs.waits import patiently
 from couchjobs.watchdog import Watchdog
 from couchjobs.workers.boundary import take_signals
@@ -125,16 +126,45 @@ class _Signals:
         process.leave(0)
 
 
-async def run_daemon(settings: Settings, workers: WorkersList, pool: ChildPool | None = None) -> None:
+class _OneTenant:
+    """A daemon of the tenant of the settings."""
+
+    def __init__(self, connection: Connection, workers: WorkersList, pool: ChildPool | None) -> None:
+        self._connection = connection
+        self._broker = CouchBroker(connection, pool=pool)
+        self._system = JobSystem(self._broker, CouchScheduler(connection), workers)
+        self.id = self._broker.daemon.id
+        self.stop_claiming = self._broker.stop_claiming
+        self.hurry = self._broker.hurry
+        self.shutdown = self._system.shutdown
+
+    async def start(self) -> None:
+        """Make what is missing, and begin."""
+        connection = self._connection
+        patience_s = connection.settings.request_timeout
+        for change in await patiently(lambda: install(connection, connection.settings.tenant), patience_s):
+            _logger.info(change)
+        await self._system.start()
+
+
+async def run_daemon(
+    settings: Settings, workers: WorkersList, pool: ChildPool | None = None, tenants: str | None = None
+) -> None:
     """Run a system until SIGTERM or SIGINT; a second one interrupts the running jobs.
 
     From the first signal on all of the end has one deadline, `shutdown_timeout` and 10 s, from the second on 2 s: then
     the process ends as it is. Jobs that it leaves `running` are rescued by other daemons.
+
+    Args:
+        settings: the settings.
+        workers: what the daemon can do.
+        pool: child processes for the functions; None: they run in this process.
+        tenants: which, as `--tenants` says it; None: that of the settings alone.
     """
     longest = settings.shutdown_timeout + _LAST_WRITES_S
     signals = _Signals(longest, pool)
     with Watchdog():
-        serving = asyncio.ensure_future(_serve(settings, workers, pool, signals))
+        serving = asyncio.ensure_future(_serve(settings, workers, pool, tenants, signals))
         await _first(serving, signals.asked.wait())
         if not serving.done():
             await _first(asyncio.wait([serving], timeout=longest), signals.again.wait())
@@ -148,50 +178,49 @@ async def run_daemon(settings: Settings, workers: WorkersList, pool: ChildPool |
         await serving
 
 
-async def _serve(settings: Settings, workers: WorkersList, pool: ChildPool | None, signals: _Signals) -> None:
+async def _serve(
+    settings: Settings, workers: WorkersList, pool: ChildPool | None, tenants: str | None, signals: _Signals
+) -> None:
     """Start, run until a signal asks for the end, shut down and close."""
     async with connect(settings) as connection:
-        broker = CouchBroker(connection, pool=pool)
-        starting = asyncio.ensure_future(_start(connection, broker, workers))
-        hurrying = asyncio.ensure_future(_hurry(broker, signals))
+        daemon: _OneTenant | Host
+        daemon = Host(connection, workers, tenants, pool) if tenants else _OneTenant(connection, workers, pool)
+        starting = asyncio.ensure_future(_start(connection, daemon))
+        hurrying = asyncio.ensure_future(_hurry(daemon, signals))
         try:
             await _first(starting, signals.asked.wait())
             if not starting.done():  # its jobs may run already
-                _stop_claiming(broker, settings)
+                _stop_claiming(daemon, settings)
                 starting.cancel()
             try:
-                system = await starting
+                await starting
             except asyncio.CancelledError:
                 if not signals.asked.is_set():
                     raise
-                _logger.info("daemon has stopped before it had started", daemon=broker.daemon.id)
+                _logger.info("daemon has stopped before it had started", daemon=daemon.id)
                 return
-            names, url = workers.names(), connection.server.url
-            _logger.info("daemon runs", daemon=broker.daemon.id, workers=names, url=url)
+            _logger.info("daemon runs", daemon=daemon.id, workers=workers.names(), url=connection.server.url)
             await signals.asked.wait()
-            _stop_claiming(broker, settings)
-            await system.shutdown()
+            _stop_claiming(daemon, settings)
+            await daemon.shutdown()
         finally:
             hurrying.cancel()
-        _logger.info("daemon has stopped", daemon=broker.daemon.id)
+        _logger.info("daemon has stopped", daemon=daemon.id)
 
 
-def _stop_claiming(broker: CouchBroker, settings: Settings) -> None:
-    broker.stop_claiming()
+async def _start(connection: Connection, daemon: _OneTenant | Host) -> None:
+    await connection.server.wait_until_up(connection.settings.request_timeout)
+    await daemon.start()
+
+
+def _stop_claiming(daemon: _OneTenant | Host, settings: Settings) -> None:
+    daemon.stop_claiming()
     _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
 
 
-async def _hurry(broker: CouchBroker, signals: _Signals) -> None:
+async def _hurry(daemon: _OneTenant | Host, signals: _Signals) -> None:
     await signals.again.wait()
-    broker.hurry()
-
-
-async def _start(connection: Connection, broker: CouchBroker, workers: WorkersList) -> JobSystem:
-    await connection.server.wait_until_up(connection.settings.request_timeout)
-    patience_s = connection.settings.request_timeout
-    for change in await patiently(lambda: install(connection, connection.settings.tenant), patience_s):
-        _logger.info(change)
-    return await system_start(broker, CouchScheduler(connection), workers)
+    daemon.hurry()
 
 
 async def _first(*waits: Awaitable[object]) -> None:

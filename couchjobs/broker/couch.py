@@ -76,8 +76,10 @@ class CouchBroker:
         self._failures = Failures(self._configs, self.daemon.id, CouchEngine(connection, self._configs))
         self._admin_proof = AdminProof(connection, self._db)
         self._lanes: list[Lane] = []
+        self._feeds: list[JobsFeed] = []
         self._loops: list[Callable[[], None]] = []
         """What starts them."""
+        self._duties: list[Duties] = []
         self._life = Lifecycle("broker")
         self._grace_s = 0.0
 
@@ -123,6 +125,7 @@ class CouchBroker:
     def _add_loops(self, lane: Lane, runtime: Runtime) -> None:
         sweeper = Sweeper(self._connection, lane, runtime.producer)
         feed = JobsFeed(self._connection, lane, runtime.producer, sweeper)
+        self._feeds.append(feed)
         lost = LostJobs(lane.store, self.daemon.peers, runtime.failures)
         duties = Duties(lost, lane.claims, self.daemon, self._connection, lane.workers.names())
 
@@ -133,6 +136,7 @@ class CouchBroker:
             duties.start(self.tasks)
 
         self._loops.append(start)
+        self._duties.append(duties)
 
     def resume(self) -> None:
         """Begin, or go on, to look for jobs."""
@@ -143,10 +147,29 @@ class CouchBroker:
         """Look for no jobs until `resume`; what is known of them stays."""
         await self.tasks.stop()
 
+    async def look_after(self) -> None:
+        """Do once what is done now and then: for who pauses for longer than that.
+
+        Raises:
+            CouchError: CouchDB does not take it.
+        """
+        for duties in self._duties:
+            await duties.once()
+
+    async def is_quiet(self) -> bool:
+        """Return whether no job runs here, nor is there one to run before `next_in`, as far as CouchDB tells now.
+
+        Raises:
+            CouchError: it does not.
+        """
+        if not all(lane.is_quiet for lane in self._lanes):
+            return False
+        return not any([await feed.has_more() for feed in self._feeds])
+
     @property
-    def is_quiet(self) -> bool:
-        """Return whether no job runs here, nor waits for anything but its time."""
-        return all(lane.is_quiet for lane in self._lanes)
+    def databases(self) -> set[str]:
+        """Return the names of the databases of jobs."""
+        return {store.database.name for store in self._stores.values()}
 
     def next_in(self) -> float | None:
         """Return in how many seconds the next job is due that is known here, None where there is none."""

@@ -79,6 +79,10 @@ class JobsFeed:
                 missing, self._follower = True, None
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
+    async def has_more(self) -> bool:
+        """Return whether there are rows that have not been dealt with."""
+        return self._follower is None or await self._follower.has_more()
+
     async def _begin(self) -> ChangesFollower:
         database = self._lane.store.database
         info = await database.info()

@@ -54,6 +54,7 @@ class Sweeper:
         self._lane = lane
         self._producer = producer
         self._at_once = False
+        self._swept_at: float | None = None
         self._views_changed = False
         self._refilled_at = 0.0
         self._rows_read_at = 0.0
@@ -74,7 +75,10 @@ class Sweeper:
         while True:
             try:
                 await self._run_until_views_are_missing()
-            except NotFound:
+            except Exception as error:
+                self._swept_at = None
+                if not isinstance(error, NotFound):
+                    raise
                 database = self._lane.store.database
                 if await database.exists():
                     _logger.warning("views are missing, and installed again", database=database.name)
@@ -82,20 +86,21 @@ class Sweeper:
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def _run_until_views_are_missing(self) -> None:
-        await self._sweep("false")
-        swept_at = time.monotonic()
+        if self._swept_at is None:
+            await self._sweep("false")
+            self._swept_at = time.monotonic()
         while True:
             if self._views_changed:
                 self._views_changed = False
                 await self._look_at_views()
             await self._read_again()
             await self._refill()
-            if self._at_once or time.monotonic() - swept_at >= self._interval:
+            if self._at_once or time.monotonic() - self._swept_at >= self._interval:
                 update: Update = "true" if self._at_once else "lazy"
                 self._at_once = False
                 await self._sweep(update)
-                swept_at = time.monotonic()
-            await self._lane.to_read.within(self._next_in(swept_at))
+                self._swept_at = time.monotonic()
+            await self._lane.to_read.within(self._next_in(self._swept_at))
 
     def _next_in(self, swept_at: float) -> float:
         """Return in how many seconds there is something to do."""

@@ -32,6 +32,15 @@ def run(
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
+    tenants: Annotated[
+        str | None,
+        typer.Option(
+            "--tenants",
+            metavar="all|documents|FILE",
+            help="Serve many tenants: all that have a database of jobs, those of documents tenant:<domain> in the "
+            "control database, or of a file with a prefix a line.",
+        ),
+    ] = None,
     processes: Annotated[
         int,
         typer.Option("--processes", min=0, help="Run the functions in so many processes, each with all slots."),
@@ -55,6 +64,8 @@ def run(
         raise ConfigurationError(f"--log-level {log_level!r}: debug, info, warning or error")
     if loop not in process.LOOPS:
         raise ConfigurationError(f"--loop {loop!r}: {' or '.join(process.LOOPS)}")
+    if tenants is not None and (settings.prefix or settings.domain):
+        raise ConfigurationError("--tenants and a prefix or domain exclude each other")
     configure_logging(log_level)
     for number in (signal.SIGTERM, signal.SIGINT):  # until the daemon has handlers of its own
         signal.signal(number, lambda _number, _frame: process.leave(0))
@@ -64,7 +75,7 @@ def run(
     pool = None
     if processes:
         pool = ChildPool(processes, modules, workers, settings, log_level, max_jobs_per_child, loop)
-    process.run(run_daemon(settings, workers, pool), loop)
+    process.run(run_daemon(settings, workers, pool, tenants), loop)
     process.leave(0)
 
 

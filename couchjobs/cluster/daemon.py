@@ -22,20 +22,39 @@ class Daemon:
     """One daemon, for one tenant. `join` before use, `leave` after."""
 
     def __init__(self, connection: Connection, db: Prefixer, presence: Presence | None = None) -> None:
-        """Be there for that tenant alone, unless a presence is given."""
+        """Be there for that tenant alone, unless a presence is given, which then others see to."""
+        self._is_alone = presence is None
         self.presence = presence or Presence(connection, db)
         self.id = self.presence.id
         self.db = db
         self.settings = connection.settings
         self.partition = Partition(self.presence, db.key)
-        self.join, self.leave = self.presence.join, self.presence.leave
-        self.take_triggers = self.presence.take_triggers
+
+    async def join(self) -> None:
+        """Say that this daemon lives; know the others when this returns.
+
+        Raises:
+            NotFound: there is no control database; `couchjobs init` makes it.
+        """
+        if self._is_alone:
+            await self.presence.join()
+
+    async def leave(self) -> None:
+        """Say that this daemon has gone."""
+        if self._is_alone:
+            await self.presence.leave()
+
+    async def take_triggers(self, takes: bool) -> None:
+        """Say whether this daemon fires triggers."""
+        if self._is_alone:
+            await self.presence.take_triggers(takes)
 
     async def take_jobs(self, worker_types: Iterable[str], slots: int) -> None:
         """Say for which worker types this daemon claims jobs, and how many at once; none and 0: no longer."""
         names = set(worker_types)
         self.partition.take(names)
-        await self.presence.take_jobs(names, slots)
+        if self._is_alone:
+            await self.presence.take_jobs(names, slots)
 
     @property
     def peers(self) -> Peers:

@@ -99,6 +99,8 @@ class ChangesFollower:
         self._limit = limit
         self._leaves = leaves
         self._instance = instance
+        self._shards = 0
+        """Of the database; 0 where that is not known yet."""
         self._empty = 0
         self._interrupted = False
         self._refused_since: float | None = None
@@ -194,12 +196,27 @@ class ChangesFollower:
             raise PositionRefused(f"{self.database.name} has no position {self.since!r}: {error}", 400)
 
     async def _ask(self, limit: int, documents: bool) -> Any:
-        params: dict[str, Any] = {
-            "feed": "longpoll",
-            "since": self.since,
-            "limit": limit,
-            "heartbeat": int(self._heartbeat_s * 1000),
-        }
+        """Return an answer, as soon as there are rows, or the server has ended a wait."""
+        feeds = self.database.server.live_feeds
+        if feeds is None:
+            return await self._request(limit, documents, waits=True)
+        if not self._shards:
+            self._shards = shards_of(await self.database.info())
+        while True:
+            with feeds.place(self._shards) as waits:
+                try:
+                    answer = await self._request(limit, documents, waits=waits)
+                except CouchError as error:
+                    feeds.note(error)
+                    raise
+            if waits or answer["results"]:
+                return answer
+            await feeds.changed(self.database.name)
+
+    async def _request(self, limit: int, documents: bool, *, waits: bool) -> Any:
+        params: dict[str, Any] = {"since": self.since, "limit": limit}
+        if waits:
+            params |= {"feed": "longpoll", "heartbeat": int(self._heartbeat_s * 1000)}
         if documents:
             params["include_docs"] = True
         if self._leaves:
@@ -208,10 +225,20 @@ class ChangesFollower:
             "GET",
             f"{self.database.path}/_changes",
             params=params,
-            silence_s=self._silence_s,
+            silence_s=self._silence_s if waits else None,
             max_answer=MAX_PAGE_BYTES,
             has="results",
         )
+
+    async def has_more(self) -> bool:
+        """Return whether there are rows that have not been dealt with.
+
+        Raises:
+            CouchError: it is not known now.
+        """
+        params = {"since": self.since, "limit": 1}
+        path = f"{self.database.path}/_changes"
+        return bool((await self.database.server.request("GET", path, params=params, has="results"))["results"])
 
     async def _pause(self, error: Exception) -> None:
         self.failures += 1
@@ -228,6 +255,13 @@ class ChangesFollower:
             again_in_s=round(pause, 2),
         )
         await asyncio.sleep(pause)
+
+
+def shards_of(info: Document) -> int:
+    """Return how many shards a database has, by what it says of itself."""
+    cluster = info.get("cluster")
+    shards = cluster.get("q") if isinstance(cluster, dict) else None
+    return shards if isinstance(shards, int) and shards > 0 else 1
 
 
 def _read_page(answer: Any) -> Page:

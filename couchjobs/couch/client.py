@@ -13,12 +13,14 @@ from couchjobs import errors
 from couchjobs.couch.answers import error_of
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
+from couchjobs.couch.live_feeds import LiveFeeds
 from couchjobs.couch.transport import MAX_ANSWER, Answer, Transport
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _INFO_PAGE = 100
 """Databases in one request of `_dbs_info`: CouchDB's limit by default."""
+_MAX_DBS_OPEN = 500
 _LOOK_S = 0.1
 _LONGEST_LOCK_S = 330.0
 """How long a locked account is waited for at the start: CouchDB's five minutes, and a little."""
@@ -42,6 +44,8 @@ class CouchServer:
         self._credentials = credentials or found
         self.design_documents: dict[tuple[str, str], str] = {}
         """By database and id: under which id this process has a design document whose place a newer version took."""
+        self.live_feeds: LiveFeeds | None = None
+        """How many feeds wait at once; None: as many as are followed."""
         self.date: str | None = None
         """What the server's clock said with its last answer, as HTTP writes it."""
 
@@ -243,6 +247,39 @@ class CouchServer:
                 if isinstance(row, dict) and not row.get("info") and isinstance(row.get("key"), str):
                     found.add(row["key"])
         return found & set(names)
+
+    async def sequences(self, names: Sequence[str]) -> dict[str, object]:
+        """Return the update sequence of each of these databases that exists, from few requests where that is allowed.
+
+        Raises:
+            CouchError: the server does not say.
+        """
+        found: dict[str, object] = {}
+        for start in range(0, len(names), _INFO_PAGE):
+            part = names[start : start + _INFO_PAGE]
+            try:
+                rows = await self.request("POST", "_dbs_info", body=encode({"keys": part}), has=list)
+            except (errors.Forbidden, errors.NotFound, errors.Unauthorized):
+                rows = [{"info": await self._info(name)} for name in part]
+            for row in rows:
+                info = row.get("info") if isinstance(row, dict) else None
+                if isinstance(info, dict) and isinstance(info.get("db_name"), str):
+                    found[info["db_name"]] = info.get("update_seq")
+        return found
+
+    async def _info(self, name: str) -> Any:
+        try:
+            return await self.request("GET", quote(name, safe=""), has="db_name")
+        except (errors.Forbidden, errors.NotFound, errors.Unauthorized):
+            return None
+
+    async def max_open_shards(self) -> int:
+        """Return how many shards of databases the server opens at once; CouchDB's default where one may not know."""
+        try:
+            value = await self.request("GET", "_node/_local/_config/couchdb/max_dbs_open", has=str)
+        except errors.CouchError:
+            return _MAX_DBS_OPEN
+        return int(value) if value.isdigit() else _MAX_DBS_OPEN
 
     async def roles(self) -> list[str]:
         """Return the roles of the user that the credentials name; `_admin` is that of a server administrator."""

@@ -62,19 +62,30 @@ class Duties:
         self._rescuer = Rescuer(lost)
         self._unnamed = UnnamedClaims(lost)
 
+        self._seldom: dict[str, Callable[[], Awaitable[object]]] = {
+            "audit": lambda: self._audit.all_claims(self._settings.audit_grace),
+            "unknown daemons": self._rescuer.suspect_unknown,
+            "unnamed claims": self._rescue_unnamed,
+            "conflicts": self._settle_conflicts,
+            "retention": self._remove_finished,
+        }
+
     def start(self, tasks: Supervisor) -> None:
         """Begin with all of them: none waits for another one."""
-        look, sweep = self._settings.look_interval, self._settings.sweep_interval
-        for name, interval_s, duty in (
-            ("unconfirmed claims", _UNCONFIRMED_LOOK_S, self._audit.unconfirmed),
-            ("dead daemons", look, lambda: self._rescuer.look_after(self._daemon, self._worker_types)),
-            ("audit", sweep, lambda: self._audit.all_claims(self._settings.audit_grace)),
-            ("unknown daemons", sweep, self._rescuer.suspect_unknown),
-            ("unnamed claims", sweep, self._rescue_unnamed),
-            ("conflicts", sweep, self._settle_conflicts),
-            ("retention", sweep, self._remove_finished),
-        ):
-            tasks.start(name, lambda interval_s=interval_s, duty=duty: _at_intervals(interval_s, duty))  # type: ignore[misc]
+        _start(tasks, "unconfirmed claims", _UNCONFIRMED_LOOK_S, self._audit.unconfirmed)
+        _start(tasks, "dead daemons", self._settings.look_interval, self.rescue)
+        for name, duty in self._seldom.items():
+            _start(tasks, name, self._settings.sweep_interval, duty)
+
+    async def rescue(self) -> None:
+        """Take the jobs of daemons that have died."""
+        await self._rescuer.look_after(self._daemon, self._worker_types)
+
+    async def once(self) -> None:
+        """Do once what is done now and then."""
+        for duty in self._seldom.values():
+            await duty()
+        await self.rescue()
 
     async def _rescue_unnamed(self) -> None:
         if self._daemon.answers_for(_UNNAMED, self._worker_types):
@@ -107,6 +118,10 @@ class Duties:
             _logger.warning("finished jobs may not be removed by this user", jobs=remover.refused)
         if removed:
             _logger.info("finished jobs removed", database=self._store.database.name, jobs=removed)
+
+
+def _start(tasks: Supervisor, name: str, interval_s: float, duty: Callable[[], Awaitable[object]]) -> None:
+    tasks.start(name, lambda: _at_intervals(interval_s, duty))
 
 
 async def _at_intervals(interval_s: float, duty: Callable[[], Awaitable[object]]) -> None:

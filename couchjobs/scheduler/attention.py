@@ -22,14 +22,16 @@ class Attention:
         self.since = now()
         """The end of the last break, or the start."""
         self._looked = self.since
+        self.steps_back = 0
+        """How often the clock was set back."""
 
-    def look(self, present: datetime) -> bool:
-        """Take note of the time; return whether the clock was set back."""
+    def look(self, present: datetime) -> None:
+        """Take note of the time."""
         gap = present - self._looked
         self._looked = present
         if abs(gap) > _BREAK:
             self.since = present
-        return gap < -_BREAK
+        self.steps_back += gap < -_BREAK
 
     async def watch(self) -> None:
         """Look at the clock for ever."""

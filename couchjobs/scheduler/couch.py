@@ -13,6 +13,7 @@ from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.declared import declare
 from couchjobs.scheduler.feeds import Feeds
@@ -29,8 +30,9 @@ from couchjobs.waits import patiently
 class CouchScheduler:
     """Fires the triggers of one tenant. The constructor does not touch the network."""
 
-    def __init__(self, connection: Connection, db: Prefixer | None = None) -> None:
-        """Take the tenant of the settings unless `db` says another."""
+    def __init__(self, connection: Connection, db: Prefixer | None = None, attention: Attention | None = None) -> None:
+        """Take the tenant of the settings unless `db` says another, and who watches the clock, unless this does."""
+        self._attention = attention
         self._connection = connection
         self._db = db or connection.settings.tenant
         self._store = TriggerStore(connection, self._db)
@@ -62,14 +64,51 @@ class CouchScheduler:
             await broker.daemon.take_triggers(True)
             self._debouncer = Debouncer(self._connection, self._db, broker)
             firing = Firing(broker, self._debouncer)
-            self._ticker = Ticker(self._connection, self.triggers, self._store, broker.daemon, firing)
-            feeds = self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
-            to_close.push_async_callback(feeds.stop)
-            to_close.push_async_callback(self._tasks.stop)
+            self._ticker = Ticker(self._connection, self.triggers, self._store, broker.daemon, firing, self._attention)
+            self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
+            to_close.push_async_callback(self.pause)
+            self.resume()
+
+    def resume(self) -> None:
+        """Begin, or go on, to look at triggers."""
+        if self._ticker is not None and self._feeds is not None:
+            interval_s = self._connection.settings.sweep_interval
             self._tasks.start("follow triggers", self.triggers.follow)
-            self._tasks.start("sweep triggers", lambda: self.triggers.sweep_for_ever(settings.sweep_interval))
+            self._tasks.start("sweep triggers", lambda: self.triggers.sweep_for_ever(interval_s))
             self._tasks.start("clock", self._ticker.run)
-            self._tasks.start("feeds", feeds.run)
+            self._tasks.start("feeds", self._feeds.run)
+
+    async def pause(self) -> None:
+        """Fire nothing until `resume`; what is known of triggers stays."""
+        await self._tasks.stop()
+        if self._feeds is not None:
+            await self._feeds.stop()
+
+    async def is_quiet(self) -> bool:
+        """Return whether nothing is to be fired before `next_in`, as far as CouchDB tells now.
+
+        Raises:
+            CouchError: it does not.
+        """
+        if self._ticker is None or self._feeds is None or not self.triggers.loaded.is_set():
+            return False
+        if not self._ticker.is_quiet or not self._feeds.is_quiet:
+            return False
+        return not await self.triggers.has_more() and not await self._feeds.has_more()
+
+    def next_in(self) -> float | None:
+        """Return in how many seconds the next tick comes, None where there is none."""
+        return self._ticker.next_in() if self._ticker is not None else None
+
+    def may_begin_to_follow(self, database: str) -> bool:
+        """Return whether some trigger's pattern may name a database that is not followed yet."""
+        own = database.removeprefix(f"{self._db.key}/") if self._db.key else database
+        return any(trigger.rules.patterns and trigger.rules.names(own) for trigger in self.triggers.events.values())
+
+    @property
+    def sources(self) -> set[str]:
+        """Return the names of the databases whose documents fire triggers."""
+        return self._feeds.databases if self._feeds is not None else set()
 
     async def shutdown_scheduler(self) -> None:
         """Fire nothing more.

@@ -81,6 +81,7 @@ class EventFollower:
         self._heartbeat_s = connection.settings.feed_heartbeat
         self._largest = connection.settings.max_message_bytes
         self._checkpoint = new_position(db, doctype)
+        self._follower: ChangesFollower | None = None
         self._position: str | None = None
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._rereads = False
@@ -150,7 +151,7 @@ class EventFollower:
             await self._look_back(info)
         since = self._position or present
         _logger.info("following", database=self._database.name, since=since)
-        follower = ChangesFollower(
+        follower = self._follower = ChangesFollower(
             self._database,
             since,
             heartbeat_s=self._heartbeat_s,
@@ -171,6 +172,10 @@ class EventFollower:
     def _witnesses(self) -> list[Witness]:
         """Return what the database must know that has come as far as the position; of its beginning, nothing does."""
         return [] if self._position in (None, "0") else witnesses_of(self._checkpoint)
+
+    async def has_more(self) -> bool:
+        """Return whether there are changes that have not been looked at."""
+        return self._follower is None or await self._follower.has_more()
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""

@@ -52,8 +52,9 @@ class Feeds:
         self._daemons_changed = daemon.listen()
         self._ended = asyncio.Event()
         self._followed: dict[str, _Followed] = {}
+        self._paused: dict[str, EventFollower] = {}
         self._absent: dict[str, EventFollower] = {}
-        self._unwanted: set[str] = set()
+        self._unwanted: set[str] | None = None
         self._patterns = Patterns(connection, db)
         self._named_patterns: set[str] | None = None
         self._refused: dict[str, str] = {}
@@ -64,7 +65,8 @@ class Feeds:
     async def run(self) -> None:
         """Start and stop followers as triggers, databases and daemons come and go."""
         await self._triggers.loaded.wait()
-        self._unwanted = await self._checkpointed()
+        if self._unwanted is None:
+            self._unwanted = await self._checkpointed()
         self._changed.set()
         while True:
             await self._look()
@@ -79,14 +81,32 @@ class Feeds:
                     wait.cancel()
 
     async def stop(self) -> None:
-        """End all followers."""
+        """End all followers; what they know stays, for when this runs again."""
         await self._tasks.stop()
+        self._paused |= {doctype: one.follower for doctype, one in self._followed.items()}
         self._followed.clear()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether nothing is to be looked at; a database that is waited for tells of itself."""
+        return not (self._changed.is_set() or self._daemons_changed.is_set() or self._ended.is_set())
+
+    async def has_more(self) -> bool:
+        """Return whether a database that is followed has changes that have not been looked at."""
+        followers = [*(one.follower for one in self._followed.values()), *self._paused.values()]
+        return any([await follower.has_more() for follower in followers])
+
+    @property
+    def databases(self) -> set[str]:
+        """Return the names of the databases that are followed, or waited for."""
+        return {name for doctype in self._wanted if (name := self._name_of(doctype))}
 
     async def _look(self) -> None:
         """Make what is followed what should be; where CouchDB does not say what that is, leave it for now."""
         loop = asyncio.get_running_loop()
         changed = self._changed.is_set()
+        if self._daemons_changed.is_set():
+            self._paused.clear()  # another daemon may have followed them meanwhile
         for event in (self._changed, self._daemons_changed, self._ended):
             event.clear()
         try:
@@ -150,15 +170,17 @@ class Feeds:
 
     async def _arrange(self) -> None:
         rules = [trigger.rules for trigger in self._triggers.events.values()]
+        unwanted = self._unwanted or set()
         named = {doctype for one in rules for doctype in one.doctypes} | {
-            doctype for doctype in self._unwanted | self._wanted.keys() if any(one.names(doctype) for one in rules)
+            doctype for doctype in unwanted | self._wanted.keys() if any(one.names(doctype) for one in rules)
         }
         mine = {doctype for doctype in self._wanted if self._is_mine(doctype)}
         for doctype in self._followed.keys() - mine:
             await self._unfollow(doctype)
+        self._paused = {doctype: follower for doctype, follower in self._paused.items() if doctype in mine}
         if self._triggers.is_complete:  # one that cannot be understood now may be mended, and goes on where it was
             names = {name for doctype in named if (name := self._name_of(doctype))}
-            for doctype in self._unwanted - named:
+            for doctype in unwanted - named:
                 if self._name_of(doctype) not in names:  # `a.b` and `a-b` are one database
                     await self._drop_checkpoint(doctype)
             self._unwanted = named
@@ -215,7 +237,7 @@ class Feeds:
         return self._daemon.fires(f"feed:{doctype}")
 
     async def _follow(self, doctype: str) -> None:
-        follower = self._absent.pop(doctype, None)
+        follower = self._absent.pop(doctype, None) or self._paused.pop(doctype, None)
         if follower is None:
             follower = self._new_follower(doctype)
             if self._patterns.is_new(doctype):
@@ -234,7 +256,7 @@ class Feeds:
 
     async def _checkpointed(self) -> set[str]:
         """Return the doctypes in whose databases this tenant has a position."""
-        documents = await self._connection.control.with_prefix(CHECKPOINT)
+        documents = await self._connection.control.with_prefix(CHECKPOINT + self._db.key)
         return {doctype for document in documents if (doctype := doctype_of(document, self._db)) is not None}
 
     def _name_of(self, doctype: str) -> str:

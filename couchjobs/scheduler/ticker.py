@@ -96,7 +96,9 @@ class Ticker:
         store: TriggerStore,
         daemon: Daemon,
         firing: Firing,
+        attention: Attention | None = None,
     ) -> None:
+        """Take what watches the clock, where somebody else has it do so; None: this does, while it runs."""
         self._triggers = triggers
         self._database = store.database
         self._states = States(connection, store.database.name)
@@ -104,7 +106,9 @@ class Ticker:
             connection.writer(store.database.name), self._states, firing, store.db, daemon.reads_zones_alone
         )
         self._daemon = daemon
-        self._attention = Attention()
+        self._attention = attention or Attention()
+        self._watches = attention is None
+        self._steps_back = self._attention.steps_back
         self._timers: dict[str, _Timer] = {}
         self._queue: list[tuple[datetime, str]] = []
         self._late = asyncio.Semaphore(_LATE_AT_ONCE)
@@ -121,7 +125,8 @@ class Ticker:
         """Fire each tick when it comes. A firing that takes long holds up no other trigger."""
         await self._triggers.loaded.wait()
         self._daemons_changed.set()
-        self._start(self._attention.watch(), "attention")
+        if self._watches:
+            self._start(self._attention.watch(), "attention")
         try:
             while True:
                 self._stirred.clear()
@@ -132,6 +137,8 @@ class Ticker:
                     await asyncio.sleep(0)
         finally:
             tasks = [*self._tasks]
+            if any(task.get_name() != "attention" for task in tasks):  # they are cut off: all is read again
+                self._again |= self._timers.keys() | self._to_load.keys()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,7 +156,9 @@ class Ticker:
 
     async def _take_in_changes(self) -> None:
         """Take in which triggers have changed, and which are this daemon's."""
-        if self._attention.look(now()):
+        self._attention.look(now())
+        if self._attention.steps_back != self._steps_back:
+            self._steps_back = self._attention.steps_back
             _logger.warning("the clock was set back: all schedules are looked at again")
             self._again |= self._timers.keys()
         forced, self._again = self._again, set()
@@ -272,6 +281,16 @@ class Ticker:
         if any(map(is_disabled, between)):
             return replace(stored, paused=True)
         return stored
+
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether nothing is being fired, nor is to be looked at before its time."""
+        work = any(task.get_name() != "attention" for task in self._tasks)
+        return not (work or self._again or self._to_load or self._changes.is_set() or self._daemons_changed.is_set())
+
+    def next_in(self) -> float | None:
+        """Return in how many seconds a schedule is to be looked at, None where there is none."""
+        return max(0.0, (self._queue[0][0] - now()).total_seconds()) if self._queue else None
 
     def _noticed(self, timer: _Timer, present: datetime) -> datetime:
         return max(timer.since, self._attention.since, present - _LONGEST_DELAY)

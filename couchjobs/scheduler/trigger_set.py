@@ -58,6 +58,7 @@ class TriggerSet:
         """By id of the trigger: why it cannot be understood."""
         self._unknown: set[str] = set()
         self._look_again = asyncio.Event()
+        self._follower: ChangesFollower | None = None
         self.loaded = asyncio.Event()
         """Set once all triggers that were there at the start are known."""
 
@@ -73,8 +74,10 @@ class TriggerSet:
             try:
                 await self._load_and_follow()
             except PositionRefused as error:
+                self._follower = None
                 _logger.warning("all triggers are read again", reason=str(error))
             except NotFound:
+                self._follower = None
                 if self._revs and await is_surely_gone(self._database):
                     _logger.warning("the database of triggers is gone", database=self._database.name)
                     self._forget_all()
@@ -100,7 +103,22 @@ class TriggerSet:
             except NotFound:
                 continue
 
+    async def has_more(self) -> bool:
+        """Return whether there are changes that have not been taken in."""
+        return self._follower is None or bool(self._unknown) or await self._follower.has_more()
+
     async def _load_and_follow(self) -> None:
+        if self._follower is None:
+            self._follower = await self._load()
+        follower = self._follower
+        while True:
+            page = await follower.next_page()
+            ids = {change.doc_id for change in page.changes if not change.doc_id.startswith("_design/")}
+            self._take_in_answers(await self._database.read(ids))
+            follower.done(page)
+
+    async def _load(self) -> ChangesFollower:
+        """Read all triggers, and return what goes on from there."""
         since = await current_sequence(self._database)
         seen: set[str] = set()
         async for answers in self._database.all_found():
@@ -110,12 +128,7 @@ class TriggerSet:
             self._forget(gone)
         self.loaded.set()
         self._notify()
-        follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
-        while True:
-            page = await follower.next_page()
-            ids = {change.doc_id for change in page.changes if not change.doc_id.startswith("_design/")}
-            self._take_in_answers(await self._database.read(ids))
-            follower.done(page)
+        return ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
 
     async def _read_unknown(self) -> None:
         """Ask again for the triggers of which CouchDB did not say what they are."""

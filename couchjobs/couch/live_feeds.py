@@ -1,0 +1,69 @@
+"""How many feeds of a process wait at the server at once, where it follows many databases.
+
+A feed that waits keeps the shards of its database open, and CouchDB opens so many at once (`[couchdb] max_dbs_open`,
+500 by default): beyond, every other request fails with 500 "No DB shards could be opened" (measured: 1,000 long polls).
+So the feeds of a process stay under a fifth of that. The others are read when their database is said to have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from couchjobs.errors import CouchError, Unavailable
+from couchjobs.log import get_logger
+from couchjobs.waits import Signal
+
+_logger = get_logger(__name__)
+_SHARE = 5
+"""Which part of the shards that the server opens may be kept open from here: 1 in so many."""
+_LEAST = 2
+"""Shards that are had in any case."""
+_LONGEST_S = 5.0
+"""Seconds after which a feed is read though nothing was said of its database: what says so is a hint."""
+_NO_SHARDS = "No DB shards could be opened"
+
+
+class LiveFeeds:
+    """Those of one process.
+
+    Args:
+        most: how many feeds wait at once.
+        max_open: how many shards the server opens at once.
+    """
+
+    def __init__(self, most: int, max_open: int) -> None:
+        self._most = most
+        self._shards = max(_LEAST, max_open // _SHARE)
+        self._waiting = 0
+        self._open = 0
+        self._changed: dict[str, Signal] = {}
+
+    @contextmanager
+    def place(self, shards: int) -> Iterator[bool]:
+        """Yield whether a feed of a database of so many shards may wait at the server inside the block."""
+        if self._waiting >= self._most or self._open + shards > self._shards:
+            yield False
+            return
+        self._waiting += 1
+        self._open += shards
+        try:
+            yield True
+        finally:
+            self._waiting -= 1
+            self._open -= shards
+
+    def note(self, error: CouchError) -> None:
+        """Have fewer feeds wait, where an error says that they are too many."""
+        if isinstance(error, Unavailable) and _NO_SHARDS in str(error) and self._shards > _LEAST:
+            self._shards = max(_LEAST, self._shards // 2)
+            _logger.warning("CouchDB cannot open more shards: fewer feeds wait at it", shards=self._shards)
+
+    def tell(self, database: str) -> None:
+        """Take note that a database has changed."""
+        if (signal := self._changed.get(database)) is not None:
+            signal.set()
+
+    async def changed(self, database: str) -> None:
+        """Return as soon as the database is said to have changed since the last call, or after a while."""
+        await self._changed.setdefault(database, Signal()).within(_LONGEST_S)

@@ -1,0 +1,99 @@
+"""Which databases of a server change: a hint, for who cannot keep a feed of each.
+
+CouchDB tells in `_db_updates`, half a second later (to administrators, where the server has a `_global_changes`
+database). Elsewhere the databases are asked what their last sequence is, slowly, for that costs a server much: a round
+of `_dbs_info` over 1,000 takes a second of its time. Source: CouchDB docs, api/server/common.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from couchjobs.couch.client import CouchServer
+from couchjobs.errors import CouchError, Forbidden, NotFound, Unauthorized, Unavailable
+from couchjobs.log import get_logger
+from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
+
+_logger = get_logger(__name__)
+_TOGETHER_S = 0.05
+"""Seconds in which further changes are told together."""
+_SILENCE_S = 10.0
+_REST = 9.0
+"""Times as long as a round took is the pause after it: a tenth of one core of the server at most."""
+_LEAST_PAUSE_S = 2.0
+_ASK_AGAIN_S = 600.0
+"""Seconds after which a server that did not tell is asked again whether it does."""
+
+
+class DatabaseUpdates:
+    """Those of one server.
+
+    Args:
+        server: the server.
+        names: what returns the databases of interest, for where the server does not tell of all.
+        heartbeat_s: seconds between two signs of life of a request that waits.
+    """
+
+    def __init__(self, server: CouchServer, names: Callable[[], Iterable[str]], heartbeat_s: float = 1.0) -> None:
+        self._server = server
+        self._names = names
+        self._heartbeat_s = heartbeat_s
+        self._sequences: dict[str, object] = {}
+        self.are_told = False
+        """Whether the server tells."""
+
+    async def follow(self) -> AsyncIterator[set[str]]:
+        """Yield the names of databases that have changed, again and again; never ends."""
+        while True:
+            try:
+                async for names in self._told():
+                    yield names
+            except (Forbidden, NotFound, Unauthorized) as error:
+                if self.are_told or not self._sequences:
+                    _logger.warning("CouchDB does not tell which databases change: they are asked", reason=str(error))
+                self.are_told = False
+            async for names in self._asked():
+                yield names
+
+    async def _told(self) -> AsyncIterator[set[str]]:
+        since, failures = "now", 0
+        while True:
+            params = {"feed": "longpoll", "since": since, "heartbeat": int(self._heartbeat_s * 1000)}
+            if since == "now":
+                params = {"since": "now", "limit": 1}
+            try:
+                answer = await self._server.request(
+                    "GET",
+                    "_db_updates",
+                    params=params,
+                    silence_s=max(_SILENCE_S, 3 * self._heartbeat_s),
+                    has="last_seq",
+                )
+            except Unavailable as error:
+                failures += 1
+                if failures & (failures - 1) == 0:
+                    _logger.info("which databases change is not to be had now", reason=str(error))
+                await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
+                continue
+            failures, self.are_told, since = 0, True, str(answer["last_seq"])
+            rows = [row for row in answer.get("results") or () if isinstance(row, dict)]
+            if names := {row["db_name"] for row in rows if isinstance(row.get("db_name"), str)}:
+                yield names
+            await asyncio.sleep(_TOGETHER_S)
+
+    async def _asked(self) -> AsyncIterator[set[str]]:
+        """Ask again and again, for a while."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _ASK_AGAIN_S
+        while loop.time() < until:
+            began = loop.time()
+            try:
+                found = await self._server.sequences([*self._names()])
+            except CouchError as error:
+                _logger.info("the databases cannot be asked now", reason=str(error))
+            else:
+                known, self._sequences = self._sequences, found
+                if changed := {name for name, sequence in found.items() if known.get(name) != sequence}:
+                    yield changed
+            await asyncio.sleep(max(_LEAST_PAUSE_S, _REST * (loop.time() - began)))

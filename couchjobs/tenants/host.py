@@ -1,0 +1,328 @@
+"""A daemon of many tenants: which of them are awake, and what wakes the others.
+
+A tenant is woken when one of its databases changes, when its next tick or job is due, when a daemon has died that may
+have left jobs behind, and now and then, for what nobody tells of. It sleeps as soon as there is nothing to do. The
+daemon with the first right to a tenant wakes it at once, the others a little later, in case that one does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from couchjobs.broker.runtime import Runtime
+from couchjobs.cluster.presence import Presence
+from couchjobs.cluster.rendezvous import rank
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.live_feeds import LiveFeeds
+from couchjobs.couch.updates import DatabaseUpdates
+from couchjobs.errors import ConfigurationError, CouchError
+from couchjobs.installation import install_control
+from couchjobs.lifecycle import Lifecycle
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.attention import Attention
+from couchjobs.supervisor import Supervisor
+from couchjobs.tenants.named import Named, named_by
+from couchjobs.tenants.tenant import Tenant
+from couchjobs.waits import Signal, patiently
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.pool import ChildPool
+
+_logger = get_logger(__name__)
+_LOOK_S = 5.0
+"""Seconds within which a tenant is noticed that comes or goes."""
+_WOKEN_TOGETHER = 16
+"""Tenants that begin at once: each asks CouchDB some dozen things the first time."""
+_LINGER_S = 5.0
+"""Seconds that a tenant stays awake after the last change."""
+_SHORT_LINGER_S = 1.0
+"""The same where many are awake: longer than it takes until a change is told."""
+_FEEDS_EACH = 3
+"""Feeds of a tenant that is awake: jobs, triggers, and mostly one more. Where all have one, many are awake."""
+_HELP_AFTER_S = 2.0
+"""Seconds until the daemon with the second right wakes a tenant that has changed; twice that for the third, ..."""
+_LOOK_AFTER_S = 900.0
+"""Seconds between two looks at a tenant for what nobody tells of: lost claims, retention."""
+_LOOKED_AFTER_TOGETHER = 2
+_AGAIN_S = 5.0
+"""Seconds until a tenant is woken again that could not begin."""
+_LONGEST_WAIT_S = 5.0
+
+
+class Host:
+    """One such daemon: started once, closed once.
+
+    Args:
+        connection: to the server.
+        workers: what it can do, for whomever.
+        wanted: which tenants, as the option `--tenants` says it.
+        pool: child processes for the functions; None: they run in this process.
+    """
+
+    def __init__(
+        self, connection: Connection, workers: WorkersList, wanted: str, pool: ChildPool | None = None
+    ) -> None:
+        self.connection = connection
+        self._named: Named = named_by(connection, wanted)
+        self._presence = Presence(connection, None)
+        self._runtime = Runtime(self._presence, workers, pool)
+        self._attention = Attention()
+        self._tenants: dict[str, Tenant] = {}
+        self._ranks: dict[str, int] = {}
+        """By key, how many daemons come before this one in the right to the tenant."""
+        self._living: frozenset[str] = frozenset()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        """By key, what wakes the tenant, or tries to have it sleep."""
+        self._try_at: dict[str, float] = {}
+        """By key, when to try next to have the tenant sleep."""
+        self._waking = 0
+        self._news = Signal()
+        self._look = Signal()
+        self._looked_after = 0
+        self._tasks = Supervisor()
+        self._life = Lifecycle("daemon of many tenants")
+        self.id = self._presence.id
+
+    @property
+    def tenants(self) -> list[Prefixer]:
+        """Return those that are served now."""
+        return [tenant.db for tenant in self._tenants.values()]
+
+    @property
+    def is_calm(self) -> bool:
+        """Return whether nobody is being woken, or is to be."""
+        return not self._busy and all(
+            tenant.due_at is None or tenant.due_at > time.monotonic() for tenant in self._tenants.values()
+        )
+
+    @property
+    def awake(self) -> int:
+        """Return how many tenants are awake."""
+        return sum(tenant.is_awake for tenant in self._tenants.values())
+
+    async def start(self) -> None:
+        """Begin to serve the tenants that there are, and those that come.
+
+        Raises:
+            ConfigurationError: what names the tenants cannot be read.
+            CouchError: CouchDB does not say which there are.
+        """
+        settings, server = self.connection.settings, self.connection.server
+        async with self._life.starting() as to_close:
+            for change in await patiently(lambda: install_control(self.connection), settings.request_timeout):
+                _logger.info(change)
+            server.live_feeds = LiveFeeds(settings.most_feeds, await server.max_open_shards())
+            tenants = await patiently(self._named.tenants, settings.request_timeout)
+            await self._runtime.start()
+            to_close.push_async_callback(self._runtime.close)
+            await self._presence.serve(self._named.told(tenants))
+            await self._presence.take_jobs(self._runtime.workers.names(), self._runtime.producer.slots.count)
+            await self._presence.take_triggers(True)
+            to_close.push_async_callback(self._stop)
+            await self._arrange(tenants)
+            updates = DatabaseUpdates(server, self._databases, settings.feed_heartbeat)
+            self._tasks.start("watch the clock", self._attention.watch)
+            self._tasks.start("follow databases", lambda: self._follow(updates))
+            self._tasks.start("look for tenants", self._look_for_tenants)
+            self._tasks.start("watch daemons", self._watch_daemons)
+            self._tasks.start("wake tenants", self._run)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
+
+        `timeout`: seconds; None: the setting `shutdown_timeout`.
+
+        Raises:
+            ClosedError: it does not run.
+        """
+        self._runtime.grace_s = self.connection.settings.shutdown_timeout if timeout is None else timeout
+        await self._life.close()
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more, from now on."""
+        self._runtime.stop_claiming()
+
+    def hurry(self) -> None:
+        """Interrupt all running jobs now, for a shutdown that is under way."""
+        self._runtime.hurry()
+
+    async def _stop(self) -> None:
+        self._runtime.stop_claiming()
+        await self._tasks.stop()
+        busy = [*self._busy.values()]
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        await self._presence.take_triggers(False)
+        await asyncio.gather(*(tenant.stop() for tenant in self._tenants.values()), return_exceptions=True)
+
+    # --- which tenants there are ---
+
+    def _databases(self) -> set[str]:
+        return {name for tenant in self._tenants.values() for name in tenant.databases}
+
+    async def _look_for_tenants(self) -> None:
+        while True:
+            await self._look.within(_LOOK_S)
+            try:
+                tenants = await self._named.tenants()
+            except (ConfigurationError, CouchError) as error:
+                _logger.warning("which tenants there are is not known now", reason=str(error))
+                continue
+            await self._presence.serve(self._named.told(tenants))
+            await self._arrange(tenants)
+
+    async def _arrange(self, tenants: list[Prefixer]) -> None:
+        """Have these tenants, and no others."""
+        wanted = {db.key: db for db in tenants}
+        for key, tenant in [*self._tenants.items()]:
+            if tenant.db != wanted.get(key):
+                del self._tenants[key]
+                _logger.info("tenant dropped", tenant=key)
+                self._begin(f"{key}\n", tenant.close(self.connection.settings.shutdown_timeout))
+        spread = _LOOK_AFTER_S / max(1, len(wanted))
+        for number, (key, db) in enumerate(wanted.items()):
+            if key not in self._tenants and f"{key}\n" not in self._busy:
+                tenant = self._tenants[key] = Tenant(db, self._runtime, self._attention)
+                tenant.looked_after_at = time.monotonic() - number * spread
+                _logger.debug("tenant taken on", tenant=key)
+        self._rank()
+        self._news.set()
+
+    # --- what wakes them ---
+
+    async def _follow(self, updates: DatabaseUpdates) -> None:
+        live = self.connection.server.live_feeds
+        async for names in updates.follow():
+            present, changed = time.monotonic(), False
+            for name in names:
+                if live is not None:
+                    live.tell(name)
+                tenant = self._owner(name)
+                if tenant is None:
+                    self._look.set()
+                elif tenant.is_concerned_by(name):
+                    tenant.changed_at = tenant.changed_at or present
+                    tenant.last_change_at = present
+                    changed = True
+            if changed:
+                self._news.set()
+
+    def _owner(self, database: str) -> Tenant | None:
+        """Return whose database that is, by its name."""
+        key = database
+        while "/" in key:
+            key = key.rpartition("/")[0]
+            if (tenant := self._tenants.get(key)) is not None:
+                return tenant
+        return self._tenants.get("")
+
+    async def _watch_daemons(self) -> None:
+        changed = self._presence.listen()
+        while True:
+            await changed.wait()
+            changed.clear()
+            self._rank()
+
+    def _rank(self) -> None:
+        """Find out anew which tenants are this daemon's; wake those that have changed hands, or may hold lost jobs."""
+        present = time.monotonic()
+        peers = [(name, peer) for name, peer in self._presence.peers.living() if peer.schedules and peer.moved]
+        living = frozenset(name for name, _ in peers)
+        gone, self._living = self._living - living, living
+        ranks: dict[str, int] = {}
+        for key, tenant in self._tenants.items():
+            ranks[key] = rank(self.id, f"tenant:{key}", [name for name, peer in peers if key in peer.tenants])
+            if gone or ranks[key] != self._ranks.get(key):
+                tenant.due_at = present
+        self._ranks = ranks
+        self._news.set()
+
+    async def _run(self) -> None:
+        since = self._attention.since
+        while True:
+            if since != self._attention.since:  # the clock was set, or stood still: nothing is due when it was said
+                since = self._attention.since
+                for tenant in self._tenants.values():
+                    tenant.due_at = time.monotonic()
+            next_at = self._begin_due(time.monotonic())
+            await self._news.within(max(0.0, next_at - time.monotonic()))
+
+    def _begin_due(self, present: float) -> float:
+        """Wake whom it is time to wake, those that have changed first, and have others sleep; return when to look."""
+        next_at = present + _LONGEST_WAIT_S
+        awake = self.awake
+        due: list[Tenant] = []
+        for key, tenant in self._tenants.items():
+            if key in self._busy:
+                continue
+            if tenant.is_awake:
+                at = self._sleeps_at(key, tenant, awake)
+                if at <= present:
+                    self._begin(key, self._have_sleep(key, tenant))
+            elif (at := self._wakes_at(key, tenant)) <= present:
+                due.append(tenant)
+                continue
+            next_at = min(next_at, at)
+        due.sort(key=lambda tenant: tenant.changed_at is None)
+        for tenant in due[: _WOKEN_TOGETHER - self._waking]:  # the end of one wakes this loop again
+            self._begin(tenant.db.key, self._wake(tenant))
+        return next_at
+
+    def _wakes_at(self, key: str, tenant: Tenant) -> float:
+        waits = [] if tenant.due_at is None else [tenant.due_at]
+        if tenant.changed_at is not None:
+            waits.append(tenant.changed_at + _HELP_AFTER_S * self._ranks.get(key, 0))
+        if self._looked_after < _LOOKED_AFTER_TOGETHER:
+            waits.append(tenant.looked_after_at + _LOOK_AFTER_S)
+        return min(waits, default=float("inf"))
+
+    def _sleeps_at(self, key: str, tenant: Tenant, awake: int) -> float:
+        many = awake * _FEEDS_EACH > self.connection.settings.most_feeds
+        return max(tenant.last_change_at + (_SHORT_LINGER_S if many else _LINGER_S), self._try_at.get(key, 0.0))
+
+    def _begin(self, key: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._busy[key] = asyncio.create_task(work, name=f"tenant {key.strip()}")
+
+        def end(_: asyncio.Task[None]) -> None:
+            del self._busy[key]
+            self._news.set()
+
+        task.add_done_callback(end)
+
+    async def _wake(self, tenant: Tenant) -> None:
+        self._waking += 1
+        tenant.changed_at = None
+        try:
+            await tenant.wake()
+        except CouchError as error:
+            _logger.warning("tenant cannot begin, and is tried again", tenant=tenant.db.key, reason=str(error))
+            tenant.due_at = time.monotonic() + _AGAIN_S
+            return
+        except Exception:
+            _logger.exception("tenant cannot begin, and is tried again", tenant=tenant.db.key)
+            tenant.due_at = time.monotonic() + _LOOK_AFTER_S
+            return
+        finally:
+            self._waking -= 1
+        tenant.last_change_at = time.monotonic()
+        if tenant.looked_after_at + _LOOK_AFTER_S <= tenant.last_change_at:
+            await self._look_after(tenant)
+
+    async def _look_after(self, tenant: Tenant) -> None:
+        self._looked_after += 1
+        try:
+            await tenant.look_after()
+        except CouchError as error:
+            _logger.info("tenant is looked after again", tenant=tenant.db.key, reason=str(error))
+        finally:
+            self._looked_after -= 1
+
+    async def _have_sleep(self, key: str, tenant: Tenant) -> None:
+        if await tenant.sleep_if_quiet():
+            self._try_at.pop(key, None)
+        else:
+            self._try_at[key] = time.monotonic() + _LINGER_S

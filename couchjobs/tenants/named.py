@@ -1,0 +1,137 @@
+"""Which tenants a daemon of many serves: all that have jobs, those of a file, or those that documents name."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol
+
+from couchjobs.cluster.peers import Tenants
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ConfigurationError
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer, escape
+
+_logger = get_logger(__name__)
+_DOCUMENT = "tenant:"
+ALL = "all"
+DOCUMENTS = "documents"
+
+
+class Named(Protocol):
+    """What says which tenants there are."""
+
+    async def tenants(self) -> list[Prefixer]:
+        """Return them.
+
+        Raises:
+            ConfigurationError: what says so cannot be read now.
+            CouchError: CouchDB does not say.
+        """
+
+    def told(self, tenants: list[Prefixer]) -> Tenants:
+        """Return how the daemon's document says that it serves these."""
+
+
+def named_by(connection: Connection, wanted: str) -> Named:
+    """Return what names the tenants: `all`, `documents`, or the path of a file.
+
+    Raises:
+        ConfigurationError: there is no such file.
+    """
+    if wanted == ALL:
+        return _All(connection)
+    if wanted == DOCUMENTS:
+        return _Documents(connection)
+    path = Path(wanted)
+    if not path.is_file():
+        raise ConfigurationError(f"--tenants {wanted}: {ALL}, {DOCUMENTS} or a file of prefixes, one a line")
+    return _File(path)
+
+
+class _All:
+    """Every tenant that has a database of jobs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._jobs = escape(connection.settings.jobs_doctype)
+
+    async def tenants(self) -> list[Prefixer]:
+        names = await self._connection.server.all_databases()
+        own = f"/{self._jobs}"
+        keys = sorted({name.removesuffix(own) for name in names if name.endswith(own)})
+        return [*[Prefixer("", None)] * (self._jobs in names), *(Prefixer("", key) for key in keys)]
+
+    def told(self, tenants: list[Prefixer]) -> Tenants:  # noqa: ARG002  whichever they are
+        return Tenants(None)
+
+
+class _File:
+    """Those of a file: a prefix a line, and after it, perhaps, a domain; # begins a remark."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def tenants(self) -> list[Prefixer]:
+        try:
+            text = await asyncio.to_thread(self._path.read_text, "utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{self._path} cannot be read: {error}") from None
+        found = []
+        for number, line in enumerate(text.splitlines(), 1):
+            words = line.partition("#")[0].split()
+            if not words:
+                continue
+            if len(words) > 2:
+                raise ConfigurationError(f"{self._path}, line {number}: a prefix, and perhaps a domain: {line[:80]!r}")
+            found.append(Prefixer(words[1] if len(words) > 1 else "", words[0]))
+        return _apart(found, str(self._path))
+
+    def told(self, tenants: list[Prefixer]) -> Tenants:
+        return _listed(tenants)
+
+
+class _Documents:
+    """Those of documents `tenant:<domain>` = `{prefix}` in the control database."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._bad: set[str] = set()
+
+    async def tenants(self) -> list[Prefixer]:
+        found = []
+        for document in await self._connection.control.with_prefix(_DOCUMENT):
+            doc_id = str(document["_id"])
+            try:
+                found.append(self._read(doc_id.removeprefix(_DOCUMENT), document.get("prefix")))
+            except ConfigurationError as error:
+                if doc_id not in self._bad:
+                    _logger.warning("a document names no tenant", document=doc_id, reason=str(error))
+                self._bad.add(doc_id)
+            else:
+                self._bad.discard(doc_id)
+        return _apart(found, f"{_DOCUMENT}...")
+
+    def _read(self, domain: str, prefix: object) -> Prefixer:
+        if not isinstance(prefix, str):
+            raise ConfigurationError(f"its prefix is no text, but {prefix!r:.80}")
+        db = Prefixer(domain, prefix)
+        db.database(self._connection.settings.jobs_doctype)
+        return db
+
+    def told(self, tenants: list[Prefixer]) -> Tenants:
+        return _listed(tenants)
+
+
+def _listed(tenants: list[Prefixer]) -> Tenants:
+    return Tenants(frozenset(db.key for db in tenants))
+
+
+def _apart(tenants: list[Prefixer], where: str) -> list[Prefixer]:
+    """Return those that have databases of their own: `a.b`, `a-b` and `a:b` are one."""
+    found: dict[str, Prefixer] = {}
+    for db in tenants:
+        other = found.setdefault(db.key, db)
+        if other != db:
+            _logger.warning("two tenants have the same databases: one is left out", where=where, tenants=[other, db])
+    return [*found.values()]

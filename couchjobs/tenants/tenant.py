@@ -1,0 +1,140 @@
+"""One tenant of a daemon of many: awake, with feeds, schedules and duties, or asleep, which costs nothing but memory.
+
+It sleeps once all is done, and says when it must be woken: at the next tick, or when a job is due. What it knows stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.broker.runtime import Runtime
+from couchjobs.errors import ClosedError, CouchError
+from couchjobs.installation import install
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.attention import Attention
+from couchjobs.scheduler.couch import CouchScheduler
+
+_logger = get_logger(__name__)
+
+
+class Tenant:
+    """That of one daemon.
+
+    Args:
+        db: which.
+        runtime: what runs its jobs, and those of the others.
+        attention: what watches the clock for all.
+    """
+
+    def __init__(self, db: Prefixer, runtime: Runtime, attention: Attention) -> None:
+        self.db = db
+        self._connection = runtime.presence.connection
+        self._runtime = runtime
+        self._broker = CouchBroker(self._connection, db, runtime)
+        self._scheduler = CouchScheduler(self._connection, db, attention)
+        self._started = False
+        self._turn = asyncio.Lock()
+        self.is_awake = False
+        self.due_at: float | None = time.monotonic()
+        """When it is to be woken at the latest, by `time.monotonic()`; None: when something changes."""
+        self.changed_at: float | None = None
+        """When it was first heard, since it was woken, that one of its databases has changed."""
+        self.last_change_at = 0.0
+        """When it was last heard."""
+        self.looked_after_at = 0.0
+        """When its duties were last done."""
+
+    @property
+    def databases(self) -> set[str]:
+        """Return the names of its databases, and of those whose documents fire its triggers."""
+        triggers = self.db.database(self._connection.settings.triggers_doctype)
+        return self._broker.databases | self._scheduler.sources | {triggers}
+
+    def is_concerned_by(self, database: str) -> bool:
+        """Return whether a change of that database may be something to do."""
+        return database in self.databases or self._scheduler.may_begin_to_follow(database)
+
+    async def wake(self) -> None:
+        """Go on where it was; the first time, begin.
+
+        Raises:
+            CouchError: CouchDB does not let it begin.
+        """
+        async with self._turn:
+            if self.is_awake:
+                return
+            self.due_at = None
+            if self._started:
+                self._broker.resume()
+                self._scheduler.resume()
+            else:
+                await self._start()
+            self.is_awake = True
+
+    async def _start(self) -> None:
+        for change in await install(self._connection, self.db):
+            _logger.info(change, tenant=self.db.key)
+        await self._broker.start_workers(self._runtime.workers)
+        try:
+            await self._scheduler.start_scheduler(self._broker)
+        except BaseException:
+            await self._broker.shutdown_workers(0)
+            self._broker = CouchBroker(self._connection, self.db, self._runtime)
+            raise
+        self._started = True
+
+    async def look_after(self) -> None:
+        """Do once what is done now and then.
+
+        Raises:
+            CouchError: CouchDB does not take it.
+        """
+        await self._broker.look_after()
+        self.looked_after_at = time.monotonic()
+
+    async def sleep_if_quiet(self) -> bool:
+        """Sleep, if there is nothing to do; return whether there was not."""
+        async with self._turn:
+            if not self.is_awake:
+                return True
+            began = time.monotonic()
+            if not await self._is_quiet():
+                return False
+            await self._pause()
+            if not await self._is_quiet():  # a row came meanwhile, or what was being done was cut off
+                self._broker.resume()
+                self._scheduler.resume()
+                return False
+            waits = [wait for wait in (self._broker.next_in(), self._scheduler.next_in()) if wait is not None]
+            self.due_at = began + min(waits) if waits else None
+            self.is_awake = False
+            return True
+
+    async def _is_quiet(self) -> bool:
+        try:
+            return await self._broker.is_quiet() and await self._scheduler.is_quiet()
+        except CouchError:
+            return False
+
+    async def _pause(self) -> None:
+        await self._scheduler.pause()
+        await self._broker.pause()
+
+    async def stop(self) -> None:
+        """Look for nothing any more, whatever is known; jobs that run go on."""
+        async with self._turn:
+            await self._pause()
+            self.is_awake = False
+
+    async def close(self, grace_s: float) -> None:
+        """End it for good: running jobs may go on for so many seconds."""
+        async with self._turn:
+            with suppress(ClosedError):
+                await self._scheduler.shutdown_scheduler()
+            with suppress(ClosedError):
+                await self._broker.shutdown_workers(grace_s)
+            self.is_awake = False

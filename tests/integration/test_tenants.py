@@ -1,0 +1,264 @@
+"""Many tenants on one daemon: which there are, what wakes them, and that none is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import eventually
+
+from couchjobs import WorkerContext, worker
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.cluster.peers import PREFIX
+from couchjobs.couch.connection import Connection, connect
+from couchjobs.errors import ClosedError, ConfigurationError
+from couchjobs.installation import install
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.settings import Settings
+from couchjobs.system import system_start
+from couchjobs.tenants import host as host_module
+from couchjobs.tenants.host import Host
+from couchjobs.tenants.named import named_by
+from couchjobs.timestamps import format_time, now
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.registry import config_of
+
+Serve = Callable[..., Awaitable[Host]]
+
+
+@worker("note")
+async def note(ctx: WorkerContext) -> str:
+    """Say whose job it is."""
+    return ctx.job.prefix
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tenants sleep as soon as they may: what wakes them is what is looked at."""
+    monkeypatch.setattr(host_module, "_LINGER_S", 0.2)
+    monkeypatch.setattr(host_module, "_SHORT_LINGER_S", 0.2)
+    monkeypatch.setattr(host_module, "_LOOK_S", 0.5)
+
+
+@pytest.fixture
+async def serve(connection: Connection, settings_for: Callable[..., Settings], name: str) -> AsyncIterator[Serve]:
+    """Start a daemon of many tenants in this process; it is shut down before their databases are removed."""
+    async with AsyncExitStack() as stack:
+
+        async def run(wanted: str, *functions: Any, **given: Any) -> Host:
+            settings = settings_for(prefix=None, domain="", jobs_doctype=f"jobs-{name}", **given)
+            own = await stack.enter_async_context(connect(settings))
+            workers = WorkersList(config_of(function) for function in functions or (note,))
+            host = Host(own, workers, wanted)
+            await host.start()
+            stack.push_async_callback(_shut_down, host)
+            return host
+
+        yield run
+
+
+async def _shut_down(host: Host) -> None:
+    with suppress(ClosedError):
+        await host.shutdown(0)
+
+
+class Tenants:
+    """The databases of some tenants, written to as any client would."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+
+    def db(self, tenant: str) -> Prefixer:
+        """That one."""
+        return Prefixer("", f"{self._name}-{tenant}")
+
+    async def make(self, *tenants: str) -> None:
+        """Make their databases of jobs, and nothing else."""
+        for tenant in tenants:
+            await self._connection.server.create_database(self.db(tenant).database(f"jobs-{self._name}"))
+
+    async def push(self, tenant: str, job_id: str, **more: Any) -> None:
+        """Write a job document."""
+        document = {"_id": job_id, "worker": "note", "message": None, "state": "queued", **more}
+        await self._connection.database(self.db(tenant).database(f"jobs-{self._name}")).put(document)
+
+    async def put(self, tenant: str, doctype: str, document: dict[str, Any]) -> None:
+        """Write any document."""
+        await self._connection.database(self.db(tenant).database(doctype)).put(document)
+
+    async def jobs(self, tenant: str) -> list[dict[str, Any]]:
+        """All jobs of one."""
+        database = self._connection.database(self.db(tenant).database(f"jobs-{self._name}"))
+        return [one for one in await database.with_prefix("") if not one["_id"].startswith("_design/")]
+
+    async def done(self, tenant: str, count: int = 1) -> bool:
+        """Whether so many jobs are done."""
+        found = [job for job in await self.jobs(tenant) if job.get("state") == "done"]
+        return len(found) >= count
+
+
+@pytest.fixture
+def tenants(connection: Connection, name: str) -> Tenants:
+    """Those of this test."""
+    return Tenants(connection, name)
+
+
+def asleep(host: Host) -> bool:
+    """Whether nobody is awake, after all have begun."""
+    return host.awake == 0 and host.is_calm
+
+
+async def test_job_when_its_tenant_is_asleep_then_woken(serve: Serve, tenants: Tenants) -> None:
+    """Each in its own databases; a second job later wakes it again."""
+    await tenants.make("a", "b", "c")
+    host = await serve("all")
+    await eventually(lambda: asleep(host), 30)
+    await tenants.push("b", "first")
+    await eventually(lambda: tenants.done("b"), 30)
+    assert (await tenants.jobs("b"))[0]["result"] == tenants.db("b").db_prefix
+    await eventually(lambda: asleep(host), 30)
+    await tenants.push("b", "second")
+    await tenants.push("c", "third")
+    await eventually(lambda: tenants.done("b", 2), 30)
+    await eventually(lambda: tenants.done("c"), 30)
+    assert not await tenants.jobs("a")
+
+
+async def test_tenants_when_asleep_then_delays_ticks_and_events_wake_them(serve: Serve, tenants: Tenants) -> None:
+    """A job that is due later, a schedule, a document in another database."""
+    await tenants.make("late", "clock", "event")
+    host = await serve("all")
+    await eventually(lambda: asleep(host), 30)
+    trigger = {"worker": "note", "message": None}
+    await tenants.put("clock", "triggers", {"_id": "every", "type": "@every", "arguments": "2s", **trigger})
+    await tenants.put("event", "triggers", {"_id": "paid", "type": "@event", "arguments": "orders:CREATED", **trigger})
+    await tenants.push("late", "later", scheduled_at=format_time(now() + timedelta(seconds=4)))
+    await eventually(lambda: tenants.done("clock", 2), 40)
+    await eventually(lambda: tenants.done("late"), 40)
+
+    async def waited_for() -> bool:  # the trigger is known: the database counts as one of later
+        found = await host.connection.control.find(f"checkpoint:{tenants.db('event').database('orders')}")
+        return found is not None
+
+    await eventually(waited_for, 40)
+    await host.connection.server.create_database(tenants.db("event").database("orders"))
+    await tenants.put("event", "orders", {"_id": "order"})
+    await eventually(lambda: tenants.done("event"), 40)
+    await tenants.put("event", "orders", {"_id": "another"})
+    await eventually(lambda: tenants.done("event", 2), 40)
+    assert len(await tenants.jobs("event")) == 2
+
+
+async def test_tenants_when_documents_name_them_then_noticed_and_dropped(
+    serve: Serve, tenants: Tenants, name: str
+) -> None:
+    """Without a restart; a document that names none is told of, and harms nobody."""
+    host = await serve("documents")
+    control = host.connection.control
+    await control.put({"_id": "tenant:bad", "prefix": 5})
+    await control.put({"_id": "tenant:d.example", "prefix": f"{name}-d"})
+    await eventually(lambda: len(host.tenants) == 1, 20)
+    await eventually(lambda: asleep(host), 30)
+    await tenants.push("d", "job")
+    await eventually(lambda: tenants.done("d"), 30)
+    assert (await tenants.jobs("d"))[0]["prefix"] == f"{name}-d"
+    daemon = (await control.with_prefix(PREFIX))[0]
+    assert daemon["tenants"] == [f"{name}-d"]
+    document = await control.get("tenant:d.example")
+    await control.delete(document["_id"], document["_rev"])
+    await eventually(lambda: not host.tenants, 20)
+
+
+async def test_tenants_when_two_daemons_serve_them_then_each_job_runs_once(
+    serve: Serve, tenants: Tenants, name: str, tmp_path: Path
+) -> None:
+    """Also where one of them stops: the other one has all of them from then on."""
+    listed = tmp_path / "tenants"
+    listed.write_text("# two\n" + "".join(f"{name}-{one}\n" for one in ("x", "y", "z")))
+    ran: list[str] = []
+
+    @worker("note")
+    async def count(ctx: WorkerContext) -> None:
+        ran.append(f"{ctx.job.prefix} {ctx.id}")
+
+    await tenants.make("x", "y", "z")
+    first = await serve(str(listed), count)
+    second = await serve(str(listed), count)
+    for number in range(20):
+        for tenant in ("x", "y", "z"):
+            await tenants.push(tenant, f"job-{number}")
+    for tenant in ("x", "y", "z"):
+        await eventually(lambda tenant=tenant: tenants.done(tenant, 20), 40)
+    assert len(ran) == len(set(ran)) == 60
+    await eventually(lambda: asleep(first) and asleep(second), 40)
+    await first.shutdown(0)
+    for tenant in ("x", "y", "z"):
+        await tenants.push(tenant, "last")
+    for tenant in ("x", "y", "z"):
+        await eventually(lambda tenant=tenant: tenants.done(tenant, 21), 40)
+
+
+async def test_tenants_when_one_has_very_many_jobs_then_others_do_not_wait(serve: Serve, tenants: Tenants) -> None:
+    """A slot in ten is kept for a tenant that has none."""
+    going = asyncio.Event()
+
+    @worker("note", concurrency=10)
+    async def wait(ctx: WorkerContext) -> None:
+        if ctx.job.prefix.endswith("many"):
+            await going.wait()
+
+    await tenants.make("many", "few")
+    await serve("all", wait)
+    for number in range(30):
+        await tenants.push("many", f"job-{number}")
+
+    async def running() -> bool:
+        return sum(job.get("state") == "running" for job in await tenants.jobs("many")) == 9
+
+    await eventually(running, 30)
+    await tenants.push("few", "only")
+    await eventually(lambda: tenants.done("few"), 30)
+    assert not await tenants.done("many")
+    going.set()
+    await eventually(lambda: tenants.done("many", 30), 30)
+
+
+async def test_tenants_when_a_daemon_of_one_shares_them_then_each_job_runs_once(
+    serve: Serve, tenants: Tenants, settings_for: Callable[..., Settings], name: str
+) -> None:
+    """They know of each other: a daemon of one tenant may be started beside that of all."""
+    await tenants.make("s")
+    host = await serve("all")
+    async with connect(settings_for(prefix=f"{name}-s", domain="", jobs_doctype=f"jobs-{name}")) as own:
+        await install(own, own.settings.tenant)
+        system = await system_start(CouchBroker(own), CouchScheduler(own), WorkersList([config_of(note)]))
+        try:
+            assert isinstance(system.broker, CouchBroker)
+            await eventually(lambda: len(system.broker.daemon.living("note")) == 2, 20)  # type: ignore[attr-defined]
+            for number in range(30):
+                await tenants.push("s", f"job-{number}")
+            await eventually(lambda: tenants.done("s", 30), 40)
+        finally:
+            await system.shutdown(0)
+    assert all(job["exec_count"] == 1 for job in await tenants.jobs("s"))
+    await eventually(lambda: asleep(host), 40)
+
+
+async def test_tenants_when_what_names_them_cannot_be_read_then_refused(connection: Connection, tmp_path: Path) -> None:
+    """What, where, how to mend it."""
+    with pytest.raises(ConfigurationError, match="all, documents or a file"):
+        named_by(connection, "alll")
+    listed = tmp_path / "tenants"
+    listed.write_text("a\nb c d\n")
+    with pytest.raises(ConfigurationError, match="line 2"):
+        await named_by(connection, str(listed)).tenants()
+    listed.write_text("a.b  # one\na-b\nc c.example\n")
+    found = await named_by(connection, str(listed)).tenants()
+    assert found == [Prefixer("", "a.b"), Prefixer("c.example", "c")]
