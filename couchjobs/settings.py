@@ -36,7 +36,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     url: str = "http://127.0.0.1:5984"
-    """The CouchDB server. Credentials in it are used and never shown. Defaults to http://127.0.0.1:5984."""
+    """The CouchDB server, or several nodes of one cluster with commas between: the first is asked where it answers,
+    else the next one. Credentials in it are used and never shown. Defaults to http://127.0.0.1:5984."""
     credentials_file: str | None = None
     """A file of lines COUCHJOBS_AUTH_TYPE=..., COUCHJOBS_USERNAME=... Defaults to none."""
     proxy: str | None = None

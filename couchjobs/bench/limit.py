@@ -13,6 +13,8 @@ from couchjobs.timestamps import format_time, now
 
 BATCH = 500
 _IN_FLIGHT = 2
+_TOGETHER = 10_000
+"""Documents that are in memory at once."""
 
 
 def job_documents(count: int, worker: str) -> list[Document]:
@@ -29,13 +31,13 @@ def job_documents(count: int, worker: str) -> list[Document]:
     ]
 
 
-async def write_all(database: Database, documents: list[Document]) -> None:
+async def write_all(database: Database, documents: list[Document], batch: int = BATCH) -> None:
     """Write the documents by bulk requests, two at a time, and set their `_rev`."""
-    batches: Iterator[list[Document]] = iter([documents[at : at + BATCH] for at in range(0, len(documents), BATCH)])
+    batches: Iterator[list[Document]] = iter([documents[at : at + batch] for at in range(0, len(documents), batch)])
 
     async def write() -> None:
-        for batch in batches:
-            await write_batch(database, batch)
+        for some in batches:
+            await write_batch(database, some)
 
     await asyncio.gather(*(write() for _ in range(_IN_FLIGHT)))
 
@@ -50,12 +52,21 @@ async def read_all(database: Database, count: int) -> list[Document]:
     return documents
 
 
-async def measure_limit(database: Database, count: int) -> float:
-    """Return how many jobs a second the database takes through their life."""
+async def measure_limit(database: Database, count: int, batch: int = BATCH) -> tuple[float, float]:
+    """Return how many jobs a second the database takes through their life, and through that after their creation.
+
+    `batch`: how many documents a request writes.
+    """
     documents = job_documents(count, "none")
     started = time.perf_counter()
-    await write_all(database, documents)
-    documents = await read_all(database, count)
+    await write_all(database, documents, batch)
+    created = time.perf_counter()
+    await _claim_and_end(database, await read_all(database, count), batch)
+    ended = time.perf_counter()
+    return count / (ended - started), count / (ended - created)
+
+
+async def _claim_and_end(database: Database, documents: list[Document], batch: int) -> None:
     for number, document in enumerate(documents):
         time_now = format_time(now())
         document |= {
@@ -64,8 +75,19 @@ async def measure_limit(database: Database, count: int) -> float:
             "exec_count": 1,
             "claim": {"id": f"{number:016x}", "daemon": "bench-1234-abcdef01", "at": time_now},
         }
-    await write_all(database, documents)
+    await write_all(database, documents, batch)
     for document in documents:
         document |= {"state": "done", "finished_at": format_time(now())}
-    await write_all(database, documents)
-    return count / (time.perf_counter() - started)
+    await write_all(database, documents, batch)
+
+
+async def write_finished(database: Database, count: int) -> None:
+    """Write so many jobs that have ended, as a daemon leaves them."""
+    for start in range(0, count, _TOGETHER):
+        documents = job_documents(min(_TOGETHER, count - start), "noop")
+        for number, document in enumerate(documents):
+            at = document["queued_at"]
+            claim = {"id": f"{number:016x}", "daemon": "bench-1234-abcdef01", "at": at}
+            ended = {"state": "done", "started_at": at, "finished_at": at, "exec_count": 1, "seconds": 0.001}
+            document |= {**ended, "claim": claim}
+        await write_all(database, documents)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from couchjobs.bench.cpu import server_cpu_s
 from couchjobs.bench.engine import (
@@ -17,10 +17,12 @@ from couchjobs.bench.engine import (
     measure_half_load,
     until_quiet,
 )
+from couchjobs.bench.figures import percentile
+from couchjobs.bench.growth import measure_burst, measure_growth, measure_one_by_one, measure_tenants
 from couchjobs.bench.limit import measure_limit
 from couchjobs.bench.scale import scale
 from couchjobs.couch.connection import connect
-from couchjobs.installation import install
+from couchjobs.installation import install, install_control
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
 
@@ -35,18 +37,23 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """What was measured; the ratios are shares of the limit."""
+    """What was measured; the ratios are shares of the limits."""
 
     server: str
     jobs: int
     limit_jobs_per_s: float
+    """Each created, read once, claimed and ended by bare bulk requests."""
+    drain_limit_jobs_per_s: float
+    """The same without their creation."""
     drain_jobs_per_s: float
     end_to_end_jobs_per_s: float
     latency_ms: Percentiles
     latency_at_half_load_ms: Percentiles
     """In the database in which `end_to_end_jobs_per_s` was measured, with its ended jobs."""
     drain_ratio: float
+    """Of `drain_limit_jobs_per_s`."""
     end_to_end_ratio: float
+    """Of `limit_jobs_per_s`."""
     enqueue_jobs_per_s: dict[str, float]
     """`bulk` by `push_jobs`, `single` by 16 concurrent programs."""
     cpu_ms_per_job: float
@@ -77,7 +84,9 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
             for tenant in tenants:
                 await install(connection, tenant)
             await until_quiet(connection.server)
-            limit = await measure_limit(connection.database(tenants[0].database(settings.jobs_doctype)), jobs)
+            limit, drain_limit = await measure_limit(
+                connection.database(tenants[0].database(settings.jobs_doctype)), jobs
+            )
             await until_quiet(connection.server)
             cpu, server_cpu = time.process_time(), server_cpu_s(connection.server.url)
             drain = await measure_drain(connection, tenants[1], jobs)
@@ -102,11 +111,12 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
         server=f"{vendor} {welcome.get('version', '')}".strip(),
         jobs=jobs,
         limit_jobs_per_s=round(limit, 1),
+        drain_limit_jobs_per_s=round(drain_limit, 1),
         drain_jobs_per_s=round(drain, 1),
         end_to_end_jobs_per_s=round(end_to_end, 1),
         latency_ms=Percentiles(percentile(latencies, 0.5), percentile(latencies, 0.99)),
         latency_at_half_load_ms=Percentiles(percentile(at_half_load, 0.5), percentile(at_half_load, 0.99)),
-        drain_ratio=round(drain / limit, 3),
+        drain_ratio=round(drain / drain_limit, 3),
         end_to_end_ratio=round(end_to_end / limit, 3),
         enqueue_jobs_per_s={"bulk": round(bulk, 1), "single": round(single, 1)},
         cpu_ms_per_job=round(1000 * cpu / jobs, 3),
@@ -117,7 +127,43 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
     )
 
 
-def percentile(seconds: Sequence[float], share: float) -> float:
-    """Return the value below which that share of the values lies, in milliseconds."""
-    ordered = sorted(seconds)
-    return round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2)
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Which measurements of growth are wanted."""
+
+    growth: bool = False
+    full: bool = False
+    burst: bool = False
+    tenants: int = 0
+    one_by_one: bool = False
+
+    def __bool__(self) -> bool:
+        """Return whether there are any."""
+        return self.growth or self.burst or self.tenants > 0 or self.one_by_one
+
+
+async def run_growth(settings: Settings, jobs: int, wanted: Growth) -> dict[str, Any]:
+    """Measure what is wanted, with daemons in processes of their own, at the settings that everybody has.
+
+    `jobs`: how many a burst has, and how many are pushed one by one.
+    """
+    name = f"bench-{secrets.token_hex(4)}"
+    settings = settings.model_copy(update={"control_db": f"{name}-control"})
+    found: dict[str, Any] = {}
+    async with connect(settings) as connection:
+        welcome = await connection.server.welcome()
+        found["server"] = f"{welcome.get('vendor', {}).get('name', '')} {welcome.get('version', '')}".strip()
+        await install_control(connection)
+        try:
+            if wanted.growth:
+                found["growth"] = await measure_growth(connection, name, full=wanted.full)
+            if wanted.one_by_one:
+                found["one_by_one"] = await measure_one_by_one(connection, name, jobs)
+            if wanted.burst:
+                found["burst"] = await measure_burst(connection, name, jobs)
+            if wanted.tenants:
+                found["tenants"] = await measure_tenants(connection, name, wanted.tenants)
+        finally:
+            for database in await connection.server.databases_from(name):
+                await connection.server.delete_database(database)
+    return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 
 from couchjobs.bench.cpu import family_cpu_s
+from couchjobs.bench.daemons import daemons as run_daemons
+from couchjobs.bench.daemons import forget_daemons, until_there
 from couchjobs.bench.engine import until_quiet
 from couchjobs.bench.limit import job_documents, write_all
 from couchjobs.couch.changes import ChangesFollower
@@ -16,7 +17,6 @@ from couchjobs.couch.database import Database, generation
 from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
 
-_LOOK_S = 0.05
 _SETTLE_S = 3.0
 _PAUSE_S = 0.25
 _GENERATION_OF_AN_END = 3
@@ -33,40 +33,18 @@ async def drain_with(
     """
     await install(connection, db)
     database = connection.database(db.database(connection.settings.jobs_doctype))
-    environment = {
-        **os.environ,
-        "COUCHJOBS_URL": connection.settings.url,
-        "COUCHJOBS_DOMAIN": db.domain,
-        "COUCHJOBS_PREFIX": db.db_prefix,
-        "COUCHJOBS_CONTROL_DB": connection.settings.control_db,
-    }
-    command = [sys.executable, "-m", "couchjobs", "run", "couchjobs.bench.noop", "--processes", str(processes)]
-    command += ["--log-level", "error"]
-    running = [await asyncio.create_subprocess_exec(*command, env=environment) for _ in range(daemons)]
-    try:
-        await _until_running(connection, daemons)
+    async with run_daemons(connection, db, "--processes", str(processes), count=daemons) as running:
+        await until_there(connection, daemons)
+        await asyncio.sleep(_SETTLE_S)
         cpu, started = sum(family_cpu_s(process.pid) for process in running), time.perf_counter()
         await write_all(database, job_documents(count, worker))
-        await _until_done(database, count)
+        await until_done(database, count)
         seconds = time.perf_counter() - started
         cpu = sum(family_cpu_s(process.pid) for process in running) - cpu
         return count / seconds, cpu / seconds / (os.cpu_count() or 1)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            await process.wait()
 
 
-async def _until_running(connection: Connection, daemons: int) -> None:
-    while True:
-        if len(await connection.control.with_prefix("daemon:")) >= daemons:
-            break
-        await asyncio.sleep(_LOOK_S)
-    await asyncio.sleep(_SETTLE_S)
-
-
-async def _until_done(database: Database, count: int) -> None:
+async def until_done(database: Database, count: int) -> None:
     """Follow the feed until so many jobs are done: no view is asked while they are."""
     follower, ended = ChangesFollower(database, "0"), set[str]()
     while True:
@@ -80,7 +58,6 @@ async def _until_done(database: Database, count: int) -> None:
 
 async def scale(connection: Connection, name: str, jobs: int) -> dict[str, dict[str, float]]:
     """Return the jobs a second of many children or daemons, as shares of one daemon that runs the functions itself."""
-    control = connection.control
     rates: dict[str, dict[str, float]] = {"processes": {}, "daemons": {}, "busy_processes": {}}
     shares: dict[str, float] = {}
     plans = [("daemons", n, {"daemons": n}, "noop", jobs) for n in (1, 2, 4, 8)]
@@ -94,8 +71,7 @@ async def scale(connection: Connection, name: str, jobs: int) -> dict[str, dict[
             shares[str(number)] = round(share, 3)
         for doctype in (connection.settings.jobs_doctype, connection.settings.triggers_doctype):
             await connection.server.delete_database(db.database(doctype))
-        for daemon in await control.with_prefix("daemon:"):
-            await control.delete(daemon["_id"], daemon["_rev"])
+        await forget_daemons(connection)
     one = {"daemons": rates["daemons"]["1"], "processes": rates["daemons"]["1"]}
     one["busy_processes"] = rates["busy_processes"]["0"]
     ratios = {kind: {n: round(rate / one[kind], 3) for n, rate in found.items()} for kind, found in rates.items()}

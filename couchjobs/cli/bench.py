@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -12,16 +13,32 @@ from rich.table import Table
 
 from couchjobs import process
 from couchjobs.bench.compare import compare
-from couchjobs.bench.run import BenchResult, run_bench
+from couchjobs.bench.run import BenchResult, Growth, run_bench, run_growth
 from couchjobs.cli.options import Json, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.log import configure_logging
+from couchjobs.settings import Settings
+
+T = TypeVar("T")
 
 
 def bench(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="How many jobs each measurement takes.")] = 5000,
     scale: Annotated[
         bool, typer.Option("--scale", help="Also with 2, 4 and 8 child processes and daemons; takes minutes.")
+    ] = False,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Instead: a daemon in front of 0, 10,000 and 100,000 finished jobs.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="With --growth: also of 1,000,000.")] = False,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="Instead: 100 jobs a second in the two minutes after --jobs were drained.")
+    ] = False,
+    tenants: Annotated[
+        int, typer.Option("--tenants", min=0, help="Instead: one daemon of so many tenants.", metavar="N")
+    ] = 0,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="Instead: 16 programs that push one job after another.")
     ] = False,
     compared: Annotated[
         str | None, typer.Option("--compare", help="A commit to measure beside this checkout, in turn with it.")
@@ -39,17 +56,25 @@ def bench(
         settings = settings_of(url, None, None) if url is not None or "COUCHJOBS_URL" in os.environ else None
         _print_comparison(compare(compared, settings, jobs, rounds), as_json)
         return
-    if url is not None or "COUCHJOBS_URL" in os.environ:
-        result = process.run(run_bench(settings_of(url, None, None), jobs, scaled=scale))
-    else:
-        print("couchjobs: no COUCHJOBS_URL: measuring the embedded server, in memory", file=sys.stderr)
-        with EmbeddedServer() as server:
-            settings = settings_of(server.bare_url, None, None).model_copy(update={"url": server.url})
-            result = process.run(run_bench(settings, jobs, scaled=scale))
+    wanted = Growth(growth, full, burst, tenants, one_by_one)
+    if wanted:
+        print_json(_measure(url, lambda settings: run_growth(settings, jobs, wanted)))
+        return
+    result = _measure(url, lambda settings: run_bench(settings, jobs, scaled=scale))
     if as_json:
         print_json(result.as_json())
     else:
         _print_table(result)
+
+
+def _measure(url: str | None, run: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    """Run a measurement on the server that is given, or else on an embedded one."""
+    if url is not None or "COUCHJOBS_URL" in os.environ:
+        return process.run(run(settings_of(url, None, None)))
+    print("couchjobs: no COUCHJOBS_URL: measuring the embedded server, in memory", file=sys.stderr)
+    with EmbeddedServer() as server:
+        settings = settings_of(server.bare_url, None, None).model_copy(update={"url": server.url})
+        return process.run(run(settings))
 
 
 def _print_comparison(found: dict[str, Any], as_json: bool) -> None:
@@ -67,6 +92,7 @@ def _print_table(result: BenchResult) -> None:
     table.add_row(
         "limit: created, read once, claimed, ended by bare bulk requests", f"{result.limit_jobs_per_s:,.0f}", ""
     )
+    table.add_row("the same without their creation", f"{result.drain_limit_jobs_per_s:,.0f}", "")
     table.add_row(
         "drain: jobs queued, then the daemon starts", f"{result.drain_jobs_per_s:,.0f}", f"{result.drain_ratio:.2f}"
     )

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.connection import Connection, connect
-from couchjobs.couch.login import split_url
+from couchjobs.couch.login import split_urls
 from couchjobs.errors import ConfigurationError
 from couchjobs.log import configure_logging, plain
 from couchjobs.settings import Settings, load_settings
@@ -38,7 +38,7 @@ def settings_of(url: str | None, domain: str | None, prefix: str | None) -> Sett
     Raises:
         ConfigurationError: one cannot be used.
     """
-    if url is not None and split_url(url)[1] is not None:
+    if url is not None and split_urls(url)[1] is not None:
         print(
             "couchjobs: credentials in --url can be seen by other users of this machine; use COUCHJOBS_URL",
             file=sys.stderr,

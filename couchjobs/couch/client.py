@@ -14,6 +14,8 @@ from couchjobs.couch.answers import error_of
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
 from couchjobs.couch.live_feeds import LiveFeeds
+from couchjobs.couch.login import split_urls
+from couchjobs.couch.nodes import Nodes
 from couchjobs.couch.transport import MAX_ANSWER, Answer, Transport
 from couchjobs.log import get_logger
 
@@ -38,8 +40,12 @@ class CouchServer:
         request_timeout: float = 60.0,
         proxy: str | None = None,
     ) -> None:
-        """Take the server at `url`, with the credentials given, else those of the URL, a file or the environment."""
-        self._transport = Transport(request_timeout, proxy)
+        """Take the server at `url`, with the credentials given, else those of the URL, a file or the environment.
+
+        `url` may name several nodes of one cluster, with commas between: the first is asked where it answers.
+        """
+        self.nodes = Nodes(split_urls(url)[0])
+        self._transport = Transport(request_timeout, proxy, self.nodes)
         self.url, found = find_credentials(url, credentials_file, self._transport)
         self._credentials = credentials or found
         self.design_documents: dict[tuple[str, str], str] = {}

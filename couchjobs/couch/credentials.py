@@ -13,7 +13,7 @@ import asyncio
 
 from couchjobs.couch.answers import Shown, error_of, of_credentials
 from couchjobs.couch.authentication import Authentication, Headers
-from couchjobs.couch.login import Source, source_of, split_url
+from couchjobs.couch.login import Source, source_of, split_urls
 from couchjobs.couch.transport import Answer, Transport
 from couchjobs.errors import ConfigurationError, CouchError, Locked, Unauthorized
 from couchjobs.log import get_logger
@@ -224,10 +224,12 @@ class Credentials:
 def find_credentials(url: str, file: str | None = None, transport: Transport | None = None) -> tuple[str, Credentials]:
     """Return the URL without credentials, and those: of the URL, else of the file, else of the environment.
 
+    `url`: that of the first node, where it names several.
+
     Raises:
         ConfigurationError: the file cannot be read, or what it or the environment says is not complete.
     """
-    bare, name, password = split_url(url)
+    [bare, *_], name, password = split_urls(url)
     return bare, Credentials(source_of(name, password, file), bare, transport)
 
 

@@ -7,6 +7,7 @@ the keyring may change while a process runs; they are read again by whoever hold
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import StringIO
@@ -18,6 +19,8 @@ from dotenv.parser import parse_stream
 from couchjobs.errors import ConfigurationError
 
 _PREFIX = "COUCHJOBS_"
+_BETWEEN = re.compile(r"\s*,\s*(?=https?://)")
+"""A comma between two URLs: one in a password is followed by something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,24 @@ def split_url(url: str) -> tuple[str, str | None, str | None]:
     bare = urlunsplit((parts.scheme, host + (f":{port}" if port else ""), parts.path.rstrip("/"), "", ""))
     name = unquote(parts.username) if parts.username else None
     return bare, name, unquote(parts.password or "") if name else None
+
+
+def split_urls(urls: str) -> tuple[list[str], str | None, str | None]:
+    """Return the same of the URLs of several nodes, after one another with commas between.
+
+    Raises:
+        ConfigurationError: one is no URL of a server, or they name two users.
+    """
+    nodes: list[str] = []
+    user: tuple[str | None, str | None] = None, None
+    for url in _BETWEEN.split(urls.strip()):
+        bare, name, password = split_url(url)
+        if name is not None:
+            if user[0] is not None and user != (name, password):
+                raise ConfigurationError("the nodes of COUCHJOBS_URL are of one cluster, and have the same user")
+            user = name, password
+        nodes.append(bare)
+    return nodes, *user
 
 
 def _kind_of(config: dict[str, str]) -> str:

@@ -6,9 +6,10 @@ where the setting names one, and HTTP_PROXY is not looked at: what is told to a 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from io import BytesIO
 from typing import NamedTuple
 
@@ -16,8 +17,11 @@ import aiohttp
 from yarl import URL
 
 from couchjobs import errors
+from couchjobs.couch.nodes import Nodes
 
 _CONNECT_S = 10.0
+_LOOK_BACK_S = 2.0
+_UP = 200
 _FORKED = 70
 """The exit code EX_SOFTWARE."""
 _POOL = 64
@@ -50,9 +54,12 @@ class Transport:
     Args:
         request_timeout: seconds that a request may take which does not wait on purpose.
         proxy: the URL of a proxy for all requests; None: there is none.
+        nodes: those of the server, by the first of which it is called; None: there is but one.
     """
 
-    def __init__(self, request_timeout: float = 60.0, proxy: str | None = None) -> None:
+    def __init__(self, request_timeout: float = 60.0, proxy: str | None = None, nodes: Nodes | None = None) -> None:
+        self._nodes = nodes or Nodes([""])
+        self._looking_back: asyncio.Task[None] | None = None
         self._request_timeout = request_timeout
         self._proxy = proxy
         self._pid = os.getpid()
@@ -91,9 +98,29 @@ class Transport:
             limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
         if os.getpid() != self._pid:
             os._exit(_FORKED)  # a clone of a process, in whose event loop it has come back from a fork
-        where = URL(url, encoded=True)
-        with _told(method, where):
-            async with self._open_session(waits=silence_s is not None).request(
+        if self._nodes.is_to_look_back():
+            self._looking_back = asyncio.create_task(self._look_back(), name="look at the first node")
+        for _ in range(len(self._nodes) - 1):
+            try:
+                return await self._send(method, url, headers, body, limit, max_answer, waits=silence_s is not None)
+            except errors.Unreachable:  # nothing was sent: the next node may be asked
+                if not isinstance(body, bytes | None):
+                    raise
+        return await self._send(method, url, headers, body, limit, max_answer, waits=silence_s is not None)
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | AsyncIterable[bytes] | None,
+        limit: aiohttp.ClientTimeout,
+        max_answer: int,
+        *,
+        waits: bool,
+    ) -> Answer:
+        with self._told(method, url) as where:
+            async with self._open_session(waits=waits).request(
                 method,
                 where,
                 data=_as_payload(body),
@@ -106,15 +133,24 @@ class Transport:
                 cookies = {name: cookie.value for name, cookie in response.cookies.items()} if response.cookies else {}
                 return Answer(content, response.status, response.headers, cookies)
 
+    async def _look_back(self) -> None:
+        """Use the first node again, if it says that it is up: a node that is being mended says that it is not."""
+        limit = aiohttp.ClientTimeout(total=_LOOK_BACK_S)
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with self._open_session(waits=False).get(
+                f"{self._nodes.first}/_up", timeout=limit, allow_redirects=False, proxy=self._proxy
+            ) as response:
+                if response.status == _UP:
+                    self._nodes.is_back()
+
     @asynccontextmanager
     async def download(self, url: str, *, headers: Mapping[str, str]) -> AsyncIterator[Download]:
         """Ask for something of whatever size, and have it in pieces: no limit on the whole, but one between two.
 
         Raises: as `send`.
         """
-        where = URL(url, encoded=True)
         limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._request_timeout)
-        with _told("GET", where):
+        with self._told("GET", url) as where:
             async with self._open_session(waits=True).get(
                 where, headers=headers, timeout=limit, allow_redirects=False, proxy=self._proxy
             ) as response:
@@ -122,9 +158,30 @@ class Transport:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._looking_back is not None:
+            self._looking_back.cancel()
+            await asyncio.gather(self._looking_back, return_exceptions=True)
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
+
+    @contextmanager
+    def _told(self, method: str, url: str) -> Iterator[URL]:
+        """Yield where a request goes; raise what has become of it as an error of this package."""
+        node, where = self._nodes.in_use, URL(self._nodes.at(url), encoded=True)
+        try:
+            yield where
+        except TimeoutError as error:
+            self._nodes.failed(node, "no answer in time")
+            raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time") from error
+        except aiohttp.ClientConnectorError as error:
+            reason = f"no connection to {error.host}:{error.port}: {error.os_error}"
+            self._nodes.failed(node, reason)
+            raise errors.Unreachable(f"{method} {where.raw_path}: {reason}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._nodes.failed(node, reason)
+            raise errors.Unavailable(f"{method} {where.raw_path}: {reason}") from error
 
     def _open_session(self, *, waits: bool) -> aiohttp.ClientSession:
         """Return the session of requests that wait on purpose, which no limit holds up, or that of the rest."""
@@ -139,20 +196,6 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._sessions[waits]
-
-
-@contextmanager
-def _told(method: str, where: URL) -> Iterator[None]:
-    """Raise what has become of a request as an error of this package."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time") from error
-    except aiohttp.ClientConnectorError as error:
-        at = f"{error.host}:{error.port}"
-        raise errors.Unreachable(f"{method} {where.raw_path}: no connection to {at}: {error.os_error}") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise errors.Unavailable(f"{method} {where.raw_path}: {type(error).__name__}: {error}") from error
 
 
 def _as_payload(body: bytes | AsyncIterable[bytes] | None) -> bytes | BytesIO | AsyncIterable[bytes] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from couchjobs.bench.compare import ratios
-from couchjobs.bench.run import percentile
+from couchjobs.bench.figures import percentile
 
 
 def test_ratios_when_runs_vary_then_of_the_medians_and_of_common_figures_alone() -> None:

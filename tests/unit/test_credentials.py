@@ -17,7 +17,8 @@ import trustme
 from aiohttp import web
 
 from couchjobs.couch.client import CouchServer
-from couchjobs.couch.credentials import find_credentials, split_url
+from couchjobs.couch.credentials import find_credentials
+from couchjobs.couch.login import split_url
 from couchjobs.errors import ConfigurationError, Unavailable
 from couchjobs.settings import load_settings
 

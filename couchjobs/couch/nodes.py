@@ -1,0 +1,69 @@
+"""The nodes of a cluster that a process may ask: one of them at a time, the first one where it answers.
+
+Whoever asks names the first node, and is led to the one in use. Where a node gives no answer, the next requests go to
+the next one: at once where nothing was sent, else once the caller has found out what became of his request. The first
+node is looked at now and then, and used again once it says that it is up.
+
+Sequences do not hold at every node: after a change of nodes, rows of a feed may come again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from couchjobs.log import get_logger
+
+_logger = get_logger(__name__)
+LOOK_BACK_S = 15.0
+"""Seconds between two looks at the first node, while another one is in use."""
+
+
+class Nodes:
+    """Those of one server. `urls`: without credentials, the one first that is to be used where it answers."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._urls = [*urls]
+        self._in_use = 0
+        self._look_back_at = 0.0
+
+    @property
+    def first(self) -> str:
+        """Return the URL of the first one, by which all of them are called."""
+        return self._urls[0]
+
+    @property
+    def in_use(self) -> str:
+        """Return the URL of the one that is asked now."""
+        return self._urls[self._in_use]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._urls)
+
+    def at(self, url: str) -> str:
+        """Return where something is asked for now that is at the first node by its URL."""
+        if self._in_use == 0 or not url.startswith(self.first):
+            return url
+        return self.in_use + url.removeprefix(self.first)
+
+    def failed(self, node: str, reason: str) -> None:
+        """Take note that a node gave no answer, in whose place the next one is used, unless that is so already."""
+        if node != self.in_use or len(self._urls) == 1:
+            return
+        self._in_use = (self._in_use + 1) % len(self._urls)
+        self._look_back_at = time.monotonic() + LOOK_BACK_S
+        _logger.warning("a node does not answer, and another one is asked", node=node, other=self.in_use, reason=reason)
+
+    def is_to_look_back(self) -> bool:
+        """Return whether it is time to look at the first node; it is not again before a while has passed."""
+        if self._in_use == 0 or time.monotonic() < self._look_back_at:
+            return False
+        self._look_back_at = time.monotonic() + LOOK_BACK_S
+        return True
+
+    def is_back(self) -> None:
+        """Take note that the first node is up."""
+        if self._in_use:
+            _logger.info("the first node is up again, and asked", node=self.first)
+            self._in_use = 0

@@ -1,0 +1,123 @@
+"""Several nodes of a cluster: which one is asked, and when another one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from waiting import eventually
+
+from couchjobs.couch import nodes
+from couchjobs.couch.client import CouchServer
+from couchjobs.couch.login import split_urls
+from couchjobs.errors import ConfigurationError, Unavailable, Unreachable
+
+
+class Node:
+    """A server that tells its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.up = 200
+        self.cuts = False
+        self.asked = 0
+        self._server: TestServer | None = None
+        self._port: int | None = None
+
+    async def start(self) -> None:
+        """Answer, at the same port as before."""
+        app = web.Application()
+        app.router.add_get("/_up", self._say_up)
+        app.router.add_get("/", self._say)
+        self._server = TestServer(app, port=self._port)
+        await self._server.start_server()
+        self._port = self._server.port
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        if self._server is not None:
+            await self._server.close()
+            self._server = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self._port}"
+
+    async def _say_up(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"}, status=self.up)
+
+    async def _say(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.cuts and request.transport is not None:
+            request.transport.abort()
+        return web.json_response({"couchdb": self.name})
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[tuple[Node, Node]]:
+    """Two nodes that answer."""
+    found = Node("first"), Node("second")
+    for node in found:
+        await node.start()
+    yield found
+    for node in found:
+        await node.stop()
+
+
+async def test_nodes_when_the_first_stops_then_the_next_is_asked_until_it_is_up(
+    two: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was sent to a node that is not there: the request itself goes on; one that is being mended waits."""
+    monkeypatch.setattr(nodes, "LOOK_BACK_S", 0.0)
+    first, second = two
+    async with CouchServer(f"{first.url}, {second.url}") as server:
+        assert (await server.welcome())["couchdb"] == "first"
+        await first.stop()
+        assert (await server.welcome())["couchdb"] == "second"
+        assert server.nodes.in_use == second.url
+        assert server.url == first.url, "by which all are called"
+        first.up = 404
+        await first.start()
+        for _ in range(3):
+            assert (await server.welcome())["couchdb"] == "second"
+        first.up = 200
+
+        async def back() -> bool:
+            return (await server.welcome())["couchdb"] == "first"
+
+        await eventually(back)
+        await first.stop()
+        await second.stop()
+        with pytest.raises(Unreachable):
+            await server.welcome()
+        await second.start()
+        assert (await server.welcome())["couchdb"] == "second"
+
+
+async def test_nodes_when_an_answer_is_lost_then_the_caller_is_told_and_the_next_request_goes_elsewhere(
+    two: tuple[Node, Node],
+) -> None:
+    """It may have been taken: nobody sends it again but who knows what it was."""
+    first, second = two
+    async with CouchServer(f"{first.url},{second.url}") as server:
+        await server.welcome()
+        first.cuts = True
+        with pytest.raises(Unavailable):
+            await server.welcome()
+        asked = first.asked
+        assert (await server.welcome())["couchdb"] == "second"
+        assert first.asked == asked
+
+
+def test_urls_when_of_several_nodes_then_one_user() -> None:
+    """A comma in a password is none between two URLs."""
+    assert split_urls("http://a:b,c@h:1") == (["http://h:1"], "a", "b,c")
+    assert split_urls("http://a:b@h:1 , https://i") == (["http://h:1", "https://i"], "a", "b")
+    assert split_urls("http://h:1,http://a:b@i:2")[1:] == ("a", "b")
+    with pytest.raises(ConfigurationError, match="same user"):
+        split_urls("http://a:b@h:1,http://c:d@i:2")
+    with pytest.raises(ConfigurationError, match="must look like"):
+        split_urls("h,i")
