@@ -14,6 +14,7 @@ from couchjobs.errors import (
     MalformedTriggerError,
     UnknownTriggerError,
 )
+from couchjobs.scheduler.patterns import Patterns
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
@@ -24,20 +25,28 @@ _ALIKE = 0.6
 class Oddities:
     """Those of triggers of one tenant, from few requests; what may not be asked is not told."""
 
-    def __init__(self, taken: set[str] | None, missing: set[str], connection: Connection) -> None:
+    def __init__(self, taken: set[str] | None, missing: set[str], empty: set[str], connection: Connection) -> None:
         self._taken = taken
         self._missing = missing
+        self._empty = empty
         self._connection = connection
 
     @classmethod
     async def of(cls, connection: Connection, triggers: Iterable[TriggerInfos]) -> Oddities:
         """Ask what is needed to tell of these triggers."""
+        triggers = [*triggers]
         names = {_database(connection, doctype) for infos in triggers for doctype in doctypes_of(infos)} - {""}
         try:
             missing = await connection.server.missing([*names]) if names else set()
         except CouchError:
             missing = set()
-        return cls(await who_takes(connection), missing, connection)
+        patterns = {pattern for infos in triggers for pattern in _patterns_of(infos)}
+        try:
+            found = await Patterns(connection, connection.settings.tenant).doctypes(patterns)
+        except CouchError:
+            found = {}
+        empty = {pattern for pattern, doctypes in found.items() if not doctypes}
+        return cls(await who_takes(connection), missing, empty, connection)
 
     def notes(self, infos: TriggerInfos) -> list[str]:
         """Return a sentence for each oddity of the trigger."""
@@ -47,16 +56,28 @@ class Oddities:
             meant = f": did you mean {alike[0]}?" if alike else ""
             notes.append(f"no daemon has a worker {infos.worker!r} now{meant}")
         names = sorted({_database(self._connection, doctype) for doctype in doctypes_of(infos)} & self._missing)
-        return [*notes, *(f"there is no database {name}" for name in names)]
+        empty = sorted(self._empty.intersection(_patterns_of(infos)))
+        notes += [f"there is no database {name}" for name in names]
+        return [*notes, *(f"no database matches {pattern} yet" for pattern in empty)]
 
 
 def doctypes_of(infos: TriggerInfos) -> frozenset[str]:
     """Return the doctypes that an @event trigger names; none for any other, and for one that cannot be understood."""
+    rules = _rules_of(infos)
+    return frozenset() if rules is None else rules.doctypes
+
+
+def _patterns_of(infos: TriggerInfos) -> Iterable[str]:
+    rules = _rules_of(infos)
+    return () if rules is None else rules.patterns
+
+
+def _rules_of(infos: TriggerInfos) -> EventRules | None:
     try:
         rules = parse_trigger(infos)
     except (BadDocumentError, MalformedTriggerError, UnknownTriggerError):
-        return frozenset()
-    return rules.doctypes if isinstance(rules, EventRules) else frozenset()
+        return None
+    return rules if isinstance(rules, EventRules) else None
 
 
 def _database(connection: Connection, doctype: str) -> str:

@@ -51,7 +51,11 @@ class DatabaseUpdates:
                     yield names
             except (Forbidden, NotFound, Unauthorized) as error:
                 if self.are_told or not self._sequences:
-                    _logger.warning("CouchDB does not tell which databases change: they are asked", reason=str(error))
+                    _logger.warning(
+                        "CouchDB does not tell which databases change, and they are asked in turn: that needs an "
+                        "administrator's rights and the database _global_changes",
+                        reason=str(error),
+                    )
                 self.are_told = False
             async for names in self._asked():
                 yield names

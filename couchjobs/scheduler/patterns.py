@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, Forbidden, Unauthorized
+from couchjobs.errors import Conflict, Forbidden, Unauthorized, Unavailable
 from couchjobs.prefixer import Prefixer, escape
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.triggers.event import name_pattern
@@ -37,11 +37,19 @@ class Patterns:
         """
         found: dict[str, set[str]] = {}
         for pattern in patterns:
-            before = escape(f"{self._db.db_prefix}/") if self._db.db_prefix else ""
-            literal, matches = pattern.partition("*")[0], name_pattern(pattern)
-            names = await self._connection.server.databases_from(before + escape(literal))
-            found[pattern] = {name.removeprefix(before) for name in names if matches(name.removeprefix(before))}
+            beginning = self._beginning + escape(pattern.partition("*")[0])
+            found[pattern] = self._matching(pattern, await self._connection.server.databases_from(beginning))
         return found
+
+    @property
+    def _beginning(self) -> str:
+        return f"{self._db.key}/" if self._db.key else ""
+
+    def _matching(self, pattern: str, names: Iterable[str]) -> set[str]:
+        """Return the doctypes of these databases that are the tenant's and match."""
+        matches = name_pattern(pattern)
+        own = (name.removeprefix(self._beginning) for name in names if name.startswith(self._beginning))
+        return {doctype for doctype in own if matches(doctype)}
 
     async def named_by(self, triggers: Iterable[EventTrigger]) -> dict[str, set[str]]:
         """Return the same for all patterns of these triggers; nothing where one may not know."""
@@ -62,12 +70,26 @@ class Patterns:
             doc_id = self._prefix + pattern
             if doc_id not in stored:
                 whose = {"domain": self._db.domain, "prefix": self._db.db_prefix}
-                stored[doc_id] = {"_id": doc_id, **whose, "known": sorted(doctypes)}
+                known_now = doctypes | await self._surely_matching(pattern)
+                stored[doc_id] = {"_id": doc_id, **whose, "known": sorted(known_now)}
                 with suppress(Conflict):  # another daemon was faster
                     await control.put(stored[doc_id])
                 stored[doc_id] = await control.get(doc_id)
             known = stored[doc_id].get("known")
             self._known[pattern] = frozenset(known if isinstance(known, list) else ())
+
+    async def _surely_matching(self, pattern: str) -> set[str]:
+        """Return the doctypes that match, of a list that is CouchDB's: it holds a database that is there for certain.
+
+        What is left out of the first look would be new at the next one, and all of it would fire.
+
+        Raises:
+            Unavailable: the list is not to be had now.
+        """
+        names = await self._connection.server.all_databases()
+        if self._connection.control.name not in names:
+            raise Unavailable("GET /_all_dbs: a list of databases without that of couchjobs itself")
+        return self._matching(pattern, names)
 
     async def drop(self, named: Iterable[str]) -> None:
         """Forget the patterns that no trigger names: one that names them later begins anew."""

@@ -124,13 +124,23 @@ async def test_triggers_when_nobody_has_the_worker_or_there_is_no_database_then_
     taken = {"domain": db.domain, "prefix": db.db_prefix, "worker_types": ["resize"], "beat": 1}
     await connection.control.put({"_id": "daemon:other", **taken})
     await connection.server.create_database(db.database("orders"))
-    wanted = ("triggers", "add", "@event", "orders:CREATED odrers:CREATED", "--worker", "risize", "--id", "odd")
+    wanted = (
+        "triggers",
+        "add",
+        "@event",
+        "orders:CREATED odrers:CREATED userdb-*:CREATED",
+        "--worker",
+        "risize",
+        "--id",
+        "odd",
+    )
     added = await in_thread(run, *wanted)
     assert (added.returncode, added.stdout) == (0, "odd\n")
     (listed,) = orjson.loads((await in_thread(run, "triggers", "ls", "--json")).stdout)
     for told in (added.stderr, "; ".join(listed["notes"])):
         assert "no daemon has a worker 'risize' now: did you mean resize?" in told
         assert f"there is no database {db.database('odrers')}" in told
+        assert "no database matches userdb-* yet" in told
         assert db.database("orders") not in told
 
 

@@ -9,6 +9,7 @@ import pytest
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
+from couchjobs.couch.client import CouchServer
 from couchjobs.couch.connection import Connection
 from couchjobs.doctor.examine import examine
 from couchjobs.errors import MalformedTriggerError
@@ -168,3 +169,27 @@ async def test_pattern_when_the_list_of_sources_does_not_cover_it_then_refused(
         await store.add(infos)
     await write_list(connection, db, ["orders", "user*"])
     assert (await store.add(infos)).id == "t"
+
+
+async def test_pattern_when_the_first_list_of_databases_is_a_lie_then_old_documents_fire_nothing(
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something between answers 200 and an empty list: what it left out would seem to be new afterwards."""
+    await _database(connection, db, "userdb-a", "old")
+    await triggers_of(connection, db).put({"_id": "t", **TRIGGER})
+    lies = [0, 3]
+    truth = CouchServer.request
+
+    async def request(self: CouchServer, method: str, path: str, **given: Any) -> Any:
+        if path == "_all_dbs" and lies[0] < lies[1]:
+            lies[0] += 1
+            return []
+        return await truth(self, method, path, **given)
+
+    monkeypatch.setattr(CouchServer, "request", request)
+    await start(note)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    assert lies[0] == lies[1]
+    await connection.database(db.database("userdb-a")).put({"_id": "new"})
+    (job,) = await eventually(lambda: so_many_jobs_of(connection, db, "t", 1))
+    assert job["event"]["doc"]["_id"] == "new"
