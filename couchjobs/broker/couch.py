@@ -156,15 +156,18 @@ class CouchBroker:
         for duties in self._duties:
             await duties.once()
 
-    async def is_quiet(self) -> bool:
-        """Return whether no job runs here, nor is there one to run before `next_in`, as far as CouchDB tells now.
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether no job runs here, nor is there one to run before `next_in`, as far as is known."""
+        return all(lane.is_quiet for lane in self._lanes)
+
+    async def has_more(self) -> bool:
+        """Return whether CouchDB has changes of jobs that have not been looked at.
 
         Raises:
-            CouchError: it does not.
+            CouchError: it does not say.
         """
-        if not all(lane.is_quiet for lane in self._lanes):
-            return False
-        return not any([await feed.has_more() for feed in self._feeds])
+        return any([await feed.has_more() for feed in self._feeds])
 
     @property
     def databases(self) -> set[str]:

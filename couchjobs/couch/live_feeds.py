@@ -19,8 +19,10 @@ _SHARE = 5
 """Which part of the shards that the server opens may be kept open from here: 1 in so many."""
 _LEAST = 2
 """Shards that are had in any case."""
-_LONGEST_S = 5.0
+_LONGEST_S = 60.0
 """Seconds after which a feed is read though nothing was said of its database: what says so is a hint."""
+_LONGEST_UNTOLD_S = 5.0
+"""The same where the server does not say which databases change."""
 _NO_SHARDS = "No DB shards could be opened"
 
 
@@ -38,6 +40,8 @@ class LiveFeeds:
         self._waiting = 0
         self._open = 0
         self._changed: dict[str, Signal] = {}
+        self.are_told = False
+        """Whether the server says which databases change."""
 
     @contextmanager
     def place(self, shards: int) -> Iterator[bool]:
@@ -66,4 +70,4 @@ class LiveFeeds:
 
     async def changed(self, database: str) -> None:
         """Return as soon as the database is said to have changed since the last call, or after a while."""
-        await self._changed.setdefault(database, Signal()).within(_LONGEST_S)
+        await self._changed.setdefault(database, Signal()).within(_LONGEST_S if self.are_told else _LONGEST_UNTOLD_S)

@@ -84,21 +84,29 @@ class CouchScheduler:
         if self._feeds is not None:
             await self._feeds.stop()
 
-    async def is_quiet(self) -> bool:
-        """Return whether nothing is to be fired before `next_in`, as far as CouchDB tells now.
-
-        Raises:
-            CouchError: it does not.
-        """
+    @property
+    def is_quiet(self) -> bool:
+        """Return whether nothing is to be fired before `next_in`, as far as is known."""
         if self._ticker is None or self._feeds is None or not self.triggers.loaded.is_set():
             return False
-        if not self._ticker.is_quiet or not self._feeds.is_quiet:
-            return False
-        return not await self.triggers.has_more() and not await self._feeds.has_more()
+        return self._ticker.is_quiet and self._feeds.is_quiet
+
+    async def has_more(self) -> bool:
+        """Return whether CouchDB has changes of triggers or sources that have not been looked at.
+
+        Raises:
+            CouchError: it does not say.
+        """
+        return await self.triggers.has_more() or (self._feeds is not None and await self._feeds.has_more())
 
     def next_in(self) -> float | None:
         """Return in how many seconds the next tick comes, None where there is none."""
         return self._ticker.next_in() if self._ticker is not None else None
+
+    def note_database(self, name: str) -> None:
+        """Take note that a database has changed: perhaps it is one that is waited for."""
+        if self._feeds is not None:
+            self._feeds.note_database(name)
 
     def may_begin_to_follow(self, database: str) -> bool:
         """Return whether some trigger's pattern may name a database that is not followed yet."""

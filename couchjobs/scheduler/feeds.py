@@ -29,6 +29,8 @@ _LOOKED_AT = 10
 """How many of them are asked for one by one in a look, where the server does not tell of many at once."""
 _SOURCES_S = 10.0
 """Seconds within which a change of the list of sources, or of who may write triggers, is noticed."""
+_SELDOM = 6
+"""Times as long between two looks of either kind, where a daemon serves many tenants."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class Feeds:
         self._daemons_changed = daemon.listen()
         self._ended = asyncio.Event()
         self._followed: dict[str, _Followed] = {}
+        self._seldom = _SELDOM if daemon.presence.serves_many else 1
         self._paused: dict[str, EventFollower] = {}
         self._absent: dict[str, EventFollower] = {}
         self._unwanted: set[str] | None = None
@@ -73,7 +76,7 @@ class Feeds:
             waits = [
                 asyncio.ensure_future(event.wait()) for event in (self._changed, self._daemons_changed, self._ended)
             ]
-            timeout = _LOOK_S if self._absent else _SOURCES_S
+            timeout = self._seldom * (_LOOK_S if self._absent else _SOURCES_S)
             try:
                 await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -96,6 +99,11 @@ class Feeds:
         followers = [*(one.follower for one in self._followed.values()), *self._paused.values()]
         return any([await follower.has_more() for follower in followers])
 
+    def note_database(self, name: str) -> None:
+        """Take note that a database has changed: where it was waited for, it is there."""
+        if any(self._name_of(doctype) == name for doctype in self._absent):
+            self._ended.set()
+
     @property
     def databases(self) -> set[str]:
         """Return the names of the databases that are followed, or waited for."""
@@ -110,7 +118,7 @@ class Feeds:
         for event in (self._changed, self._daemons_changed, self._ended):
             event.clear()
         try:
-            if changed or loop.time() - self._sources_at >= _SOURCES_S:
+            if changed or loop.time() - self._sources_at >= self._seldom * _SOURCES_S:
                 await self._find_wanted()
                 await self._keep_positions()
                 self._sources_at = loop.time()

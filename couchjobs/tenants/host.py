@@ -44,6 +44,10 @@ _FEEDS_EACH = 3
 """Feeds of a tenant that is awake: jobs, triggers, and mostly one more. Where all have one, many are awake."""
 _HELP_AFTER_S = 2.0
 """Seconds until the daemon with the second right wakes a tenant that has changed; twice that for the third, ..."""
+_SLEEP_S = 90.0
+"""A tenant that has nothing to do for less stays awake: to be woken costs CouchDB more than so long a watch."""
+_MOST_AWAKE = 3
+"""Times as many tenants as feeds are awake for that reason at most."""
 _LOOK_AFTER_S = 900.0
 """Seconds between two looks at a tenant for what nobody tells of: lost claims, retention."""
 _LOOKED_AFTER_TOGETHER = 2
@@ -197,17 +201,16 @@ class Host:
     async def _follow(self, updates: DatabaseUpdates) -> None:
         live = self.connection.server.live_feeds
         async for names in updates.follow():
-            present, changed = time.monotonic(), False
+            changed = False
             for name in names:
                 if live is not None:
+                    live.are_told = updates.are_told
                     live.tell(name)
                 tenant = self._owner(name)
                 if tenant is None:
                     self._look.set()
-                elif tenant.is_concerned_by(name):
-                    tenant.changed_at = tenant.changed_at or present
-                    tenant.last_change_at = present
-                    changed = True
+                else:
+                    changed |= tenant.note_change(name)
             if changed:
                 self._news.set()
 
@@ -268,7 +271,8 @@ class Host:
                 continue
             next_at = min(next_at, at)
         due.sort(key=lambda tenant: tenant.changed_at is None)
-        for tenant in due[: _WOKEN_TOGETHER - self._waking]:  # the end of one wakes this loop again
+        for tenant in due[: max(0, _WOKEN_TOGETHER - self._waking)]:  # the end of one wakes this loop again
+            self._waking += 1
             self._begin(tenant.db.key, self._wake(tenant))
         return next_at
 
@@ -294,7 +298,6 @@ class Host:
         task.add_done_callback(end)
 
     async def _wake(self, tenant: Tenant) -> None:
-        self._waking += 1
         tenant.changed_at = None
         try:
             await tenant.wake()
@@ -322,7 +325,8 @@ class Host:
             self._looked_after -= 1
 
     async def _have_sleep(self, key: str, tenant: Tenant) -> None:
-        if await tenant.sleep_if_quiet():
+        many = self.awake > _MOST_AWAKE * self.connection.settings.most_feeds
+        if await tenant.sleep_if_quiet(_SHORT_LINGER_S if many else _SLEEP_S):
             self._try_at.pop(key, None)
         else:
             self._try_at[key] = time.monotonic() + _LINGER_S

@@ -54,9 +54,14 @@ class Tenant:
         triggers = self.db.database(self._connection.settings.triggers_doctype)
         return self._broker.databases | self._scheduler.sources | {triggers}
 
-    def is_concerned_by(self, database: str) -> bool:
-        """Return whether a change of that database may be something to do."""
-        return database in self.databases or self._scheduler.may_begin_to_follow(database)
+    def note_change(self, database: str) -> bool:
+        """Take note that a database has changed; return whether that may be something to do."""
+        if database not in self.databases and not self._scheduler.may_begin_to_follow(database):
+            return False
+        self._scheduler.note_database(database)
+        self.last_change_at = time.monotonic()
+        self.changed_at = self.changed_at or self.last_change_at
+        return True
 
     async def wake(self) -> None:
         """Go on where it was; the first time, begin.
@@ -96,29 +101,36 @@ class Tenant:
         await self._broker.look_after()
         self.looked_after_at = time.monotonic()
 
-    async def sleep_if_quiet(self) -> bool:
-        """Sleep, if there is nothing to do; return whether there was not."""
+    async def sleep_if_quiet(self, least_s: float) -> bool:
+        """Sleep, if there is nothing to do, nor will be for so many seconds; return whether it does."""
         async with self._turn:
             if not self.is_awake:
                 return True
-            began = time.monotonic()
-            if not await self._is_quiet():
+            if not self._is_quiet or (in_s := self._next_in()) < least_s:
                 return False
+            self.changed_at = None
             await self._pause()
-            if not await self._is_quiet():  # a row came meanwhile, or what was being done was cut off
+            if not self._is_quiet or await self._has_more():  # what was being done was cut off, or a row has come
                 self._broker.resume()
                 self._scheduler.resume()
                 return False
-            waits = [wait for wait in (self._broker.next_in(), self._scheduler.next_in()) if wait is not None]
-            self.due_at = began + min(waits) if waits else None
+            self.due_at = time.monotonic() + in_s if in_s < float("inf") else None
             self.is_awake = False
             return True
 
-    async def _is_quiet(self) -> bool:
+    @property
+    def _is_quiet(self) -> bool:
+        return self._broker.is_quiet and self._scheduler.is_quiet
+
+    def _next_in(self) -> float:
+        waits = (self._broker.next_in(), self._scheduler.next_in())
+        return min((wait for wait in waits if wait is not None), default=float("inf"))
+
+    async def _has_more(self) -> bool:
         try:
-            return await self._broker.is_quiet() and await self._scheduler.is_quiet()
+            return await self._broker.has_more() or await self._scheduler.has_more()
         except CouchError:
-            return False
+            return True
 
     async def _pause(self) -> None:
         await self._scheduler.pause()

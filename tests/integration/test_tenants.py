@@ -43,6 +43,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tenants sleep as soon as they may: what wakes them is what is looked at."""
     monkeypatch.setattr(host_module, "_LINGER_S", 0.2)
     monkeypatch.setattr(host_module, "_SHORT_LINGER_S", 0.2)
+    monkeypatch.setattr(host_module, "_SLEEP_S", 0.2)
     monkeypatch.setattr(host_module, "_LOOK_S", 0.5)
 
 
