@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from couchjobs import errors, process
-from couchjobs.cli import bench, daemon, foresee, jobs, many, push, retention, trigger_edit, trigger_list, triggers
+from couchjobs.cli import bench, daemon, foresee, jobs, push, retention, trigger_edit, trigger_list, triggers
 from couchjobs.cli.backfill import backfill
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
+from couchjobs.cli.queues import queues
 from couchjobs.log import plain, redact
 
 
@@ -35,7 +36,7 @@ app.command("push")(push.push)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(retention.app, name="retention")
 app.command("purge")(retention.purge)
-app.command("queues")(many.queues)
+app.command("queues")(queues)
 triggers.app.command("ls")(trigger_list.ls)
 triggers.app.command("next")(foresee.next_times)
 triggers.app.command("update")(trigger_edit.update)

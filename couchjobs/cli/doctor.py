@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, say, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Tenants, Url, print_json, say, tenants_of, with_connection
+from couchjobs.couch.connection import Connection
 from couchjobs.doctor.examine import examine
+from couchjobs.doctor.finding import Finding
 from couchjobs.errors import ConfigurationError, NotFound
 
 
@@ -16,6 +18,7 @@ def doctor(
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
+    tenants: Tenants = None,
     as_json: Json = False,
 ) -> None:
     """Look for conflicts, jobs without a living daemon, bad documents, missing views and security, wrong clocks.
@@ -23,17 +26,29 @@ def doctor(
     Exit code 1 where something is left. A daemon that is still is watched for COUCHJOBS_DEAD_AFTER.
     """
     try:
-        findings = with_connection(
-            url, domain, prefix, lambda connection: examine(connection, connection.settings.tenant, repair=repair)
-        )
+        found = with_connection(url, domain, prefix, lambda connection: _examine(connection, tenants, repair=repair))
     except NotFound as error:
         raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
     if as_json:
-        print_json([{"kind": one.kind, "where": one.where, "what": one.what, "done": one.done} for one in findings])
-    elif not findings:
+        print_json([_as_json(one, tenant if tenants else None) for tenant, one in found])
+    elif not found:
         print("all is well")
     else:
-        for one in findings:
-            say(f"{one.kind}: {one.where}: {one.what}" + (f" -> {one.done}" if one.done else ""))
-    if any(one.done is None for one in findings):
+        for tenant, one in found:
+            whose = f"{tenant}: " if tenants else ""
+            say(f"{whose}{one.kind}: {one.where}: {one.what}" + (f" -> {one.done}" if one.done else ""))
+    if any(one.done is None for _, one in found):
         raise typer.Exit(1)
+
+
+async def _examine(connection: Connection, tenants: str | None, *, repair: bool) -> list[tuple[str, Finding]]:
+    """Return the findings of all tenants, each with its prefix."""
+    found: list[tuple[str, Finding]] = []
+    for db in await tenants_of(connection, tenants):
+        found += [(db.key, one) for one in await examine(connection, db, repair=repair)]
+    return found
+
+
+def _as_json(one: Finding, tenant: str | None) -> dict[str, Any]:
+    whose = {} if tenant is None else {"tenant": tenant}
+    return {**whose, "kind": one.kind, "where": one.where, "what": one.what, "done": one.done}

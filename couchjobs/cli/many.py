@@ -1,4 +1,4 @@
-"""`jobs retry`, `cancel` and `rm`: of jobs by their ids, or of all that filters name, and `queues`."""
+"""`jobs retry`, `cancel` and `rm`: of jobs by their ids, or of all that filters name."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_json, say, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, say, with_connection
 from couchjobs.client import Couchjobs, present
-from couchjobs.cluster.peers import PREFIX as DAEMON
-from couchjobs.cluster.peers import takers
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Database
 from couchjobs.durations import read_seconds
-from couchjobs.errors import ConfigurationError, Conflict, Forbidden, JobNotFoundError, NotFound, Unauthorized
+from couchjobs.errors import ConfigurationError, Conflict, JobNotFoundError, NotFound
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.queries import JobFilter, each
-from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.timestamps import now, parse_time
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Ids of jobs; or filters, with --yes.")]
 Worker = Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")]
@@ -39,7 +34,6 @@ Until = Annotated[str | None, typer.Option("--until", help="Queued before then: 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it, and not only count.")]
 Again = Annotated[bool, typer.Option("--again", help="Also jobs that are done.")]
 _TOGETHER = 500
-_RECENT = timedelta(hours=1)
 
 
 def filter_of(
@@ -226,61 +220,3 @@ async def _all_of(work: _Work, ids: list[str]) -> tuple[int, list[str]]:
                         raise answer
                 bar.advance(task, len(some))
     return len(ids) - len(refused), refused
-
-
-def queues(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False) -> None:
-    """Show each type of worker: what is queued, due and running, what came of the last hour's jobs, who takes it."""
-    rows = with_connection(url, domain, prefix, _queues)
-    if as_json:
-        print_json(rows)
-        return
-    table = Table("worker", "queued", "due", "running", "done 1h", "failed 1h", "oldest due", "taken by")
-    for row in rows:
-        by = "?" if row["taken_by"] is None else ", ".join(row["taken_by"]) or "nobody"
-        values = [row[name] for name in ("worker", "queued", "due", "running", "done", "failed")]
-        table.add_row(*map(cell, (*values, row["oldest_due"] or "", by)))
-    Console(width=None if Console().is_terminal else 200).print(table)
-
-
-async def _queues(connection: Connection) -> list[dict[str, Any]]:
-    """Return a row for each worker type; done and failed are of the jobs that were queued within the last hour."""
-    tenant = connection.settings.tenant
-    try:
-        taken: dict[str, list[str]] | None = takers(await connection.control.with_prefix(DAEMON), tenant)
-    except (Forbidden, NotFound, Unauthorized):
-        taken = None
-    rows: dict[str, dict[str, Any]] = {}
-    for name in taken or {}:
-        rows[name] = _row_of(name, taken)
-    for store in stores(connection, tenant):
-        try:
-            counted = await store.database.reduced("jobs/by_state", [""], [{}], group_level=2)
-        except NotFound as error:
-            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
-        for one in counted:
-            worker, state = one["key"]
-            row = rows.setdefault(worker, _row_of(worker, taken))
-            if state in (State.QUEUED, State.RUNNING):
-                row[state] += one["value"]
-        for worker, row in rows.items():
-            await _add_recent(store.database, worker, row)
-    return [rows[worker] for worker in sorted(rows)]
-
-
-def _row_of(worker: str, taken: dict[str, list[str]] | None) -> dict[str, Any]:
-    numbers = dict.fromkeys(("queued", "due", "running", "done", "failed"), 0)
-    by = None if taken is None else taken.get(worker, [])
-    return {"worker": worker, **numbers, "oldest_due": None, "taken_by": by}
-
-
-async def _add_recent(database: Database, worker: str, row: dict[str, Any]) -> None:
-    present_time = format_time(now())
-    hour_ago = format_time(now() - _RECENT)
-    for name, state in (("done", State.DONE), ("failed", State.ERRORED)):
-        counted = await database.reduced("jobs/by_state", [worker, state, hour_ago], [worker, state, {}])
-        row[name] += counted[0]["value"] if counted else 0
-    due = await database.reduced("queue/due", [worker, "due", ""], [worker, "due", present_time])
-    row["due"] += due[0]["value"] if due else 0
-    oldest = await database.view("queue/due", [worker, "due", "0"], [worker, "due", present_time], limit=1)
-    if oldest and (row["oldest_due"] is None or oldest[0]["key"][2] < row["oldest_due"]):
-        row["oldest_due"] = oldest[0]["key"][2]

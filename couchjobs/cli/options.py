@@ -18,7 +18,9 @@ from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.login import split_urls
 from couchjobs.errors import ConfigurationError
 from couchjobs.log import configure_logging, plain
+from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings, load_settings
+from couchjobs.tenants.named import named_by
 
 T = TypeVar("T")
 _MOST_DIGITS = 309
@@ -28,6 +30,12 @@ Url = Annotated[
 ]
 Domain = Annotated[str | None, typer.Option("--domain", help="The tenant's domain; also COUCHJOBS_DOMAIN.")]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="The tenant's database prefix; also COUCHJOBS_PREFIX.")]
+Tenants = Annotated[
+    str | None,
+    typer.Option(
+        "--tenants", metavar="all|documents|FILE", help="Of many tenants, named as by `run`; not with --prefix."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
 
@@ -58,6 +66,17 @@ def with_connection(
             return await work(connection)
 
     return asyncio.run(run())
+
+
+async def tenants_of(connection: Connection, wanted: str | None) -> list[Prefixer]:
+    """Return the tenants that `--tenants` names; that of the settings where it names none.
+
+    Raises:
+        ConfigurationError: what names them cannot be read.
+    """
+    if wanted is None:
+        return [connection.settings.tenant]
+    return sorted(await named_by(connection, wanted).tenants(), key=lambda db: db.key)
 
 
 def read_json(what: str, text: str) -> Any:

@@ -254,3 +254,19 @@ async def test_bench_when_run_small_then_all_keys(connection: Connection, run: R
     }
     assert result["latency_ms"].keys() == {"p50", "p99"}
     assert set(await connection.server.all_databases()) <= before
+
+
+async def test_queues_and_doctor_when_of_many_tenants_then_each_says_whose(
+    connection: Connection, db: Prefixer, run: Run, tmp_path: Path
+) -> None:
+    """One row for each tenant and worker type; what is wrong with one is told with its prefix."""
+    await connection.database(db.database("jobs")).put({"_id": "j", "worker": "w", "message": None, "state": "queued"})
+    listed = tmp_path / "tenants"
+    listed.write_text(f"{db.db_prefix} {db.domain}\n")
+    rows = orjson.loads((await in_thread(run, "queues", "--tenants", str(listed), "--json")).stdout)
+    assert [(row["tenant"], row["worker"], row["queued"]) for row in rows] == [(db.key, "w", 1)]
+    examined = await in_thread(run, "doctor", "--tenants", str(listed))
+    assert f"{db.key}: takers: w:" in examined.stdout
+    assert examined.returncode == 1
+    refused = await in_thread(run, "queues", "--tenants", "nowhere")
+    assert "all, documents or a file" in refused.stderr
