@@ -6,7 +6,7 @@ in between, and CouchDB pays for each row: so there is one page a commit, large 
 brings its documents along where most rows are likely to be jobs to claim; of a large page of other daemons' jobs the
 rows alone are looked at, and not at once (see `unread`). Where a worker type has free slots and no candidate, the feed
 is read at full pace, past whatever lies before its jobs. A daemon begins with the feed's beginning, which needs no
-index, unless the database is large.
+index; where the database is large, with its end, and the view tells of the rest.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import asyncio
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.producer import Producer
 from couchjobs.broker.sweeper import Sweeper
-from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.changes import ChangesFollower, current_sequence, newest
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import NotFound, PositionRefused
+from couchjobs.errors import NotFound, PositionRefused, Unreadable
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _LARGE_DATABASE = 100_000
 """Documents beyond which the views, built or not, are the quicker way to what is queued: some 4 s of rows."""
+_NEWEST = 2000
+"""Rows that are looked at of a large database at the start, the latest first."""
 _PAGE = 1000
 """Rows: CouchDB needs 60 ms for so many with their documents."""
 _SMALL_PAGE = 250
@@ -90,9 +92,22 @@ class JobsFeed:
         if info["doc_count"] > _LARGE_DATABASE:
             since = await current_sequence(database)
             self._sweeper.sweep_now()
+            await self._look_at_newest()
         instance = str(info.get("instance_start_time", ""))
         heartbeat_s = self._settings.feed_heartbeat
         return ChangesFollower(database, since, heartbeat_s=heartbeat_s, leaves=True, instance=instance)
+
+    async def _look_at_newest(self) -> None:
+        """Look at what was written last: a view that is not built yet may take minutes, and new jobs are here."""
+        limit = _NEWEST
+        while limit:
+            try:
+                changes = await newest(self._lane.store.database, limit)
+            except Unreadable:
+                limit //= 4
+                continue
+            await self._producer.take_rows(self._lane, changes)
+            return
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         behind = documents = True

@@ -323,6 +323,19 @@ async def pages_since(
         since = page.last_seq
 
 
+async def newest(database: Database, limit: int) -> list[Change]:
+    """Return the latest changes with their documents, the latest first.
+
+    Raises:
+        NotFound: the database does not exist.
+        Unreadable: they are too large together.
+    """
+    params = {"descending": True, "limit": limit, "include_docs": True, "style": "all_docs"}
+    path = f"{database.path}/_changes"
+    answer = await database.server.request("GET", path, params=params, max_answer=MAX_PAGE_BYTES, has="results")
+    return _read_page(answer).changes
+
+
 async def current_sequence(database: Database) -> str:
     """Return the sequence of the database's present state: a feed from there shows what comes later.
 

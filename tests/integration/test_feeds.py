@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from fault_proxy import Answer, FaultProxy, Refusal
 from waiting import eventually
 
+from couchjobs.broker import feed
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch import changes
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.connection import Connection, connect
@@ -22,7 +24,7 @@ from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.settings import Settings
-from couchjobs.system import system_start
+from couchjobs.system import JobSystem, system_start
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import config_of, worker
@@ -236,3 +238,25 @@ async def test_daemon_when_server_restarts_under_it_then_no_job_is_lost_or_run_t
     finally:
         await asyncio.to_thread(server.stop)
     assert len(ran) == len(set(ran)) == 25
+
+
+async def test_start_when_the_database_is_large_and_no_view_answers_then_the_newest_jobs_run(
+    connection: Connection, db: Prefixer, start: Callable[..., Awaitable[JobSystem]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To build a view of a million jobs takes minutes; what was written last is at the end of the feed."""
+    ran.clear()
+    monkeypatch.setattr(feed, "_LARGE_DATABASE", 5)
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Sweeper, "_sweep", never)
+    database = connection.database(db.database("jobs"))
+    queued = {"worker": "note", "message": None, "state": "queued"}
+    for number in range(10):
+        await database.put({"_id": f"done-{number}", **queued, "state": "done"})
+    await database.put({"_id": "new", **queued})
+    await start(note)
+    await eventually(lambda: ran == ["new"])
+    await database.put({"_id": "newer", **queued})
+    await eventually(lambda: ran == ["new", "newer"])
