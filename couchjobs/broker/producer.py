@@ -77,6 +77,7 @@ class Producer:
         self._reading: set[asyncio.Task[None]] = set()
         self._left_types: set[str] = set()
         self._news = slots.news
+        presence.pauses.listeners.append(self._news.set)
 
     def add(self, lane: Lane) -> None:
         """Take jobs from one more lane."""
@@ -185,8 +186,13 @@ class Producer:
 
     def spare_slots(self, lane: Lane) -> int:
         """Return how many free slots have no candidate."""
-        free = self.slots.free(lane.executions).items()
+        free = self._free(lane).items()
         return sum(slots for name, slots in free if name in lane.workers and not lane.backlog.ready(name))
+
+    def _free(self, lane: Lane) -> dict[str, int]:
+        """Return how many more jobs of each type may be claimed from that lane now."""
+        free, paused = self.slots.free(lane.executions), lane.daemon.paused
+        return {name: count for name, count in free.items() if name not in paused} if paused else free
 
     # --- doing it ---
 
@@ -212,9 +218,7 @@ class Producer:
     def _next_in(self, present: Moment) -> float | None:
         """Return in how many seconds a candidate can be taken; None: something must happen first."""
         waits = [
-            wait
-            for lane in self._open_lanes()
-            if (wait := lane.backlog.next_in(self.slots.free(lane.executions), present)) is not None
+            wait for lane in self._open_lanes() if (wait := lane.backlog.next_in(self._free(lane), present)) is not None
         ]
         return min(waits, default=None)
 
@@ -235,7 +239,7 @@ class Producer:
 
     def _take(self, lane: Lane, present: Moment) -> list[Candidate]:
         """Take as many candidates of a lane as there are free slots of their types."""
-        free = self.slots.free(lane.executions)
+        free = self._free(lane)
         room = self.slots.room_for(lane.executions)
         taken: list[Candidate] = []
         for name in sorted(free, key=lambda _: random.random()):  # noqa: S311  where there is room for few, whoever

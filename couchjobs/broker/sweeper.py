@@ -49,7 +49,7 @@ class Sweeper:
 
     def __init__(self, connection: Connection, lane: Lane, producer: Producer) -> None:
         self._connection = connection
-        self._interval = connection.settings.sweep_interval
+        self._interval = lane.daemon.sweep_interval
         self._most = connection.settings.max_candidates
         self._lane = lane
         self._producer = producer

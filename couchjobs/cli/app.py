@@ -13,6 +13,7 @@ from couchjobs.cli import bench, daemon, foresee, jobs, push, retention, trigger
 from couchjobs.cli.backfill import backfill
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
+from couchjobs.cli.pause import pause, resume
 from couchjobs.cli.queues import queues
 from couchjobs.log import plain, redact
 
@@ -37,6 +38,8 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(retention.app, name="retention")
 app.command("purge")(retention.purge)
 app.command("queues")(queues)
+app.command("pause")(pause)
+app.command("resume")(resume)
 triggers.app.command("ls")(trigger_list.ls)
 triggers.app.command("next")(foresee.next_times)
 triggers.app.command("update")(trigger_edit.update)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from couchjobs.cli.options import Domain, Json, Prefix, Tenants, Url, cell, print_json, tenants_of, with_connection
+from couchjobs.cluster.pauses import paused
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import takers
 from couchjobs.couch.connection import Connection
@@ -34,6 +35,7 @@ def queues(
     table = Table(*whose, "worker", "queued", "due", "running", "done 1h", "failed 1h", "oldest due", "taken by")
     for row in rows:
         by = "?" if row["taken_by"] is None else ", ".join(row["taken_by"]) or "nobody"
+        by += " (paused)" * (row["paused"] is True)
         values = [row[name] for name in (*whose, "worker", "queued", "due", "running", "done", "failed")]
         table.add_row(*map(cell, (*values, row["oldest_due"] or "", by)))
     Console(width=None if Console().is_terminal else 200).print(table)
@@ -53,8 +55,9 @@ async def _queues(connection: Connection, tenant: Prefixer) -> list[dict[str, An
     """Return a row for each worker type; done and failed are of the jobs that were queued within the last hour."""
     try:
         taken: dict[str, list[str]] | None = takers(await connection.control.with_prefix(DAEMON), tenant)
+        stopped = await paused(connection, tenant)
     except (Forbidden, NotFound, Unauthorized):
-        taken = None
+        taken, stopped = None, frozenset()
     rows: dict[str, dict[str, Any]] = {}
     for name in taken or {}:
         rows[name] = _row_of(name, taken)
@@ -70,7 +73,7 @@ async def _queues(connection: Connection, tenant: Prefixer) -> list[dict[str, An
                 row[state] += one["value"]
         for worker, row in rows.items():
             await _add_recent(store.database, worker, row)
-    return [rows[worker] for worker in sorted(rows)]
+    return [rows[worker] | {"paused": worker in stopped} for worker in sorted(rows)]
 
 
 def _row_of(worker: str, taken: dict[str, list[str]] | None) -> dict[str, Any]:

@@ -61,6 +61,16 @@ class Daemon:
         """Return the other daemons, of whatever tenant."""
         return self.presence.peers
 
+    @property
+    def sweep_interval(self) -> float:
+        """Return how often is looked for what no feed tells of, in seconds."""
+        return self.presence.sweep_interval
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Return the worker types of which no job is to be claimed now."""
+        return self.presence.pauses.of(self.db.key)
+
     def _others(self) -> Iterator[tuple[str, Peer]]:
         return self.peers.living(self.db.key)
 

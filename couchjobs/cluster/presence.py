@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable
 from importlib.metadata import version
 
+from couchjobs.cluster.pauses import PREFIX as PAUSED
+from couchjobs.cluster.pauses import Pauses
 from couchjobs.cluster.peers import PREFIX, Peers, Tenants, sharing_databases, told_other_lanes
 from couchjobs.cluster.rendezvous import first_right
 from couchjobs.couch.changes import ChangesFollower, current_sequence
@@ -43,6 +45,8 @@ _AFTER_CONFLICT_S = 0.25
 """Seconds in which the nodes of a cluster agree, mostly."""
 _LEAVE_TRIES = 8
 """Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
+_SELDOM = 5
+"""Times as long between two sweeps of each of many tenants."""
 _BURIED_AFTER = 4
 """Times `dead_after` until the document of a dead daemon is removed: everybody has seen it die by then."""
 
@@ -60,6 +64,7 @@ class Presence:
         self.db = db
         self.connection = connection
         self.peers = Peers(self.id, connection.settings.dead_after)
+        self.pauses = Pauses()
         self.zones = ""
         """A digest of its data of time zones; empty until it is known."""
         self.schedules = False
@@ -75,6 +80,11 @@ class Presence:
         self._tasks = Supervisor()
         self._beating = asyncio.Lock()
         self._listeners: list[asyncio.Event] = []
+
+    @property
+    def sweep_interval(self) -> float:
+        """Return how often is looked for what no feed tells of, in seconds: for many tenants, more seldom."""
+        return self.connection.settings.sweep_interval * (_SELDOM if self.serves_many else 1)
 
     @property
     def serves_many(self) -> bool:
@@ -99,6 +109,7 @@ class Presence:
         follower = ChangesFollower(control, await current_sequence(control), heartbeat_s=settings.feed_heartbeat)
         others = await control.with_prefix(PREFIX)
         self.peers.note(others, moved=False)
+        self.pauses.note(await control.with_prefix(PAUSED))
         if self.db is not None:
             if unlike := told_other_lanes(others, self.db, settings.lanes):
                 _logger.warning("daemons have other lanes than this one: set COUCHJOBS_LANES alike", daemons=unlike)
@@ -298,7 +309,7 @@ class Presence:
 
     async def _put(self, document: Document) -> None:
         fields = document if self._rev is None else {**document, "_rev": self._rev}
-        self._rev = await self.connection.control.put(fields)
+        self._rev = await self.connection.control.put(fields, silence_s=self.connection.settings.beat_interval)
 
     async def _watch(self, follower: ChangesFollower) -> None:
         while True:
@@ -310,9 +321,11 @@ class Presence:
             except PositionRefused:
                 follower.since = await current_sequence(follower.database)
                 self.peers.note(await follower.database.with_prefix(PREFIX), moved=False)
+                self.pauses.note(await follower.database.with_prefix(PAUSED))
                 continue
             ids = {change.doc_id for change in page.changes if change.doc_id.startswith(PREFIX)}
             ids.discard(PREFIX + self.id)
+            await self._look_at_pauses(change.doc_id for change in page.changes if change.doc_id.startswith(PAUSED))
             if ids:
                 answers = await self.connection.control.read(ids)
                 for one in answers:
@@ -324,6 +337,12 @@ class Presence:
                     await self._show()  # a newcomer counts on those whose beat it sees moving
             follower.done(page)
             await asyncio.sleep(_MERGE_PAUSE_S)
+
+    async def _look_at_pauses(self, ids: Iterable[str]) -> None:
+        if changed := {*ids}:
+            answers = await self.connection.control.read(changed)
+            gone = [one.doc_id for one in answers if one.absent]
+            self.pauses.note((one.document for one in answers if one.document is not None), gone)
 
     def _notice_changes(self) -> None:
         others = ((daemon, peer.schedules and peer.moved) for daemon, peer in self.peers.living())

@@ -91,7 +91,8 @@ class CouchServer:
             path: quoted, without a leading slash.
             params: the query; values are sent as JSON, text as it is where the name is one that CouchDB reads as text.
             body: JSON.
-            silence_s: for a request that waits on purpose: no limit on the whole, but this one between two pieces.
+            silence_s: for a request that waits on purpose, or must not wait for others: it has a connection of its own,
+                and no limit on the whole, but this one between two pieces.
             max_answer: bytes.
             has: a field that the answer has where it is CouchDB's, or the type that it is of.
 

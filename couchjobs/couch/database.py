@@ -216,15 +216,19 @@ class Database:
         body = encode({"docs": [{"id": doc_id, "rev": rev}]})
         return rev, await self.server.request_bytes("POST", f"{self.path}/_bulk_get", body=body)
 
-    async def put(self, doc: Document) -> str:
+    async def put(self, doc: Document, *, silence_s: float | None = None) -> str:
         """Store one document and return its new revision.
+
+        `silence_s`: seconds that the answer may take, for a write that must not queue behind other requests; None: it
+        may queue, and take as long as they may.
 
         Raises:
             Conflict: `_rev` is not the revision that is there.
             Refused: CouchDB never takes this document.
             Unavailable: CouchDB does not say; it may be stored or not.
         """
-        rows = await self.server.request("POST", f"{self.path}/_bulk_docs", body=encode({"docs": [doc]}), has=list)
+        body = encode({"docs": [doc]})
+        rows = await self.server.request("POST", f"{self.path}/_bulk_docs", body=body, silence_s=silence_s, has=list)
         answer = read_write_row(rows[0] if rows else None)
         if not answer.stored:
             raise as_error(answer, f"{doc.get('_id')} in database {self.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Collection
 
 from couchjobs.cluster.daemon import Daemon
@@ -75,7 +76,7 @@ class Duties:
         _start(tasks, "unconfirmed claims", _UNCONFIRMED_LOOK_S, self._audit.unconfirmed)
         _start(tasks, "dead daemons", self._settings.look_interval, self.rescue)
         for name, duty in self._seldom.items():
-            _start(tasks, name, self._settings.sweep_interval, duty)
+            _start(tasks, name, self._daemon.sweep_interval, duty)
 
     async def rescue(self) -> None:
         """Take the jobs of daemons that have died."""
@@ -125,6 +126,7 @@ def _start(tasks: Supervisor, name: str, interval_s: float, duty: Callable[[], A
 
 
 async def _at_intervals(interval_s: float, duty: Callable[[], Awaitable[object]]) -> None:
+    await asyncio.sleep(interval_s * random.uniform(0.5, 1))  # noqa: S311  not all at the same moment
     while True:
-        await asyncio.sleep(interval_s)
         await duty()
+        await asyncio.sleep(interval_s)

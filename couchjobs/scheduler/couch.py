@@ -71,8 +71,8 @@ class CouchScheduler:
 
     def resume(self) -> None:
         """Begin, or go on, to look at triggers."""
-        if self._ticker is not None and self._feeds is not None:
-            interval_s = self._connection.settings.sweep_interval
+        if self._ticker is not None and self._feeds is not None and self._broker is not None:
+            interval_s = self._broker.daemon.sweep_interval
             self._tasks.start("follow triggers", self.triggers.follow)
             self._tasks.start("sweep triggers", lambda: self.triggers.sweep_for_ever(interval_s))
             self._tasks.start("clock", self._ticker.run)

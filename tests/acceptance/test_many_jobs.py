@@ -53,6 +53,12 @@ async def test_jobs_when_listed_then_the_newest_with_what_they_took(
         "failed": 2,
         "taken_by": [],
     }
+    assert not shown[1]["paused"]
+    assert (await in_thread(run, "pause", "w")).stdout == "w is paused\n"
+    assert (await in_thread(run, "pause", "w")).stdout == "w was paused already\n"
+    assert orjson.loads((await in_thread(run, "queues", "--json")).stdout)[1]["paused"]
+    assert "(paused)" in (await in_thread(run, "queues")).stdout
+    assert (await in_thread(run, "resume", "w")).stdout == "w is not paused\n"
     assert "nobody" in (await in_thread(run, "queues")).stdout
     assert (await in_thread(run, "jobs", "ls", "--since", "soon")).returncode == 2
 

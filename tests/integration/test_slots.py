@@ -10,6 +10,7 @@ from typing import Any
 from fault_proxy import FaultProxy
 from waiting import eventually
 
+from couchjobs.cluster.pauses import set_paused
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_queued_jobs, wait
@@ -186,3 +187,33 @@ async def test_job_when_edited_between_offer_and_claim_then_still_run(
         await store.database.put({"_id": "job", "worker": "echo", "message": 1, "state": "queued"})
         assert (await wait(db, "job", 15)).result == 2
     assert edits == 6
+
+
+async def test_worker_type_when_paused_then_nothing_is_claimed_until_it_is_resumed(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """By daemons that run, and by those that start meanwhile; other types go on, and what runs ends."""
+    ran: list[str] = []
+
+    @worker("first", concurrency=2)
+    async def first(ctx: WorkerContext) -> None:
+        ran.append(ctx.id)
+
+    @worker("second", concurrency=2)
+    async def second(ctx: WorkerContext) -> None:
+        ran.append(ctx.id)
+
+    before = await start(first, second)
+    assert await set_paused(connection, db, "first", is_paused=True)
+    assert not await set_paused(connection, db, "first", is_paused=True)
+    later = await start(first, second)
+    await eventually(lambda: all(one.broker.daemon.paused == {"first"} for one in (before, later)))
+    database = JobStore(connection, db).database
+    for name in ("first", "second"):
+        await database.put({"_id": f"of-{name}", "worker": name, "message": None, "state": "queued"})
+    await eventually(lambda: ran == ["of-second"])
+    await database.put({"_id": "another", "worker": "second", "message": None, "state": "queued"})
+    await eventually(lambda: ran == ["of-second", "another"])
+    assert await set_paused(connection, db, "first", is_paused=False)
+    await eventually(lambda: ran == ["of-second", "another", "of-first"])
+    await connection.control.put({"_id": "paused:elsewhere", "workers": 5})

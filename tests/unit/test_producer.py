@@ -15,6 +15,7 @@ from couchjobs.broker.lane import Execution, Lane
 from couchjobs.broker.producer import Producer
 from couchjobs.broker.slots import Slots
 from couchjobs.broker.sweeper import Sweeper
+from couchjobs.cluster.pauses import Pauses
 from couchjobs.couch.changes import Change
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.jobs.store import JobStore
@@ -52,6 +53,9 @@ class Alone:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.sweep_interval = settings.sweep_interval
+        self.pauses = Pauses()
+        self.paused: frozenset[str] = frozenset()
         self.partition = Everything()
 
 

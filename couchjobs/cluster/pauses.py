@@ -1,0 +1,76 @@
+"""Worker types of which nobody claims jobs for now: the document `paused:<tenant>` = `{workers: {<type>: {at}}}`.
+
+It is in the control database. All daemons of the tenant obey within a second; jobs that run go on, and new ones wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
+from couchjobs.errors import Conflict
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import format_time, now
+
+PREFIX = "paused:"
+
+
+class Pauses:
+    """What a daemon knows of them."""
+
+    def __init__(self) -> None:
+        self._paused: dict[str, frozenset[str]] = {}
+        self.listeners: list[Callable[[], None]] = []
+        """Called when something has changed."""
+
+    def of(self, tenant: str) -> frozenset[str]:
+        """Return the paused worker types of a tenant."""
+        return self._paused.get(tenant, frozenset())
+
+    def note(self, documents: Iterable[Document], gone: Iterable[str] = ()) -> None:
+        """Take note of what such documents say, and of the ids of those that are no longer there."""
+        for document in documents:
+            self._paused[document["_id"].removeprefix(PREFIX)] = paused_in(document)
+        for doc_id in gone:
+            self._paused.pop(doc_id.removeprefix(PREFIX), None)
+        for listener in self.listeners:
+            listener()
+
+
+def paused_in(document: Document | None) -> frozenset[str]:
+    """Return the worker types that a document names; none where it makes no sense."""
+    workers = None if document is None else document.get("workers")
+    return frozenset(workers) if isinstance(workers, dict) else frozenset()
+
+
+async def paused(connection: Connection, db: Prefixer) -> frozenset[str]:
+    """Return the paused worker types of a tenant.
+
+    Raises:
+        Forbidden: the control database is not for this user.
+    """
+    return paused_in(await connection.control.find(PREFIX + db.key))
+
+
+async def set_paused(connection: Connection, db: Prefixer, worker: str, *, is_paused: bool) -> bool:
+    """Have jobs of that type be claimed no longer, or again; return whether that is a change.
+
+    Raises:
+        Forbidden: the control database is not for this user.
+    """
+    while True:
+        present = await connection.control.find(PREFIX + db.key)
+        if (worker in paused_in(present)) is is_paused:
+            return False
+        workers = dict(present["workers"]) if present is not None and paused_in(present) else {}
+        if is_paused:
+            workers[worker] = {"at": format_time(now())}
+        else:
+            del workers[worker]
+        document: Document = {**(present or {}), "_id": PREFIX + db.key, "workers": workers}
+        try:
+            await connection.control.put(document)
+        except Conflict:  # somebody else has changed it: his change stays
+            continue
+        return True
