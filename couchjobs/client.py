@@ -58,6 +58,13 @@ class Couchjobs:
         self._opened: _Opened | None = None
 
     @classmethod
+    def over(cls, connection: Connection) -> Self:
+        """Return one over an open connection, which somebody else closes."""
+        client = cls(settings=connection.settings)
+        client._opened = _Opened(connection)
+        return client
+
+    @classmethod
     def from_env(cls) -> Self:
         """Return one with the settings of the environment.
 
@@ -380,9 +387,7 @@ async def present() -> AsyncIterator[Couchjobs]:
         ConfigurationError: there is none, and nothing says where CouchDB is.
     """
     async with connected() as connection:
-        client = Couchjobs(settings=connection.settings)
-        client._opened = _Opened(connection)  # noqa: SLF001  closed by whoever has opened it
-        yield client
+        yield Couchjobs.over(connection)
 
 
 async def _push_outside(request: JobRequest) -> PushResult:

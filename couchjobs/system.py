@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.couch.connection import Connection, connect
+from couchjobs.http.server import HttpServer
 from couchjobs.installation import install
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
@@ -35,6 +36,10 @@ _BLOCKED_S = 0.5
 """Seconds more for an end that the event loop itself sees to."""
 _LOOK_S = 0.1
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+Address = tuple[str, int]
+"""Host and port."""
 
 
 class JobSystem:
@@ -129,14 +134,18 @@ class _Signals:
 class _OneTenant:
     """A daemon of the tenant of the settings."""
 
-    def __init__(self, connection: Connection, workers: WorkersList, pool: ChildPool | None) -> None:
+    def __init__(
+        self, connection: Connection, workers: WorkersList, pool: ChildPool | None, address: Address | None
+    ) -> None:
         self._connection = connection
+        self._address = address
+        self._http: HttpServer | None = None
         self._broker = CouchBroker(connection, pool=pool)
         self._system = JobSystem(self._broker, CouchScheduler(connection), workers)
         self.id = self._broker.daemon.id
+        self.workers = workers
         self.stop_claiming = self._broker.stop_claiming
         self.hurry = self._broker.hurry
-        self.shutdown = self._system.shutdown
 
     async def start(self) -> None:
         """Make what is missing, and begin."""
@@ -145,10 +154,27 @@ class _OneTenant:
         for change in await patiently(lambda: install(connection, connection.settings.tenant), patience_s):
             _logger.info(change)
         await self._system.start()
+        if self._address is not None:
+            self._http = HttpServer(connection, self._address, self._broker.runtime)
+            try:
+                await self._http.start()
+            except BaseException:
+                await self._system.shutdown(0)
+                raise
+
+    async def shutdown(self) -> None:
+        """End it; whoever looks at its health is answered to the end."""
+        await self._system.shutdown()
+        if self._http is not None:
+            await self._http.stop()
 
 
 async def run_daemon(
-    settings: Settings, workers: WorkersList, pool: ChildPool | None = None, tenants: str | None = None
+    settings: Settings,
+    workers: WorkersList,
+    pool: ChildPool | None = None,
+    tenants: str | None = None,
+    address: Address | None = None,
 ) -> None:
     """Run a system until SIGTERM or SIGINT; a second one interrupts the running jobs.
 
@@ -160,11 +186,14 @@ async def run_daemon(
         workers: what the daemon can do.
         pool: child processes for the functions; None: they run in this process.
         tenants: which, as `--tenants` says it; None: that of the settings alone.
+        address: where to serve HTTP; None: nowhere.
     """
     longest = settings.shutdown_timeout + _LAST_WRITES_S
     signals = _Signals(longest, pool)
     with Watchdog():
-        serving = asyncio.ensure_future(_serve(settings, workers, pool, tenants, signals))
+        serving = asyncio.ensure_future(
+            _serve(settings, lambda connection: _daemon(connection, workers, pool, tenants, address), signals)
+        )
         await _first(serving, signals.asked.wait())
         if not serving.done():
             await _first(asyncio.wait([serving], timeout=longest), signals.again.wait())
@@ -178,13 +207,22 @@ async def run_daemon(
         await serving
 
 
-async def _serve(
-    settings: Settings, workers: WorkersList, pool: ChildPool | None, tenants: str | None, signals: _Signals
-) -> None:
+def _daemon(
+    connection: Connection,
+    workers: WorkersList,
+    pool: ChildPool | None,
+    tenants: str | None,
+    address: Address | None,
+) -> _OneTenant | Host:
+    if tenants is not None:
+        return Host(connection, workers, tenants, pool)
+    return _OneTenant(connection, workers, pool, address)
+
+
+async def _serve(settings: Settings, make: Callable[[Connection], _OneTenant | Host], signals: _Signals) -> None:
     """Start, run until a signal asks for the end, shut down and close."""
     async with connect(settings) as connection:
-        daemon: _OneTenant | Host
-        daemon = Host(connection, workers, tenants, pool) if tenants else _OneTenant(connection, workers, pool)
+        daemon = make(connection)
         starting = asyncio.ensure_future(_start(connection, daemon))
         hurrying = asyncio.ensure_future(_hurry(daemon, signals))
         try:
@@ -199,7 +237,7 @@ async def _serve(
                     raise
                 _logger.info("daemon has stopped before it had started", daemon=daemon.id)
                 return
-            _logger.info("daemon runs", daemon=daemon.id, workers=workers.names(), url=connection.server.url)
+            _logger.info("daemon runs", daemon=daemon.id, workers=daemon.workers.names(), url=connection.server.url)
             await signals.asked.wait()
             _stop_claiming(daemon, settings)
             await daemon.shutdown()

@@ -105,6 +105,11 @@ class CouchBroker:
             self._open_lanes(runtime)
             self.resume()
 
+    @property
+    def runtime(self) -> Runtime | None:
+        """Return what runs the jobs; None before the start."""
+        return self._runtime
+
     async def _close_runtime(self, runtime: Runtime) -> None:
         runtime.grace_s = self._grace_s
         await runtime.close()

@@ -14,6 +14,7 @@ from couchjobs.errors import Conflict, CouchError, JobFailedError
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import Claimed, JobStore
 from couchjobs.log import get_logger
+from couchjobs.stats import Stats
 from couchjobs.supervisor import is_cancelled
 from couchjobs.timestamps import now
 from couchjobs.workers.failure import Failures
@@ -33,6 +34,15 @@ _LINES: dict[type[Outcome], tuple[int, str]] = {
 }
 
 
+_NAMES: dict[type[Outcome], str] = {
+    Done: "done",
+    Failed: "failed",
+    Retry: "retry",
+    Cancelled: "cancelled",
+    Interrupted: "interrupted",
+}
+
+
 class Executor:
     """What one daemon does with a job that it has taken from its backlog.
 
@@ -41,9 +51,13 @@ class Executor:
         presence: that of this daemon.
         processes: where the functions run.
         failures: whom to tell of jobs that have failed for good.
+        stats: where to count.
     """
 
-    def __init__(self, connection: Connection, presence: Presence, processes: Processes, failures: Failures) -> None:
+    def __init__(
+        self, connection: Connection, presence: Presence, processes: Processes, failures: Failures, stats: Stats
+    ) -> None:
+        self._stats = stats
         self._log = _logger.bind()  # bound once: the proxy of a module binds itself anew for each line
         self._tells = self._log.is_enabled_for(logging.INFO)
         self._connection = connection
@@ -83,10 +97,12 @@ class Executor:
         lane, job = execution.lane, execution.job
         try:
             claimed = await lane.store.try_to_claim(job, self._presence.id, lane.claims)
+            self._stats.claims[claimed.value] += 1
             if claimed is not Claimed.OURS:
                 return claimed, None
             if execution.interrupted or self._presence.is_lost:
                 return claimed, Interrupted()
+            self._count_wait(job)
             execution.attempt = attempt = self._processes.begin(job, self._presence.id)
             execution.phase = Phase.RUNNING
             if self._tells:
@@ -114,12 +130,23 @@ class Executor:
         store, at = lane.store, now()
         if not await store.end(job, lambda: changes_of(outcome, job, at)):
             return False
+        self._count(job, outcome)
         level, event = _LINES[type(outcome)]
         if level > logging.INFO or self._tells:
             self._log.log(level, event, worker=job.worker, job=job.id, **_facts_of(job, outcome))
         if isinstance(outcome, Failed) and outcome.bad_trigger and job.trigger_id:
             await self._delete_trigger(store, job.trigger_id)
         return True
+
+    def _count_wait(self, job: Job) -> None:
+        due = job.scheduled_at or job.queued_at
+        if due is not None and job.started_at is not None and job.exec_count == 1:
+            self._stats.waited[job.worker].note(max(0.0, (job.started_at - due).total_seconds()))
+
+    def _count(self, job: Job, outcome: Outcome) -> None:
+        self._stats.ended[job.worker, _NAMES[type(outcome)]] += 1
+        if isinstance(outcome, Done | Failed | Retry) and outcome.seconds is not None:
+            self._stats.ran[job.worker].note(outcome.seconds)
 
     async def _tell_of_failure(self, lane: Lane, job: Job, outcome: Failed) -> bool:
         """Tell those who want to hear that the job has failed for good; return False where it is not ours any more."""

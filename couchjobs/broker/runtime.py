@@ -8,6 +8,7 @@ from couchjobs.broker.producer import Producer
 from couchjobs.broker.slots import Slots
 from couchjobs.cluster.presence import Presence
 from couchjobs.lifecycle import Lifecycle
+from couchjobs.stats import Stats
 from couchjobs.supervisor import Supervisor
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
@@ -36,7 +37,8 @@ class Runtime:
         self.processes: Processes = pool or InProcess(workers, connection.settings.max_retry_delay, engine)
         self.failures = Failures(workers, presence.id, engine)
         slots = Slots(workers, self.processes, connection.settings.max_jobs, shared=presence.serves_many)
-        executor = Executor(connection, presence, self.processes, self.failures)
+        self.stats = Stats()
+        executor = Executor(connection, presence, self.processes, self.failures, self.stats)
         self.producer = Producer(presence, slots, executor, Marks(presence.peers, self.failures))
         self.grace_s = connection.settings.shutdown_timeout
         """Seconds that running jobs may go on for once this is closed."""

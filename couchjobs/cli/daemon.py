@@ -17,6 +17,7 @@ from couchjobs import process
 from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
+from couchjobs.http.server import read_address
 from couchjobs.log import configure_logging
 from couchjobs.system import run_daemon
 from couchjobs.workers.loading import load_workers
@@ -40,6 +41,10 @@ def run(
             help="Serve many tenants: all that have a database of jobs, those of documents tenant:<domain> in the "
             "control database, or of a file with a prefix a line.",
         ),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="Also serve jobs, triggers, health and metrics over HTTP."),
     ] = None,
     processes: Annotated[
         int,
@@ -66,6 +71,9 @@ def run(
         raise ConfigurationError(f"--loop {loop!r}: {' or '.join(process.LOOPS)}")
     if tenants is not None and (settings.prefix or settings.domain):
         raise ConfigurationError("--tenants and a prefix or domain exclude each other")
+    if tenants is not None and http is not None:
+        raise ConfigurationError("--http serves one tenant: run it without --tenants, or `couchjobs serve`")
+    address = None if http is None else read_address(http)
     configure_logging(log_level)
     for number in (signal.SIGTERM, signal.SIGINT):  # until the daemon has handlers of its own
         signal.signal(number, lambda _number, _frame: process.leave(0))
@@ -75,7 +83,7 @@ def run(
     pool = None
     if processes:
         pool = ChildPool(processes, modules, workers, settings, log_level, max_jobs_per_child, loop)
-    process.run(run_daemon(settings, workers, pool, tenants), loop)
+    process.run(run_daemon(settings, workers, pool, tenants, address), loop)
     process.leave(0)
 
 

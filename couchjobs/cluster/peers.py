@@ -205,7 +205,7 @@ def _read(document: Document, beat: object, *, moved: bool) -> Peer:
     return Peer(
         frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset(),
         document.get("schedules") is True,
-        _tenants(document),
+        tenants_of(document),
         beat,
         time.monotonic(),
         moved,
@@ -213,7 +213,8 @@ def _read(document: Document, beat: object, *, moved: bool) -> Peer:
     )
 
 
-def _tenants(document: Document) -> Tenants:
+def tenants_of(document: Document) -> Tenants:
+    """Return those that a daemon serves, by its document."""
     told = document.get("tenants")
     if told == "all":
         return Tenants(None)

@@ -184,9 +184,14 @@ class Presence:
         return True
 
     @property
+    def beat_age_s(self) -> float:
+        """Return how long ago the last beat that was taken was sent, in seconds."""
+        return time.monotonic() - self._shown_at
+
+    @property
     def is_lost(self) -> bool:
         """Return whether the others may soon take this daemon for dead: its last beat is too long ago."""
-        return time.monotonic() - self._shown_at > self.connection.settings.dead_after * (1 - _MARGIN)
+        return self.beat_age_s > self.connection.settings.dead_after * (1 - _MARGIN)
 
     async def lost_or_found(self) -> bool:
         """Return, as soon as it is another answer than now, whether this daemon is lost."""

@@ -294,6 +294,22 @@ class CouchServer:
         roles = user.get("roles") if isinstance(user, dict) else None
         return [role for role in roles if isinstance(role, str)] if isinstance(roles, list) else []
 
+    async def user_of(self, headers: dict[str, str]) -> tuple[str, list[str]] | None:
+        """Return the name and roles of the user whom these headers show to CouchDB; None where it knows none.
+
+        Raises:
+            Unavailable: it does not say.
+        """
+        answer = await self._transport.send("GET", f"{self.url}/_session", headers=headers)
+        if answer.status in (400, 401, 403):
+            return None
+        try:
+            found = decode(answer.body)["userCtx"]
+            name, roles = found["name"], found["roles"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.Unavailable(f"GET /_session: {answer.status}, and not an answer of CouchDB") from error
+        return (name, [str(role) for role in roles]) if isinstance(name, str) and isinstance(roles, list) else None
+
     async def knows_users_elsewhere(self) -> bool:
         """Return whether somebody may be a user of the server without a document in `_users`: by proxy, token, ..."""
         try:

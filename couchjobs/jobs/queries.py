@@ -101,6 +101,8 @@ class JobFilter:
     trigger: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    up_to: str | None = None
+    """A `queued_at` as it stands in a document, up to which, and no further: where a page has ended."""
     failed: bool = False
     """Whether jobs that were cancelled are left out."""
 
@@ -144,7 +146,7 @@ def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:
     """Return the ranges of keys that hold these jobs, each from the newest to the oldest."""
     if wanted.since and wanted.until and wanted.since >= wanted.until:
         return []
-    high: Any = format_time(wanted.until) if wanted.until else {}
+    high: Any = wanted.up_to or (format_time(wanted.until) if wanted.until else {})
     low = [format_time(wanted.since)] if wanted.since else []
     if wanted.trigger is not None:
         return [([wanted.trigger, high], [wanted.trigger, *low])]

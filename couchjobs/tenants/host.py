@@ -89,6 +89,7 @@ class Host:
         self._tasks = Supervisor()
         self._life = Lifecycle("daemon of many tenants")
         self.id = self._presence.id
+        self.workers = workers
 
     @property
     def tenants(self) -> list[Prefixer]:

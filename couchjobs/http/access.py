@@ -1,0 +1,163 @@
+"""Who asks, and what he may do.
+
+A token (`Authorization: Bearer cj_...`) may do what its scopes say. A user of CouchDB (`Authorization: Basic`, or the
+cookie of a session) may do what his roles allow him there: administrators and workers everything, producers push, see
+and cancel jobs. Without any token in the control database, whoever reaches this server on its own machine may do
+everything: then it listens nowhere else, and takes no request that a page of another host could have made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from couchjobs.couch.connection import Connection
+from couchjobs.http.jsonapi import ApiError
+from couchjobs.http.scopes import Matcher, Scope, read_scopes
+from couchjobs.http.tokens import TokenCheck, has_tokens
+from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE
+from couchjobs.prefixer import Prefixer
+
+_ALL = read_scopes(["*"])
+_PRODUCER = read_scopes(["jobs:GET,POST,PATCH", "queues:GET"])
+_LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_LOOK_S = 5.0
+"""Seconds within which the first token, or the last one's end, is noticed."""
+_ROLES_KEPT_S = 30.0
+_MOST_KEPT = 1000
+_PER_S = 100.0
+_BURST = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    name: str
+    scopes: tuple[Scope, ...]
+
+    def may(self, verb: str, doctype: str, thing: Matcher | None = None) -> bool:
+        """Return whether that may be done with a thing; None: with all of that doctype."""
+        return any(scope.allows(verb, doctype, thing) for scope in self.scopes)
+
+    def check(self, verb: str, doctype: str, thing: Matcher | None = None) -> None:
+        """Check that it may.
+
+        Raises:
+            ApiError: 403: it may not.
+        """
+        if not self.may(verb, doctype, thing):
+            raise ApiError(403, f"{self.name} may not {verb} {doctype}")
+
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+_ANYBODY = Caller("anybody on this machine", _ALL)
+
+
+class Access:
+    """Says who asks. `open_paths`: what begins so is for everybody; their handlers see to themselves."""
+
+    def __init__(self, connection: Connection, db: Prefixer, open_paths: tuple[str, ...]) -> None:
+        self._connection = connection
+        self._tokens = TokenCheck(connection, db)
+        self._open_paths = open_paths
+        self._has_tokens = True
+        self._look_at = 0.0
+        self._users: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    @web.middleware
+    async def middleware(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Find out who asks, before anything is done for him."""
+        if not request.path.startswith(self._open_paths):
+            caller = await self._caller(request)
+            self._check_rate(caller.name)
+            request[CALLER] = caller
+        return await handler(request)
+
+    async def _caller(self, request: web.Request) -> Caller:
+        kind, _, shown = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            token = await self._tokens.token(shown.strip())
+            if token is None:
+                raise ApiError(401, "the token is none of this tenant, or no longer")
+            return Caller(f"token {token.name}", token.scopes)
+        if kind.lower() == "basic" or "AuthSession" in request.cookies:
+            user = await self._user(request)
+            if user is None:
+                raise ApiError(401, "CouchDB does not know this user, or he has no role of couchjobs")
+            if "AuthSession" in request.cookies and kind.lower() != "basic":
+                _check_origin(request)
+            return user
+        if await self._is_open():
+            _check_origin(request)
+            if request.url.host not in _LOCAL:
+                raise ApiError(403, f"{request.url.host} is not how this machine calls itself: use 127.0.0.1")
+            return _ANYBODY
+        raise ApiError(401, "a token is wanted: Authorization: Bearer cj_...; see `couchjobs tokens create`")
+
+    async def _is_open(self) -> bool:
+        present = asyncio.get_running_loop().time()
+        if present >= self._look_at:
+            self._has_tokens = await has_tokens(self._connection)
+            self._look_at = present + _LOOK_S
+        return not self._has_tokens
+
+    async def _user(self, request: web.Request) -> Caller | None:
+        shown = {name: request.headers[name] for name in ("Authorization", "Cookie") if name in request.headers}
+        key = sha256(repr(sorted(shown.items())).encode()).hexdigest()
+        present = asyncio.get_running_loop().time()
+        if key in self._users and self._users[key][0] > present:
+            return self._users[key][1]
+        found = await self._connection.server.user_of(shown)
+        caller = None if found is None else _of_roles(*found)
+        self._users[key] = present + _ROLES_KEPT_S, caller
+        if len(self._users) > _MOST_KEPT:
+            self._users.popitem(last=False)
+        return caller
+
+    def _check_rate(self, name: str) -> None:
+        """Check that somebody does not ask too often: 100 times a second, 200 at once.
+
+        Raises:
+            ApiError: 429.
+        """
+        present = asyncio.get_running_loop().time()
+        left, at = self._buckets.pop(name, (_BURST, present))
+        left = min(_BURST, left + (present - at) * _PER_S)
+        self._buckets[name] = max(0.0, left - 1), present
+        if len(self._buckets) > _MOST_KEPT:
+            self._buckets.popitem(last=False)
+        if left < 1:
+            raise ApiError(429, f"more than {_PER_S:.0f} requests a second")
+
+
+def _of_roles(name: str, roles: list[str]) -> Caller | None:
+    if "_admin" in roles or WORKER_ROLE in roles:
+        return Caller(f"user {name}", _ALL)
+    return Caller(f"user {name}", _PRODUCER) if PRODUCER_ROLE in roles else None
+
+
+def _check_origin(request: web.Request) -> None:
+    """Check that a request which changes something is not that of another host's page.
+
+    Raises:
+        ApiError: 403.
+    """
+    origin = request.headers.get("Origin")
+    if request.method not in _SAFE and origin is not None and urlsplit(origin).netloc != request.host:
+        raise ApiError(403, f"a page of {origin} may not do this")
+
+
+def is_local(host: str) -> bool:
+    """Return whether a host is this machine alone."""
+    return host in _LOCAL

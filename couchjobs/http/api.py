@@ -1,0 +1,55 @@
+"""What the routes have in common: the tenant, and what works for it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+
+from couchjobs.broker.couch import CouchBroker
+from couchjobs.broker.runtime import Runtime
+from couchjobs.client import Couchjobs
+from couchjobs.cluster.peers import tenants_of
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
+from couchjobs.errors import CouchjobsError
+from couchjobs.scheduler.couch import CouchScheduler
+
+
+class Api:
+    """That of one tenant."""
+
+    def __init__(self, connection: Connection, runtime: Runtime | None = None) -> None:
+        """Take the tenant of the connection's settings, and what the daemon of this process runs jobs with, if any."""
+        self.presence = runtime.presence if runtime else None
+        self.stats = runtime.stats if runtime else None
+        self.connection = connection
+        self.settings = connection.settings
+        self.db = connection.settings.tenant
+        self.client = Couchjobs.over(connection)
+        self.broker = CouchBroker(connection)
+        self.scheduler = CouchScheduler(connection)
+
+    def serves(self, daemon: Document) -> bool:
+        """Return whether a daemon, by its document, serves the tenant."""
+        return self.db.key in tenants_of(daemon)
+
+    async def queue_len(self, worker: str) -> int:
+        """Return how many jobs of a worker type are queued."""
+        return await self.client.queue_len(worker)
+
+    async def all(self, ids: Iterable[str], change: Callable[[str], Awaitable[object]], together: int) -> int:
+        """Change all of these, some together; return of how many that was taken."""
+        changed, rest = 0, iter(ids)
+        while part := [*itertools.islice(rest, together)]:
+            found = await asyncio.gather(*map(change, part), return_exceptions=True)
+            for one in found:
+                if isinstance(one, BaseException) and not isinstance(one, CouchjobsError):
+                    raise one
+            changed += sum(not isinstance(one, BaseException) for one in found)
+        return changed
+
+
+API: web.AppKey[Api] = web.AppKey("api", Api)

@@ -1,0 +1,257 @@
+"""Routes of jobs: push, look, change, retry, cancel, remove."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from aiohttp import web
+from pydantic import Field
+
+from couchjobs.couch.connection import using
+from couchjobs.durations import read_seconds
+from couchjobs.errors import Conflict
+from couchjobs.http.access import CALLER
+from couchjobs.http.api import API, Api
+from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
+from couchjobs.jobs.job import CLIENT_WORKER, Job, JobOptions, State
+from couchjobs.jobs.lanes import find_job, stores
+from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, newest
+from couchjobs.jobs.removal import Remover
+from couchjobs.jobs.request import JobRequest, moment_of
+from couchjobs.jobs.retention import Retention, read_rules
+from couchjobs.timestamps import format_time, now, parse_time
+
+_PAGE = 50
+_MOST = 500
+_MANY = 10_000
+"""Jobs that one request may retry or cancel."""
+_CHANGED_TOGETHER = 50
+
+
+class Push(Body):
+    """What a job is pushed with."""
+
+    arguments: Any = None
+    """The message."""
+    manual: bool = False
+    forward_logs: bool = False
+    options: JobOptions | None = None
+    priority: int | None = None
+    id: str | None = Field(default=None, min_length=1)
+    """Where a job with that id is there already, that is answered, and nothing is stored."""
+    delay: str | float | None = None
+    """A duration."""
+
+
+class End(Body):
+    """What a client says of its own job."""
+
+    state: State
+    error: str | None = None
+    result: Any = None
+
+
+def shown(api: Api, job: Job) -> dict[str, Any]:
+    """Return a job as a resource."""
+    return resource(api.settings.jobs_doctype, job.document(), "jobs", arguments=job.message)
+
+
+async def push(request: web.Request) -> web.Response:
+    """POST /jobs/queue/{worker}: 202 with the job, once it is stored."""
+    api, worker = request.app[API], request.match_info["worker"]
+    wanted = read_body(Push, await attributes_of(request))
+    asked = JobRequest(
+        worker_type=worker,
+        message=wanted.arguments,
+        manual=wanted.manual,
+        forward_logs=wanted.forward_logs,
+        options=wanted.options,
+        priority=wanted.priority,
+        id=wanted.id,
+        scheduled_at=moment_of(wanted.delay, None),
+    )
+    request[CALLER].check("POST", "jobs", asked)
+    result = await api.broker.push(api.db, asked)
+    if result is None:
+        raise ApiError(422, "a before_hook does not want this job")
+    return answer(shown(api, result.job), 202, meta={"created": result.created})
+
+
+async def queued(request: web.Request) -> web.Response:
+    """GET /jobs/queue/{worker}: the queued jobs of a type, and how many they are."""
+    api, worker = request.app[API], request.match_info["worker"]
+    request[CALLER].check("GET", "jobs", JobRequest(worker_type=worker))
+    found: list[dict[str, Any]] = []
+    with using(api.connection):
+        async for job in iter_queued_jobs(api.db, worker):
+            found.append(shown(api, job))
+            if len(found) == _MOST:
+                break
+        count = await api.queue_len(worker)
+    return answer(found, meta={"count": max(count, len(found))})
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /jobs/{id}."""
+    api = request.app[API]
+    _, job = await find_job(api.connection, api.db, request.match_info["id"])
+    request[CALLER].check("GET", "jobs", job)
+    return answer(shown(api, job))
+
+
+async def end(request: web.Request) -> web.Response:
+    """PATCH /jobs/{id}: how a job of a @client trigger has ended, which its client does itself."""
+    api = request.app[API]
+    wanted = read_body(End, await attributes_of(request))
+    while True:
+        store, job = await find_job(api.connection, api.db, request.match_info["id"])
+        request[CALLER].check("PATCH", "jobs", job)
+        if job.worker != CLIENT_WORKER:
+            raise ApiError(403, f"this is a job of worker {job.worker!r}: only those of clients are ended so")
+        changes: dict[str, Any] = {"state": wanted.state, "error": wanted.error}
+        if wanted.state in (State.DONE, State.ERRORED):
+            changes["finished_at"] = now()
+        if wanted.result is not None:
+            changes["result"] = wanted.result
+        try:
+            await store.update(job, **changes)
+        except Conflict:  # somebody else has changed it: on top of that
+            continue
+        return answer(shown(api, job))
+
+
+async def index(request: web.Request) -> web.Response:
+    """GET /jobs: the newest first, a page at a time; `links.next` goes on."""
+    api = request.app[API]
+    wanted = _filter(request.query)
+    request[CALLER].check("GET", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
+    size = _number(request.query, "page[size]", _PAGE, _MOST)
+    up_to, skipped = _read_cursor(request.query.get("page[cursor]"))
+    wanted = replace(wanted, up_to=up_to)
+    found = await newest(api.connection, api.db, wanted, size + len(skipped) + 1)
+    rest = [document for document in found if document["_id"] not in skipped]
+    page, more = rest[:size], len(rest) > size
+    links = {}
+    if more and page and page[-1].get("queued_at"):
+        query = {name: value for name, value in request.query.items() if name != "page[cursor]"}
+        query["page[cursor]"] = _cursor(page, skipped)
+        links["next"] = str(request.rel_url.with_query(query))
+    return answer([shown(api, Job.read(document)) for document in page], links=links)
+
+
+def _cursor(page: list[dict[str, Any]], skipped: frozenset[str]) -> str:
+    """Return where the page ends: the time of its last job, and the ids of those of the same time."""
+    last = page[-1]["queued_at"]
+    same = [document["_id"] for document in page if document.get("queued_at") == last]
+    kept = skipped if len(same) == len(page) else frozenset()
+    return base64.urlsafe_b64encode(orjson.dumps([last, *same, *kept])).decode()
+
+
+def _read_cursor(text: str | None) -> tuple[str | None, frozenset[str]]:
+    if text is None:
+        return None, frozenset()
+    try:
+        at, *ids = orjson.loads(base64.urlsafe_b64decode(text))
+    except (ValueError, TypeError, binascii.Error):
+        refuse_parameter("page[cursor]", "it is no cursor of an answer")
+    if not isinstance(at, str):
+        refuse_parameter("page[cursor]", "it is no cursor of an answer")
+    return at, frozenset(str(one) for one in ids)
+
+
+def _filter(query: Mapping[str, str]) -> JobFilter:
+    state = query.get("state")
+    if state is not None and state not in list(State):
+        refuse_parameter("state", f"{state!r} is none of {', '.join(State)}")
+    since = query.get("since")
+    try:
+        from_then = parse_time(since) if since else None
+    except ValueError as error:
+        refuse_parameter("since", str(error))
+    return JobFilter(
+        worker=query.get("worker"),
+        state=State(state) if state else None,
+        trigger=query.get("trigger"),
+        since=from_then,
+    )
+
+
+def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        refuse_parameter(name, f"a number from 1 to {most}")
+    return int(text)
+
+
+async def retry(request: web.Request) -> web.Response:
+    """POST /jobs/{id}/retry: queue a job again that has failed; with `again=true` also one that is done."""
+    api = request.app[API]
+    return await _change(request, lambda job_id: api.client.retry(job_id, again=_is_true(request, "again")))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """POST /jobs/{id}/cancel."""
+    return await _change(request, request.app[API].client.cancel)
+
+
+def _is_true(request: web.Request, name: str) -> bool:
+    return request.query.get(name, "").lower() == "true"
+
+
+async def _change(request: web.Request, change: Any) -> web.Response:
+    api, job_id = request.app[API], request.match_info["id"]
+    _, job = await find_job(api.connection, api.db, job_id)
+    request[CALLER].check("POST", "jobs", job)
+    return answer(shown(api, await change(job_id)))
+
+
+async def retry_many(request: web.Request) -> web.Response:
+    """POST /jobs/retry: all that the filters name and that have failed; 10,000 at most."""
+    return await _change_many(request, State.ERRORED, request.app[API].client.retry)
+
+
+async def cancel_many(request: web.Request) -> web.Response:
+    """POST /jobs/cancel: all that the filters name and that have not ended; 10,000 at most."""
+    return await _change_many(request, State.QUEUED, request.app[API].client.cancel)
+
+
+async def _change_many(request: web.Request, state: State, change: Any) -> web.Response:
+    api = request.app[API]
+    asked = _filter(request.query)
+    wanted = JobFilter(
+        worker=asked.worker, state=asked.state or state, trigger=asked.trigger, since=asked.since, failed=True
+    )
+    request[CALLER].check("POST", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
+    ids = []
+    async for document in each(api.connection, api.db, wanted):
+        ids.append(document["_id"])
+        if len(ids) == _MANY:
+            break
+    changed = await api.all(ids, change, _CHANGED_TOGETHER)
+    return answer(None, meta={"changed": changed, "refused": len(ids) - changed})
+
+
+async def purge(request: web.Request) -> web.Response:
+    """DELETE /jobs/purge: ended jobs that are older than `duration`, of the `workers` that are named, or of all."""
+    api = request.app[API]
+    duration = request.query.get("duration", "2w").lower()
+    workers = [name for name in request.query.get("workers", "").split(",") if name] or ["*"]
+    for worker in workers:
+        request[CALLER].check("DELETE", "jobs", None if worker == "*" else JobRequest(worker_type=worker))
+    try:
+        read_seconds(duration)
+    except ValueError as error:
+        refuse_parameter("duration", str(error))
+    rules = read_rules([{"worker": worker, "state": "*", "keep": duration} for worker in workers])
+    removed = 0
+    for store in stores(api.connection, api.db):
+        async for count in Remover(store).steps(Retention(rules.rules), now()):
+            removed += count
+    return answer(None, meta={"deleted": removed, "at": format_time(now())})

@@ -1,0 +1,133 @@
+"""What Prometheus scrapes: what this daemon has counted, and what the views say of the tenant's queues.
+
+Views are asked once in five seconds at most, however many scrape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from couchjobs.cluster.peers import PREFIX as DAEMON
+from couchjobs.errors import CouchError
+from couchjobs.http.access import CALLER
+from couchjobs.http.api import API, Api
+from couchjobs.overview import queues
+from couchjobs.stats import BOUNDS, Durations, Stats
+from couchjobs.timestamps import now, parse_time
+
+_KEPT_S = 5.0
+
+
+class _Scrape(Collector):
+    """One answer. `rows`: what the views said; None: they are not to be had."""
+
+    def __init__(self, api: Api, rows: list[dict[str, Any]] | None, daemons: int | None) -> None:
+        self._api = api
+        self._rows = rows
+        self._daemons = daemons
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        up = GaugeMetricFamily("couchjobs_couchdb_up", "Whether CouchDB has answered.")
+        up.add_metric([], float(self._rows is not None))
+        yield up
+        if self._daemons is not None:
+            alive = GaugeMetricFamily("couchjobs_daemons", "Daemons with a document that serve the tenant.")
+            alive.add_metric([], self._daemons)
+            yield alive
+        if self._api.presence is not None:
+            age = GaugeMetricFamily("couchjobs_beat_age_seconds", "How long ago this daemon's last beat was taken.")
+            age.add_metric([], self._api.presence.beat_age_s)
+            yield age
+        if self._api.stats is not None:
+            yield from _counted(self._api.stats)
+        yield from _queues(self._rows or [])
+
+
+def _counted(stats: Stats) -> Iterator[Metric]:
+    ended = CounterMetricFamily(
+        "couchjobs_tries", "Tries of this daemon, by what came of them.", labels=["worker", "outcome"]
+    )
+    for (worker, outcome), count in [*stats.ended.items()]:
+        ended.add_metric([worker, outcome], count)
+    yield ended
+    claims = CounterMetricFamily("couchjobs_claims", "Claims of this daemon, by what came of them.", labels=["result"])
+    for result, count in [*stats.claims.items()]:
+        claims.add_metric([result], count)
+    yield claims
+    yield _histogram("couchjobs_run_seconds", "What tries took.", stats.ran)
+    yield _histogram("couchjobs_wait_seconds", "From when a job was due to its claim.", stats.waited)
+
+
+def _histogram(name: str, text: str, durations: Mapping[str, Durations]) -> HistogramMetricFamily:
+    found = HistogramMetricFamily(name, text, labels=["worker"])
+    bounds = [*map(str, BOUNDS), "+Inf"]
+    for worker, one in [*durations.items()]:
+        found.add_metric([worker], [*zip(bounds, accumulate(one.counts), strict=True)], one.total_s)
+    return found
+
+
+def _queues(rows: list[dict[str, Any]]) -> Iterator[Metric]:
+    for name, text in (
+        ("queued", "Queued jobs, those that wait for their time included."),
+        ("due", "Queued jobs whose time has come."),
+        ("running", "Running jobs."),
+    ):
+        gauge = GaugeMetricFamily(f"couchjobs_{name}_jobs", text, labels=["worker"])
+        for row in rows:
+            gauge.add_metric([row["worker"]], row[name])
+        yield gauge
+    lag = GaugeMetricFamily("couchjobs_due_lag_seconds", "How long the oldest due job has been due.", labels=["worker"])
+    paused = GaugeMetricFamily("couchjobs_paused", "Whether nobody claims jobs of the type.", labels=["worker"])
+    for row in rows:
+        lag.add_metric([row["worker"]], _age(row["oldest_due"]))
+        paused.add_metric([row["worker"]], float(row["paused"]))
+    yield lag
+    yield paused
+
+
+def _age(time: str | None) -> float:
+    try:
+        since = parse_time(time) if time else None
+    except ValueError:
+        since = None
+    return max(0.0, (now() - since).total_seconds()) if since else 0.0
+
+
+class Metrics:
+    """The route `GET /metrics`."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] | None = None
+        self._daemons: int | None = None
+        self._ask_at = 0.0
+        self._asking = asyncio.Lock()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """GET /metrics: in the text format of Prometheus."""
+        api = request.app[API]
+        request[CALLER].check("GET", "metrics")
+        async with self._asking:
+            if asyncio.get_running_loop().time() >= self._ask_at:
+                await self._ask(api)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Scrape(api, self._rows, self._daemons))
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _ask(self, api: Api) -> None:
+        try:
+            self._rows = await queues(api.connection, api.db)
+            documents = await api.connection.control.with_prefix(DAEMON)
+            self._daemons = sum(api.serves(one) for one in documents)
+        except CouchError:
+            self._rows = self._daemons = None
+        self._ask_at = asyncio.get_running_loop().time() + _KEPT_S

@@ -1,0 +1,137 @@
+"""The server: which routes there are, and where it listens."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from couchjobs.broker.runtime import Runtime
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ConfigurationError
+from couchjobs.http import jobs, running, triggers
+from couchjobs.http.access import Access, is_local
+from couchjobs.http.api import API, Api
+from couchjobs.http.jsonapi import tell_errors
+from couchjobs.http.metrics import Metrics
+from couchjobs.http.tokens import has_tokens
+from couchjobs.log import get_logger
+
+_logger = get_logger(__name__)
+_ENVELOPE = 65_536
+"""Bytes that a body may have beyond those of the largest message."""
+_OPEN = ("/jobs/webhooks/", "/health/")
+_LAST_ANSWERS_S = 2.0
+
+
+def make_app(connection: Connection, runtime: Runtime | None = None) -> web.Application:
+    """Return the application for the tenant of the connection's settings."""
+    settings = connection.settings
+    access = Access(connection, settings.tenant, _OPEN)
+    app = web.Application(
+        middlewares=[_harden, tell_errors, access.middleware],
+        client_max_size=settings.max_message_bytes + _ENVELOPE,
+    )
+    app[API] = Api(connection, runtime)
+    app.router.add_routes(
+        [
+            web.post("/jobs/queue/{worker}", jobs.push),
+            web.get("/jobs/queue/{worker}", jobs.queued),
+            web.post("/jobs/triggers", triggers.add),
+            web.get("/jobs/triggers", triggers.index),
+            web.get("/jobs/triggers/{id}", triggers.show),
+            web.patch("/jobs/triggers/{id}", triggers.change),
+            web.delete("/jobs/triggers/{id}", triggers.delete),
+            web.get("/jobs/triggers/{id}/state", triggers.state),
+            web.get("/jobs/triggers/{id}/jobs", triggers.jobs),
+            web.post("/jobs/triggers/{id}/launch", triggers.launch),
+            web.post("/jobs/webhooks/{id}", triggers.webhook),
+            web.delete("/jobs/purge", jobs.purge),
+            web.get("/jobs", jobs.index),
+            web.post("/jobs/retry", jobs.retry_many),
+            web.post("/jobs/cancel", jobs.cancel_many),
+            web.get("/jobs/{id}", jobs.show),
+            web.patch("/jobs/{id}", jobs.end),
+            web.post("/jobs/{id}/retry", jobs.retry),
+            web.post("/jobs/{id}/cancel", jobs.cancel),
+            web.get("/queues", running.queues),
+            web.post("/queues/{worker}/pause", running.pause),
+            web.post("/queues/{worker}/resume", running.resume),
+            web.get("/daemons", running.daemons),
+            web.get("/health/live", running.live),
+            web.get("/health/ready", running.ready),
+            web.get("/metrics", Metrics().answer),
+        ]
+    )
+    return app
+
+
+@web.middleware
+async def _harden(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Say to browsers that an answer is nothing but what it says it is, and nobody else's to keep."""
+    response = await handler(request)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    return response
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`, `[::1]:8080`, or of a port alone, which is one of this machine.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigurationError(f"--http {text!r}: HOST:PORT, such as 127.0.0.1:8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+class HttpServer:
+    """One that listens. `start` before use, `stop` after.
+
+    Args:
+        connection: to CouchDB.
+        address: host and port; 0 takes a free one.
+        runtime: what the daemon of this process runs jobs with; None: there is none here.
+    """
+
+    def __init__(self, connection: Connection, address: tuple[str, int], runtime: Runtime | None = None) -> None:
+        self._connection = connection
+        self._address = address
+        self._runner = web.AppRunner(
+            make_app(connection, runtime), access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False
+        )
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigurationError: the address cannot be had, or is not of this machine alone, and there is no token.
+        """
+        host, port = self._address
+        if not is_local(host) and not await has_tokens(self._connection):
+            raise ConfigurationError(
+                f"--http {host}:{port}: who may do what? make a token first (couchjobs tokens create), or listen on "
+                "127.0.0.1"
+            )
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigurationError(f"--http {host}:{port}: {error.strerror or error}") from None
+        _logger.info("HTTP", url=self.url)
+
+    @property
+    def url(self) -> str:
+        """Return where it listens."""
+        host, port = self._runner.addresses[0][:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Listen no more; requests that are being answered have two seconds."""
+        await self._runner.cleanup()

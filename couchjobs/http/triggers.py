@@ -1,0 +1,180 @@
+"""Routes of triggers: make, look, change, fire."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from aiohttp import web
+
+from couchjobs.couch.codec import decode
+from couchjobs.couch.connection import using
+from couchjobs.http.access import CALLER
+from couchjobs.http.api import API, Api
+from couchjobs.http.jobs import shown as shown_job
+from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
+from couchjobs.jobs.job import JobOptions
+from couchjobs.jobs.queries import get_jobs
+from couchjobs.jobs.request import new_job
+from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.triggers.infos import TriggerInfos
+
+_MOST_JOBS = 500
+_TAKEN = ("application/json", "application/vnd.api+json")
+
+
+class NewTrigger(Body):
+    """What a trigger is made of."""
+
+    type: str
+    worker: str = ""
+    arguments: str = ""
+    message: Any = None
+    worker_arguments: Any = None
+    """The old name of `message`."""
+    rules: Any = None
+    once: bool | None = None
+    debounce: str | float | None = None
+    options: JobOptions | None = None
+    timezone: str | None = None
+    misfire: Literal["once", "skip", "all"] | None = None
+    misfire_limit: int | None = None
+    grace: str | float | None = None
+    starts: str | None = None
+    ends: str | None = None
+    anchor: str | None = None
+    disabled: bool | None = None
+    id: str | None = None
+
+
+class ChangedTrigger(Body):
+    """What may be changed of one."""
+
+    arguments: str | None = None
+    message: Any = None
+    worker_arguments: Any = None
+    disabled: bool | None = None
+
+
+async def shown(api: Api, infos: TriggerInfos) -> dict[str, Any]:
+    """Return a trigger as a resource, with what became of its last jobs."""
+    with using(api.connection):
+        state = await get_trigger_state(api.db, infos.id)
+    return resource(
+        api.settings.triggers_doctype,
+        {**infos.document(), "_id": infos.id, "_rev": infos.rev},
+        "jobs/triggers",
+        worker_arguments=infos.message,
+        current_state=state.model_dump(mode="json", exclude_none=True),
+    )
+
+
+async def add(request: web.Request) -> web.Response:
+    """POST /jobs/triggers: 201 with the trigger."""
+    api = request.app[API]
+    wanted = read_body(NewTrigger, await attributes_of(request))
+    document = wanted.model_dump(exclude_unset=True, exclude={"worker_arguments", "id", "options"})
+    if wanted.message is None and wanted.worker_arguments is not None:
+        document["message"] = wanted.worker_arguments
+    if wanted.options is not None:
+        document["options"] = wanted.options.model_dump(exclude_none=True)
+    if wanted.id is not None:
+        document["_id"] = wanted.id
+    infos = TriggerInfos.from_document({name: value for name, value in document.items() if value is not None})
+    request[CALLER].check("POST", "triggers", infos)
+    return answer(await shown(api, await api.client.triggers.add(infos)), 201)
+
+
+async def index(request: web.Request) -> web.Response:
+    """GET /jobs/triggers: of these workers and types, with commas between."""
+    api = request.app[API]
+    workers, types = (set(filter(None, request.query.get(name, "").split(","))) for name in ("Worker", "Type"))
+    found = []
+    for infos in await api.client.triggers.list():
+        if (not workers or infos.worker in workers) and (not types or infos.type in types):
+            if request[CALLER].may("GET", "triggers", infos):
+                found.append(await shown(api, infos))
+            elif not (workers or types):
+                request[CALLER].check("GET", "triggers")
+    return answer(found)
+
+
+async def _wanted(request: web.Request, verb: str) -> TriggerInfos:
+    infos = await request.app[API].client.triggers.get(request.match_info["id"])
+    request[CALLER].check(verb, "triggers", infos)
+    return infos
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /jobs/triggers/{id}."""
+    infos = await _wanted(request, "GET")
+    return answer(await shown(request.app[API], infos))
+
+
+async def change(request: web.Request) -> web.Response:
+    """PATCH /jobs/triggers/{id}: the arguments of a @cron, the message of any, or whether it is disabled."""
+    api, infos = request.app[API], await _wanted(request, "PATCH")
+    attributes = await attributes_of(request)
+    wanted = read_body(ChangedTrigger, attributes)
+    changes: dict[str, Any] = {}
+    if "arguments" in attributes:
+        if infos.type != "@cron":
+            raise ApiError(422, f"the arguments of a {infos.type} cannot be changed", {"pointer": "/data/attributes"})
+        changes["arguments"] = wanted.arguments
+    for name in ("worker_arguments", "message"):
+        if name in attributes:
+            changes["message"] = attributes[name]
+    if wanted.disabled is not None:
+        changes["disabled"] = True if wanted.disabled else None
+    return answer(await shown(api, await api.client.triggers.update(infos.id, **changes)))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """DELETE /jobs/triggers/{id}: 204."""
+    infos = await _wanted(request, "DELETE")
+    await request.app[API].client.triggers.delete(infos.id)
+    return web.Response(status=204)
+
+
+async def state(request: web.Request) -> web.Response:
+    """GET /jobs/triggers/{id}/state: what became of its last jobs."""
+    api, infos = request.app[API], await _wanted(request, "GET")
+    with using(api.connection):
+        found = await get_trigger_state(api.db, infos.id)
+    attributes = found.model_dump(mode="json", exclude_none=True)
+    return answer({"type": f"{api.settings.jobs_doctype}.state", "id": infos.id, "attributes": attributes})
+
+
+async def jobs(request: web.Request) -> web.Response:
+    """GET /jobs/triggers/{id}/jobs: its last jobs, `Limit` at most, 50 unless that is given."""
+    api, infos = request.app[API], await _wanted(request, "GET")
+    text = request.query.get("Limit", "50")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST_JOBS:
+        refuse_parameter("Limit", f"a number from 1 to {_MOST_JOBS}")
+    with using(api.connection):
+        found = await get_jobs(api.db, infos.id, int(text))
+    return answer([shown_job(api, job) for job in found])
+
+
+async def launch(request: web.Request) -> web.Response:
+    """POST /jobs/triggers/{id}/launch: 201 with the job of a firing by hand."""
+    api, infos = request.app[API], await _wanted(request, "POST")
+    if infos.type == "@webhook":
+        return answer(shown_job(api, await api.scheduler.fire_webhook(infos.id, None, manual=True)), 201)
+    job = new_job(api.db, infos.job_request(manual=True))
+    await api.broker.store_job(job)
+    return answer(shown_job(api, job), 201)
+
+
+async def webhook(request: web.Request) -> web.Response:
+    """POST /jobs/webhooks/{id}: 204 once the job is stored. The id is the secret: nobody else is asked who he is."""
+    api = request.app[API]
+    manual = request.query.get("Manual", request.query.get("manual", "")).lower() == "true"
+    body = await request.read()
+    if body and request.content_type not in _TAKEN:
+        raise ApiError(415, f"the body is {request.content_type}: send application/json")
+    try:
+        payload = decode(body) if body else None
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is no JSON: {error}") from None
+    await api.scheduler.fire_webhook(request.match_info["id"], payload, manual=manual)
+    return web.Response(status=204)
