@@ -43,6 +43,11 @@ class Caller:
     name: str
     scopes: tuple[Scope, ...]
 
+    @property
+    def may_all(self) -> bool:
+        """Return whether it may do everything."""
+        return any(scope == _ALL[0] for scope in self.scopes)
+
     def may(self, verb: str, doctype: str, thing: Matcher | None = None) -> bool:
         """Return whether that may be done with a thing; None: with all of that doctype."""
         return any(scope.allows(verb, doctype, thing) for scope in self.scopes)

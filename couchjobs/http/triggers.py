@@ -16,6 +16,7 @@ from couchjobs.jobs.job import JobOptions
 from couchjobs.jobs.queries import get_jobs
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.scheduler.sources import read_sources
 from couchjobs.triggers.infos import TriggerInfos
 
 _MOST_JOBS = 500
@@ -81,7 +82,19 @@ async def add(request: web.Request) -> web.Response:
         document["_id"] = wanted.id
     infos = TriggerInfos.from_document({name: value for name, value in document.items() if value is not None})
     request[CALLER].check("POST", "triggers", infos)
+    if infos.type == "@event" and not request[CALLER].may_all:
+        await _check_sources_are_listed(api)
     return answer(await shown(api, await api.client.triggers.add(infos)), 201)
+
+
+async def _check_sources_are_listed(api: Api) -> None:
+    """Check that it is said from which databases events may come: their documents are copied into jobs.
+
+    Raises:
+        ApiError: 403: without a list it would be all that this server may read.
+    """
+    if (await read_sources(api.connection, api.db)).listed is None:
+        raise ApiError(403, "no list says which databases events may come from: couchjobs init --watch")
 
 
 async def index(request: web.Request) -> web.Response:

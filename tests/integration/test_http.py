@@ -21,6 +21,7 @@ from couchjobs.http.server import HttpServer, make_app, read_address
 from couchjobs.http.tokens import create_token, revoke_token, tokens
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.sources import write_list
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
@@ -321,6 +322,21 @@ async def test_tokens_when_used_then_allowed_what_their_scopes_say(
         assert (await guarded.get("/health/live")).status == 200
         with pytest.raises(ConfigurationError):
             await revoke_token(connection, Prefixer("", "another"), made["mail"].split("_")[1])
+
+
+async def test_event_trigger_when_a_token_makes_it_then_only_of_listed_databases(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """Without a list, it could have documents copied into jobs that its holder may not read."""
+    token = await create_token(connection, db, "any", ["triggers"])
+    made = attributes(type="@event", arguments="secrets:CREATED", worker="w", message=None)
+    async with TestClient(TestServer(make_app(connection))) as guarded:
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await guarded.post("/jobs/triggers", json=made, headers=headers)).status == 403
+        await write_list(connection, db, ["orders"])
+        assert (await guarded.post("/jobs/triggers", json=made, headers=headers)).status == 400
+        made = attributes(type="@event", arguments="orders:CREATED", worker="w", message=None)
+        assert (await guarded.post("/jobs/triggers", json=made, headers=headers)).status == 201
 
 
 async def test_user_of_couchdb_when_he_asks_then_as_his_roles_say(
