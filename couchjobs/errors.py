@@ -156,7 +156,7 @@ class JobFailedError(CouchjobsError):
 
 
 class AbortJob(CouchjobsError):
-    """Raised by a worker: stop now, without error. The job is done; never retried."""
+    """Raised by a worker: stop now, without error. The job is done, what it says is its result; never retried."""
 
 
 class UnknownTriggerError(CouchjobsError):

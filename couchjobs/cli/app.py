@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from couchjobs import errors, process
-from couchjobs.cli import bench, daemon, foresee, jobs, push, retention, serve, trigger_edit, trigger_list, triggers
+from couchjobs.cli import (
+    bench,
+    daemon,
+    foresee,
+    jobs,
+    push,
+    retention,
+    secrets,
+    serve,
+    trigger_edit,
+    trigger_list,
+    triggers,
+)
 from couchjobs.cli.backfill import backfill
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
@@ -35,6 +47,7 @@ app.command("run")(daemon.run)
 app.command("dev")(daemon.dev)
 app.command("serve")(serve.serve)
 app.add_typer(serve.app, name="tokens")
+app.add_typer(secrets.app, name="secrets")
 app.command("push")(push.push)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(retention.app, name="retention")

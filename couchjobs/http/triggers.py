@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from couchjobs.couch.codec import decode
 from couchjobs.couch.connection import using
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
@@ -16,11 +15,13 @@ from couchjobs.jobs.job import JobOptions
 from couchjobs.jobs.queries import get_jobs
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.log import get_logger
 from couchjobs.scheduler.sources import read_sources
+from couchjobs.triggers.delivery import RefusedDelivery
 from couchjobs.triggers.infos import TriggerInfos
 
 _MOST_JOBS = 500
-_TAKEN = ("application/json", "application/vnd.api+json")
+_logger = get_logger(__name__)
 
 
 class NewTrigger(Body):
@@ -43,6 +44,10 @@ class NewTrigger(Body):
     starts: str | None = None
     ends: str | None = None
     anchor: str | None = None
+    verify: Any = None
+    headers: Any = None
+    unique_by: str | None = None
+    accept: Any = None
     disabled: bool | None = None
     id: str | None = None
 
@@ -180,14 +185,12 @@ async def launch(request: web.Request) -> web.Response:
 
 async def webhook(request: web.Request) -> web.Response:
     """POST /jobs/webhooks/{id}: 204 once the job is stored. The id is the secret: nobody else is asked who he is."""
-    api = request.app[API]
+    api, trigger_id = request.app[API], request.match_info["id"]
     manual = request.query.get("Manual", request.query.get("manual", "")).lower() == "true"
-    body = await request.read()
-    if body and request.content_type not in _TAKEN:
-        raise ApiError(415, f"the body is {request.content_type}: send application/json")
+    raw = await request.read()
     try:
-        payload = decode(body) if body else None
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is no JSON: {error}") from None
-    await api.scheduler.fire_webhook(request.match_info["id"], payload, manual=manual)
+        await api.scheduler.deliver(trigger_id, raw, request.content_type, request.headers, manual=manual)
+    except RefusedDelivery as error:
+        _logger.warning("a delivery is refused", trigger=trigger_id[:4] + "...", reason=str(error))
+        raise ApiError(error.status, "this is not taken") from None
     return web.Response(status=204)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, TriggerNotFoundError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
@@ -19,10 +22,13 @@ from couchjobs.scheduler.declared import declare
 from couchjobs.scheduler.feeds import Feeds
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.rebuild import clean, rebuild
+from couchjobs.scheduler.secrets import read_secret
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.ticker import Ticker
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
+from couchjobs.timestamps import now
+from couchjobs.triggers.delivery import delivery_id, payload_of, read_delivery
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.waits import patiently
 
@@ -143,10 +149,39 @@ class CouchScheduler:
             TriggerNotFoundError: there is no @webhook with that id, or it is disabled; nobody is told which.
             ClosedError: the scheduler is shut down. It need not run: whoever has a connection may fire.
         """
+        return await self._fire_webhook(await self._webhook(trigger_id), payload, manual=manual)
+
+    async def deliver(
+        self, trigger_id: str, raw: bytes, content_type: str, headers: Mapping[str, str], *, manual: bool = False
+    ) -> Job:
+        """Fire a @webhook trigger by what was sent to it; return its job, or the one that a delivery has made already.
+
+        Raises:
+            TriggerNotFoundError: there is no @webhook with that id, or it is disabled; nobody is told which.
+            RefusedDelivery: the trigger does not take it.
+            BadDocumentError: the payload is larger than a message may be, or nothing that JSON holds.
+        """
+        infos = await self._webhook(trigger_id)
+        delivery = read_delivery(infos)
+        if delivery.secret is not None:
+            delivery.check(
+                raw, headers, await read_secret(self._connection, self._db, delivery.secret), now().timestamp()
+            )
+        kind = delivery.kind_of(content_type if raw else "application/json")
+        payload = payload_of(kind, raw, content_type)
+        key = delivery.key(headers, payload)
+        more: Document = {}
+        if kept := delivery.kept(headers):
+            more["payload_headers"] = kept
+        if kind == "raw":
+            body = {"content_type": content_type, "data": base64.b64encode(raw).decode()}
+            more["_attachments"] = {payload["attachment"]: body}
+        job_id = None if key is None else delivery_id(infos.id, key)
+        return await self._fire_webhook(infos, payload, manual=manual, job_id=job_id, more=more)
+
+    async def _webhook(self, trigger_id: str) -> TriggerInfos:
         if self._life.is_("closed"):
             raise ClosedError("the scheduler is closed")
-        broker = self._broker or CouchBroker(self._connection, self._db)
-        self._debouncer = self._debouncer or Debouncer(self._connection, self._db, broker)
         unknown = TriggerNotFoundError("no webhook with that id")
         try:
             infos = await self._store.get(trigger_id)
@@ -154,9 +189,23 @@ class CouchScheduler:
             raise unknown from None
         if infos.type != "@webhook" or infos.disabled:
             raise unknown
+        return infos
+
+    async def _fire_webhook(
+        self,
+        infos: TriggerInfos,
+        payload: Any,
+        *,
+        manual: bool,
+        job_id: str | None = None,
+        more: Document | None = None,
+    ) -> Job:
+        broker = self._broker or CouchBroker(self._connection, self._db)
+        self._debouncer = self._debouncer or Debouncer(self._connection, self._db, broker)
         if infos.debounce:
             return await self._debouncer.fire(infos, payload, manual=manual)
-        job = new_job(self._db, infos.job_request(payload=payload, manual=manual))
+        job = new_job(self._db, infos.job_request(payload=payload, manual=manual, id=job_id))
+        job.document().update(more or {})
         await broker.store_job(job)
         return job
 

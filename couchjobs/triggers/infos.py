@@ -61,6 +61,14 @@ class TriggerInfos(BaseModel):
     """The options of its jobs."""
     message: Any = None
     """The message of its jobs."""
+    verify: Any = None
+    """Of a @webhook over HTTP: how a delivery is signed."""
+    headers: Any = None
+    """Of a @webhook over HTTP: the headers that reach its jobs as `payload_headers`."""
+    unique_by: Any = None
+    """Of a @webhook over HTTP: what tells deliveries apart, header:NAME or body:PATH; one job for each."""
+    accept: Any = None
+    """Of a @webhook over HTTP: json, form, text, raw, or a list of them. Defaults to json."""
     timezone: str | None = None
     """The IANA name of the zone of a schedule. Defaults to UTC."""
     misfire: Literal["once", "skip", "all"] = "once"

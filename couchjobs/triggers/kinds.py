@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from couchjobs.errors import MalformedTriggerError, UnknownTriggerError
 from couchjobs.triggers.cron import parse_cron
+from couchjobs.triggers.delivery import read_delivery
 from couchjobs.triggers.event import EventRules, parse_event
 from couchjobs.triggers.every import parse_every
 from couchjobs.triggers.infos import TriggerInfos
@@ -59,6 +60,7 @@ def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
         ) from error
     if infos.rules is not None and not isinstance(parsed, EventRules):
         raise MalformedTriggerError(f"rules: are for @event, and this is a trigger of type {infos.type}")
+    read_delivery(infos)
     _check_bounds(infos, clock=not isinstance(parsed, EventRules | OnDemand))
     return parsed
 

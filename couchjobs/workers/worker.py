@@ -249,7 +249,8 @@ class Try:
         kinds = [type(one) for one in leaves_of(error)]
         causes = [kind for kind in kinds if not issubclass(kind, asyncio.CancelledError)] or [type(error)]
         if all(issubclass(kind, AbortJob) for kind in causes):
-            return Done(seconds=self._seconds)
+            said = describe(next(one for one in leaves_of(error) if isinstance(one, AbortJob))).partition(": ")[2]
+            return Done(said or None, seconds=self._seconds)
         text, trace = describe(error), traceback_of(error)
         failed = Failed(text, traceback=trace, seconds=self._seconds)
         if any(issubclass(kind, BadTriggerError) for kind in causes):

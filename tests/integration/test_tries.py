@@ -108,7 +108,8 @@ async def test_outcomes_when_worker_raises_then_as_the_table_says(
         assert ended.exec_count == 1
         return ended
 
-    assert (await end("raises", "abort")).state is State.DONE
+    aborted = await end("raises", "abort")
+    assert (aborted.state, aborted.result) == (State.DONE, "enough")
     assert (await end("raises", "no retry")).error == "ValueError: once"
     assert "does not fit" in (await end("mail", {"to": 5, "times": "x"})).error
     assert "to: " in (await end("mail", {"to": 5, "times": "x"})).error

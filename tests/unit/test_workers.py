@@ -73,7 +73,8 @@ def test_try_when_result_is_no_json_then_done_without_it() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (AbortJob("enough"), Done()),
+        (AbortJob("enough: it was paid"), Done("enough: it was paid")),
+        (AbortJob(), Done()),
         (BadTriggerError("gone"), Failed("BadTriggerError: gone", bad_trigger=True)),
         (MessageNilError("none"), Failed("MessageNilError: none")),
     ],

@@ -1,0 +1,204 @@
+"""How a @webhook trigger takes what is sent to it: whose it must be, what of it reaches the job, and what is one job.
+
+Fields of the trigger, none of which needs to be there:
+
+- `verify`: `{"hmac": "sha256", "header": "X-Hub-Signature-256", "secret": "github", "prefix": "sha256="}`, and
+  `"encoding": "base64"` where it is not hexadecimal; or `{"stripe": "<secret>", "tolerance": 300}`. Secrets are named,
+  and lie in the control database. The bytes that were sent are checked, in constant time.
+- `headers`: those that reach the job, as `payload_headers`.
+- `unique_by`: `header:X-GitHub-Delivery` or `body:data.id`: one job for each value, for services deliver again.
+- `accept`: `json` (by default), `form`, `text`, `raw` (an attachment of the job).
+
+Sources: docs.github.com "Validating webhook deliveries"; docs.stripe.com/webhooks/signature.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from couchjobs.couch.codec import decode
+from couchjobs.errors import CouchjobsError, MalformedTriggerError
+from couchjobs.jobs.message import reasons
+from couchjobs.triggers.infos import TriggerInfos
+
+Kind = Literal["json", "form", "text", "raw"]
+_TOLERANCE_S = 300.0
+_MOST_SIGNATURES = 10
+_STRIPE = "Stripe-Signature"
+
+
+class RefusedDelivery(CouchjobsError):
+    """What was sent is not taken; why is for the log, and not for who has sent it. As an HTTP answer: `status`."""
+
+    def __init__(self, reason: str, status: int = 403) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class _Hmac(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    hmac: Literal["sha1", "sha256", "sha512"]
+    header: str = Field(min_length=1)
+    secret: str = Field(min_length=1)
+    prefix: str = ""
+    encoding: Literal["hex", "base64"] = "hex"
+
+
+class _Stripe(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    stripe: str = Field(min_length=1)
+    tolerance: float = Field(default=_TOLERANCE_S, gt=0)
+
+
+class _Fields(BaseModel):
+    verify: _Hmac | _Stripe | None = None
+    headers: list[str] = Field(default_factory=list)
+    unique_by: str | None = Field(default=None, pattern=r"^(header|body):.+$")
+    accept: list[Kind] | Kind = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a trigger says of that."""
+
+    fields: _Fields
+
+    @property
+    def secret(self) -> str | None:
+        """Return the name of the secret that signatures are made with; None where nothing is signed."""
+        match self.fields.verify:
+            case None:
+                return None
+            case _Stripe(stripe=name):
+                return name
+            case signed:
+                return signed.secret
+
+    def check(self, raw: bytes, headers: Mapping[str, str], secret: str, now: float) -> None:
+        """Check that who has sent this knows the secret. `now`: seconds since 1970.
+
+        Raises:
+            RefusedDelivery: he does not, or it was too long ago.
+        """
+        match self.fields.verify:
+            case None:
+                return
+            case _Stripe(tolerance=tolerance):
+                _check_stripe(raw, headers.get(_STRIPE, ""), secret, now, tolerance)
+            case signed:
+                shown = headers.get(signed.header, "")
+                digest = hmac.digest(secret.encode(), raw, signed.hmac)
+                wanted = digest.hex() if signed.encoding == "hex" else base64.b64encode(digest).decode()
+                if not hmac.compare_digest(shown.strip().encode(), f"{signed.prefix}{wanted}".encode()):
+                    raise RefusedDelivery(f"its signature in {signed.header} is not the secret's")
+
+    def kind_of(self, content_type: str) -> Kind:
+        """Return as what a body of that media type is taken.
+
+        Raises:
+            RefusedDelivery: it is not.
+        """
+        accept = self.fields.accept
+        taken = [accept] if isinstance(accept, str) else accept
+        kind: Kind = "raw"
+        if content_type == "application/json" or content_type.endswith("+json"):
+            kind = "json"
+        elif content_type == "application/x-www-form-urlencoded":
+            kind = "form"
+        elif content_type.startswith("text/"):
+            kind = "text"
+        if kind in taken:
+            return kind
+        if "raw" in taken:
+            return "raw"
+        raise RefusedDelivery(f"a body of {content_type} is not accepted here: {', '.join(taken)}", 415)
+
+    def kept(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers that reach the job."""
+        return {name: headers[name] for name in self.fields.headers if name in headers}
+
+    def key(self, headers: Mapping[str, str], payload: Any) -> str | None:
+        """Return what tells this delivery from others; None where each is one of its own.
+
+        Raises:
+            RefusedDelivery: it does not hold that.
+        """
+        if self.fields.unique_by is None:
+            return None
+        where, _, path = self.fields.unique_by.partition(":")
+        found: Any = headers.get(path) if where == "header" else payload
+        for part in path.split(".") if where == "body" else ():
+            found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, str | int) or found == "":
+            raise RefusedDelivery(f"it has no {self.fields.unique_by}, by which deliveries are told apart")
+        return str(found)
+
+
+def read_delivery(infos: TriggerInfos) -> Delivery:
+    """Return what a trigger says.
+
+    Raises:
+        MalformedTriggerError: it cannot be understood, or says it of a trigger that nothing is sent to.
+    """
+    given = {name: getattr(infos, name) for name in _Fields.model_fields if getattr(infos, name) is not None}
+    if given and infos.type != "@webhook":
+        raise MalformedTriggerError(f"{', '.join(sorted(given))}: for a @webhook, and this is {infos.type}")
+    if infos.unique_by is not None and infos.debounce:
+        raise MalformedTriggerError("unique_by and debounce exclude each other")
+    try:
+        return Delivery(_Fields.model_validate(given))
+    except ValidationError as error:
+        raise MalformedTriggerError(reasons(error)) from None
+
+
+def payload_of(kind: Kind, raw: bytes, content_type: str) -> Any:
+    """Return the payload that a body is.
+
+    Raises:
+        RefusedDelivery: it is none of that kind.
+    """
+    try:
+        match kind:
+            case "json":
+                return decode(raw) if raw else None
+            case "form":
+                return _form(raw.decode())
+            case "text":
+                return raw.decode()
+            case "raw":
+                return {"attachment": "payload", "content_type": content_type, "length": len(raw)}
+    except (ValueError, RecursionError) as error:
+        raise RefusedDelivery(f"the body is no {kind}: {error}", 400) from None
+
+
+def delivery_id(trigger_id: str, key: str) -> str:
+    """Return the id of the job of a delivery that is told apart by this."""
+    told = f"{trigger_id}\0{key}".encode("utf-8", "surrogatepass")
+    return f"delivery-{hashlib.sha256(told).hexdigest()[:40]}"
+
+
+def _form(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        before = found.get(name)
+        found[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
+    return found
+
+
+def _check_stripe(raw: bytes, shown: str, secret: str, now: float, tolerance: float) -> None:
+    parts = [part.strip().partition("=") for part in shown.split(",")]
+    at = next((value for name, _, value in parts if name == "t"), "")
+    signatures = [value for name, _, value in parts if name == "v1"][:_MOST_SIGNATURES]
+    wanted = hmac.digest(secret.encode(), at.encode() + b"." + raw, "sha256").hex()
+    if not any(hmac.compare_digest(one.encode(), wanted.encode()) for one in signatures):
+        raise RefusedDelivery(f"its {_STRIPE} is not the secret's")
+    if not at.isascii() or not at.isdigit() or abs(now - int(at)) > tolerance:
+        raise RefusedDelivery(f"its {_STRIPE} is of {at[:20]}, more than {tolerance:.0f} s from now")
