@@ -36,6 +36,8 @@ async def queues(connection: Connection, tenant: Prefixer) -> list[dict[str, Any
     for store in stores(connection, tenant):
         for one in await store.database.reduced("jobs/by_state", [""], [{}], group_level=2):
             worker, state = one["key"]
+            if not isinstance(worker, str):  # a document that is no job
+                continue
             row = rows.setdefault(worker, _row_of(worker, taken))
             if state in (State.QUEUED, State.RUNNING):
                 row[state] += one["value"]

@@ -32,16 +32,20 @@ def backfill(
         infos = await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
         fill = Backfill(connection, infos)
         if dry_run:
-            return Backfilled(matching=await fill.count())
+            return await fill.count()
         if not as_json:
-            say(f"{trigger_id} fires for {await fill.count():,} documents")
+            say(_told(trigger_id, await fill.count()))
         return await fill.run(limit)
 
     done = with_connection(url, domain, prefix, work)
     if as_json:
         print_json({"matching": done.matching, "fired": done.fired, "there": done.there, "refused": done.refused})
     elif dry_run:
-        say(f"{trigger_id} fires for {done.matching:,} documents")
+        say(_told(trigger_id, done))
     else:
         refused = f", {done.refused:,} that no daemon could run" if done.refused else ""
         say(f"{done.fired:,} jobs stored, {done.there:,} were there already{refused}")
+
+
+def _told(trigger_id: str, done: Backfilled) -> str:
+    return f"{trigger_id} fires for {done.matching - done.there:,} documents; {done.there:,} have a job of it already"

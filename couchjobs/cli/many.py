@@ -168,8 +168,11 @@ def _do(
     if not job_ids and wanted == JobFilter():
         raise ConfigurationError("give ids of jobs, or filters such as --worker W --failed")
     if job_ids:
-        for job in with_connection(*where, lambda _: _each_of(work, job_ids)):
+        jobs, refused = with_connection(*where, lambda _: _each_of(work, job_ids))
+        for job in jobs:
             print_json(job.document()) if as_json else say(f"{job.id} {work.told}")
+        if refused:
+            raise ConfigurationError("; ".join(refused))
         return
     ids = with_connection(*where, lambda connection: _ids_of(connection, work, wanted))
     if not yes:
@@ -185,12 +188,17 @@ def _do(
             print(f"couchjobs: {reason}", file=sys.stderr)
 
 
-async def _each_of(work: _Work, job_ids: list[str]) -> list[Job]:
+async def _each_of(work: _Work, job_ids: list[str]) -> tuple[list[Job], list[str]]:
+    """Return the jobs that it was done to, and why it was not to the others."""
+    done: list[Job] = []
+    refused: list[str] = []
     async with present() as couchjobs:
-        try:
-            return [await work.change(couchjobs, job_id) for job_id in job_ids]
-        except Conflict as error:
-            raise ConfigurationError(str(error)) from None
+        for job_id in job_ids:
+            try:
+                done.append(await work.change(couchjobs, job_id))
+            except (Conflict, JobNotFoundError) as error:
+                refused.append(str(error))
+    return done, refused
 
 
 async def _ids_of(connection: Connection, work: _Work, wanted: JobFilter) -> list[str]:

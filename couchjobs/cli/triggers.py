@@ -32,16 +32,19 @@ from couchjobs.cli.trigger_edit import (
     tell_of,
 )
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
 from couchjobs.errors import (
     ConfigurationError,
     Conflict,
     NotFound,
+    TriggerNotFoundError,
 )
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.request import new_job
 from couchjobs.log import plain
 from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.scheduler.declared import MARK
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now
 from couchjobs.triggers.event import EventRules
@@ -134,10 +137,13 @@ def show(
 ) -> None:
     """Print the document of a trigger."""
 
-    async def work(connection: Connection) -> TriggerInfos:
-        return await _store(connection).get(trigger_id)
+    async def work(connection: Connection) -> Document:
+        document = await _store(connection).database.find(trigger_id)
+        if document is None:
+            raise TriggerNotFoundError(f"no trigger {trigger_id!r}")
+        return document
 
-    document = with_connection(url, domain, prefix, work).document()
+    document = with_connection(url, domain, prefix, work)
     if as_json:
         print_json(document)
     else:
@@ -150,10 +156,13 @@ def rm(
 ) -> None:
     """Delete a trigger; its jobs stay."""
 
-    async def work(connection: Connection) -> None:
+    async def work(connection: Connection) -> bool:
+        document = await _store(connection).database.find(trigger_id)
         await _store(connection).delete(trigger_id)
+        return document is not None and document.get(MARK) is True
 
-    with_connection(url, domain, prefix, work)
+    if with_connection(url, domain, prefix, work):
+        print("couchjobs: it is declared in code: daemons that declare it write it again; disable it", file=sys.stderr)
     if as_json:
         print_json({"id": trigger_id, "deleted": True})
     else:

@@ -79,6 +79,10 @@ class Daemon:
         others = (name for name, peer in self._others() if worker_type is None or worker_type in peer.worker_types)
         return [self.id, *others]
 
+    def declared_elsewhere(self) -> frozenset[str]:
+        """Return the triggers that the code of other living daemons of the tenant declares."""
+        return frozenset[str]().union(*(peer.declares for _, peer in self._others()))
+
     def reads_zones_alone(self) -> bool:
         """Return whether another daemon that fires triggers may read a local time differently."""
         return any(peer.schedules and peer.zones != self.presence.zones for _, peer in self._others())

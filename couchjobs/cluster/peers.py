@@ -48,6 +48,8 @@ class Peer:
     beat: object
     seen: float
     moved: bool
+    declares: frozenset[str] = frozenset()
+    """The triggers that its code declares."""
     zones: str = ""
     """A digest of its data of time zones; empty where it has not said."""
     still_since: float | None = None
@@ -201,16 +203,20 @@ def sharing_databases(documents: Iterable[Document], db: Prefixer, doctype: str)
 
 
 def _read(document: Document, beat: object, *, moved: bool) -> Peer:
-    names = document.get("worker_types")
     return Peer(
-        frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset(),
+        _texts(document.get("worker_types")),
         document.get("schedules") is True,
         tenants_of(document),
         beat,
         time.monotonic(),
         moved,
+        declares=_texts(document.get("declares")),
         zones=str(document.get("zones") or ""),
     )
+
+
+def _texts(value: object) -> frozenset[str]:
+    return frozenset(one for one in value if isinstance(one, str)) if isinstance(value, list) else frozenset()
 
 
 def tenants_of(document: Document) -> Tenants:

@@ -69,6 +69,8 @@ class Presence:
         """A digest of its data of time zones; empty until it is known."""
         self.schedules = False
         """Whether this daemon fires triggers."""
+        self.declares: frozenset[str] = frozenset()
+        """The triggers that its code declares, by their ids."""
         self._tenants: Tenants = Tenants(frozenset(() if db is None else (db.key,)))
         self._worker_types: set[str] = set()
         self._slots = 0
@@ -306,6 +308,8 @@ class Presence:
             document["tenants"] = self._tenants.written()
         else:
             document |= {"domain": self.db.domain, "prefix": self.db.db_prefix}
+        if self.declares:
+            document["declares"] = sorted(self.declares)
         if lanes := self.connection.settings.lanes:
             document["lanes"] = lanes
         if still := self.peers.still():

@@ -1,8 +1,8 @@
 """Firing an @event trigger for documents that are there already, each once, because somebody wants that.
 
-The jobs have the ids that the feed's firings of the same revisions have: what has fired, and whose job is still there,
-does not fire again; and what is backfilled does not fire when a feed shows it later. A document counts as CREATED; of
-a rule that is for updates alone, as UPDATED without the one before. Deletions are not looked for.
+A document of which the trigger has a job still, of whatever revision, does not fire again. The jobs have the ids that
+the feed's firings of the same revisions have: what is backfilled does not fire when a feed shows it later. A document
+counts as CREATED; of a rule that is for updates alone, as UPDATED without the one before. Deletions are not looked for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ConfigurationError, NotFound, Unavailable
 from couchjobs.jobs.job import Job
+from couchjobs.jobs.lanes import stores
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
 from couchjobs.scheduler.patterns import Patterns
@@ -26,6 +27,12 @@ from couchjobs.scheduler.trigger import EventTrigger, new_trigger
 from couchjobs.triggers.infos import TriggerInfos
 
 _TOGETHER = 500
+
+
+def _document_of(job_id: str) -> int:
+    """Return what tells the document of a firing from others: its job's id without the revision, hashed."""
+    name, _, rest = job_id.rpartition(":")
+    return hash((name.rpartition(":")[0], rest))
 
 
 @dataclass(slots=True)
@@ -60,14 +67,26 @@ class Backfill:
         self._broker = CouchBroker(connection)
         self._doctypes: list[str] = []
 
-    async def count(self) -> int:
-        """Return for how many documents the trigger fires now; those that have fired already are among them.
+    async def count(self) -> Backfilled:
+        """Return how many documents match, and of how many of them there is a job already; nothing is fired.
 
         Raises:
             ConfigurationError: events may not come from one of its databases.
         """
         await self._check_sources()
-        return sum([len(jobs) async for jobs in self._pages()])
+        done, fired = Backfilled(), await self._fired()
+        async for jobs in self._pages():
+            done.matching += len(jobs)
+            done.there += sum(_document_of(job.id) in fired for job in jobs)
+        return done
+
+    async def _fired(self) -> set[int]:
+        """Return the documents of which the trigger has a job, of whatever revision, as hashes."""
+        trigger_id, found = self._trigger.id, set[int]()
+        for store in stores(self._connection, self._db):
+            async for rows in store.database.view_pages("jobs/by_trigger", [trigger_id], [trigger_id, {}]):
+                found.update(_document_of(row["id"]) for row in rows)
+        return found
 
     async def run(self, limit: int | None = None) -> Backfilled:
         """Fire for them, at most for `limit` that have not fired yet, in the order of their ids.
@@ -79,14 +98,16 @@ class Backfill:
         await self._check_sources()
         done = Backfilled()
         if self._trigger.infos.debounce:
-            done.matching = await self.count()
+            done.matching = (await self.count()).matching
             if done.matching and limit != 0:
                 await Debouncer(self._connection, self._db, self._broker).fire(self._trigger.infos)
                 done.fired = 1
             return done
+        fired = await self._fired()
         async for jobs in self._pages():
             done.matching += len(jobs)
-            left = deque(jobs)
+            left = deque(job for job in jobs if _document_of(job.id) not in fired)
+            done.there += len(jobs) - len(left)
             while left and (limit is None or done.fired < limit):
                 size = min(len(left), _TOGETHER if limit is None else limit - done.fired)
                 for stored in await asyncio.gather(*(self._store(left.popleft()) for _ in range(size))):

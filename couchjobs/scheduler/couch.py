@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,7 +19,7 @@ from couchjobs.lifecycle import Lifecycle
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.debounce import Debouncer
-from couchjobs.scheduler.declared import declare
+from couchjobs.scheduler.declared import declare, ids_declared_by
 from couchjobs.scheduler.feeds import Feeds
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.rebuild import clean, rebuild
@@ -62,18 +63,30 @@ class CouchScheduler:
             raise ConfigurationError("a CouchScheduler needs a CouchBroker")
         settings = self._connection.settings
         async with self._life.starting() as to_close:
-            await patiently(lambda: declare(self._store, broker.workers), settings.request_timeout)
             self._broker = broker
+            broker.daemon.presence.declares = ids_declared_by(broker.workers)
             to_close.push_async_callback(broker.daemon.leave)
             await broker.daemon.join()
+            await patiently(lambda: self._declare(changes=True), settings.request_timeout)
             to_close.push_async_callback(broker.daemon.take_triggers, False)
             await broker.daemon.take_triggers(True)
             self._debouncer = Debouncer(self._connection, self._db, broker)
             firing = Firing(broker, self._debouncer)
             self._ticker = Ticker(self._connection, self.triggers, self._store, broker.daemon, firing, self._attention)
             self._feeds = Feeds(self._connection, self._db, self.triggers, broker.daemon, firing)
+            to_close.push_async_callback(self._feeds.remember)
             to_close.push_async_callback(self.pause)
             self.resume()
+
+    async def _declare(self, *, changes: bool) -> None:
+        if self._broker is not None:
+            elsewhere = self._broker.daemon.declared_elsewhere()
+            await declare(self._store, self._broker.workers, elsewhere, changes=changes)
+
+    async def _keep_declared(self, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._declare(changes=False)  # of two versions that run, the one that was started last is right
 
     def resume(self) -> None:
         """Begin, or go on, to look at triggers."""
@@ -81,6 +94,7 @@ class CouchScheduler:
             interval_s = self._broker.daemon.sweep_interval
             self._tasks.start("follow triggers", self.triggers.follow)
             self._tasks.start("sweep triggers", lambda: self.triggers.sweep_for_ever(interval_s))
+            self._tasks.start("keep declared schedules", lambda: self._keep_declared(interval_s))
             self._tasks.start("clock", self._ticker.run)
             self._tasks.start("feeds", self._feeds.run)
 
@@ -89,6 +103,11 @@ class CouchScheduler:
         await self._tasks.stop()
         if self._feeds is not None:
             await self._feeds.stop()
+
+    async def remember(self) -> None:
+        """Write down what is to be known when somebody follows the sources again."""
+        if self._feeds is not None:
+            await self._feeds.remember()
 
     @property
     def is_quiet(self) -> bool:

@@ -1,13 +1,14 @@
 """Schedules that a program declares in code: `@worker("report", cron="0 3 * * *", timezone="Europe/Paris")`.
 
-A daemon writes them as trigger documents when it starts, one a worker type, with the id `code:<worker type>` and the
-mark `declared_in_code`. They are changed and removed as the code is; a document without the mark is somebody else's,
-and left alone; so is what people add to one that has it, such as `disabled`.
+A daemon writes them as trigger documents when it starts, and again where they are gone, one a worker type, with the id
+`code:<worker type>` and the mark `declared_in_code`. They are changed and removed as the code is, once no other living
+daemon declares them: two versions may run beside one another for a while. A document without the mark is somebody
+else's, and left alone; so is what people add to one that has it, such as `disabled`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict, CouchError, Forbidden, MalformedTriggerError
@@ -48,8 +49,18 @@ def declared_by(config: WorkerConfig) -> Document | None:
     return document
 
 
-async def declare(store: TriggerStore, workers: Iterable[WorkerConfig]) -> None:
+def ids_declared_by(workers: Iterable[WorkerConfig]) -> frozenset[str]:
+    """Return the ids of the triggers that these workers declare."""
+    return frozenset(f"code:{one.worker_type}" for one in workers if one.every is not None or one.cron is not None)
+
+
+async def declare(
+    store: TriggerStore, workers: Iterable[WorkerConfig], elsewhere: Collection[str] = (), *, changes: bool = True
+) -> None:
     """Make the triggers of these worker types be what the code says.
+
+    `elsewhere`: the ids of those that other daemons declare: they are not removed. `changes`: whether those that are
+    there are changed; else what is gone is written again.
 
     Raises:
         MalformedTriggerError: what one declares is no schedule.
@@ -57,13 +68,15 @@ async def declare(store: TriggerStore, workers: Iterable[WorkerConfig]) -> None:
     """
     for config in workers:
         wanted = declared_by(config)
+        if wanted is None and f"code:{config.worker_type}" in elsewhere:
+            continue
         try:
-            await _declare(store, f"code:{config.worker_type}", wanted)
+            await _declare(store, f"code:{config.worker_type}", wanted, changes=changes)
         except Forbidden as error:
             _logger.error("a schedule in code may not be written", worker=config.worker_type, reason=str(error))  # noqa: TRY400
 
 
-async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None) -> None:
+async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None, *, changes: bool) -> None:
     while True:
         present = await store.database.find(trigger_id)
         if present is not None and present.get(MARK) is not True:
@@ -80,7 +93,7 @@ async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None
                 domain = {"domain": store.db.domain, **({"prefix": store.db.prefix} if store.db.prefix else {})}
                 await store.database.put({**domain, **wanted})
                 return
-            if all(present.get(name) == wanted.get(name) for name in _FIELDS):
+            if not changes or all(present.get(name) == wanted.get(name) for name in _FIELDS):
                 return
             kept = {name: value for name, value in present.items() if name not in _FIELDS}
             await store.database.put({**kept, **wanted})

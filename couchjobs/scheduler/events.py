@@ -44,6 +44,7 @@ from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, m
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.loops import Loops
 from couchjobs.scheduler.positions import LOST, new_position, witnesses_of
+from couchjobs.scheduler.remembered import remember, remembered
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.timestamps import format_time, now
@@ -53,6 +54,10 @@ _LOOK_AGAIN_S = 0.5
 _REMEMBERED = 10_000
 _SLICE_S = 0.02
 """Seconds of asking rules after which others have their turn."""
+_REMEMBERED_EACH_S = 300.0
+"""Seconds between two times that what has been seen is written down."""
+_MOST_NOW_AND_THEN = 100_000
+"""Documents of a database of which it is written down before the end: 1.6 MB."""
 _MOST_BETWEEN = 200
 """Revisions of one document, the newest, in which what the feed has left out is looked for."""
 _NEW = (CREATED,)
@@ -82,6 +87,7 @@ class EventFollower:
         self._largest = connection.settings.max_message_bytes
         self._checkpoint = new_position(db, doctype)
         self._follower: ChangesFollower | None = None
+        self._instance = ""
         self._position: str | None = None
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._rereads = False
@@ -91,6 +97,9 @@ class EventFollower:
         self._most_seen = connection.settings.max_seen_documents
         self._seen: Seen | None = None
         """None before it is filled, and where the database is too large for it."""
+        self._is_remembered = True
+        """Whether what has been seen is written down as it is now."""
+        self._remember_at = 0.0
         self._unsure: set[str] = set()
         """Documents that changed while nobody followed, so that it is not known whether they were there before."""
 
@@ -140,7 +149,7 @@ class EventFollower:
         info = await self._database.info()
         instance = str(info.get("instance_start_time", ""))
         known = str(self._checkpoint.get("instance", "")) or instance
-        self._checkpoint["instance"] = instance
+        self._checkpoint["instance"] = self._instance = instance
         if known != instance:
             _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
             self._seen = Seen() if self._seen is None else self._seen.renewed()
@@ -149,6 +158,8 @@ class EventFollower:
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self._seen is None:
             await self._look_back(info)
+            self._is_remembered = False
+            await self.remember(_MOST_NOW_AND_THEN)
         since = self._position or present
         _logger.info("following", database=self._database.name, since=since)
         follower = self._follower = ChangesFollower(
@@ -168,6 +179,9 @@ class EventFollower:
             self._rereads = self._rereads and len(page.changes) >= PAGE
             if not self._rereads:
                 await self._save(page.last_seq, follower.witnesses)
+            self._is_remembered = False
+            if time.monotonic() > self._remember_at:
+                await self.remember(_MOST_NOW_AND_THEN)
 
     def _witnesses(self) -> list[Witness]:
         """Return what the database must know that has come as far as the position; of its beginning, nothing does."""
@@ -176,6 +190,13 @@ class EventFollower:
     async def has_more(self) -> bool:
         """Return whether there are changes that have not been looked at."""
         return self._follower is None or await self._follower.has_more()
+
+    async def remember(self, most: int) -> None:
+        """Write down what has been seen, unless it is written, or of more than so many documents."""
+        self._remember_at = time.monotonic() + _REMEMBERED_EACH_S
+        if self._seen is not None and not self._is_remembered and not self._rereads and len(self._seen) <= most:
+            await remember(self._control, self._database.name, self._instance, self._seen)
+            self._is_remembered = True
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
@@ -217,6 +238,9 @@ class EventFollower:
                 raise PositionRefused(str(error)) from error
             seen.forget(change.doc_id for change in later)
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
+            if unsure and (known := await remembered(self._control, self._database.name, self._instance)) is not None:
+                seen.adopt(known, (change.doc_id for change in later))
+                unsure = set()
             for witness in self._witnesses():  # what is known of the last rows before the position
                 seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
                 unsure.discard(witness.doc_id)

@@ -6,6 +6,7 @@ A database that does not exist is not asked for by a feed of its own: all of the
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass
 
 from couchjobs.cluster.daemon import Daemon
@@ -17,6 +18,7 @@ from couchjobs.scheduler.events import EventFollower
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.patterns import Patterns
 from couchjobs.scheduler.positions import CHECKPOINT, doctype_of
+from couchjobs.scheduler.remembered import forget
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
@@ -25,6 +27,7 @@ from couchjobs.supervisor import Supervisor
 _logger = get_logger(__name__)
 _LOOK_S = 0.5
 """Seconds between two looks for databases that do not exist yet."""
+_LONGEST_LAST_WRITE_S = 5.0
 _LOOKED_AT = 10
 """How many of them are asked for one by one in a look, where the server does not tell of many at once."""
 _SOURCES_S = 10.0
@@ -88,6 +91,15 @@ class Feeds:
         await self._tasks.stop()
         self._paused |= {doctype: one.follower for doctype, one in self._followed.items()}
         self._followed.clear()
+
+    async def remember(self) -> None:
+        """Have all followers write down what they have seen: nobody may follow for a while."""
+        followers = [*(one.follower for one in self._followed.values()), *self._paused.values()]
+        try:
+            async with asyncio.timeout(_LONGEST_LAST_WRITE_S):
+                await asyncio.gather(*(one.remember(sys.maxsize) for one in followers))
+        except TimeoutError:
+            _logger.warning("not all of what was seen is written down in time")
 
     @property
     def is_quiet(self) -> bool:
@@ -277,6 +289,7 @@ class Feeds:
     async def _drop_checkpoint(self, doctype: str) -> None:
         """Forget the position where no trigger is left: a later one begins at the database's present state."""
         control = self._connection.control
+        await forget(control, self._name_of(doctype))
         checkpoint = await control.find(CHECKPOINT + self._name_of(doctype))
         if checkpoint is not None:
             try:

@@ -141,6 +141,7 @@ class Tenant:
         async with self._turn:
             await self._pause()
             self.is_awake = False
+            await self._scheduler.remember()
 
     async def close(self, grace_s: float) -> None:
         """End it for good: running jobs may go on for so many seconds."""

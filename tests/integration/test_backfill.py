@@ -38,7 +38,8 @@ async def test_backfill_when_run_twice_and_beside_a_daemon_then_each_document_fi
     await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
     await orders.put({"_id": "o-9999", "status": "paid"})
     await eventually(lambda: jobs_of(connection, db, "paid"), 15)
-    assert await backfill.count() == 601
+    counted = await backfill.count()
+    assert (counted.matching, counted.there) == (601, 1)
     first = await backfill.run(limit=10)
     assert (first.fired, first.there) == (10, 0)
     rest = await backfill.run()
@@ -52,6 +53,20 @@ async def test_backfill_when_run_twice_and_beside_a_daemon_then_each_document_fi
         return all(job["state"] == State.DONE for job in await jobs_of(connection, db, "paid"))
 
     await eventually(all_done, 30)
+
+
+async def test_backfill_when_a_document_has_changed_since_it_fired_then_it_has_fired(
+    connection: Connection, db: Prefixer
+) -> None:
+    """One receipt an order, at whatever revision."""
+    orders = await orders_of(connection, db)
+    rev = await orders.put({"_id": "o:1", "status": "paid"})
+    backfill = await fill(connection, db, PAID)
+    assert (await backfill.run()).fired == 1
+    await orders.put({"_id": "o:1", "_rev": rev, "status": "paid", "note": "edited"})
+    await orders.put({"_id": "o:2", "status": "paid"})
+    done = await backfill.run()
+    assert (done.matching, done.fired, done.there) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(

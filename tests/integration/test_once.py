@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from couchjobs.errors import MalformedTriggerError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.feeds import Feeds
 from couchjobs.triggers.event import parse_event
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
@@ -170,3 +172,98 @@ async def test_schedule_when_declared_in_code_then_a_trigger_that_follows_the_co
     assert (await triggers.get("code:other"))["arguments"] == "2h"
     with pytest.raises(MalformedTriggerError, match="worker 'report'"):
         await start(report(cron="at night"))
+
+
+async def test_schedule_when_another_daemon_does_not_declare_it_then_stays(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A canary that is rolled back takes nothing along, what somebody removed comes again, the last one decides."""
+    triggers = triggers_of(connection, db)
+
+    def report(**schedule: Any) -> Any:
+        @worker("report", **schedule)
+        async def run(ctx: WorkerContext) -> None:
+            """Do nothing."""
+
+        return run
+
+    first = await start(report(every="1h"))
+    canary = await start(report())
+    written = await triggers.get("code:report")
+    await canary.shutdown()
+    await triggers.delete("code:report", written["_rev"])
+    await eventually(lambda: triggers.find("code:report"))
+    newer = await start(report(every="2h"))
+    for _ in range(3):
+        assert (await triggers.get("code:report"))["arguments"] == "2h"
+        await asyncio.sleep(0.5)  # their sweeps
+    last = await start(report())
+    await first.shutdown()
+    await newer.shutdown()
+
+    async def gone() -> bool:
+        return await triggers.find("code:report") is None
+
+    await eventually(gone)
+    await last.shutdown()
+
+
+def order(status: str, **more: Any) -> dict[str, Any]:
+    """One edit of an order."""
+    return {"status": status, **more}
+
+
+PAID = order("paid")
+MEANWHILE = {
+    "a": ([PAID], 1),
+    "b": ([order("open"), PAID], 1),
+    "c": ([order("open"), PAID, order("paid", note="edited")], 1),
+    "d": ([order("open"), PAID, order("shipped")], 1),
+    "e": ([PAID, order("shipped")], 1),
+    "f": ([order("open"), PAID, order("refunded"), PAID, order("paid", note="edited")], 2),
+    "g": ([order("open"), order("open", note="edited")], 0),
+}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_documents_when_made_and_edited_while_no_daemon_ran_then_each_change_fires(
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The feed shows the last change alone; an old document that is edited is not taken for a new one."""
+    orders, triggers = await orders_of(connection, db), triggers_of(connection, db)
+    old_rev = await orders.put({"_id": "old", **order("open")})
+    paid_rev = await orders.put({"_id": "was-paid", **PAID})
+    for trigger_id, rule in (("became", "orders:CREATED,UPDATED:=>paid:status"), ("made", "orders:CREATED")):
+        trigger = {"_id": trigger_id, "type": "@event", "arguments": rule, "worker": "note", "message": None}
+        await triggers.put(trigger)
+    system = await start(note)
+    await eventually(lambda: connection.control.find(f"seen:{orders.name}"))
+    if killed:
+        monkeypatch.setattr(Feeds, "remember", lambda _: asyncio.sleep(0))
+    else:
+        await orders.put({"_id": "first", **order("open")})
+        await so_many(connection, db, "made", 1)
+    await system.shutdown()
+    for doc_id, (edits, _) in MEANWHILE.items():
+        rev: str | None = None
+        for edit in edits:
+            rev = await orders.put({"_id": doc_id, **edit, **({"_rev": rev} if rev else {})})
+    for number in range(20):  # others than the last sixteen
+        await orders.put({"_id": f"other-{number}"})
+    old_rev = await orders.put({"_id": "old", "_rev": old_rev, **order("open", note="edited")})
+    await orders.put({"_id": "old", "_rev": old_rev, **PAID})
+    await orders.put({"_id": "was-paid", "_rev": paid_rev, **order("paid", note="edited")})
+    await start(note)
+    became = 1 + sum(count for _, count in MEANWHILE.values())
+    made = len(MEANWHILE) + 20 + (0 if killed else 1)
+    found = await so_many(connection, db, "became", became)
+    counts = Counter(job["event"]["doc"]["_id"] for job in found)
+    assert counts == {"old": 1} | {doc_id: count for doc_id, (_, count) in MEANWHILE.items() if count}
+    fired = await so_many(connection, db, "made", made)
+    assert len({job["event"]["doc"]["_id"] for job in fired}) == len(fired) == made
+
+
+async def so_many(connection: Connection, db: Prefixer, trigger_id: str, count: int) -> list[dict[str, Any]]:
+    """The jobs of a trigger, once they are so many; no more come."""
+    await eventually(lambda: so_many_jobs_of(connection, db, trigger_id, count), 30)
+    return await jobs_of(connection, db, trigger_id)

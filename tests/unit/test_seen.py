@@ -49,3 +49,22 @@ def test_seen_when_a_document_is_deleted_then_a_later_one_of_its_id_is_new() -> 
     assert not seen.knows("a")
     assert seen.has("a", "2-b", deleted=True)
     assert not seen.has("a", "2-b", deleted=False)
+
+
+@given(st.dictionaries(st.text(max_size=5), st.tuples(st.integers(1, 9), st.booleans())), st.sets(st.text(max_size=5)))
+def test_seen_when_written_down_and_read_again_then_the_same(
+    known: dict[str, tuple[int, bool]], asked: set[str]
+) -> None:
+    """And what another one adopts of it is what it knew."""
+    seen = Seen()
+    for doc_id, (rev, deleted) in known.items():
+        seen.add(doc_id, f"{rev}-a", deleted=deleted)
+    again, other = Seen.from_bytes(seen.as_bytes()), Seen()
+    other.add("kept", "1-b", deleted=False)
+    other.adopt(again, asked - {"kept"})
+    for doc_id, (rev, deleted) in known.items():
+        assert again.has(doc_id, f"{rev}-a", deleted=deleted)
+        assert other.has(doc_id, f"{rev}-a", deleted=deleted) is (doc_id in asked - {"kept"})
+    assert other.knows("kept")
+    with pytest.raises(ValueError, match="no whole number"):
+        Seen.from_bytes(b"123")

@@ -1,0 +1,63 @@
+"""What a daemon has seen of a database, kept over its end: `seen:<database>` in the control database.
+
+A feed shows of each document the last change alone. Of one that has changed while nobody followed, it does not tell
+whether it is new, nor which of its changes have fired. So what has been seen is written down at the start and the end
+of a daemon, and now and then: 16 bytes a document, as an attachment. After a kill it is some minutes old: what was
+fired meanwhile is fired again under the same ids, and is there already.
+"""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote
+
+from couchjobs.couch.database import Database
+from couchjobs.errors import Conflict, CouchError, NotFound
+from couchjobs.log import get_logger
+from couchjobs.scheduler.seen import Seen
+
+_logger = get_logger(__name__)
+PREFIX = "seen:"
+_NAME = "seen"
+
+
+async def remember(control: Database, database: str, instance: str, seen: Seen) -> None:
+    """Write down what has been seen of a database, which is told from one that was made anew by its instance."""
+    doc_id = PREFIX + database
+    data = base64.b64encode(seen.as_bytes()).decode()
+    attachments = {_NAME: {"content_type": "application/octet-stream", "data": data}}
+    try:
+        present = await control.find(doc_id)
+        rev = {} if present is None else {"_rev": present["_rev"]}
+        await control.put({"_id": doc_id, **rev, "instance": instance, "_attachments": attachments})
+    except Conflict:
+        _logger.debug("another daemon has written down what was seen", database=database)
+    except CouchError as error:
+        _logger.info("what was seen is not written down", database=database, reason=str(error))
+
+
+async def remembered(control: Database, database: str, instance: str) -> Seen | None:
+    """Return what was written down of a database; None where nothing was, or of another one of that name.
+
+    Raises:
+        CouchError: it cannot be read.
+    """
+    document = await control.find(PREFIX + database)
+    if document is None or document.get("instance") != instance:
+        return None
+    path = f"{control.path}/{quote(PREFIX + database, safe='')}/{_NAME}"
+    try:
+        return Seen.from_bytes(await control.server.request_bytes("GET", path))
+    except (NotFound, ValueError) as error:
+        _logger.warning("what was seen cannot be used", database=database, reason=str(error))
+        return None
+
+
+async def forget(control: Database, database: str) -> None:
+    """Remove what was written down."""
+    document = await control.find(PREFIX + database)
+    if document is not None:
+        try:
+            await control.delete(document["_id"], document["_rev"])
+        except Conflict:
+            _logger.debug("it is gone, or another daemon has written it", database=database)
