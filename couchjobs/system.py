@@ -153,14 +153,17 @@ class _OneTenant:
         patience_s = connection.settings.request_timeout
         for change in await patiently(lambda: install(connection, connection.settings.tenant), patience_s):
             _logger.info(change)
-        await self._system.start()
         if self._address is not None:
-            self._http = HttpServer(connection, self._address, self._broker.runtime)
-            try:
-                await self._http.start()
-            except BaseException:
-                await self._system.shutdown(0)
-                raise
+            self._http = HttpServer(connection, self._address)
+            await self._http.open()
+        try:
+            await self._system.start()
+        except BaseException:
+            if self._http is not None:
+                await self._http.stop()
+            raise
+        if self._http is not None:
+            await self._http.start(self._broker.runtime)
 
     async def shutdown(self) -> None:
         """End it; whoever looks at its health is answered to the end."""

@@ -15,6 +15,7 @@ from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
+    Conflict,
     JobNotFoundError,
     QueueClosedError,
     Unavailable,
@@ -236,6 +237,7 @@ class CouchBroker:
             UnknownWorkerError: neither this daemon nor another living one has a worker of that type.
             AdminOnlyError: the worker takes only requests of administrators.
             BadDocumentError: the message is too large.
+            Conflict: its id is that of a job of another worker.
             Unavailable: CouchDB does not answer within `push_timeout`; what it says tells whether the job may be there.
         """
         if self._life.is_("running") and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
@@ -255,7 +257,10 @@ class CouchBroker:
             if stored is True:
                 return PushResult(job, created=True)
             with suppress(JobNotFoundError):  # deleted meanwhile: it is stored now
-                return PushResult(await self._store_for(job).get(job.id), created=False)
+                present = await self._store_for(job).get(job.id)
+                if present.worker != job.worker:
+                    raise Conflict(f"the id {job.id!r} is taken by a job of worker {present.worker!r}", 409)
+                return PushResult(present, created=False)
 
     async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
         """Store many jobs in few requests; return for each the job, None where it is skipped, or what refused it."""

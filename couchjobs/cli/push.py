@@ -15,7 +15,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.jobs.job import MAX_NAME, Job, State
 from couchjobs.jobs.queries import wait as wait_for
-from couchjobs.jobs.request import JobRequest, moment_of
+from couchjobs.jobs.request import JobRequest, as_stored, moment_of
 from couchjobs.timestamps import parse_time
 
 
@@ -82,7 +82,8 @@ async def _store(connection: Connection, request: JobRequest) -> Job:
         raise ConfigurationError("the worker does not want this job")
     job = result.job
     if not result.created:
-        print(f"couchjobs: there was a job {job.id} already: it is {job.state}", file=sys.stderr)
+        other = ", and its message is another" if job.message != as_stored(request.message, "message") else ""
+        print(f"couchjobs: there was a job {job.id} already: it is {job.state}{other}", file=sys.stderr)
     taken = await who_takes(connection)
     if taken is not None and job.worker not in taken:
         print(f"couchjobs: job {job.id} is queued; no daemon has a worker {job.worker!r} now", file=sys.stderr)

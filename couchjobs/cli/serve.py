@@ -23,7 +23,7 @@ from couchjobs.cli.options import (
     settings_of,
     with_connection,
 )
-from couchjobs.couch.connection import connect
+from couchjobs.couch.connection import Connection, connect
 from couchjobs.http.server import HttpServer, read_address
 from couchjobs.http.tokens import create_token, revoke_token
 from couchjobs.http.tokens import tokens as tokens_of
@@ -51,12 +51,24 @@ async def _serve(settings: Settings, address: tuple[str, int]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with connect(settings) as connection:
-        await connection.server.wait_until_up(settings.request_timeout)
         server = HttpServer(connection, address)
-        await server.start()
-        say(f"couchjobs serves HTTP at {server.url}")
-        await ended.wait()
-        await server.stop()
+        starting = asyncio.ensure_future(_start(connection, server))
+        waiting = asyncio.ensure_future(ended.wait())
+        try:
+            await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                say(f"couchjobs serves HTTP at {server.url}")
+                await waiting
+        finally:
+            for task in (starting, waiting):
+                task.cancel()
+            await server.stop()
+
+
+async def _start(connection: Connection, server: HttpServer) -> None:
+    await connection.server.wait_until_up(connection.settings.request_timeout)
+    await server.start()
 
 
 @app.command("create")

@@ -324,6 +324,7 @@ class Database:
         page: int = 500,
         descending: bool = False,
         update: Update = "true",
+        docid: str | None = None,
     ) -> AsyncIterator[list[Row]]:
         """Yield the rows of a view between two keys, both included, in pages that begin where the last one ended.
 
@@ -334,8 +335,8 @@ class Database:
             page: rows in a page.
             descending: read from the end.
             update: `false` reads the index as it is; needs Apache CouchDB, others may update it all the same.
+            docid: of the rows with the first key, the one of this document comes first.
         """
-        docid: str | None = None
         while True:
             rows = await self.view(
                 view, startkey, endkey, limit=page + 1, descending=descending, update=update, startkey_docid=docid

@@ -9,6 +9,8 @@ everything: then it listens nowhere else, and takes no request that a page of an
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _LOOK_S = 5.0
 """Seconds within which the first token, or the last one's end, is noticed."""
 _ROLES_KEPT_S = 30.0
+_WRONG_S = 90.0
+"""Four times in five minutes: CouchDB locks an account, this server's own perhaps, after five."""
 _MOST_KEPT = 1000
 _PER_S = 100.0
 _BURST = 200.0
@@ -69,13 +73,18 @@ _ANYBODY = Caller("anybody on this machine", _ALL)
 class Access:
     """Says who asks. `open_paths`: what begins so is for everybody; their handlers see to themselves."""
 
-    def __init__(self, connection: Connection, db: Prefixer, open_paths: tuple[str, ...]) -> None:
+    def __init__(
+        self, connection: Connection, db: Prefixer, open_paths: tuple[str, ...], *, may_be_open: bool = True
+    ) -> None:
+        """Take the paths that are open, and whether all others are where there is no token: to this machine alone."""
         self._connection = connection
         self._tokens = TokenCheck(connection, db)
         self._open_paths = open_paths
-        self._has_tokens = True
+        self._is_closed = not may_be_open
         self._look_at = 0.0
         self._users: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
+        self._wrong: OrderedDict[str, float] = OrderedDict()
+        """By name of a user, until when CouchDB is not asked for him: five wrong passwords lock him out there."""
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     @web.middleware
@@ -105,17 +114,18 @@ class Access:
             return user
         if await self._is_open():
             _check_origin(request)
-            if request.url.host not in _LOCAL:
-                raise ApiError(403, f"{request.url.host} is not how this machine calls itself: use 127.0.0.1")
+            if urlsplit(f"//{request.host}").hostname not in ("127.0.0.1", "localhost", "::1"):
+                raise ApiError(403, f"{request.host} is not how this machine calls itself: use 127.0.0.1")
             return _ANYBODY
         raise ApiError(401, "a token is wanted: Authorization: Bearer cj_...; see `couchjobs tokens create`")
 
     async def _is_open(self) -> bool:
+        """Return whether nobody needs a token; once there has been one, somebody does, whatever becomes of it."""
         present = asyncio.get_running_loop().time()
-        if present >= self._look_at:
-            self._has_tokens = await has_tokens(self._connection)
+        if not self._is_closed and present >= self._look_at:
+            self._is_closed = await has_tokens(self._connection)
             self._look_at = present + _LOOK_S
-        return not self._has_tokens
+        return not self._is_closed
 
     async def _user(self, request: web.Request) -> Caller | None:
         shown = {name: request.headers[name] for name in ("Authorization", "Cookie") if name in request.headers}
@@ -123,7 +133,14 @@ class Access:
         present = asyncio.get_running_loop().time()
         if key in self._users and self._users[key][0] > present:
             return self._users[key][1]
+        name = _name_in(request.headers.get("Authorization", ""))
+        if self._wrong.get(name, 0.0) > present:
+            raise ApiError(429, "a wrong password was shown for this user: CouchDB is asked again in a minute or two")
         found = await self._connection.server.user_of(shown)
+        if found is None and name:
+            self._wrong[name] = present + _WRONG_S
+            if len(self._wrong) > _MOST_KEPT:
+                self._wrong.popitem(last=False)
         caller = None if found is None else _of_roles(*found)
         self._users[key] = present + _ROLES_KEPT_S, caller
         if len(self._users) > _MOST_KEPT:
@@ -144,6 +161,16 @@ class Access:
             self._buckets.popitem(last=False)
         if left < 1:
             raise ApiError(429, f"more than {_PER_S:.0f} requests a second")
+
+
+def _name_in(authorization: str) -> str:
+    kind, _, shown = authorization.partition(" ")
+    if kind.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(shown).decode("utf-8", "replace").partition(":")[0]
+    except (ValueError, binascii.Error):
+        return ""
 
 
 def _of_roles(name: str, roles: list[str]) -> Caller | None:

@@ -79,6 +79,8 @@ async def push(request: web.Request) -> web.Response:
     result = await api.broker.push(api.db, asked)
     if result is None:
         raise ApiError(422, "a before_hook does not want this job")
+    if not result.created and not request[CALLER].may("GET", "jobs", result.job):
+        raise ApiError(409, "there is a job with that id, which is not yours to see")
     return answer(shown(api, result.job), 202, meta={"created": result.created})
 
 
@@ -131,37 +133,29 @@ async def index(request: web.Request) -> web.Response:
     wanted = _filter(request.query)
     request[CALLER].check("GET", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
     size = _number(request.query, "page[size]", _PAGE, _MOST)
-    up_to, skipped = _read_cursor(request.query.get("page[cursor]"))
-    wanted = replace(wanted, up_to=up_to)
-    found = await newest(api.connection, api.db, wanted, size + len(skipped) + 1)
-    rest = [document for document in found if document["_id"] not in skipped]
-    page, more = rest[:size], len(rest) > size
-    links = {}
-    if more and page and page[-1].get("queued_at"):
-        query = {name: value for name, value in request.query.items() if name != "page[cursor]"}
-        query["page[cursor]"] = _cursor(page, skipped)
+    wanted = replace(wanted, after=_read_cursor(request.query.get("page[cursor]")))
+    found = await newest(api.connection, api.db, wanted, size + 1)
+    page, links = found[:size], {}
+    if len(found) > size and page[-1].get("queued_at"):
+        query = {**request.query, "page[cursor]": _cursor(page[-1])}
         links["next"] = str(request.rel_url.with_query(query))
     return answer([shown(api, Job.read(document)) for document in page], links=links)
 
 
-def _cursor(page: list[dict[str, Any]], skipped: frozenset[str]) -> str:
-    """Return where the page ends: the time of its last job, and the ids of those of the same time."""
-    last = page[-1]["queued_at"]
-    same = [document["_id"] for document in page if document.get("queued_at") == last]
-    kept = skipped if len(same) == len(page) else frozenset()
-    return base64.urlsafe_b64encode(orjson.dumps([last, *same, *kept])).decode()
+def _cursor(last: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([last["queued_at"], last["_id"]])).decode()
 
 
-def _read_cursor(text: str | None) -> tuple[str | None, frozenset[str]]:
+def _read_cursor(text: str | None) -> tuple[str, str] | None:
     if text is None:
-        return None, frozenset()
+        return None
     try:
-        at, *ids = orjson.loads(base64.urlsafe_b64decode(text))
+        at, last = orjson.loads(base64.urlsafe_b64decode(text))
     except (ValueError, TypeError, binascii.Error):
         refuse_parameter("page[cursor]", "it is no cursor of an answer")
-    if not isinstance(at, str):
+    if not isinstance(at, str) or not isinstance(last, str):
         refuse_parameter("page[cursor]", "it is no cursor of an answer")
-    return at, frozenset(str(one) for one in ids)
+    return at, last
 
 
 def _filter(query: Mapping[str, str]) -> JobFilter:

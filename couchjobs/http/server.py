@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import web
 
@@ -24,10 +26,13 @@ _OPEN = ("/jobs/webhooks/", "/health/")
 _LAST_ANSWERS_S = 2.0
 
 
-def make_app(connection: Connection, runtime: Runtime | None = None) -> web.Application:
-    """Return the application for the tenant of the connection's settings."""
+def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_open: bool = True) -> web.Application:
+    """Return the application for the tenant of the connection's settings.
+
+    `may_be_open`: whether it is for everybody on this machine, where there is no token.
+    """
     settings = connection.settings
-    access = Access(connection, settings.tenant, _OPEN)
+    access = Access(connection, settings.tenant, _OPEN, may_be_open=may_be_open)
     app = web.Application(
         middlewares=[_harden, tell_errors, access.middleware],
         client_max_size=settings.max_message_bytes + _ENVELOPE,
@@ -91,23 +96,21 @@ def read_address(text: str) -> tuple[str, int]:
 
 
 class HttpServer:
-    """One that listens. `start` before use, `stop` after.
+    """One that listens: `open`, then `start`; `stop` after use.
 
     Args:
         connection: to CouchDB.
         address: host and port; 0 takes a free one.
-        runtime: what the daemon of this process runs jobs with; None: there is none here.
     """
 
-    def __init__(self, connection: Connection, address: tuple[str, int], runtime: Runtime | None = None) -> None:
+    def __init__(self, connection: Connection, address: tuple[str, int]) -> None:
         self._connection = connection
         self._address = address
-        self._runner = web.AppRunner(
-            make_app(connection, runtime), access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False
-        )
+        self._socket: socket.socket | None = None
+        self._runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
-        """Listen.
+    async def open(self) -> None:
+        """Take the address: who connects waits until the start.
 
         Raises:
             ConfigurationError: the address cannot be had, or is not of this machine alone, and there is no token.
@@ -118,20 +121,31 @@ class HttpServer:
                 f"--http {host}:{port}: who may do what? make a token first (couchjobs tokens create), or listen on "
                 "127.0.0.1"
             )
-        await self._runner.setup()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
-            await self._runner.cleanup()
             raise ConfigurationError(f"--http {host}:{port}: {error.strerror or error}") from None
+
+    async def start(self, runtime: Runtime | None = None) -> None:
+        """Answer. `runtime`: what the daemon of this process runs jobs with; None: there is none here."""
+        if self._socket is None:
+            await self.open()
+        app = make_app(self._connection, runtime, may_be_open=is_local(self._address[0]))
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False)
+        await self._runner.setup()
+        await web.SockSite(self._runner, cast("socket.socket", self._socket)).start()
         _logger.info("HTTP", url=self.url)
 
     @property
     def url(self) -> str:
         """Return where it listens."""
-        host, port = self._runner.addresses[0][:2]
+        host, port = self._socket.getsockname()[:2] if self._socket is not None else self._address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
         """Listen no more; requests that are being answered have two seconds."""
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        elif self._socket is not None:
+            self._socket.close()

@@ -101,8 +101,8 @@ class JobFilter:
     trigger: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    up_to: str | None = None
-    """A `queued_at` as it stands in a document, up to which, and no further: where a page has ended."""
+    after: tuple[str, str] | None = None
+    """`queued_at`, as it stands in its document, and id of the last job of a page: those that follow it are wanted."""
     failed: bool = False
     """Whether jobs that were cancelled are left out."""
 
@@ -126,7 +126,7 @@ async def newest(connection: Connection, db: Prefixer, wanted: JobFilter, limit:
     for store in stores(connection, db):
         for start, end in _ranges(wanted):
             found += [one async for one in _walk(store.database, start, end, wanted, limit)]
-    found.sort(key=lambda document: str(document.get("queued_at") or "~"), reverse=True)
+    found.sort(key=lambda document: (str(document.get("queued_at") or "~"), document["_id"]), reverse=True)
     return found[:limit]
 
 
@@ -146,7 +146,7 @@ def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:
     """Return the ranges of keys that hold these jobs, each from the newest to the oldest."""
     if wanted.since and wanted.until and wanted.since >= wanted.until:
         return []
-    high: Any = wanted.up_to or (format_time(wanted.until) if wanted.until else {})
+    high: Any = wanted.after[0] if wanted.after else (format_time(wanted.until) if wanted.until else {})
     low = [format_time(wanted.since)] if wanted.since else []
     if wanted.trigger is not None:
         return [([wanted.trigger, high], [wanted.trigger, *low])]
@@ -165,10 +165,11 @@ async def _walk(database: Database, start: Any, end: Any, wanted: JobFilter, lim
     elif wanted.worker is not None:
         view = "jobs/by_state"
     left = limit
-    async for rows in database.view_pages(view, start, end, descending=True):
+    last_id = wanted.after[1] if wanted.after else None
+    async for rows in database.view_pages(view, start, end, descending=True, docid=last_id):
         documents = await database.get_many(row["id"] for row in rows)
         for document in (documents[row["id"]] for row in rows if row["id"] in documents):
-            if wanted.matches(document):
+            if wanted.matches(document) and document["_id"] != last_id:
                 yield document
                 left -= 1
                 if not left:

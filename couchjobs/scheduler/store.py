@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import Conflict, Forbidden, MalformedTriggerError, TriggerNotFoundError, Unauthorized
+from couchjobs.errors import (
+    BadDocumentError,
+    Conflict,
+    Forbidden,
+    MalformedTriggerError,
+    TriggerNotFoundError,
+    Unauthorized,
+)
 from couchjobs.jobs.ids import new_id
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -37,10 +44,13 @@ class TriggerStore:
         """Store a trigger and return it as it was stored.
 
         Raises:
+            BadDocumentError: no document can have its id.
             UnknownTriggerError: its type is not known.
             MalformedTriggerError: its arguments cannot be parsed, or name a database that events may not come from.
             Conflict: there is a trigger with that id.
         """
+        if infos.id.startswith("_"):
+            raise BadDocumentError(f"the id {infos.id[:80]!r} is no trigger's: CouchDB keeps those with _ for itself")
         await self._check(infos)
         document = {"_id": new_id(), "domain": self.db.domain, **infos.document(go_durations=self._go_durations)}
         if self.db.prefix:

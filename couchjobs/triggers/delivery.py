@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from couchjobs.triggers.infos import TriggerInfos
 Kind = Literal["json", "form", "text", "raw"]
 _TOLERANCE_S = 300.0
 _MOST_SIGNATURES = 10
+_MOST_FIELDS = 10_000
 _STRIPE = "Stripe-Signature"
 
 
@@ -97,7 +99,7 @@ class Delivery:
                 shown = headers.get(signed.header, "")
                 digest = hmac.digest(secret.encode(), raw, signed.hmac)
                 wanted = digest.hex() if signed.encoding == "hex" else base64.b64encode(digest).decode()
-                if not hmac.compare_digest(shown.strip().encode(), f"{signed.prefix}{wanted}".encode()):
+                if not hmac.compare_digest(_as_bytes(shown.strip()), _as_bytes(f"{signed.prefix}{wanted}")):
                     raise RefusedDelivery(f"its signature in {signed.header} is not the secret's")
 
     def kind_of(self, content_type: str) -> Kind:
@@ -186,19 +188,22 @@ def delivery_id(trigger_id: str, key: str) -> str:
 
 
 def _form(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
-        before = found.get(name)
-        found[name] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
-    return found
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name, value in parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS):
+        found[name].append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _check_stripe(raw: bytes, shown: str, secret: str, now: float, tolerance: float) -> None:
     parts = [part.strip().partition("=") for part in shown.split(",")]
     at = next((value for name, _, value in parts if name == "t"), "")
     signatures = [value for name, _, value in parts if name == "v1"][:_MOST_SIGNATURES]
-    wanted = hmac.digest(secret.encode(), at.encode() + b"." + raw, "sha256").hex()
-    if not any(hmac.compare_digest(one.encode(), wanted.encode()) for one in signatures):
+    wanted = hmac.digest(secret.encode(), _as_bytes(at) + b"." + raw, "sha256").hex()
+    if not any(hmac.compare_digest(_as_bytes(one), wanted.encode()) for one in signatures):
         raise RefusedDelivery(f"its {_STRIPE} is not the secret's")
     if not at.isascii() or not at.isdigit() or abs(now - int(at)) > tolerance:
         raise RefusedDelivery(f"its {_STRIPE} is of {at[:20]}, more than {tolerance:.0f} s from now")

@@ -243,6 +243,7 @@ async def test_bench_when_run_small_then_all_keys(connection: Connection, run: R
         "end_to_end_jobs_per_s",
         "latency_ms",
         "drain_ratio",
+        "drain_limit_jobs_per_s",
         "end_to_end_ratio",
         "latency_at_half_load_ms",
         "enqueue_jobs_per_s",

@@ -21,7 +21,7 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.secrets import write_secret
 from couchjobs.scheduler.store import TriggerStore
-from couchjobs.triggers.delivery import Delivery, RefusedDelivery, read_delivery
+from couchjobs.triggers.delivery import Delivery, RefusedDelivery, payload_of, read_delivery
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.workers.context import WorkerContext
@@ -126,6 +126,7 @@ def test_stripe_when_its_signature_is_old_or_wrong_then_refused() -> None:
         (stripe(b"x", present), present),
         ({}, present),
         ({"Stripe-Signature": "t=,v1="}, present),
+        ({"Stripe-Signature": "t=\udcfc,v1=\udcfc"}, present),
     ):
         with pytest.raises(RefusedDelivery):
             delivery.check(body, headers, "whsec", at)
@@ -165,6 +166,15 @@ def test_trigger_when_it_says_that_wrongly_then_refused(fields: dict[str, Any]) 
     infos = TriggerInfos(**({"type": "@webhook", "worker": "w"} | fields))
     with pytest.raises(MalformedTriggerError):
         parse_trigger(infos)
+
+
+def test_form_when_one_name_comes_very_often_then_refused_at_once() -> None:
+    """Nobody else waits for it."""
+    began = time.monotonic()
+    assert payload_of("form", b"a=1&" * 9000, "")["a"] == ["1"] * 9000
+    with pytest.raises(RefusedDelivery):
+        payload_of("form", b"a=1&" * 200_000, "")
+    assert time.monotonic() - began < 5
 
 
 def test_kind_when_the_media_type_is_another_then_raw_or_refused() -> None:

@@ -112,7 +112,7 @@ async def test_jobs_when_listed_then_newest_first_and_page_by_page(
 ) -> None:
     """Each once, though many were queued in the same moment."""
     database = JobStore(connection, db).database
-    times = ["2026-01-01T00:00:00Z"] * 7 + ["2026-01-02T00:00:00Z"] * 4
+    times = ["2026-01-01T00:00:00Z"] * 207 + ["2026-01-02T00:00:00Z"] * 4
     for number, time in enumerate(times):
         job = {"worker": "w" if number % 2 else "v", "message": None, "state": "queued", "queued_at": time}
         await database.put({"_id": f"job-{number:02}", **job})
@@ -129,10 +129,10 @@ async def test_jobs_when_listed_then_newest_first_and_page_by_page(
         return len(await all_pages("/jobs")) == len(times)
 
     await eventually(indexed)
-    found = await all_pages("/jobs?page[size]=3")
+    found = await all_pages("/jobs?page[size]=23")
     assert len(found) == len(set(found)) == len(times)
-    assert set(found[:4]) == {f"job-{number:02}" for number in range(7, 11)}
-    assert set(await all_pages("/jobs?worker=w&page[size]=2")) == {f"job-{n:02}" for n in (1, 3, 5, 7, 9)}
+    assert set(found[:4]) == {f"job-{number:02}" for number in range(207, 211)}
+    assert set(await all_pages("/jobs?worker=w&page[size]=40")) == {f"job-{n:02}" for n in range(1, 211, 2)}
     assert len(await all_pages("/jobs?state=queued&since=2026-01-02T00:00:00Z")) == 4
     for query in ("state=odd", "since=soon", "page[size]=0", "page[size]=x", "page[cursor]=!!"):
         error = (await body_of(await http.get(f"/jobs?{query}"), 400))["errors"][0]
@@ -361,18 +361,71 @@ async def test_server_when_open_then_only_for_this_machine(
     assert (await http.post("/jobs/queue/echo", json=push, headers=foreign)).status == 403
     assert (await http.get("/jobs", headers={"Host": "evil.example"})).status == 403
     with pytest.raises(ConfigurationError, match="make a token first"):
-        await HttpServer(connection, ("0.0.0.0", 0)).start()  # noqa: S104  it refuses
+        await HttpServer(connection, ("0.0.0.0", 0)).open()  # noqa: S104  it refuses
     server = HttpServer(connection, ("127.0.0.1", 0))
     await server.start()
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match="in use"):
-        await HttpServer(connection, ("127.0.0.1", port)).start()
+        await HttpServer(connection, ("127.0.0.1", port)).open()
     await server.stop()
     monkeypatch.setattr(access, "_BURST", 3.0)
     monkeypatch.setattr(access, "_PER_S", 0.1)
     async with TestClient(TestServer(make_app(connection))) as slow:
         statuses = [(await slow.get("/jobs")).status for _ in range(5)]
     assert statuses == [200, 200, 200, 429, 429]
+
+
+async def test_tokens_when_the_last_is_revoked_then_nobody_may_what_needed_one(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither here, nor where it listens for other machines, which is never open."""
+    monkeypatch.setattr(access, "_LOOK_S", 0.0)
+    token = await create_token(connection, db, "any", ["*"])
+    async with TestClient(TestServer(make_app(connection))) as here:
+        assert (await here.get("/jobs")).status == 401
+        await revoke_token(connection, db, token.split("_")[1])
+        assert (await here.get("/jobs")).status == 401
+    async with TestClient(TestServer(make_app(connection, may_be_open=False))) as elsewhere:
+        assert (await elsewhere.get("/jobs")).status == 401
+    async with TestClient(TestServer(make_app(connection))) as open_one:
+        assert (await open_one.get("/jobs")).status == 200
+        assert (await open_one.get("/jobs", headers={"Host": "127.0.0.1:99999"})).status == 200
+
+
+async def test_password_when_wrong_then_couchdb_is_not_asked_again_at_once(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five of them lock the account for the host: this server's own, perhaps."""
+    await create_token(connection, db, "any", ["jobs"])
+    asked: list[str] = []
+
+    async def user_of(headers: dict[str, str]) -> None:
+        asked.append(headers["Authorization"])
+
+    monkeypatch.setattr(connection.server, "user_of", user_of)
+    async with TestClient(TestServer(make_app(connection))) as guarded:
+        for number in range(5):
+            shown = base64.b64encode(f"admin:wrong-{number}".encode()).decode()
+            answered = await guarded.get("/jobs", headers={"Authorization": f"Basic {shown}"})
+            assert answered.status == (429 if number else 401)
+    assert len(asked) == 1
+
+
+async def test_push_when_the_id_is_anothers_job_then_nothing_of_it_is_told(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """Neither to whom may not see it, nor as if it were the one that was pushed."""
+    await http.post("/jobs/queue/secret", json=attributes(arguments="hidden", id="one"))
+    assert (await http.post("/jobs/queue/greet", json=attributes(arguments=1, id="one"))).status == 409
+    token = await create_token(connection, db, "any", ["jobs:POST:greet:worker"])
+    async with TestClient(TestServer(make_app(connection))) as guarded:
+        headers = {"Authorization": f"Bearer {token}"}
+        pushed = await guarded.post("/jobs/queue/greet", json=attributes(arguments=1, id="one"), headers=headers)
+        assert pushed.status == 409
+        assert "hidden" not in await pushed.text()
+        await guarded.post("/jobs/queue/greet", json=attributes(arguments=1, id="own"), headers=headers)
+        again = await guarded.post("/jobs/queue/greet", json=attributes(arguments=1, id="own"), headers=headers)
+        assert again.status == 409, "it may push, and not see"
 
 
 async def test_request_when_it_is_none_then_refused_by_name(http: TestClient[Any, Any]) -> None:
@@ -386,6 +439,8 @@ async def test_request_when_it_is_none_then_refused_by_name(http: TestClient[Any
     assert (await http.put("/jobs")).status == 405
     assert (await http.delete("/jobs/purge?duration=soon")).status == 400
     assert (await http.post("/jobs/triggers", json=attributes(type="@odd", worker="w"))).status == 422
+    hidden = attributes(type="@webhook", worker="w", id="_design/x")
+    assert (await http.post("/jobs/triggers", json=hidden)).status == 422
     assert (await http.post("/jobs/triggers", json=attributes(type="@cron", arguments="x", worker="w"))).status == 400
 
 
