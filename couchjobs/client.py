@@ -167,10 +167,16 @@ class Couchjobs:
         return result
 
     async def push_many(self, requests: Iterable[JobRequest]) -> list[PushResult | Exception]:
-        """Store many jobs in few requests; return for each what `push` would return, or raise."""
+        """Store many jobs in few requests; return for each what `push` would return, or raise.
+
+        Raises:
+            ConfigurationError: something among them is no JobRequest; what came before it may be stored.
+        """
         found: list[PushResult | Exception] = []
         some: list[JobRequest] = []
         for request in requests:
+            if not isinstance(request, JobRequest):
+                raise ConfigurationError(f"push_many takes JobRequests, and not {request!r:.80}")
             some.append(request)
             if len(some) == _TOGETHER:
                 found += await self._push_some(some)

@@ -16,14 +16,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from couchjobs.couch.connection import no_server
+from couchjobs.durations import read_seconds
+from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job
-from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.request import JobRequest, moment_of
 from couchjobs.memory.broker import MemBroker
-from couchjobs.memory.couch import MemCouch
+from couchjobs.memory.couch import MemCouch, MemDocuments
 from couchjobs.memory.scheduler import MemScheduler
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.declared import declared_by
 from couchjobs.system import JobSystem
+from couchjobs.timestamps import now
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
@@ -61,7 +64,7 @@ class TestSystem:
     async def __aenter__(self) -> Self:
         self._guard.enter_context(no_server("a TestSystem is open: no CouchDB is reached; use system.push, ctx.push"))
         await self._system.start()
-        self.broker.couch.changed = self.change
+        self.broker.couch.changed = self._fire_event
         for config in self._system.workers:
             if (document := declared_by(config)) is not None:
                 await self.scheduler.add_trigger(self.db, TriggerInfos.from_document(document))
@@ -76,12 +79,23 @@ class TestSystem:
         """Return the databases in memory that worker functions see as `ctx.couch`; their changes fire triggers."""
         return self.broker.couch
 
-    async def push(self, worker_type: str, message: Any = None, **more: Any) -> Job:
-        """Push a job and return it.
+    async def push(
+        self,
+        worker_type: str,
+        message: Any = None,
+        *,
+        delay: float | str | timedelta | None = None,
+        at: datetime | None = None,
+        **more: Any,
+    ) -> Job:
+        """Push a job and return it; `delay` is counted from the clock of the test. `more`: as in JobRequest.
 
         Raises:
             LookupError: the worker's `before_hook` does not want it.
+            ConfigurationError: `delay` is no duration, or there are `delay` and `at`.
         """
+        if (moment := moment_of(delay, at)) is not None:
+            more["scheduled_at"] = at or self.clock() + (moment - now())
         job = await self.broker.push_job(self.db, JobRequest(worker_type=worker_type, message=message, **more))
         if job is None:
             raise LookupError(f"the before_hook of worker {worker_type!r} does not want the job")
@@ -105,7 +119,25 @@ class TestSystem:
         return await self.scheduler.add_trigger(self.db, TriggerInfos.from_document(trigger))
 
     async def change(self, doctype: str, doc: dict[str, Any], old: dict[str, Any] | None = None) -> None:
-        """Tell the triggers of a change of a document: CREATED where there was none before, DELETED by `_deleted`."""
+        """Write a document, whatever is there, as somebody else would: triggers fire, and `ctx.couch` has it.
+
+        CREATED where there was none before, DELETED by `_deleted`. `old`: what is to be there before, if it is not.
+        """
+        database = self.couch[doctype]
+        doc_id = doc.get("_id", new_id())
+        if old is not None:
+            self.broker.couch.changed = None
+            await self._write(database, {**old, "_id": doc_id})
+            self.broker.couch.changed = self._fire_event
+        await self._write(database, {**doc, "_id": doc_id})
+
+    @staticmethod
+    async def _write(database: MemDocuments, doc: dict[str, Any]) -> None:
+        present = await database.find(doc["_id"])
+        rest = {name: value for name, value in doc.items() if name != "_rev"}
+        await database.put(rest if present is None else {**rest, "_rev": present["_rev"]})
+
+    async def _fire_event(self, doctype: str, doc: dict[str, Any], old: dict[str, Any] | None) -> None:
         verb = "DELETED" if doc.get("_deleted") else "CREATED" if old is None else "UPDATED"
         await self.scheduler.fire_event(self.db, doctype, verb, doc, old)
 
@@ -117,8 +149,12 @@ class TestSystem:
         """Ask for a job to be cancelled."""
         await self.broker.cancel(job_id)
 
-    async def advance(self, seconds: float) -> None:
-        """Move the clock on, from one due moment to the next: ticks that come fire, jobs that are due run."""
+    async def advance(self, duration: float | str | timedelta) -> None:
+        """Move the clock on, from one due moment to the next: ticks that come fire, jobs that are due run.
+
+        `duration`: seconds, text such as "1h", or a timedelta.
+        """
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else read_seconds(duration)
         end = self.clock() + timedelta(seconds=seconds)
         while (present := self.clock()) < end:
             moments = (self.scheduler.next_time(), self.broker.next_time())

@@ -24,6 +24,9 @@ JobErrorCheckerHook = Callable[[BaseException], bool]
 OnFailed = Callable[[WorkerContext, JobFailedError], Awaitable[None] | None]
 
 
+_HOOKS = ("worker_init", "worker_stop", "worker_start", "worker_commit", "before_hook", "error_hook", "on_failed")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """One type of worker. Durations in seconds, or as text such as "5m".
@@ -94,6 +97,7 @@ class WorkerConfig:
             raise ConfigurationError(
                 f"jobs of worker {CLIENT_WORKER!r} are done by clients; give your worker another name"
             )
+        self._check_hooks()
         for name, least in (("concurrency", 1), ("max_exec_count", 1), ("retry_delay", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"worker {self.worker_type!r}: {name} must be at least {least}")
@@ -111,6 +115,14 @@ class WorkerConfig:
                     object.__setattr__(self, name, read_seconds(given))
                 except ValueError as error:
                     raise ConfigurationError(f"worker {self.worker_type!r}: {name}: {error}") from None
+
+    def _check_hooks(self) -> None:
+        for name in _HOOKS:
+            if (hook := getattr(self, name)) is not None and not callable(hook):
+                raise ConfigurationError(f"worker {self.worker_type!r}: {name} is no function, but {hook!r:.80}")
+        for name in ("admin_only", "strict_priority"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"worker {self.worker_type!r}: {name} is True or False")
 
     def clone(self) -> WorkerConfig:
         """Return a copy."""

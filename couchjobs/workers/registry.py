@@ -41,6 +41,8 @@ def worker(worker_type: str, **options: Any) -> Declare:
     Raises:
         ConfigurationError: an option that does not exist, or a function that takes something else.
     """
+    if callable(worker_type):
+        raise ConfigurationError('@worker needs the type that jobs name: @worker("name")')
 
     def declare(function: F) -> F:
         model, takes_message = _message_parameter(worker_type, function)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from couchjobs.errors import JobNotFoundError
+from couchjobs.errors import ConfigurationError, JobNotFoundError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.request import JobRequest
 from couchjobs.memory.broker import MemBroker
@@ -71,3 +73,36 @@ async def test_cancel_when_queued_then_never_run() -> None:
         with pytest.raises(JobNotFoundError):
             await missing
     await broker.shutdown_workers()
+
+
+async def test_change_when_a_document_is_written_again_then_as_couchdb_would_tell() -> None:
+    """It is there for functions, with a revision, and what was there before is the old one."""
+
+    @worker("receipt")
+    async def receipt(ctx: WorkerContext) -> str:
+        assert ctx.job.event is not None
+        order = await ctx.couch["orders"].get(ctx.job.event["doc"]["_id"])
+        return f"{ctx.job.event['verb']} {order['_rev'][:2]}"
+
+    async with TestSystem(receipt) as system:
+        rule = {"type": "@event", "arguments": "orders:CREATED,UPDATED:=>paid:status", "worker": "receipt"}
+        await system.add_trigger({**rule, "message": None})
+        for order in ({"status": "open"}, {"status": "paid"}, {"status": "paid", "note": "edited"}):
+            await system.change("orders", {"_id": "a", **order})
+        await system.run_pending()
+        (job,) = system.assert_pushed("receipt", times=1)
+        assert system.job(job.id).result == "UPDATED 3-"
+        later = await system.push("receipt", delay="1h", event={"verb": "X", "doc": {"_id": "a"}})
+        await system.advance("59m")
+        assert system.job(later.id).state == "queued"
+        await system.advance(timedelta(minutes=1))
+        assert system.job(later.id).state == "done"
+
+
+def test_worker_when_declared_without_its_name_or_with_odd_hooks_then_refused() -> None:
+    """Not left out in silence, nor found out by the first job."""
+    with pytest.raises(ConfigurationError, match="needs the type"):
+        worker(lambda ctx: None)  # type: ignore[arg-type]
+    for odd in ({"on_failed": "x"}, {"strict_priority": "yes"}, {"worker_init": 5}):
+        with pytest.raises(ConfigurationError):
+            worker("w", **odd)(lambda ctx: None)
