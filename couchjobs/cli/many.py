@@ -110,7 +110,7 @@ def cancel(
 ) -> None:
     """Ask for jobs to be cancelled: a queued one is not run, a running one is stopped."""
     wanted = filter_of(worker, state, trigger, since, until, failed=False)
-    work = _Work("cancellation requested", (State.QUEUED, State.RUNNING), lambda one, job_id: one.cancel(job_id))
+    work = _Work("asked to be cancelled", (State.QUEUED, State.RUNNING), lambda one, job_id: one.cancel(job_id))
     _do(work, job_ids, wanted, yes, (url, domain, prefix), as_json=as_json)
 
 
