@@ -28,6 +28,11 @@ class Pauses:
         """Return the paused worker types of a tenant."""
         return self._paused.get(tenant, frozenset())
 
+    def replace(self, documents: Iterable[Document]) -> None:
+        """Take note that these documents are all that there are."""
+        self._paused.clear()
+        self.note(documents)
+
     def note(self, documents: Iterable[Document], gone: Iterable[str] = ()) -> None:
         """Take note of what such documents say, and of the ids of those that are no longer there."""
         for document in documents:

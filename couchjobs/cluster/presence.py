@@ -111,7 +111,7 @@ class Presence:
         follower = ChangesFollower(control, await current_sequence(control), heartbeat_s=settings.feed_heartbeat)
         others = await control.with_prefix(PREFIX)
         self.peers.note(others, moved=False)
-        self.pauses.note(await control.with_prefix(PAUSED))
+        self.pauses.replace(await control.with_prefix(PAUSED))
         if self.db is not None:
             if unlike := told_other_lanes(others, self.db, settings.lanes):
                 _logger.warning("daemons have other lanes than this one: set COUCHJOBS_LANES alike", daemons=unlike)
@@ -330,7 +330,7 @@ class Presence:
             except PositionRefused:
                 follower.since = await current_sequence(follower.database)
                 self.peers.note(await follower.database.with_prefix(PREFIX), moved=False)
-                self.pauses.note(await follower.database.with_prefix(PAUSED))
+                self.pauses.replace(await follower.database.with_prefix(PAUSED))
                 continue
             ids = {change.doc_id for change in page.changes if change.doc_id.startswith(PREFIX)}
             ids.discard(PREFIX + self.id)

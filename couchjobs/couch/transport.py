@@ -21,6 +21,9 @@ from couchjobs.couch.nodes import Nodes
 
 _CONNECT_S = 10.0
 _LOOK_BACK_S = 2.0
+_PATIENCE_S = 2.0
+"""Seconds after which a node is asked whether it is there, where others might answer."""
+_BROKEN = (500, 502, 503, 504)
 _UP = 200
 _FORKED = 70
 """The exit code EX_SOFTWARE."""
@@ -100,13 +103,53 @@ class Transport:
             os._exit(_FORKED)  # a clone of a process, in whose event loop it has come back from a fork
         if self._nodes.is_to_look_back():
             self._looking_back = asyncio.create_task(self._look_back(), name="look at the first node")
+        waits = silence_s is not None
+        if len(self._nodes) == 1:
+            return await self._send(method, url, headers, body, limit, max_answer, waits=waits)
         for _ in range(len(self._nodes) - 1):
             try:
-                return await self._send(method, url, headers, body, limit, max_answer, waits=silence_s is not None)
+                return await self._watched(method, url, headers, body, limit, max_answer, waits=waits)
             except errors.Unreachable:  # nothing was sent: the next node may be asked
                 if not isinstance(body, bytes | None):
                     raise
-        return await self._send(method, url, headers, body, limit, max_answer, waits=silence_s is not None)
+        return await self._watched(method, url, headers, body, limit, max_answer, waits=waits)
+
+    async def _watched(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | AsyncIterable[bytes] | None,
+        limit: aiohttp.ClientTimeout,
+        max_answer: int,
+        *,
+        waits: bool,
+    ) -> Answer:
+        """Send a request to one of several nodes, and give it up where the node says nothing to a simple question."""
+        node = self._nodes.in_use
+        sending = asyncio.ensure_future(self._send(method, url, headers, body, limit, max_answer, waits=waits))
+        try:
+            while not (await asyncio.wait([sending], timeout=_PATIENCE_S))[0]:
+                if not await self._is_up(node):
+                    self._nodes.failed(node, "it hangs")
+                    raise errors.Unavailable(f"{method} {url.removeprefix(self._nodes.first)}: {node} hangs")
+            answer = await sending
+        finally:
+            sending.cancel()
+        if answer.status in _BROKEN:
+            self._nodes.failed(node, f"it answers {answer.status}")
+        return answer
+
+    async def _is_up(self, node: str) -> bool:
+        """Return whether a node says anything at all."""
+        limit = aiohttp.ClientTimeout(total=_LOOK_BACK_S)
+        try:
+            async with self._open_session(waits=True).get(
+                f"{node}/_up", timeout=limit, allow_redirects=False, proxy=self._proxy
+            ):
+                return True
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
 
     async def _send(
         self,

@@ -25,12 +25,18 @@ class Api:
         """Take the tenant of the connection's settings, and what the daemon of this process runs jobs with, if any."""
         self.presence = runtime.presence if runtime else None
         self.stats = runtime.stats if runtime else None
+        self._runtime = runtime
         self.connection = connection
         self.settings = connection.settings
         self.db = connection.settings.tenant
         self.client = Couchjobs.over(connection)
         self.broker = CouchBroker(connection)
         self.scheduler = CouchScheduler(connection)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Return whether the daemon of this process claims nothing more."""
+        return self._runtime is not None and not self._runtime.producer.is_open
 
     def serves(self, daemon: Document) -> bool:
         """Return whether a daemon, by its document, serves the tenant."""

@@ -123,6 +123,8 @@ async def tell_errors(
         return await handler(request)
     except ApiError as error:
         return _error(error.status, error.detail, error.source)
+    except web.RequestPayloadError as error:
+        return _error(400, f"the body cannot be read: {type(error).__name__}")
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise

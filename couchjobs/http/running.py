@@ -85,7 +85,8 @@ async def ready(request: web.Request) -> web.Response:
     if api.presence is not None:
         told["beat_age_s"] = round(api.presence.beat_age_s, 1)
         told["lost"] = api.presence.is_lost
-    is_ready = told["couchdb_ms"] is not None and not told.get("lost")
+        told["stopping"] = api.is_stopping
+    is_ready = told["couchdb_ms"] is not None and not told.get("lost") and not told.get("stopping")
     return _plain({"status": "ok" if is_ready else "not ready", **told}, 200 if is_ready else 503)
 
 

@@ -14,6 +14,7 @@ from couchjobs.errors import ConfigurationError
 from couchjobs.http import jobs, running, triggers
 from couchjobs.http.access import Access, is_local
 from couchjobs.http.api import API, Api
+from couchjobs.http.events import Events
 from couchjobs.http.jsonapi import tell_errors
 from couchjobs.http.metrics import Metrics
 from couchjobs.http.tokens import has_tokens
@@ -38,6 +39,7 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
         client_max_size=settings.max_message_bytes + _ENVELOPE,
     )
     app[API] = Api(connection, runtime)
+    events = Events()
     app.router.add_routes(
         [
             web.post("/jobs/queue/{worker}", jobs.push),
@@ -65,9 +67,15 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
             web.get("/daemons", running.daemons),
             web.get("/health/live", running.live),
             web.get("/health/ready", running.ready),
+            web.get("/events", events.answer),
             web.get("/metrics", Metrics().answer),
         ]
     )
+
+    async def close(_: web.Application) -> None:
+        await events.close()
+
+    app.on_shutdown.append(close)
     return app
 
 
@@ -77,6 +85,8 @@ async def _harden(
 ) -> web.StreamResponse:
     """Say to browsers that an answer is nothing but what it says it is, and nobody else's to keep."""
     response = await handler(request)
+    if response.prepared:  # it has been sent already, in pieces
+        return response
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"

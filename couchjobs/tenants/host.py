@@ -234,8 +234,9 @@ class Host:
     def _rank(self) -> None:
         """Find out anew which tenants are this daemon's; wake those that have changed hands, or may hold lost jobs."""
         present = time.monotonic()
-        peers = [(name, peer) for name, peer in self._presence.peers.living() if peer.schedules and peer.moved]
-        living = frozenset(name for name, _ in peers)
+        known = [*self._presence.peers.living()]
+        peers = [(name, peer) for name, peer in known if peer.schedules and peer.moved]
+        living = frozenset(name for name, _ in known)  # one that was dead already seems to live for a while
         gone, self._living = self._living - living, living
         ranks: dict[str, int] = {}
         for key, tenant in self._tenants.items():

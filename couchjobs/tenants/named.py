@@ -46,7 +46,7 @@ def named_by(connection: Connection, wanted: str) -> Named:
     path = Path(wanted)
     if not path.is_file():
         raise ConfigurationError(f"--tenants {wanted}: {ALL}, {DOCUMENTS} or a file of prefixes, one a line")
-    return _File(path)
+    return _File(path, connection.settings.jobs_doctype)
 
 
 class _All:
@@ -69,8 +69,9 @@ class _All:
 class _File:
     """Those of a file: a prefix a line, and after it, perhaps, a domain; # begins a remark."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, jobs_doctype: str) -> None:
         self._path = path
+        self._jobs_doctype = jobs_doctype
 
     async def tenants(self) -> list[Prefixer]:
         try:
@@ -84,7 +85,12 @@ class _File:
                 continue
             if len(words) > 2:
                 raise ConfigurationError(f"{self._path}, line {number}: a prefix, and perhaps a domain: {line[:80]!r}")
-            found.append(Prefixer(words[1] if len(words) > 1 else "", words[0]))
+            db = Prefixer(words[1] if len(words) > 1 else "", words[0])
+            try:
+                db.database(self._jobs_doctype)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{self._path}, line {number}: {error}") from None
+            found.append(db)
         return _apart(found, str(self._path))
 
     def told(self, tenants: list[Prefixer]) -> Tenants:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
@@ -15,10 +17,11 @@ from waiting import eventually
 
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError
-from couchjobs.http import access
+from couchjobs.http import access, events
 from couchjobs.http.scopes import read_scope
 from couchjobs.http.server import HttpServer, make_app, read_address
 from couchjobs.http.tokens import create_token, revoke_token, tokens
+from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import write_list
@@ -442,6 +445,8 @@ async def test_request_when_it_is_none_then_refused_by_name(http: TestClient[Any
     hidden = attributes(type="@webhook", worker="w", id="_design/x")
     assert (await http.post("/jobs/triggers", json=hidden)).status == 422
     assert (await http.post("/jobs/triggers", json=attributes(type="@cron", arguments="x", worker="w"))).status == 400
+    packed = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert (await http.post("/jobs/queue/echo", data=b"no gzip", headers=packed)).status == 400
 
 
 def test_scope_when_it_is_none_then_refused() -> None:
@@ -454,3 +459,62 @@ def test_scope_when_it_is_none_then_refused() -> None:
     for text in ("x", "h:", "h:99999"):
         with pytest.raises(ConfigurationError):
             read_address(text)
+
+
+async def told(stream: ClientResponse, count: int) -> tuple[list[dict[str, Any]], str]:
+    """So many events of a stream, and the last id that came with them."""
+    found: list[dict[str, Any]] = []
+    last = ""
+    async with asyncio.timeout(20):
+        while len(found) < count or not last:
+            line = (await stream.content.readline()).decode()
+            if line.startswith("data: "):
+                found.append(orjson.loads(line.removeprefix("data: ")))
+            last = line.removeprefix("id: ").strip() if line.startswith("id: ") else last
+    return found, last
+
+
+async def test_events_when_read_then_what_becomes_of_jobs_and_what_came_meanwhile(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A reader that comes back with the last id is told what it has missed; each sees what it may."""
+    token = await create_token(connection, db, "any", ["jobs:GET:echo:worker"])
+    every = {"Authorization": f"Bearer {await create_token(connection, db, 'all', ['*'])}"}
+    async with TestClient(TestServer(make_app(connection))) as guarded:
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await guarded.get("/events", headers=headers)).status == 403
+        async with guarded.get("/events?worker=echo", headers=headers) as stream:
+            assert (stream.status, stream.content_type) == (200, "text/event-stream")
+            for job_id, name in (("hidden", "other"), ("one", "echo")):
+                await guarded.post(f"/jobs/queue/{name}", json=attributes(arguments=1, id=job_id), headers=every)
+            (event,), last = await told(stream, 1)
+            assert (event["id"], event["worker"], event["state"]) == ("one", "echo", "queued")
+            assert "arguments" not in event
+        await start(echo)
+        await wait(db, "one", 20)
+        again = {**headers, "Last-Event-ID": last}
+        async with guarded.get("/events?worker=echo", headers=again) as stream:
+            (event, *_), _ = await told(stream, 1)
+            assert (event["id"], event["state"]) == ("one", "done")
+            await guarded.post("/jobs/queue/echo", json=attributes(arguments=1, id="two"), headers=every)
+            states = {one["state"] for one in (await told(stream, 1))[0]}
+            assert states <= {"queued", "running", "done"}
+        odd = {**headers, "Last-Event-ID": "!!"}
+        assert (await guarded.get("/events?worker=echo", headers=odd)).status == 400
+
+
+async def test_events_when_a_reader_does_not_keep_up_then_dropped_and_nobody_waits(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are told; the memory of the server is bounded."""
+    monkeypatch.setattr(events, "_MOST_BEHIND", 5)
+    reader = events._Reader(access.Caller("any", access._ALL), None)
+    for number in range(7):
+        reader.tell(events.Event("w", "jobs", str(number), b"data: 1\n\n"))
+    assert reader.is_dropped
+    assert reader.queue.qsize() == 5
+    async with http.get("/events") as stream:
+        for number in range(20):
+            await http.post("/jobs/queue/echo", json=attributes(arguments=number, id=f"job-{number}"))
+        found, _ = await told(stream, 1)
+        assert found[0]["id"] == "job-0"

@@ -217,3 +217,6 @@ async def test_worker_type_when_paused_then_nothing_is_claimed_until_it_is_resum
     assert await set_paused(connection, db, "first", is_paused=False)
     await eventually(lambda: ran == ["of-second", "another", "of-first"])
     await connection.control.put({"_id": "paused:elsewhere", "workers": 5})
+    before.broker.daemon.presence.pauses.note([{"_id": f"paused:{db.key}", "workers": {"first": {}}}])
+    before.broker.daemon.presence.pauses.replace([])
+    assert not before.broker.daemon.paused

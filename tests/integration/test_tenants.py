@@ -260,6 +260,9 @@ async def test_tenants_when_what_names_them_cannot_be_read_then_refused(connecti
     listed.write_text("a\nb c d\n")
     with pytest.raises(ConfigurationError, match="line 2"):
         await named_by(connection, str(listed)).tenants()
+    listed.write_text("a\n1x\n")
+    with pytest.raises(ConfigurationError, match="line 2"):
+        await named_by(connection, str(listed)).tenants()
     listed.write_text("a.b  # one\na-b\nc c.example\n")
     found = await named_by(connection, str(listed)).tenants()
     assert found == [Prefixer("", "a.b"), Prefixer("c.example", "c")]

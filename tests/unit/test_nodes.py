@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from waiting import eventually
 
-from couchjobs.couch import nodes
+from couchjobs.couch import nodes, transport
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.login import split_urls
 from couchjobs.errors import ConfigurationError, Unavailable, Unreachable
@@ -22,6 +24,8 @@ class Node:
         self.name = name
         self.up = 200
         self.cuts = False
+        self.hangs = False
+        self.status = 200
         self.asked = 0
         self._server: TestServer | None = None
         self._port: int | None = None
@@ -47,13 +51,17 @@ class Node:
         return f"http://127.0.0.1:{self._port}"
 
     async def _say_up(self, _request: web.Request) -> web.Response:
+        if self.hangs:
+            await asyncio.sleep(60)
         return web.json_response({"status": "ok"}, status=self.up)
 
     async def _say(self, request: web.Request) -> web.Response:
         self.asked += 1
         if self.cuts and request.transport is not None:
             request.transport.abort()
-        return web.json_response({"couchdb": self.name})
+        if self.hangs:
+            await asyncio.sleep(60)
+        return web.json_response({"couchdb": self.name}, status=self.status)
 
 
 @pytest.fixture
@@ -110,6 +118,27 @@ async def test_nodes_when_an_answer_is_lost_then_the_caller_is_told_and_the_next
         asked = first.asked
         assert (await server.welcome())["couchdb"] == "second"
         assert first.asked == asked
+
+
+async def test_nodes_when_the_first_hangs_or_is_broken_then_the_next_is_asked_soon(
+    two: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before a request's own time is over; a slow answer of a node that is there is waited for."""
+    monkeypatch.setattr(transport, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(transport, "_LOOK_BACK_S", 0.3)
+    first, second = two
+    async with CouchServer(f"{first.url},{second.url}") as server:
+        await server.welcome()
+        first.hangs, began = True, time.monotonic()
+        with pytest.raises(Unavailable, match="hangs"):
+            await server.welcome()
+        assert (await server.welcome())["couchdb"] == "second"
+        assert time.monotonic() - began < 10
+    first.hangs, first.status = False, 503
+    async with CouchServer(f"{first.url},{second.url}") as server:
+        with pytest.raises(Unavailable):
+            await server.welcome()
+        assert (await server.welcome())["couchdb"] == "second"
 
 
 def test_urls_when_of_several_nodes_then_one_user() -> None:

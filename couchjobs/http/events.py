@@ -1,0 +1,214 @@
+"""`GET /events`: what becomes of jobs, as it happens, to any number of readers (server-sent events).
+
+One feed of each lane serves all readers, and is followed while there are any. Each event is encoded once. A reader that
+does not keep up is dropped: it comes back with the `Last-Event-ID` of the last event that it has seen, and is told what
+came since. Source: html.spec.whatwg.org, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import orjson
+from aiohttp import web
+
+from couchjobs.couch.changes import Change, ChangesFollower, current_sequence, pages_since
+from couchjobs.couch.codec import encode
+from couchjobs.couch.database import Database, Document
+from couchjobs.errors import BadRequest, NotFound, PositionRefused
+from couchjobs.http.access import CALLER, Caller
+from couchjobs.http.api import API, Api
+from couchjobs.http.jsonapi import refuse_parameter
+from couchjobs.jobs.lanes import stores
+from couchjobs.jobs.request import JobRequest
+from couchjobs.log import get_logger
+from couchjobs.supervisor import Supervisor
+
+_logger = get_logger(__name__)
+_MOST_BEHIND = 1000
+"""Events that wait for a reader; one for whom more wait is dropped."""
+_MOST_TOGETHER = 100
+_BEAT_S = 15.0
+_LOOK_AGAIN_S = 1.0
+_SHOWN = ("worker", "state", "queued_at", "started_at", "finished_at", "error", "exec_count", "trigger_id", "progress")
+_TOLD = ("cancelled", "cancel_requested", "scheduled_at", "seconds")
+
+Positions = dict[str, str]
+"""By lane, how far a reader has been told."""
+
+
+class Event(NamedTuple):
+    """One that is ready to be sent."""
+
+    worker: str
+    lane: str
+    seq: str
+    text: bytes
+    """Its lines but for the id."""
+
+
+class _Reader:
+    def __init__(self, caller: Caller, worker: str | None) -> None:
+        self.queue: asyncio.Queue[Event] = asyncio.Queue(_MOST_BEHIND)
+        self.is_dropped = False
+        self._caller = caller
+        self._worker = worker
+        self._may: dict[str, bool] = {}
+
+    def wants(self, worker: str) -> bool:
+        """Return whether the reader wants to be told of that worker's jobs, and may be."""
+        if self._worker not in (None, worker):
+            return False
+        if worker not in self._may:
+            self._may[worker] = self._caller.may("GET", "jobs", JobRequest(worker_type=worker))
+        return self._may[worker]
+
+    def tell(self, event: Event) -> None:
+        """Have the event sent, or drop the reader."""
+        try:
+            self.queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self.is_dropped = True
+
+
+class Events:
+    """Those of one server: `close` when done."""
+
+    def __init__(self) -> None:
+        self._readers: set[_Reader] = set()
+        self._tasks = Supervisor()
+        self._follows = False
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """GET /events: of all workers, or of `worker`."""
+        api, worker = request.app[API], request.query.get("worker")
+        request[CALLER].check("GET", "jobs", JobRequest(worker_type=worker) if worker else None)
+        present = {lane.name: await current_sequence(lane) for lane in _lanes(api)}
+        positions = _positions(request.headers.get("Last-Event-ID"), present)
+        reader = _Reader(request[CALLER], worker)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        response.headers["Cache-Control"] = "no-store"
+        self._begin(api, present)
+        self._readers.add(reader)  # what comes from now on waits for what was before
+        try:
+            await response.prepare(request)
+            await response.write(b": couchjobs\n\n")
+            async for event in self._before(api, positions, reader):
+                await response.write(_lines([event], positions))
+            await self._send(response, reader, positions)
+        except ConnectionError:
+            _logger.debug("a reader of events has gone")
+        finally:
+            self._readers.discard(reader)
+        return response
+
+    async def close(self) -> None:
+        """Follow nothing more."""
+        await self._tasks.stop()
+
+    def _begin(self, api: Api, present: Positions) -> None:
+        if not self._follows:
+            self._follows = True
+            for lane, seq in present.items():
+                self._tasks.start("follow jobs for readers", partial(self._follow, api, lane, seq))
+
+    async def _follow(self, api: Api, lane: str, since: str) -> None:
+        """Tell all readers what happens, while there are any."""
+        database = api.connection.database(lane)
+        follower = ChangesFollower(database, since)
+        while True:
+            try:
+                page = await follower.next_page(documents=True)
+            except (NotFound, PositionRefused):
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                follower = ChangesFollower(database, await current_sequence(database))
+                continue
+            if self._readers:
+                events = _events(page.changes, lane, page.last_seq)
+                for reader in [*self._readers]:
+                    for event in events:
+                        if reader.wants(event.worker):
+                            reader.tell(event)
+            follower.done(page)
+
+    @staticmethod
+    async def _before(api: Api, positions: Positions, reader: _Reader) -> AsyncIterator[Event]:
+        """Yield what has happened since then."""
+        for lane, seq in [*positions.items()]:
+            database = api.connection.database(lane)
+            try:
+                async for page in pages_since(database, seq, _MOST_BEHIND):
+                    ids = [change.doc_id for change in page.changes if not change.deleted]
+                    documents = await database.get_many(ids)
+                    rows = [change._replace(document=documents.get(change.doc_id)) for change in page.changes]
+                    for event in _events(rows, lane, page.last_seq):
+                        if reader.wants(event.worker):
+                            yield event
+                    positions[lane] = page.last_seq
+            except BadRequest:
+                positions[lane] = await current_sequence(database)
+
+    @staticmethod
+    async def _send(response: web.StreamResponse, reader: _Reader, positions: Positions) -> None:
+        while not reader.is_dropped:
+            try:
+                async with asyncio.timeout(_BEAT_S):
+                    some = [await reader.queue.get()]
+            except TimeoutError:
+                await response.write(b": beat\n\n")
+                continue
+            while len(some) < _MOST_TOGETHER and not reader.queue.empty():
+                some.append(reader.queue.get_nowait())
+            await response.write(_lines(some, positions))
+
+
+def _lanes(api: Api) -> list[Database]:
+    return [store.database for store in stores(api.connection, api.db)]
+
+
+def _positions(last: str | None, present: Positions) -> Positions:
+    """Return where a reader goes on: where he was, or now."""
+    if last is None:
+        return {**present}
+    try:
+        told = orjson.loads(base64.urlsafe_b64decode(last))
+    except (ValueError, binascii.Error):
+        told = None
+    if not isinstance(told, dict):
+        refuse_parameter("Last-Event-ID", "it is no id of an event of this server")
+    return {lane: str(told.get(lane, seq)) for lane, seq in present.items()}
+
+
+def _events(changes: Iterable[Change], lane: str, seq: str) -> list[Event]:
+    """Return what rows tell; of a page, each event has the position after all of it but is told in order."""
+    found = []
+    for change in changes:
+        document = change.document
+        if change.deleted or document is None or not isinstance(document.get("worker"), str):
+            continue
+        found.append(Event(document["worker"], lane, seq, b"event: job\ndata: " + encode(_shown(document)) + b"\n\n"))
+    return found
+
+
+def _shown(document: Document) -> dict[str, Any]:
+    kept = {name: document[name] for name in (*_SHOWN, *_TOLD) if document.get(name) is not None}
+    return {"id": document["_id"], "rev": document.get("_rev", ""), **kept}
+
+
+def _lines(events: Iterable[Event], positions: Positions) -> bytes:
+    """Return what is sent: the id comes with the last event, for only after that all of a page are told."""
+    text = bytearray()
+    last: Event | None = None
+    for event in events:
+        if last is not None and last.seq != event.seq:
+            positions[last.lane] = last.seq
+        text += event.text
+        last = event
+    if last is not None:
+        text[-1:] = b"id: " + base64.urlsafe_b64encode(orjson.dumps(positions)) + b"\n\n"
+    return bytes(text)
