@@ -8,6 +8,7 @@ gone altogether by the claims that name it, which are listed now and then.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection
 
 from couchjobs.cluster.daemon import Daemon
@@ -21,6 +22,10 @@ from couchjobs.recovery.lost import LostJobs
 _logger = get_logger(__name__)
 _ANYBODY_AFTER = 1.3
 """Times `dead_after` until any daemon takes the jobs of a dead one, and not only that with the first right."""
+_LOOKS = 3
+"""Looks at the claims of a dead daemon until the next sweep."""
+_LOOK_AGAIN_S = 3.0
+"""Seconds until the second look, twice as many until the third."""
 _PAGE = 500
 """Rows of claims read at a time."""
 _AT_A_TIME = 20
@@ -36,11 +41,14 @@ class Rescuer:
         self._peers = lost.peers
         self._unknown: set[str] = set()
         self._done: set[str] = set()
+        self._looks: dict[str, tuple[int, float]] = {}
+        """By daemon, how often it was looked after, and when it is again: a view of a cluster may be behind."""
 
     async def suspect_unknown(self) -> None:
         """Suspect daemons that claims name and nobody knows, and, once more, those that were looked after."""
         self._unknown = {name for name in await claimants(self._store) if self._peers.is_dead(name)}
         self._done.clear()
+        self._looks.clear()
 
     async def look_after(self, daemon: Daemon, worker_types: Collection[str]) -> None:
         """Take the jobs of those that have died: of all of them, of which this daemon has the first right to some.
@@ -49,14 +57,21 @@ class Rescuer:
         """
         known = {*self._peers.suspects()}
         self._done &= known
+        present = time.monotonic()
         suspects, self._unknown = known | self._unknown, set()
         own = [
             suspect
             for suspect in suspects - self._done
-            if daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER)
+            if self._looks.get(suspect, (0, 0.0))[1] <= present
+            and (daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER))
         ]
         looked_after = await asyncio.gather(*(self._look_after(daemon, suspect) for suspect in own[:_AT_A_TIME]))
-        self._done |= {suspect for suspect, rescued in zip(own, looked_after, strict=False) if rescued}
+        for suspect in (suspect for suspect, rescued in zip(own, looked_after, strict=False) if rescued):
+            looks = self._looks.get(suspect, (0, 0.0))[0] + 1
+            self._looks[suspect] = looks, present + _LOOK_AGAIN_S * looks
+            if looks >= _LOOKS:
+                self._done.add(suspect)
+                del self._looks[suspect]
 
     async def _look_after(self, daemon: Daemon, suspect: str) -> bool:
         """Take the jobs of one suspect, if it is dead; return whether that is done with."""

@@ -20,6 +20,7 @@ from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_job, wait
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.recovery import dead_daemons
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
@@ -353,3 +354,26 @@ async def test_watchdog_when_the_loop_is_blocked_then_says_by_what(monkeypatch: 
     (fields,) = told
     assert fields["task"] == "couchjobs job j-1"
     assert "blocks" in fields["stack"]
+
+
+async def test_rescue_when_the_view_of_a_cluster_is_behind_then_looked_at_again(
+    connection: Connection, db: Prefixer, neighbour: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within seconds, and not at the next sweep."""
+    monkeypatch.setattr(dead_daemons, "_LOOK_AGAIN_S", 0.0)
+    looked: list[str] = []
+
+    async def rescue(_: Rescuer, dead: str) -> int:
+        looked.append(dead)
+        return 0
+
+    monkeypatch.setattr(Rescuer, "rescue", rescue)
+    monkeypatch.setattr(neighbour.peers, "suspects", lambda: ["ghost"])
+    monkeypatch.setattr(neighbour.peers, "is_dead", lambda *_: True)
+    rescuer = Rescuer(lost_by(JobStore(connection, db), neighbour))
+    for _ in range(6):
+        await rescuer.look_after(neighbour, ())
+    assert looked == ["ghost"] * 3
+    await rescuer.suspect_unknown()
+    await rescuer.look_after(neighbour, ())
+    assert len(looked) == 4
