@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -55,9 +55,11 @@ class Connection:
         return self.database(self.settings.control_db)
 
     async def close(self) -> None:
-        """Write what waits, then close all connections."""
-        for writer in self._writers.values():
-            await writer.close()
+        """Write what waits, as far as CouchDB takes it within `push_timeout`, then close all connections."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.push_timeout):
+                for writer in self._writers.values():
+                    await writer.close()
         await self.server.close()
 
     def use(self) -> None:
