@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import Conflict
+from couchjobs.errors import ConfigurationError, Conflict
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
 
@@ -62,8 +62,11 @@ async def set_paused(connection: Connection, db: Prefixer, worker: str, *, is_pa
     """Have jobs of that type be claimed no longer, or again; return whether that is a change.
 
     Raises:
+        ConfigurationError: that is no type of worker.
         Forbidden: the control database is not for this user.
     """
+    if not worker:
+        raise ConfigurationError("a type of worker is wanted")
     while True:
         present = await connection.control.find(PREFIX + db.key)
         if (worker in paused_in(present)) is is_paused:

@@ -45,6 +45,8 @@ _AFTER_CONFLICT_S = 0.25
 """Seconds in which the nodes of a cluster agree, mostly."""
 _LEAVE_TRIES = 8
 """Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
+_FORGOTTEN_AFTER = 240
+"""The same until it is forgotten for how long one is gone that has no document: two hours."""
 _SELDOM = 5
 """Times as long between two sweeps of each of many tenants."""
 _BURIED_AFTER = 4
@@ -108,7 +110,9 @@ class Presence:
 
     async def _come_in(self) -> ChangesFollower:
         control, settings = self.connection.control, self.connection.settings
-        follower = ChangesFollower(control, await current_sequence(control), heartbeat_s=settings.feed_heartbeat)
+        follower = ChangesFollower(
+            control, await current_sequence(control), heartbeat_s=settings.feed_heartbeat, in_any_case=True
+        )
         others = await control.with_prefix(PREFIX)
         self.peers.note(others, moved=False)
         self.pauses.replace(await control.with_prefix(PAUSED))
@@ -263,6 +267,8 @@ class Presence:
         for daemon in self.peers.suspects():
             if self.peers.is_dead(daemon, _BURIED_AFTER):
                 beat = self.peers.beat_of(daemon)
+                if beat is None and not self.peers.is_dead(daemon, _FORGOTTEN_AFTER):
+                    continue  # a tenant that is looked at seldom may hold jobs of it
                 others = [peer_id for peer_id, peer in self.peers.living() if peer.moved and peer.worker_types]
                 try:
                     mine = first_right(f"dead:{daemon}", [self.id, *others]) == self.id

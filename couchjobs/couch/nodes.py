@@ -26,6 +26,8 @@ class Nodes:
         self._urls = [*urls]
         self._in_use = 0
         self._look_back_at = 0.0
+        self._failed_at: dict[int, float] = {}
+        """When each of them gave no answer last."""
 
     @property
     def first(self) -> str:
@@ -49,10 +51,13 @@ class Nodes:
 
     def failed(self, node: str, reason: str) -> None:
         """Take note that a node gave no answer, in whose place the next one is used, unless that is so already."""
+        present = time.monotonic()
         if node != self.in_use or len(self._urls) == 1:
             return
-        self._in_use = (self._in_use + 1) % len(self._urls)
-        self._look_back_at = time.monotonic() + LOOK_BACK_S
+        self._failed_at[self._in_use] = present
+        ring = [(self._in_use + step) % len(self._urls) for step in range(1, len(self._urls))]
+        self._in_use = min(ring, key=lambda number: self._failed_at.get(number, 0.0))  # the next that never failed
+        self._look_back_at = present + LOOK_BACK_S
         _logger.warning("a node does not answer, and another one is asked", node=node, other=self.in_use, reason=reason)
 
     def is_to_look_back(self) -> bool:

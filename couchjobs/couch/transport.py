@@ -214,8 +214,7 @@ class Transport:
         node, where = self._nodes.in_use, URL(self._nodes.at(url), encoded=True)
         try:
             yield where
-        except TimeoutError as error:
-            self._nodes.failed(node, "no answer in time")
+        except TimeoutError as error:  # whether the node is there is asked beside
             raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time") from error
         except aiohttp.ClientConnectorError as error:
             reason = f"no connection to {error.host}:{error.port}: {error.os_error}"

@@ -80,7 +80,9 @@ class DatabaseUpdates:
                     _logger.info("which databases change is not to be had now", reason=str(error))
                 await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
                 continue
-            failures, self.are_told, since = 0, True, str(answer["last_seq"])
+            begins, failures, self.are_told, since = since == "now", 0, True, str(answer["last_seq"])
+            if begins:  # nobody has told of what came before
+                yield {*self._names()}
             rows = [row for row in answer.get("results") or () if isinstance(row, dict)]
             if names := {row["db_name"] for row in rows if isinstance(row.get("db_name"), str)}:
                 yield names

@@ -38,6 +38,9 @@ _WRONG_S = 90.0
 _MOST_KEPT = 1000
 _PER_S = 100.0
 _BURST = 200.0
+_REFUSED_PER_S = 1.0
+_REFUSED_BURST = 50.0
+"""Of one address, of what is refused: each costs CouchDB a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Caller:
 
     name: str
     scopes: tuple[Scope, ...]
+    key: str = ""
+    """What tells callers apart: names may be the same."""
 
     @property
     def may_all(self) -> bool:
@@ -92,9 +97,16 @@ class Access:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Find out who asks, before anything is done for him."""
-        if not request.path.startswith(self._open_paths):
-            caller = await self._caller(request)
-            self._check_rate(caller.name)
+        resource = request.match_info.route.resource
+        if resource is None or resource.canonical not in self._open_paths:
+            stranger = f"refused {request.remote}"
+            self._check_rate(stranger, _REFUSED_PER_S, _REFUSED_BURST, cost=0)
+            try:
+                caller = await self._caller(request)
+            except ApiError:
+                self._check_rate(stranger, _REFUSED_PER_S, _REFUSED_BURST)
+                raise
+            self._check_rate(caller.key, _PER_S, _BURST)
             request[CALLER] = caller
         return await handler(request)
 
@@ -104,7 +116,7 @@ class Access:
             token = await self._tokens.token(shown.strip())
             if token is None:
                 raise ApiError(401, "the token is none of this tenant, or no longer")
-            return Caller(f"token {token.name}", token.scopes)
+            return Caller(f"token {token.name}", token.scopes, token.id)
         if kind.lower() == "basic" or "AuthSession" in request.cookies:
             user = await self._user(request)
             if user is None:
@@ -147,20 +159,20 @@ class Access:
             self._users.popitem(last=False)
         return caller
 
-    def _check_rate(self, name: str) -> None:
-        """Check that somebody does not ask too often: 100 times a second, 200 at once.
+    def _check_rate(self, key: str, per_s: float, burst: float, cost: float = 1) -> None:
+        """Check that somebody does not ask too often: so many times a second, and so many at once.
 
         Raises:
             ApiError: 429.
         """
         present = asyncio.get_running_loop().time()
-        left, at = self._buckets.pop(name, (_BURST, present))
-        left = min(_BURST, left + (present - at) * _PER_S)
-        self._buckets[name] = max(0.0, left - 1), present
+        left, at = self._buckets.pop(key, (burst, present))
+        left = min(burst, left + (present - at) * per_s)
+        self._buckets[key] = max(0.0, left - cost), present
         if len(self._buckets) > _MOST_KEPT:
             self._buckets.popitem(last=False)
         if left < 1:
-            raise ApiError(429, f"more than {_PER_S:.0f} requests a second")
+            raise ApiError(429, f"more than {per_s:g} requests a second")
 
 
 def _name_in(authorization: str) -> str:
@@ -175,8 +187,8 @@ def _name_in(authorization: str) -> str:
 
 def _of_roles(name: str, roles: list[str]) -> Caller | None:
     if "_admin" in roles or WORKER_ROLE in roles:
-        return Caller(f"user {name}", _ALL)
-    return Caller(f"user {name}", _PRODUCER) if PRODUCER_ROLE in roles else None
+        return Caller(f"user {name}", _ALL, f"user {name}")
+    return Caller(f"user {name}", _PRODUCER, f"user {name}") if PRODUCER_ROLE in roles else None
 
 
 def _check_origin(request: web.Request) -> None:

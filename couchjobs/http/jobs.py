@@ -18,9 +18,9 @@ from couchjobs.errors import Conflict
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
-from couchjobs.jobs.job import CLIENT_WORKER, Job, JobOptions, State
+from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, JobOptions, State
 from couchjobs.jobs.lanes import find_job, stores
-from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, newest
+from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, newest, place_of
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.request import JobRequest, moment_of
 from couchjobs.jobs.retention import Retention, read_rules
@@ -115,6 +115,8 @@ async def end(request: web.Request) -> web.Response:
         request[CALLER].check("PATCH", "jobs", job)
         if job.worker != CLIENT_WORKER:
             raise ApiError(403, f"this is a job of worker {job.worker!r}: only those of clients are ended so")
+        if job.state in ENDED:
+            raise ApiError(409, f"the job has ended already: it is {job.state}")
         changes: dict[str, Any] = {"state": wanted.state, "error": wanted.error}
         if wanted.state in (State.DONE, State.ERRORED):
             changes["finished_at"] = now()
@@ -136,24 +138,24 @@ async def index(request: web.Request) -> web.Response:
     wanted = replace(wanted, after=_read_cursor(request.query.get("page[cursor]")))
     found = await newest(api.connection, api.db, wanted, size + 1)
     page, links = found[:size], {}
-    if len(found) > size and page[-1].get("queued_at"):
+    if len(found) > size:
         query = {**request.query, "page[cursor]": _cursor(page[-1])}
         links["next"] = str(request.rel_url.with_query(query))
     return answer([shown(api, Job.read(document)) for document in page], links=links)
 
 
 def _cursor(last: dict[str, Any]) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([last["queued_at"], last["_id"]])).decode()
+    return base64.urlsafe_b64encode(orjson.dumps([place_of(last), last["_id"]])).decode()
 
 
-def _read_cursor(text: str | None) -> tuple[str, str] | None:
+def _read_cursor(text: str | None) -> tuple[Any, str] | None:
     if text is None:
         return None
     try:
         at, last = orjson.loads(base64.urlsafe_b64decode(text))
     except (ValueError, TypeError, binascii.Error):
         refuse_parameter("page[cursor]", "it is no cursor of an answer")
-    if not isinstance(at, str) or not isinstance(last, str):
+    if not (isinstance(at, str) or at == {}) or not isinstance(last, str):
         refuse_parameter("page[cursor]", "it is no cursor of an answer")
     return at, last
 

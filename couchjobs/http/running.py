@@ -62,7 +62,7 @@ async def daemons(request: web.Request) -> web.Response:
 
 
 def _daemon(document: dict[str, Any]) -> dict[str, Any]:
-    attributes = {name: value for name, value in document.items() if name[:1] != "_"}
+    attributes = {name: value for name, value in document.items() if name[:1] != "_" and name != "tenants"}
     return {"type": "daemons", "id": document["_id"].removeprefix(DAEMON), "attributes": attributes}
 
 

@@ -23,7 +23,7 @@ from couchjobs.log import get_logger
 _logger = get_logger(__name__)
 _ENVELOPE = 65_536
 """Bytes that a body may have beyond those of the largest message."""
-_OPEN = ("/jobs/webhooks/", "/health/")
+_OPEN = ("/jobs/webhooks/{id}", "/health/live", "/health/ready")
 _LAST_ANSWERS_S = 2.0
 
 

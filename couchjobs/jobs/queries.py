@@ -101,8 +101,8 @@ class JobFilter:
     trigger: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    after: tuple[str, str] | None = None
-    """`queued_at`, as it stands in its document, and id of the last job of a page: those that follow it are wanted."""
+    after: tuple[Any, str] | None = None
+    """`place_of` the last job of a page, and its id: those that follow it are wanted."""
     failed: bool = False
     """Whether jobs that were cancelled are left out."""
 
@@ -126,7 +126,7 @@ async def newest(connection: Connection, db: Prefixer, wanted: JobFilter, limit:
     for store in stores(connection, db):
         for start, end in _ranges(wanted):
             found += [one async for one in _walk(store.database, start, end, wanted, limit)]
-    found.sort(key=lambda document: (str(document.get("queued_at") or "~"), document["_id"]), reverse=True)
+    found.sort(key=_order, reverse=True)
     return found[:limit]
 
 
@@ -140,6 +140,16 @@ async def each(connection: Connection, db: Prefixer, wanted: JobFilter) -> Async
         for start, end in _ranges(wanted):
             async for document in _walk(store.database, start, end, wanted, sys.maxsize):
                 yield document
+
+
+def place_of(document: Document) -> Any:
+    """Return where the views have a job in the order of time: one that no daemon has seen yet comes last."""
+    return document.get("queued_at") or ({} if document.get("state") == State.QUEUED else "")
+
+
+def _order(document: Document) -> tuple[bool, str, str]:
+    at = place_of(document)
+    return at == {}, str(at), document["_id"]
 
 
 def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:

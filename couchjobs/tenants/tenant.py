@@ -34,8 +34,8 @@ class Tenant:
         self.db = db
         self._connection = runtime.presence.connection
         self._runtime = runtime
-        self._broker = CouchBroker(self._connection, db, runtime)
-        self._scheduler = CouchScheduler(self._connection, db, attention)
+        self._attention = attention
+        self._broker, self._scheduler = self._new()
         self._started = False
         self._turn = asyncio.Lock()
         self.is_awake = False
@@ -53,6 +53,10 @@ class Tenant:
         """Return the names of its databases, and of those whose documents fire its triggers."""
         triggers = self.db.database(self._connection.settings.triggers_doctype)
         return self._broker.databases | self._scheduler.sources | {triggers}
+
+    def _new(self) -> tuple[CouchBroker, CouchScheduler]:
+        scheduler = CouchScheduler(self._connection, self.db, self._attention)
+        return CouchBroker(self._connection, self.db, self._runtime), scheduler
 
     def note_change(self, database: str) -> bool:
         """Take note that a database has changed; return whether that may be something to do."""
@@ -83,12 +87,15 @@ class Tenant:
     async def _start(self) -> None:
         for change in await install(self._connection, self.db):
             _logger.info(change, tenant=self.db.key)
-        await self._broker.start_workers(self._runtime.workers)
         try:
-            await self._scheduler.start_scheduler(self._broker)
-        except BaseException:
-            await self._broker.shutdown_workers(0)
-            self._broker = CouchBroker(self._connection, self.db, self._runtime)
+            await self._broker.start_workers(self._runtime.workers)
+            try:
+                await self._scheduler.start_scheduler(self._broker)
+            except BaseException:
+                await self._broker.shutdown_workers(0)
+                raise
+        except BaseException:  # what has failed to start is never started again
+            self._broker, self._scheduler = self._new()
             raise
         self._started = True
 

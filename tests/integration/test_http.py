@@ -137,9 +137,17 @@ async def test_jobs_when_listed_then_newest_first_and_page_by_page(
     assert set(found[:4]) == {f"job-{number:02}" for number in range(207, 211)}
     assert set(await all_pages("/jobs?worker=w&page[size]=40")) == {f"job-{n:02}" for n in range(1, 211, 2)}
     assert len(await all_pages("/jobs?state=queued&since=2026-01-02T00:00:00Z")) == 4
+    for number in range(7):
+        await database.put({"_id": f"by-hand-{number}", "worker": "hand", "message": None, "state": "queued"})
+    await eventually(lambda: _all_seven(all_pages))
     for query in ("state=odd", "since=soon", "page[size]=0", "page[size]=x", "page[cursor]=!!"):
         error = (await body_of(await http.get(f"/jobs?{query}"), 400))["errors"][0]
         assert error["source"] == {"parameter": query.partition("=")[0]}
+
+
+async def _all_seven(all_pages: Callable[[str], Any]) -> bool:
+    found = await all_pages("/jobs?page[size]=3&worker=hand")
+    return len(found) == len(set(found)) == 7 and len(await all_pages("/jobs?page[size]=50")) == 218
 
 
 async def test_triggers_when_made_changed_and_launched_then_as_their_documents_say(
