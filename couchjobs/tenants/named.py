@@ -8,7 +8,7 @@ from typing import Protocol
 
 from couchjobs.cluster.peers import Tenants
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError
+from couchjobs.errors import ConfigurationError, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer, escape
 
@@ -58,6 +58,8 @@ class _All:
 
     async def tenants(self) -> list[Prefixer]:
         names = await self._connection.server.all_databases()
+        if self._connection.control.name not in names:  # nobody is dropped for what stands before CouchDB
+            raise Unavailable("GET /_all_dbs: a list of databases without that of couchjobs itself")
         own = f"/{self._jobs}"
         keys = sorted({name.removesuffix(own) for name in names if name.endswith(own)})
         return [*[Prefixer("", None)] * (self._jobs in names), *(Prefixer("", key) for key in keys)]
