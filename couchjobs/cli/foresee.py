@@ -49,8 +49,8 @@ def next_times(
         return
     if trigger_id is not None:
         answer = _answer_stored(trigger_id, {"timezone": timezone}, after, count, url, domain, prefix)
-    elif arguments is not None:
-        row = {"type": kind, "arguments": arguments, "timezone": timezone, "after": after, "count": count}
+    elif arguments is not None or kind != "@cron":
+        row = {"type": kind, "arguments": arguments or "", "timezone": timezone, "after": after, "count": count}
         answer = _answer_next(row)
     else:
         raise ConfigurationError("give the id of a trigger, or --type and --arguments, or --jsonl")

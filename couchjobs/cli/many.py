@@ -89,6 +89,8 @@ def retry(
 ) -> None:
     """Put jobs that have failed back in the queue, with all their tries; --again: also those that are done."""
     wanted = filter_of(worker, state, trigger, since, until, failed=failed)
+    if state is State.DONE and not again:
+        raise ConfigurationError("jobs that are done run again only where you say so: --again")
     states = (State.ERRORED, State.DONE) if again else (State.ERRORED,)
     work = _Work("queued again", states, lambda one, job_id: one.retry(job_id, again=again))
     _do(work, job_ids, wanted, yes, (url, domain, prefix), as_json=as_json)

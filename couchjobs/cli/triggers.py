@@ -75,6 +75,9 @@ def add(
     message: Annotated[str, typer.Option("--message", help="The message of its jobs, as JSON.")] = "null",
     trigger_id: Annotated[str | None, typer.Option("--id", help="Its id; a fresh one where absent.")] = None,
     rules: Annotated[str | None, typer.Option("--rules", help="For @event: structured rules, as JSON.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="For @event: one job for each document.")] = False,
+    options: Annotated[str | None, typer.Option("--options", help="The options of its jobs, as JSON.")] = None,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Do not fire until it is enabled.")] = False,
     timezone: Timezone = None,
     debounce: Debounce = None,
     misfire: Misfire = None,
@@ -105,8 +108,10 @@ def add(
         "anchor": anchor,
     }
     document |= {name: value for name, value in optional.items() if value is not None}
-    if rules is not None:
-        document["rules"] = read_json("--rules", rules)
+    for name, text in (("rules", rules), ("options", options)):
+        if text is not None:
+            document[name] = read_json(f"--{name}", text)
+    document |= {name: True for name, wanted in (("once", once), ("disabled", disabled)) if wanted}
 
     async def work(connection: Connection) -> tuple[TriggerInfos, list[str]]:
         try:
