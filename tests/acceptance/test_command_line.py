@@ -124,17 +124,9 @@ async def test_triggers_when_nobody_has_the_worker_or_there_is_no_database_then_
     taken = {"domain": db.domain, "prefix": db.db_prefix, "worker_types": ["resize"], "beat": 1}
     await connection.control.put({"_id": "daemon:other", **taken})
     await connection.server.create_database(db.database("orders"))
-    wanted = (
-        "triggers",
-        "add",
-        "@event",
-        "orders:CREATED odrers:CREATED userdb-*:CREATED",
-        "--worker",
-        "risize",
-        "--id",
-        "odd",
-    )
-    added = await in_thread(run, *wanted)
+    rules = "orders:CREATED odrers:CREATED userdb-*:CREATED"
+    more = ("--once", "--disabled", "--options", '{"max_exec_count": 2}')
+    added = await in_thread(run, "triggers", "add", "@event", rules, "--worker", "risize", "--id", "odd", *more)
     assert (added.returncode, added.stdout) == (0, "odd\n")
     (listed,) = orjson.loads((await in_thread(run, "triggers", "ls", "--json")).stdout)
     stored = await connection.database(db.database("triggers")).get("odd")
