@@ -125,12 +125,12 @@ async def test_triggers_when_nobody_has_the_worker_or_there_is_no_database_then_
     await connection.control.put({"_id": "daemon:other", **taken})
     await connection.server.create_database(db.database("orders"))
     rules = "orders:CREATED odrers:CREATED userdb-*:CREATED"
-    more = ("--once", "--disabled", "--options", '{"max_exec_count": 2}')
+    more = ("--once", "--options", '{"max_exec_count": 2}')
     added = await in_thread(run, "triggers", "add", "@event", rules, "--worker", "risize", "--id", "odd", *more)
     assert (added.returncode, added.stdout) == (0, "odd\n")
     (listed,) = orjson.loads((await in_thread(run, "triggers", "ls", "--json")).stdout)
     stored = await connection.database(db.database("triggers")).get("odd")
-    assert (stored["once"], stored["disabled"], stored["options"]) == (True, True, {"max_exec_count": 2})
+    assert (stored["once"], stored["options"]) == (True, {"max_exec_count": 2})
     for told in (added.stderr, "; ".join(listed["notes"])):
         assert "no daemon has a worker 'risize' now: did you mean resize?" in told
         assert f"there is no database {db.database('odrers')}" in told
