@@ -7,14 +7,17 @@ edit comes either before, and counts, or too late, and is refused.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
+from couchjobs.couch.answers import Written
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import tick_id
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
+from couchjobs.jobs.transitions import tombstone
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.firing import Firing
@@ -25,6 +28,8 @@ from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.life import Life, Plan, State
 
 _logger = get_logger(__name__)
+_AGREED_S = 3.0
+"""Seconds in which all copies of a document on a cluster learn of all its branches."""
 
 
 class Carrier:
@@ -89,10 +94,25 @@ class Carrier:
             if not answer.stored:
                 return
             rev = answer.rev
+            if answer.written is Written.ACCEPTED and not await self._counts(infos.id, rev):
+                return
         await self._firing.fire(infos, lambda: self._job(infos, tick, None))
         gone = {"_id": infos.id, "_rev": rev, "_deleted": True}
         if (await write_or_raise(self._triggers, gone)).stored:
             await self._states.drop(infos.id)
+
+    async def _counts(self, trigger_id: str, rev: str) -> bool:
+        """Return whether a mark that not all copies of a cluster took is what the trigger is, once they agree.
+
+        It may have taken an edit of the same revision too. What loses is withdrawn: our mark, or an edit too late.
+        """
+        await asyncio.sleep(_AGREED_S)
+        leaves = await self._triggers.database.leaves(trigger_id)
+        ours = bool(leaves) and leaves[0]["_rev"] == rev
+        for leaf in leaves[1:]:
+            if ours or leaf["_rev"] == rev:
+                await write_or_raise(self._triggers, tombstone(leaf))
+        return ours
 
     async def _end(self, infos: TriggerInfos, reason: str) -> None:
         """Disable a trigger whose single tick never fires, and say why where people look."""
