@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from couchjobs.couch.answers import Written
+from couchjobs.couch.database import generation
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import tick_id
@@ -56,6 +57,8 @@ class Carrier:
         self._states = states
         self._firing = firing
         self._db = db
+        self._copies: int | None = None
+        """Of each document; None: not known yet."""
 
     async def carry_out(self, trigger: ClockTrigger, life: Life, plan: Plan) -> bool:
         """Do what the plan says; False where somebody else has written the state, and it must be read again.
@@ -100,6 +103,21 @@ class Carrier:
         gone = {"_id": infos.id, "_rev": rev, "_deleted": True}
         if (await write_or_raise(self._triggers, gone)).stored:
             await self._states.drop(infos.id)
+            await self._withdraw_late_edits(infos.id, rev)
+
+    async def _withdraw_late_edits(self, trigger_id: str, rev: str) -> None:
+        """Remove the edits of a trigger that a copy of a cluster has taken beside the mark: it has fired by then."""
+        if self._copies is None:
+            info = await self._triggers.database.info()
+            self._copies = int((info.get("cluster") or {}).get("n") or 1)
+        if self._copies == 1:
+            return
+        for pause_s in (0.0, _AGREED_S):
+            await asyncio.sleep(pause_s)
+            for leaf in await self._triggers.database.leaves(trigger_id):
+                if generation(leaf["_rev"]) <= generation(rev):  # what is made after the deletion is a new trigger
+                    _logger.warning("an edit of a trigger came too late: it has fired", trigger=trigger_id)
+                    await write_or_raise(self._triggers, tombstone(leaf))
 
     async def _counts(self, trigger_id: str, rev: str) -> bool:
         """Return whether a mark that not all copies of a cluster took is what the trigger is, once they agree.

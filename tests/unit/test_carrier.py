@@ -82,7 +82,12 @@ class Accepting:
 
     async def leaves(self, _: str) -> list[dict[str, Any]]:
         """The winner first."""
-        return self._leaves
+        gone = {one["_rev"] for one in self.written if one.get("_deleted")}
+        return [leaf for leaf in self._leaves if leaf["_rev"] not in gone]
+
+    async def info(self) -> dict[str, Any]:
+        """It has copies."""
+        return {"cluster": {"n": 3}}
 
 
 @pytest.mark.parametrize(
