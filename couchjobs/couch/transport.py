@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 from yarl import URL
@@ -103,36 +104,26 @@ class Transport:
             os._exit(_FORKED)  # a clone of a process, in whose event loop it has come back from a fork
         if self._nodes.is_to_look_back():
             self._looking_back = asyncio.create_task(self._look_back(), name="look at the first node")
-        waits = silence_s is not None
+        once = partial(self._send, method, url, headers, body, limit, max_answer, waits=silence_s is not None)
         if len(self._nodes) == 1:
-            return await self._send(method, url, headers, body, limit, max_answer, waits=waits)
+            return await once()
         for _ in range(len(self._nodes) - 1):
             try:
-                return await self._watched(method, url, headers, body, limit, max_answer, waits=waits)
+                return await self._watched(once)
             except errors.Unreachable:  # nothing was sent: the next node may be asked
                 if not isinstance(body, bytes | None):
                     raise
-        return await self._watched(method, url, headers, body, limit, max_answer, waits=waits)
+        return await self._watched(once)
 
-    async def _watched(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes | AsyncIterable[bytes] | None,
-        limit: aiohttp.ClientTimeout,
-        max_answer: int,
-        *,
-        waits: bool,
-    ) -> Answer:
+    async def _watched(self, once: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """Send a request to one of several nodes, and give it up where the node says nothing to a simple question."""
         node = self._nodes.in_use
-        sending = asyncio.ensure_future(self._send(method, url, headers, body, limit, max_answer, waits=waits))
+        sending = asyncio.ensure_future(once())
         try:
             while not (await asyncio.wait([sending], timeout=_PATIENCE_S))[0]:
-                if not await self._is_up(node):
+                if await self._status_of(node) is None:
                     self._nodes.failed(node, "it hangs")
-                    raise errors.Unavailable(f"{method} {url.removeprefix(self._nodes.first)}: {node} hangs")
+                    raise errors.Unavailable(f"{node} hangs")
             answer = await sending
         finally:
             sending.cancel()
@@ -140,16 +131,16 @@ class Transport:
             self._nodes.failed(node, f"it answers {answer.status}")
         return answer
 
-    async def _is_up(self, node: str) -> bool:
-        """Return whether a node says anything at all."""
+    async def _status_of(self, node: str) -> int | None:
+        """Return with which status a node says that it is up, or is not; None where it says nothing."""
         limit = aiohttp.ClientTimeout(total=_LOOK_BACK_S)
         try:
             async with self._open_session(waits=True).get(
                 f"{node}/_up", timeout=limit, allow_redirects=False, proxy=self._proxy
-            ):
-                return True
+            ) as response:
+                return response.status
         except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
+            return None
 
     async def _send(
         self,
@@ -178,13 +169,8 @@ class Transport:
 
     async def _look_back(self) -> None:
         """Use the first node again, if it says that it is up: a node that is being mended says that it is not."""
-        limit = aiohttp.ClientTimeout(total=_LOOK_BACK_S)
-        with suppress(aiohttp.ClientError, OSError, TimeoutError):
-            async with self._open_session(waits=False).get(
-                f"{self._nodes.first}/_up", timeout=limit, allow_redirects=False, proxy=self._proxy
-            ) as response:
-                if response.status == _UP:
-                    self._nodes.is_back()
+        if await self._status_of(self._nodes.first) == _UP:
+            self._nodes.is_back()
 
     @asynccontextmanager
     async def download(self, url: str, *, headers: Mapping[str, str]) -> AsyncIterator[Download]:
