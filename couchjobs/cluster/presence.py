@@ -212,10 +212,6 @@ class Presence:
         self._listeners.append(event)
         return event
 
-    def forget(self, event: asyncio.Event) -> None:
-        """Set that event no more."""
-        self._listeners.remove(event)
-
     async def is_surely_dead(self, daemon: str) -> bool:
         """Return whether a daemon is dead, having read its document once more: the feed may be behind."""
         if not self.peers.is_dead(daemon):

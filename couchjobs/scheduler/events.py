@@ -195,8 +195,7 @@ class EventFollower:
         """Write down what has been seen, unless it is written, or of more than so many documents."""
         self._remember_at = time.monotonic() + _REMEMBERED_EACH_S
         if self._seen is not None and not self._is_remembered and not self._rereads and len(self._seen) <= most:
-            await remember(self._control, self._database.name, self._instance, self._seen)
-            self._is_remembered = True
+            self._is_remembered = await remember(self._control, self._database.name, self._instance, self._seen)
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""

@@ -21,8 +21,8 @@ PREFIX = "seen:"
 _NAME = "seen"
 
 
-async def remember(control: Database, database: str, instance: str, seen: Seen) -> None:
-    """Write down what has been seen of a database, which is told from one that was made anew by its instance."""
+async def remember(control: Database, database: str, instance: str, seen: Seen) -> bool:
+    """Write down what has been seen of a database, told from one made anew by its instance; return whether it is."""
     doc_id = PREFIX + database
     data = base64.b64encode(seen.as_bytes()).decode()
     attachments = {_NAME: {"content_type": "application/octet-stream", "data": data}}
@@ -32,8 +32,11 @@ async def remember(control: Database, database: str, instance: str, seen: Seen) 
         await control.put({"_id": doc_id, **rev, "instance": instance, "_attachments": attachments})
     except Conflict:
         _logger.debug("another daemon has written down what was seen", database=database)
+        return False
     except CouchError as error:
         _logger.info("what was seen is not written down", database=database, reason=str(error))
+        return False
+    return True
 
 
 async def remembered(control: Database, database: str, instance: str) -> Seen | None:

@@ -136,18 +136,21 @@ async def all_done(connection: Connection, db: Prefixer) -> bool:
     return all(job["state"] == "done" for job in jobs)
 
 
+def report(**schedule: Any) -> Any:
+    """A worker with that schedule."""
+
+    @worker("report", **schedule)
+    async def run(ctx: WorkerContext) -> None:
+        """Do nothing."""
+
+    return run
+
+
 async def test_schedule_when_declared_in_code_then_a_trigger_that_follows_the_code(
     connection: Connection, db: Prefixer, start: Start
 ) -> None:
     """Written, changed and removed by the next start; what somebody else wrote stays."""
     triggers = triggers_of(connection, db)
-
-    def report(**schedule: Any) -> Any:
-        @worker("report", **schedule)
-        async def run(ctx: WorkerContext) -> None:
-            """Do nothing."""
-
-        return run
 
     @worker("other", every="1h")
     async def other(ctx: WorkerContext) -> None:
@@ -179,13 +182,6 @@ async def test_schedule_when_another_daemon_does_not_declare_it_then_stays(
 ) -> None:
     """A canary that is rolled back takes nothing along, what somebody removed comes again, the last one decides."""
     triggers = triggers_of(connection, db)
-
-    def report(**schedule: Any) -> Any:
-        @worker("report", **schedule)
-        async def run(ctx: WorkerContext) -> None:
-            """Do nothing."""
-
-        return run
 
     first = await start(report(every="1h"))
     canary = await start(report())
