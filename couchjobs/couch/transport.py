@@ -24,6 +24,7 @@ _CONNECT_S = 10.0
 _LOOK_BACK_S = 2.0
 _PATIENCE_S = 2.0
 """Seconds after which a node is asked whether it is there, where others might answer."""
+_LONGEST_PATIENCE_S = 30.0
 _BROKEN = (500, 502, 503, 504)
 _UP = 200
 _FORKED = 70
@@ -117,10 +118,11 @@ class Transport:
 
     async def _watched(self, once: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """Send a request to one of several nodes, and give it up where the node says nothing to a simple question."""
-        node = self._nodes.in_use
+        node, patience_s = self._nodes.in_use, _PATIENCE_S
         sending = asyncio.ensure_future(once())
         try:
-            while not (await asyncio.wait([sending], timeout=_PATIENCE_S))[0]:
+            while not (await asyncio.wait([sending], timeout=patience_s))[0]:
+                patience_s = min(2 * patience_s, _LONGEST_PATIENCE_S)  # a feed waits for hours
                 if await self._status_of(node) is None:
                     self._nodes.failed(node, "it hangs")
                     raise errors.Unavailable(f"{node} hangs")
