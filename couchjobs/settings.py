@@ -94,8 +94,8 @@ class Settings(BaseSettings):
     """Whether numbers in the options of stored jobs are Go's nanoseconds, not seconds. Defaults to no."""
     max_message_bytes: int = Field(default=1_048_576, ge=1)
     """The largest message of a job, as JSON. Defaults to 1 MiB."""
-    max_candidates: int = Field(default=2000, ge=1)
-    """How many queued jobs of one worker type a daemon looks ahead. Defaults to 2000."""
+    max_candidates: int = Field(default=1000, ge=1)
+    """How many queued jobs of one worker type a daemon holds ready. Defaults to 1000."""
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show no credentials, neither in a repr nor where a traceback prints its locals."""

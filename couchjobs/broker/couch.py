@@ -10,6 +10,7 @@ from itertools import islice
 from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.feed import JobsFeed
 from couchjobs.broker.lane import Lane
+from couchjobs.broker.reader import Reader
 from couchjobs.broker.runtime import Runtime
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.daemon import Daemon
@@ -138,6 +139,7 @@ class CouchBroker:
         def start() -> None:
             self.tasks.start("follow jobs", feed.follow)
             self.tasks.start("sweep jobs", sweeper.run)
+            self.tasks.start("read jobs again", Reader(lane, runtime.producer).run)
             self.tasks.start("watch partition", lambda: runtime.producer.watch_partition(lane))
             duties.start(self.tasks)
 

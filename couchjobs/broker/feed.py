@@ -6,7 +6,7 @@ in between, and CouchDB pays for each row: so there is one page a commit, large 
 brings its documents along where most rows are likely to be jobs to claim; of a large page of other daemons' jobs the
 rows alone are looked at, and not at once (see `unread`). Where a worker type has free slots and no candidate, the feed
 is read at full pace, past whatever lies before its jobs. A daemon begins with the feed's beginning, which needs no
-index; where the database is large, with its end, and the view tells of the rest.
+index; where the database is large, shortly before its end, and the view tells of the rest.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import asyncio
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.producer import Producer
 from couchjobs.broker.sweeper import Sweeper
-from couchjobs.couch.changes import ChangesFollower, current_sequence, newest
+from couchjobs.couch.changes import ChangesFollower, current_sequence, position_before
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import NotFound, PositionRefused, Unreadable
+from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _LARGE_DATABASE = 100_000
 """Documents beyond which the views, built or not, are the quicker way to what is queued: some 4 s of rows."""
-_NEWEST = 2000
-"""Rows that are looked at of a large database at the start, the latest first."""
-_PAGE = 1000
-"""Rows: CouchDB needs 60 ms for so many with their documents."""
+_NEWEST = 10_000
+"""Rows of a large database that a daemon begins with: some 0.6 s, while the view may be built for minutes."""
+_FIRST_SWEEP_S = 5.0
+"""Seconds that are waited for the view, as it is, at the start in a large database."""
+_PAGE = 500
+"""Rows: CouchDB needs 30 ms for so many with their documents, and twice as many take 2 MB more and drain no faster."""
 _SMALL_PAGE = 250
 """Rows that are asked for at least, however little room there is: most of a page may be nothing to claim."""
 _LONGEST_PAUSE_S = 0.25
@@ -60,6 +62,9 @@ class JobsFeed:
         self._producer = producer
         self._sweeper = sweeper
         self._follower: ChangesFollower | None = None
+        self._sweep_when_read = False
+        """Whether the view is to tell what lies before the newest rows, once those are dealt with: it may have to be
+        built, which takes the server's cores. Where they never are, the next sweep tells."""
 
     async def follow(self) -> None:
         """Read the feed; a missing database is waited for."""
@@ -88,26 +93,18 @@ class JobsFeed:
     async def _begin(self) -> ChangesFollower:
         database = self._lane.store.database
         info = await database.info()
-        since = "0"
-        if info["doc_count"] > _LARGE_DATABASE:
-            since = await current_sequence(database)
-            self._sweeper.sweep_now()
-            await self._look_at_newest()
+        since = await self._newest() if info["doc_count"] > _LARGE_DATABASE else "0"
         instance = str(info.get("instance_start_time", ""))
         heartbeat_s = self._settings.feed_heartbeat
         return ChangesFollower(database, since, heartbeat_s=heartbeat_s, leaves=True, instance=instance)
 
-    async def _look_at_newest(self) -> None:
-        """Look at what was written last: a view that is not built yet may take minutes, and new jobs are here."""
-        limit = _NEWEST
-        while limit:
-            try:
-                changes = await newest(self._lane.store.database, limit)
-            except Unreadable:
-                limit //= 4
-                continue
-            await self._producer.take_rows(self._lane, changes)
-            return
+    async def _newest(self) -> str:
+        """Return where to begin in a large database: where the view, as it is, has many older jobs, they come first."""
+        self._sweep_when_read = True
+        await self._sweeper.has_swept.within(_FIRST_SWEEP_S)
+        if self._lane.backlog.has_overflow:
+            return await current_sequence(self._lane.store.database)
+        return await position_before(self._lane.store.database, _NEWEST)
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         behind = documents = True
@@ -120,6 +117,9 @@ class JobsFeed:
             rows = len(page.changes)
             too_large = documents and all(change.document is None for change in page.changes)
             behind, documents = rows == limit, not too_large and rows - looked_at < max(_MANY, rows // 2)
+            if self._sweep_when_read and not (behind or self._lane.backlog.ready() or self._lane.backlog.has_left_out):
+                self._sweep_when_read = False
+                self._sweeper.sweep_now()
             await self._lane.store.writer.answered(_LONGEST_PAUSE_S)
             if left > _MANY and not looked_at and not behind:
                 await asyncio.sleep(_OTHERS_PAUSE_S)

@@ -117,7 +117,9 @@ class Lane:
         self.taken = Signal()
         """For the feed: candidates have been taken."""
         self.to_read = Signal()
-        """For the sweeper: there is something to read, or may be."""
+        """For the reader: there is something to read, or may be."""
+        self.to_sweep = Signal()
+        """For the sweeper: the view is to be read, or may be."""
 
     @classmethod
     def of(

@@ -13,7 +13,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from couchjobs.broker.backlog import Candidate
 from couchjobs.broker.classify import (
     Changed,
     GiveUp,
@@ -28,6 +27,7 @@ from couchjobs.broker.executor import Executor
 from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.broker.marks import Marks
 from couchjobs.broker.slots import Slot, Slots
+from couchjobs.broker.type_queue import Candidate
 from couchjobs.cluster.presence import Presence
 from couchjobs.couch.changes import Change
 from couchjobs.couch.database import Document
@@ -206,8 +206,10 @@ class Producer:
                 self._start_some(moment())
                 wait = self._next_in(moment())
             for lane in self.lanes:  # what is spare, ready or left out may be so no longer
-                if lane.unread or lane.backlog.has_overflow:
+                if lane.unread or lane.backlog.has_left_out:
                     lane.to_read.set()
+                if lane.backlog.has_overflow:
+                    lane.to_sweep.set()
             await self._news.within(None if wait is None else min(wait, _LONGEST_WAIT_S))
 
     def _open_lanes(self) -> list[Lane]:

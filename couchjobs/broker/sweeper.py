@@ -1,4 +1,4 @@
-"""What the feed does not tell of one database of jobs: the view of due jobs, the truth, and what is to be read again.
+"""What the feed does not tell of one database of jobs: the view of due jobs, the truth.
 
 The view is read at the start, every sweep interval, and where candidates had to be left out and are used up.
 """
@@ -19,11 +19,10 @@ from couchjobs.errors import CouchError, NotFound
 from couchjobs.installation import JOBS_DESIGN, install
 from couchjobs.log import get_logger
 from couchjobs.timestamps import format_time, moment, now, parse_time
+from couchjobs.waits import Signal
 
 _logger = get_logger(__name__)
 _DESIGN = {f"_design/{name}" for name in JOBS_DESIGN}
-_MOST_READ = 1000
-"""Rows that were left to other daemons, read at a time."""
 _BEYOND = 250
 """Rows of jobs that seem to be due later, looked at in each sweep."""
 _AHEAD = 3
@@ -32,10 +31,8 @@ _MOST_PAGES = 50
 """Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
 _REFILL_PAUSE_S = 0.1
 """Seconds between two looks for candidates that were left out: the view costs CouchDB more than the feed."""
-_ROWS_PAUSE_S = 0.1
-"""Seconds between two looks at what other daemons have left: most of it they have claimed by then."""
 _LOOK_AGAIN_S = 1.0
-"""Seconds until what could not be read is asked for again."""
+"""Seconds until views that are missing are looked for again."""
 
 
 class Sweeper:
@@ -53,30 +50,32 @@ class Sweeper:
         self._most = connection.settings.max_candidates
         self._lane = lane
         self._producer = producer
+        self.has_swept = Signal()
+        """For the feed: the view has been read as it is, or cannot be."""
         self._at_once = False
         self._swept_at: float | None = None
         self._views_changed = False
         self._refilled_at = 0.0
-        self._rows_read_at = 0.0
 
     def sweep_now(self) -> None:
         """Sweep without waiting for the next time, and for the views to be up to date, too."""
         self._at_once = True
-        self._lane.to_read.set()
+        self._lane.to_sweep.set()
 
     def note_views(self, changed: Iterable[str]) -> None:
         """Take note of the ids of documents that have changed: where they are views, those are looked at."""
         if not _DESIGN.isdisjoint(changed):
             self._views_changed = True
-            self._lane.to_read.set()
+            self._lane.to_sweep.set()
 
     async def run(self) -> None:
-        """Read what is to be read again, and the view of due jobs, whenever it is time for one of them."""
+        """Read the view of due jobs whenever it is time for it."""
         while True:
             try:
                 await self._run_until_views_are_missing()
             except Exception as error:
                 self._swept_at = None
+                self.has_swept.set()
                 if not isinstance(error, NotFound):
                     raise
                 database = self._lane.store.database
@@ -89,28 +88,23 @@ class Sweeper:
         if self._swept_at is None:
             await self._sweep("false")
             self._swept_at = time.monotonic()
+            self.has_swept.set()
         while True:
             if self._views_changed:
                 self._views_changed = False
                 await self._look_at_views()
-            await self._read_again()
             await self._refill()
             if self._at_once or time.monotonic() - self._swept_at >= self._interval:
                 update: Update = "true" if self._at_once else "lazy"
                 self._at_once = False
                 await self._sweep(update)
                 self._swept_at = time.monotonic()
-            await self._lane.to_read.within(self._next_in(self._swept_at))
+            await self._lane.to_sweep.within(self._next_in(self._swept_at))
 
     def _next_in(self, swept_at: float) -> float:
         """Return in how many seconds there is something to do."""
         present = moment()
         waits = [swept_at + self._interval - present.monotonic]
-        unread, spare = self._lane.unread, self._producer.spare_slots(self._lane)
-        if (again_in := unread.next_in(0, present.monotonic)) is not None:
-            waits.append(again_in)
-        if (rows_in := unread.next_in(spare, present.monotonic)) is not None:
-            waits.append(max(rows_in, self._rows_read_at + _ROWS_PAUSE_S - present.monotonic))
         overflow_in = self._lane.backlog.overflow_in(present)
         if overflow_in is not None:
             waits.append(max(overflow_in, self._refilled_at + _REFILL_PAUSE_S - present.monotonic))
@@ -122,21 +116,8 @@ class Sweeper:
         except CouchError as error:
             _logger.warning("views not looked at, and read as they are", reason=str(error))
 
-    async def _read_again(self) -> None:
-        present, spare = time.monotonic(), 0
-        if present - self._rows_read_at >= _ROWS_PAUSE_S:
-            spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
-            self._rows_read_at = present
-        ids = self._lane.unread.take(spare, present)
-        try:
-            await self._producer.read(self._lane, ids)
-        except CouchError:
-            for job_id in ids:
-                self._lane.read_again(job_id, _LOOK_AGAIN_S)
-            raise
-
     async def _refill(self) -> None:
-        """Look for candidates that were left out, where few of their type are ready by now."""
+        """Look for candidates that were left out, and not even kept by their ids."""
         present = moment()
         if present.monotonic - self._refilled_at < _REFILL_PAUSE_S:
             return

@@ -326,17 +326,15 @@ async def pages_since(
         since = page.last_seq
 
 
-async def newest(database: Database, limit: int) -> list[Change]:
-    """Return the latest changes with their documents, the latest first.
+async def position_before(database: Database, rows: int) -> str:
+    """Return a position after which the feed shows about so many rows by now: 20,000 take CouchDB 0.2 s.
 
     Raises:
         NotFound: the database does not exist.
-        Unreadable: they are too large together.
     """
-    params = {"descending": True, "limit": limit, "include_docs": True, "style": "all_docs"}
-    path = f"{database.path}/_changes"
-    answer = await database.server.request("GET", path, params=params, max_answer=MAX_PAGE_BYTES, has="results")
-    return _read_page(answer).changes
+    params = {"descending": True, "limit": rows, "seq_interval": rows}
+    answer = await database.server.request("GET", f"{database.path}/_changes", params=params, has="last_seq")
+    return str(answer["last_seq"])
 
 
 async def current_sequence(database: Database) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from couchjobs.broker.backlog import Backlog, Candidate
+from couchjobs.broker.backlog import Backlog
+from couchjobs.broker.type_queue import Candidate
 from couchjobs.timestamps import Moment
 
 
@@ -66,8 +68,8 @@ def test_offer_when_not_before_is_later_then_waits() -> None:
 
 
 def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
-    """Priority still finds a place; the mark is given out once few are ready."""
-    known = Backlog({"w": 2}, 3)
+    """Where rank counts alone the view tells of them; the mark is given out once few are ready."""
+    known = Backlog({"w": 2}, 3, strict=["w"])
     for number in range(5):
         known.offer(candidate(f"job-{number}"), at(0))
     assert known.ready() == 3
@@ -75,8 +77,46 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     known.offer(candidate("high", priority=1), at(0))
     assert known.ready("w") == 4
     known.take("w", 4, at(0))
+    assert known.take_left_out() == []
     assert known.overflowed(at(0)) == ["w"]
     assert known.overflowed(at(0)) == []
+
+
+def test_offer_when_there_are_too_many_then_their_ids_are_kept_and_those_of_higher_priority_come_first() -> None:
+    """No view is asked before they are used up, and the feed is not read on for their type."""
+    known = Backlog({"w": 2}, 3)
+    for number in range(8):
+        known.offer(candidate(f"job-{number}"), at(0))
+    for number in range(4):
+        known.offer(candidate(f"high-{number}", priority=1), at(0))
+    assert known.ready() == 6, "twice as many of higher priority"
+    assert known.take_left_out() == []
+    assert not known.wants_left_out()
+    known.take("w", 6, at(0))
+    assert known.wants_left_out()
+    assert not known.wants_more()
+    assert known.take_left_out() == ["high-3", "job-3", "job-4"]
+    assert not known.is_quiet
+    assert known.take_left_out() == ["job-5", "job-6", "job-7"]
+    assert known.overflow_in(at(0)) is None
+    assert known.wants_more()
+
+
+def test_offer_when_even_the_ids_are_too_many_then_marked_and_looked_for_after_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job that comes twice is kept once."""
+    monkeypatch.setattr("couchjobs.broker.type_queue._MOST_LEFT_OUT", 2)
+    known = Backlog({"w": 2}, 1)
+    for number in (0, 1, 2, 1, 2, 3):
+        known.offer(candidate(f"job-{number}"), at(0))
+    known.take("w", 1, at(0))
+    assert known.overflowed(at(0)) == []
+    assert known.take_left_out() == ["job-1"]
+    assert known.overflow_in(at(0)) is None
+    assert known.take_left_out() == ["job-2"]
+    assert known.overflow_in(at(0)) == 0
+    assert known.overflowed(at(0)) == ["w"]
 
 
 def test_reassign_when_partitions_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:

@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from couchjobs.broker.backlog import Backlog, Candidate
+from couchjobs.broker.backlog import Backlog
+from couchjobs.broker.type_queue import Candidate
 from couchjobs.broker.unread import Unread
 from couchjobs.timestamps import Moment
 

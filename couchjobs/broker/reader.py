@@ -1,0 +1,64 @@
+"""Reads jobs of one database again of which this daemon keeps nothing but the id: see `unread`, and `LeftOut`.
+
+It waits for no view: that may be built for minutes, while there are jobs to run.
+"""
+
+from __future__ import annotations
+
+import time
+
+from couchjobs.broker.lane import Lane
+from couchjobs.broker.producer import Producer
+from couchjobs.errors import CouchError
+
+_MOST_READ = 1000
+"""Rows that were left to other daemons, read at a time."""
+_ROWS_PAUSE_S = 0.1
+"""Seconds between two looks at what other daemons have left: most of it they have claimed by then."""
+_LOOK_AGAIN_S = 1.0
+"""Seconds until what could not be read is asked for again."""
+
+
+class Reader:
+    """That of one lane. `run` goes on until it is cancelled.
+
+    Args:
+        lane: the lane.
+        producer: who looks at the documents.
+    """
+
+    def __init__(self, lane: Lane, producer: Producer) -> None:
+        self._lane = lane
+        self._producer = producer
+        self._rows_read_at = 0.0
+
+    async def run(self) -> None:
+        """Read what is to be read, whenever it is time for it."""
+        while True:
+            await self._read()
+            await self._lane.to_read.within(self._next_in())
+
+    async def _read(self) -> None:
+        present, spare = time.monotonic(), 0
+        if present - self._rows_read_at >= _ROWS_PAUSE_S:
+            spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
+            self._rows_read_at = present
+        ids = dict.fromkeys([*self._lane.unread.take(spare, present), *self._lane.backlog.take_left_out()])
+        try:
+            await self._producer.read(self._lane, ids)
+        except CouchError:
+            for job_id in ids:
+                self._lane.read_again(job_id, _LOOK_AGAIN_S)
+            raise
+
+    def _next_in(self) -> float | None:
+        """Return in how many seconds there is something to read, unless something happens before."""
+        if self._lane.backlog.wants_left_out():
+            return 0.0
+        present, waits = time.monotonic(), list[float]()
+        unread, spare = self._lane.unread, self._producer.spare_slots(self._lane)
+        if (again_in := unread.next_in(0, present)) is not None:
+            waits.append(again_in)
+        if (rows_in := unread.next_in(spare, present)) is not None:
+            waits.append(max(rows_in, self._rows_read_at + _ROWS_PAUSE_S - present))
+        return max(0.0, min(waits)) if waits else None
