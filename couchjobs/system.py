@@ -9,19 +9,25 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol, cast
 
 from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
+from couchjobs.broker.runtime import Runtime
 from couchjobs.couch.connection import Connection, connect
-from couchjobs.http.server import HttpServer
+from couchjobs.errors import CouchError
+from couchjobs.figures import FigureKeeper
+from couchjobs.http.address import Address
 from couchjobs.installation import install
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.protocol import Scheduler
 from couchjobs.settings import Settings
+from couchjobs.supervisor import Supervisor
 from couchjobs.tenants.host import Host
+from couchjobs.timestamps import now
 from couchjobs.waits import patiently
 from couchjobs.watchdog import Watchdog
 from couchjobs.workers.boundary import take_signals
@@ -36,10 +42,6 @@ _BLOCKED_S = 0.5
 """Seconds more for an end that the event loop itself sees to."""
 _LOOK_S = 0.1
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-Address = tuple[str, int]
-"""Host and port."""
 
 
 class JobSystem:
@@ -131,6 +133,19 @@ class _Signals:
         process.leave(0)
 
 
+class Service(Protocol):
+    """What answers over HTTP."""
+
+    async def open(self) -> None:
+        """Take the address."""
+
+    async def start(self, runtime: Runtime | None = None) -> None:
+        """Answer."""
+
+    async def stop(self) -> None:
+        """Listen no more."""
+
+
 class _OneTenant:
     """A daemon of the tenant of the settings."""
 
@@ -139,9 +154,11 @@ class _OneTenant:
     ) -> None:
         self._connection = connection
         self._address = address
-        self._http: HttpServer | None = None
+        self._http: Service | None = None
         self._broker = CouchBroker(connection, pool=pool)
         self._system = JobSystem(self._broker, CouchScheduler(connection), workers)
+        self._figures: FigureKeeper | None = None
+        self._tasks = Supervisor()
         self.id = self._broker.daemon.id
         self.workers = workers
         self.stop_claiming = self._broker.stop_claiming
@@ -154,6 +171,8 @@ class _OneTenant:
         for change in await patiently(lambda: install(connection, connection.settings.tenant), patience_s):
             _logger.info(change)
         if self._address is not None:
+            from couchjobs.http.server import HttpServer  # noqa: PLC0415  8 MB that most daemons do not need
+
             self._http = HttpServer(connection, self._address)
             await self._http.open()
         try:
@@ -162,12 +181,19 @@ class _OneTenant:
             if self._http is not None:
                 await self._http.stop()
             raise
+        runtime = cast("Runtime", self._broker.runtime)
+        self._figures = FigureKeeper(connection, connection.settings.tenant, self.id, runtime.stats)
+        self._tasks.start("keep figures", self._figures.run)
         if self._http is not None:
-            await self._http.start(self._broker.runtime)
+            await self._http.start(runtime)
 
     async def shutdown(self) -> None:
         """End it; whoever looks at its health is answered to the end."""
+        await self._tasks.stop()
         await self._system.shutdown()
+        if self._figures is not None:
+            with suppress(CouchError):
+                await self._figures.write(now())
         if self._http is not None:
             await self._http.stop()
 

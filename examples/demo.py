@@ -1,6 +1,7 @@
 """The demo: an embedded server, two daemons, documents written with plain HTTP, and the life of each job.
 
-It uses the library for one thing alone, to start the server. Everything else is what anybody would do with curl.
+It uses the library for one thing alone, to start the server. Everything else is what anybody would do with curl. On a
+terminal it stays up, with its dashboard, until Ctrl-C; with `--once` it ends by itself.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +56,18 @@ class Http:
         return self(method, path, body)
 
 
-def start_daemon(server: EmbeddedServer, number: int, log: Path) -> subprocess.Popen[bytes]:
-    """Start `couchjobs run orders` and return the process."""
+def free_port() -> int:
+    """Return a port of this machine that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def start_daemon(server: EmbeddedServer, number: int, log: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start `couchjobs run orders`, with a dashboard on that port, and return the process."""
     environment = {**os.environ, "COUCHJOBS_URL": server.url, "COUCHJOBS_DOMAIN": "shop.example"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "couchjobs", "run", "orders"],
+            [sys.executable, "-m", "couchjobs", "run", "orders", "--http", f"127.0.0.1:{port}"],
             cwd=FOLDER,
             stdout=output,
             stderr=output,
@@ -109,13 +118,17 @@ def main() -> int:
     began = time.monotonic()
     logs = [FOLDER.parent / f"demo-daemon-{number}.log" for number in (1, 2)]
     daemons: list[subprocess.Popen[bytes]] = []
+    ports = [free_port() for _ in logs]
+    stays = sys.stdout.isatty() and "--once" not in sys.argv[1:]
     with EmbeddedServer() as server:
         http = Http(server)
         say(f"The embedded server runs at {server.bare_url} (PouchDB; production means Apache CouchDB).\n")
         try:
             say("Two daemons, on one machine or on many, need nothing but its URL:")
-            daemons += [start_daemon(server, number, log) for number, log in enumerate(logs, 1)]
+            for number, (log, port) in enumerate(zip(logs, ports, strict=True), 1):
+                daemons.append(start_daemon(server, number, log, port))
             names = wait_for_daemons(http, len(daemons))
+            say(f"  their dashboard: http://127.0.0.1:{ports[0]}/dashboard")
             say("\nA database of orders, and a trigger document: a mail for each order that is paid.")
             http.show("PUT", "orders")
             trigger = {
@@ -137,11 +150,22 @@ def main() -> int:
             http.show("PUT", "jobs/invoice-1", {"worker": "invoice", "message": None, "state": "queued"})
             say("\nThe life of each job, from the changes feed:")
             jobs = follow(http, names)
+            seconds = time.monotonic() - began
+            if stays:
+                stay(ports[0])
         finally:
             for process in daemons:
                 process.terminate()
             codes = [process.wait(30) for process in daemons]
-    return report(jobs, codes, time.monotonic() - began)
+    return report(jobs, codes, seconds)
+
+
+def stay(port: int) -> None:
+    """Leave everything up until Ctrl-C."""
+    say(f"\nLook at them: http://127.0.0.1:{port}/dashboard   (Ctrl-C ends the demo)")
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)
 
 
 def wait_for_checkpoint(http: Http) -> None:

@@ -16,8 +16,8 @@ from couchjobs.timestamps import Moment
 
 _STALE_ENTRIES = 5000
 """Entries of jobs that are gone, in one order, beyond those of jobs that are there: so seldom is it cleaned."""
-_MOST_LEFT_OUT = 20_000
-"""Ids of ready jobs that found no place, some 2 MB; where there are more, the view tells of them."""
+_MOST_LEFT_OUT = 10_000
+"""Ids of ready jobs that found no place, some 1 MB; where there are more, the view tells of them."""
 _LEAST_AHEAD = 32
 """Of a type with few slots so many candidates count as enough, so that not each free slot asks for a page."""
 _ENOUGH = 1 - 1e-9

@@ -17,7 +17,7 @@ from couchjobs import process
 from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
-from couchjobs.http.server import read_address
+from couchjobs.http.address import read_address
 from couchjobs.log import configure_logging
 from couchjobs.system import run_daemon
 from couchjobs.workers.loading import load_workers

@@ -12,9 +12,10 @@ import orjson
 import typer
 
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
-from couchjobs.cli.trigger_edit import life_in, tell_of
+from couchjobs.cli.trigger_edit import tell_of
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
+from couchjobs.scheduler.states import life_in
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now, parse_time
 from couchjobs.triggers.event import VERBS, EventRules, parse_event
@@ -76,7 +77,8 @@ def _answer_stored(
     async def work(connection: Connection) -> Life | None:
         infos = await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
         given = {name: value for name, value in changes.items() if value is not None}
-        return await life_in(connection, TriggerInfos.from_document({**infos.document(), **given}))
+        changed = TriggerInfos.from_document({**infos.document(), **given})
+        return await life_in(connection, connection.settings.tenant, changed)
 
     try:
         life = with_connection(url, domain, prefix, work)
@@ -162,7 +164,7 @@ def explain(
 
     async def work(connection: Connection) -> tuple[TriggerInfos, Life | None]:
         infos = await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
-        return infos, await life_in(connection, infos)
+        return infos, await life_in(connection, connection.settings.tenant, infos)
 
     infos, life = with_connection(url, domain, prefix, work)
     rules = parse_trigger(infos)

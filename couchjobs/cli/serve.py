@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ from couchjobs.cli.options import (
     with_connection,
 )
 from couchjobs.couch.connection import Connection, connect
-from couchjobs.http.server import HttpServer, read_address
+from couchjobs.http.address import Address, read_address
 from couchjobs.http.tokens import create_token, revoke_token
 from couchjobs.http.tokens import tokens as tokens_of
 from couchjobs.log import configure_logging
@@ -46,13 +47,15 @@ def serve(
     process.run(_serve(settings, address))
 
 
-async def _serve(settings: Settings, address: tuple[str, int]) -> None:
+async def _serve(settings: Settings, address: Address) -> None:
+    from couchjobs.http.server import HttpServer  # noqa: PLC0415  no other command needs it
+
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with connect(settings) as connection:
         server = HttpServer(connection, address)
-        starting = asyncio.ensure_future(_start(connection, server))
+        starting = asyncio.ensure_future(_start(connection, server.start))
         waiting = asyncio.ensure_future(ended.wait())
         try:
             await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -66,9 +69,9 @@ async def _serve(settings: Settings, address: tuple[str, int]) -> None:
             await server.stop()
 
 
-async def _start(connection: Connection, server: HttpServer) -> None:
+async def _start(connection: Connection, start: Callable[[], Awaitable[None]]) -> None:
     await connection.server.wait_until_up(connection.settings.request_timeout)
-    await server.start()
+    await start()
 
 
 @app.command("create")

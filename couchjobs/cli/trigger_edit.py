@@ -13,16 +13,13 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict
 from couchjobs.log import plain
-from couchjobs.scheduler.states import state_id, state_of
+from couchjobs.scheduler.states import life_in
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.cron import CronTrigger
-from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life
-from couchjobs.triggers.on_demand import OnDemand
-from couchjobs.triggers.prospects import coming_times, life_of, notes_on
+from couchjobs.triggers.prospects import coming_times, notes_on
 from couchjobs.triggers.zones import parse_zone
 
 TriggerId = Annotated[str, typer.Argument(help="The trigger's id.")]
@@ -36,15 +33,6 @@ Starts = Annotated[str | None, typer.Option("--starts", help="No tick before thi
 Ends = Annotated[str | None, typer.Option("--ends", help="No tick after this RFC 3339 time.")]
 Anchor = Annotated[str | None, typer.Option("--anchor", help="For @every: one of its ticks, as an RFC 3339 time.")]
 _TOLD = 3
-
-
-async def life_in(connection: Connection, infos: TriggerInfos) -> Life | None:
-    """Return the schedule of a stored trigger as it lives; None where it does not fire by the clock."""
-    parsed = parse_trigger(infos)
-    if isinstance(parsed, EventRules | OnDemand):
-        return None
-    name = connection.database(connection.settings.tenant.database(connection.settings.triggers_doctype)).name
-    return life_of(parsed, infos, state_of(await connection.control.find(state_id(name, infos.id))), now())
 
 
 def tell_of(life: Life | None, *, file: Any = sys.stderr) -> None:
@@ -83,7 +71,7 @@ def _edit(
                 infos = await store.replace(trigger_id, changes)
             except Conflict:
                 continue  # somebody else has edited it meanwhile: on top of that
-            return infos, await life_in(connection, infos)
+            return infos, await life_in(connection, connection.settings.tenant, infos)
 
     infos, life = with_connection(url, domain, prefix, work)
     if as_json:

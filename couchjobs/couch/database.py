@@ -388,9 +388,11 @@ class Database:
             raise Unavailable(f"{path}: {str(answer)[:200]} has no rows")
         return rows
 
-    async def reduced(self, view: str, startkey: Any, endkey: Any, *, group_level: int | None = None) -> list[Row]:
+    async def reduced(
+        self, view: str, startkey: Any, endkey: Any, *, group_level: int | None = None, update: Update = "true"
+    ) -> list[Row]:
         """Return the reduced rows of a view between two keys: one without key, or one for each group."""
-        params: dict[str, Any] = {"startkey": startkey, "endkey": endkey, "reduce": True}
+        params: dict[str, Any] = {"startkey": startkey, "endkey": endkey, "reduce": True, "update": update}
         if group_level is not None:
             params["group_level"] = group_level
         answer = await self.server.request("GET", self._view_path(view), params=params, has="rows")

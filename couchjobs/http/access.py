@@ -28,6 +28,7 @@ from couchjobs.prefixer import Prefixer
 
 _ALL = read_scopes(["*"])
 _PRODUCER = read_scopes(["jobs:GET,POST,PATCH", "queues:GET"])
+TOKEN_COOKIE = "couchjobs_token"  # noqa: S105  the name of a cookie
 _LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _LOOK_S = 5.0
@@ -99,30 +100,44 @@ class Access:
         """Find out who asks, before anything is done for him."""
         resource = request.match_info.route.resource
         if resource is None or resource.canonical not in self._open_paths:
-            stranger = f"refused {request.remote}"
-            self._check_rate(stranger, _REFUSED_PER_S, _REFUSED_BURST, cost=0)
+            self.check_stranger(request)
             try:
                 caller = await self._caller(request)
             except ApiError:
-                self._check_rate(stranger, _REFUSED_PER_S, _REFUSED_BURST)
+                self.check_stranger(request, cost=1)
                 raise
             self._check_rate(caller.key, _PER_S, _BURST)
             request[CALLER] = caller
         return await handler(request)
 
+    def check_stranger(self, request: web.Request, cost: float = 0) -> None:
+        """Check that whoever is at that address was not refused too often; `cost`: whether he is, once more.
+
+        Raises:
+            ApiError: 429.
+        """
+        self._check_rate(f"refused {request.remote}", _REFUSED_PER_S, _REFUSED_BURST, cost)
+
+    async def of_token(self, text: str) -> Caller | None:
+        """Return whose token that is; None where it is none of this tenant, or no longer."""
+        token = await self._tokens.token(text)
+        return None if token is None else Caller(f"token {token.name}", token.scopes, token.id)
+
     async def _caller(self, request: web.Request) -> Caller:
         kind, _, shown = request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            token = await self._tokens.token(shown.strip())
-            if token is None:
+        kind, in_cookie = kind.lower(), request.cookies.get(TOKEN_COOKIE)
+        if kind == "bearer" or (not kind and in_cookie):
+            caller = await self.of_token(shown.strip() if kind else in_cookie or "")
+            if caller is None:
                 raise ApiError(401, "the token is none of this tenant, or no longer")
-            return Caller(f"token {token.name}", token.scopes, token.id)
-        if kind.lower() == "basic" or "AuthSession" in request.cookies:
+            if not kind:
+                _check_origin(request)
+            return caller
+        if kind == "basic" or "AuthSession" in request.cookies:
             user = await self._user(request)
             if user is None:
                 raise ApiError(401, "CouchDB does not know this user, or he has no role of couchjobs")
-            if "AuthSession" in request.cookies and kind.lower() != "basic":
-                _check_origin(request)
+            _check_origin(request)  # a browser shows both to whoever's page asks
             return user
         if await self._is_open():
             _check_origin(request)

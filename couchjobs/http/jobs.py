@@ -132,23 +132,29 @@ async def end(request: web.Request) -> web.Response:
 async def index(request: web.Request) -> web.Response:
     """GET /jobs: the newest first, a page at a time; `links.next` goes on."""
     api = request.app[API]
-    wanted = _filter(request.query)
+    wanted = filter_in(request.query)
     request[CALLER].check("GET", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
     size = _number(request.query, "page[size]", _PAGE, _MOST)
-    wanted = replace(wanted, after=_read_cursor(request.query.get("page[cursor]")))
+    wanted = replace(wanted, after=read_cursor(request.query.get("page[cursor]")))
     found = await newest(api.connection, api.db, wanted, size + 1)
     page, links = found[:size], {}
     if len(found) > size:
-        query = {**request.query, "page[cursor]": _cursor(page[-1])}
+        query = {**request.query, "page[cursor]": cursor_of(page[-1])}
         links["next"] = str(request.rel_url.with_query(query))
     return answer([shown(api, Job.read(document)) for document in page], links=links)
 
 
-def _cursor(last: dict[str, Any]) -> str:
+def cursor_of(last: dict[str, Any]) -> str:
+    """Return what asks for the jobs that follow one."""
     return base64.urlsafe_b64encode(orjson.dumps([place_of(last), last["_id"]])).decode()
 
 
-def _read_cursor(text: str | None) -> tuple[Any, str] | None:
+def read_cursor(text: str | None) -> tuple[Any, str] | None:
+    """Return the place that a cursor stands for.
+
+    Raises:
+        ApiError: 400: it is none.
+    """
     if text is None:
         return None
     try:
@@ -160,7 +166,12 @@ def _read_cursor(text: str | None) -> tuple[Any, str] | None:
     return at, last
 
 
-def _filter(query: Mapping[str, str]) -> JobFilter:
+def filter_in(query: Mapping[str, str]) -> JobFilter:
+    """Return which jobs the parameters of a request ask for.
+
+    Raises:
+        ApiError: 400: one of them makes no sense.
+    """
     state = query.get("state")
     if state is not None and state not in list(State):
         refuse_parameter("state", f"{state!r} is none of {', '.join(State)}")
@@ -220,7 +231,7 @@ async def cancel_many(request: web.Request) -> web.Response:
 
 async def _change_many(request: web.Request, state: State, change: Any) -> web.Response:
     api = request.app[API]
-    asked = _filter(request.query)
+    asked = filter_in(request.query)
     wanted = JobFilter(
         worker=asked.worker, state=asked.state or state, trigger=asked.trigger, since=asked.since, failed=True
     )

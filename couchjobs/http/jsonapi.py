@@ -130,14 +130,21 @@ async def tell_errors(
             raise
         return _error(error.status, error.reason, headers=error.headers)
     except errors.CouchjobsError as error:
-        status = next((_STATUS[one] for one in type(error).__mro__ if one in _STATUS), 500)
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            _logger.warning("a request fails for CouchDB", path=request.path, reason=str(error))
-            return _error(status, "CouchDB does not answer now, or not to this server")
-        return _error(status, str(error))
+        return _error(*told(error, request.path))
     except Exception:
         _logger.exception("a request fails", method=request.method, path=request.path)
         return _error(500, "this is a fault of couchjobs; its log says more")
+
+
+def told(error: ApiError | errors.CouchjobsError, path: str) -> tuple[int, str]:
+    """Return the status of an error, and what a caller is told of it; of CouchDB's the log has the rest."""
+    if isinstance(error, ApiError):
+        return error.status, error.detail
+    status = next((_STATUS[one] for one in type(error).__mro__ if one in _STATUS), 500)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        _logger.warning("a request fails for CouchDB", path=path, reason=str(error))
+        return status, "CouchDB does not answer now, or not to this server"
+    return status, str(error)
 
 
 def _error(

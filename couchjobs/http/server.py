@@ -17,6 +17,8 @@ from couchjobs.http.api import API, Api
 from couchjobs.http.events import Events
 from couchjobs.http.jsonapi import tell_errors
 from couchjobs.http.metrics import Metrics
+from couchjobs.http.pages import routes as pages
+from couchjobs.http.pages.page import tell_errors as tell_errors_as_pages
 from couchjobs.http.tokens import has_tokens
 from couchjobs.log import get_logger
 
@@ -33,9 +35,9 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
     `may_be_open`: whether it is for everybody on this machine, where there is no token.
     """
     settings = connection.settings
-    access = Access(connection, settings.tenant, _OPEN, may_be_open=may_be_open)
+    access = Access(connection, settings.tenant, (*_OPEN, *pages.OPEN), may_be_open=may_be_open)
     app = web.Application(
-        middlewares=[_harden, tell_errors, access.middleware],
+        middlewares=[_harden, tell_errors, tell_errors_as_pages, access.middleware],
         client_max_size=settings.max_message_bytes + _ENVELOPE,
     )
     app[API] = Api(connection, runtime)
@@ -72,6 +74,8 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
         ]
     )
 
+    pages.add_pages(app, access)
+
     async def close(_: web.Application) -> None:
         await events.close()
 
@@ -89,20 +93,8 @@ async def _harden(
         return response
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
-    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     return response
-
-
-def read_address(text: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`, `[::1]:8080`, or of a port alone, which is one of this machine.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    host, _, port = text.rpartition(":")
-    if not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigurationError(f"--http {text!r}: HOST:PORT, such as 127.0.0.1:8080")
-    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 class HttpServer:

@@ -11,7 +11,7 @@ from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import shown as shown_job
 from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
-from couchjobs.jobs.job import JobOptions
+from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.queries import get_jobs
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
@@ -176,11 +176,16 @@ async def jobs(request: web.Request) -> web.Response:
 async def launch(request: web.Request) -> web.Response:
     """POST /jobs/triggers/{id}/launch: 201 with the job of a firing by hand."""
     api, infos = request.app[API], await _wanted(request, "POST")
+    return answer(shown_job(api, await fire(api, infos)), 201)
+
+
+async def fire(api: Api, infos: TriggerInfos) -> Job:
+    """Fire a trigger by hand, and return the job."""
     if infos.type == "@webhook":
-        return answer(shown_job(api, await api.scheduler.fire_webhook(infos.id, None, manual=True)), 201)
+        return await api.scheduler.fire_webhook(infos.id, None, manual=True)
     job = new_job(api.db, infos.job_request(manual=True))
     await api.broker.store_job(job)
-    return answer(shown_job(api, job), 201)
+    return job
 
 
 async def webhook(request: web.Request) -> web.Response:

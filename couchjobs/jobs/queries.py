@@ -11,7 +11,7 @@ from typing import Any
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection, connected
-from couchjobs.couch.database import Database, Document, Row
+from couchjobs.couch.database import Database, Document, Row, Update
 from couchjobs.errors import JobNotFoundError
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, store_of, stores
@@ -19,6 +19,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
 _MOST = 50
+_PAGE = 500
 
 
 async def get_job(db: Prefixer, job_id: str) -> Job:
@@ -116,16 +117,20 @@ class JobFilter:
         )
 
 
-async def newest(connection: Connection, db: Prefixer, wanted: JobFilter, limit: int) -> list[Document]:
+async def newest(
+    connection: Connection, db: Prefixer, wanted: JobFilter, limit: int, *, update: Update = "true"
+) -> list[Document]:
     """Return the newest of these jobs, as documents, newest first; one that no daemon has seen yet is the newest.
+
+    `update`: whether the views are brought up to date first.
 
     Raises:
         NotFound: the database of jobs, or its views, do not exist.
     """
     found: list[Document] = []
     for store in stores(connection, db):
-        for start, end in _ranges(wanted):
-            found += [one async for one in _walk(store.database, start, end, wanted, limit)]
+        for start, end in await _ranges(store.database, wanted, update):
+            found += [one async for one in _walk(store.database, start, end, wanted, limit, update)]
     found.sort(key=_order, reverse=True)
     return found[:limit]
 
@@ -137,8 +142,8 @@ async def each(connection: Connection, db: Prefixer, wanted: JobFilter) -> Async
         NotFound: the database of jobs, or its views, do not exist.
     """
     for store in stores(connection, db):
-        for start, end in _ranges(wanted):
-            async for document in _walk(store.database, start, end, wanted, sys.maxsize):
+        for start, end in await _ranges(store.database, wanted, "true"):
+            async for document in _walk(store.database, start, end, wanted, sys.maxsize, "true"):
                 yield document
 
 
@@ -152,7 +157,7 @@ def _order(document: Document) -> tuple[bool, str, str]:
     return at == {}, str(at), document["_id"]
 
 
-def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:
+async def _ranges(database: Database, wanted: JobFilter, update: Update) -> list[tuple[Any, Any]]:
     """Return the ranges of keys that hold these jobs, each from the newest to the oldest."""
     if wanted.since and wanted.until and wanted.since >= wanted.until:
         return []
@@ -160,23 +165,37 @@ def _ranges(wanted: JobFilter) -> list[tuple[Any, Any]]:
     low = [format_time(wanted.since)] if wanted.since else []
     if wanted.trigger is not None:
         return [([wanted.trigger, high], [wanted.trigger, *low])]
-    if wanted.worker is not None:
+    if _by_state(wanted):
+        workers = [wanted.worker] if wanted.worker is not None else await _worker_types(database, update)
         states = [wanted.state] if wanted.state else [*State]
-        return [([wanted.worker, state, high], [wanted.worker, state, *low]) for state in states]
+        return [([worker, state, high], [worker, state, *low]) for worker in workers for state in states]
     return [(high, low[0] if low else None)]
 
 
-async def _walk(database: Database, start: Any, end: Any, wanted: JobFilter, limit: int) -> AsyncIterator[Document]:
+def _by_state(wanted: JobFilter) -> bool:
+    """Return whether the view by worker type and state tells: without it all jobs would be looked at for a state."""
+    return wanted.trigger is None and (wanted.worker is not None or wanted.state is not None)
+
+
+async def _worker_types(database: Database, update: Update) -> list[str]:
+    rows = await database.reduced("jobs/by_state", [""], [{}], group_level=1, update=update)
+    return [row["key"][0] for row in rows if isinstance(row["key"][0], str)]
+
+
+async def _walk(
+    database: Database, start: Any, end: Any, wanted: JobFilter, limit: int, update: Update
+) -> AsyncIterator[Document]:
     if limit < 1:
         return
     view = "jobs/by_queued_at"
     if wanted.trigger is not None:
         view = "jobs/by_trigger"
-    elif wanted.worker is not None:
+    elif _by_state(wanted):
         view = "jobs/by_state"
     left = limit
     last_id = wanted.after[1] if wanted.after else None
-    async for rows in database.view_pages(view, start, end, descending=True, docid=last_id):
+    page = min(_PAGE, limit + 1)
+    async for rows in database.view_pages(view, start, end, page=page, descending=True, update=update, docid=last_id):
         documents = await database.get_many(row["id"] for row in rows)
         for document in (documents[row["id"]] for row in rows if row["id"] in documents):
             if wanted.matches(document) and document["_id"] != last_id:

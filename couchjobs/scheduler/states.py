@@ -14,12 +14,14 @@ from couchjobs.couch.database import Document
 from couchjobs.couch.surely import write_or_raise, write_surely
 from couchjobs.errors import CouchjobsError, NotFound
 from couchjobs.log import get_logger
-from couchjobs.timestamps import format_time, parse_time
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
-from couchjobs.triggers.life import State
+from couchjobs.triggers.life import Life, State
 from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.prospects import life_of
 
 _logger = get_logger(__name__)
 _SCHEDULE = "schedule:"
@@ -158,3 +160,16 @@ class States:
                 return
             present = await self.control.find(self.id_of(trigger_id))
             rev = present["_rev"] if present is not None else None
+
+
+async def life_in(connection: Connection, db: Prefixer, infos: TriggerInfos) -> Life | None:
+    """Return the schedule of a stored trigger as it lives; None where it does not fire by the clock.
+
+    Raises:
+        MalformedTriggerError: it is none.
+    """
+    parsed = parse_trigger(infos)
+    if isinstance(parsed, EventRules | OnDemand):
+        return None
+    name = connection.database(db.database(connection.settings.triggers_doctype)).name
+    return life_of(parsed, infos, state_of(await connection.control.find(state_id(name, infos.id))), now())

@@ -18,8 +18,9 @@ from waiting import eventually
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError
 from couchjobs.http import access, events
+from couchjobs.http.address import read_address
 from couchjobs.http.scopes import read_scope
-from couchjobs.http.server import HttpServer, make_app, read_address
+from couchjobs.http.server import HttpServer, make_app
 from couchjobs.http.tokens import create_token, revoke_token, tokens
 from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore

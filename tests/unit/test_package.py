@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def test_package_when_it_speaks_to_couchdb_then_through_couch_alone() -> None:
     others = [file for file in root.rglob("*.py") if file.relative_to(root).parts[0] != "couch"]
     assert len(others) > 100
     assert [str(file) for file in others if re.search(r"server\.request\(", file.read_text())] == []
+
+
+def test_package_when_installed_then_all_of_it_is_there() -> None:
+    """An editable install hides a package that nobody named, and a file that is not shipped."""
+    root = Path(couchjobs.__file__).parent
+    config = configparser.ConfigParser()
+    config.read(root.parent / "setup.cfg")
+    named = set(config["options"]["packages"].split())
+    there = {".".join(file.parent.relative_to(root.parent).parts) for file in root.rglob("__init__.py")}
+    assert named == there | {"couchjobs.design_docs"}
+    for package, patterns in config["options.package_data"].items():
+        folder = root.parent / (package.replace("couchjobs.design_docs", "design_docs").replace(".", "/"))
+        assert all([*folder.glob(pattern.strip())] for pattern in patterns.split(",")), package
 
 
 def test_views_when_shipped_then_read() -> None:

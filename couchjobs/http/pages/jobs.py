@@ -1,0 +1,193 @@
+"""The pages of jobs: those that are asked for, and one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+
+from couchjobs.couch.database import Document
+from couchjobs.errors import CouchjobsError, JobNotFoundError
+from couchjobs.http.access import CALLER
+from couchjobs.http.api import API, Api
+from couchjobs.http.jobs import cursor_of, filter_in, read_cursor
+from couchjobs.http.jsonapi import ApiError
+from couchjobs.http.pages.page import ROOT, back, form_of, render
+from couchjobs.http.pages.text import segment
+from couchjobs.jobs.job import ENDED, Job, State
+from couchjobs.jobs.lanes import find_job
+from couchjobs.jobs.queries import JobFilter, each, newest
+from couchjobs.jobs.request import JobRequest
+from couchjobs.timestamps import format_time
+
+_PAGE = 50
+_PATIENCE_S = 0.6
+"""Seconds that the views may take to be brought up to date; then they are read as they are, and the page says so."""
+_MANY = 10_000
+_TOGETHER = 50
+_CHILDREN = 50
+
+
+async def index(request: web.Request) -> web.Response:
+    """GET /dashboard/jobs."""
+    api, query = request.app[API], {name: value for name, value in request.query.items() if value}
+    if "id" in query:
+        return back(f"{ROOT}/jobs/{segment(query['id'].strip())}")
+    asked = filter_in(query)
+    request[CALLER].check("GET", "jobs", JobRequest(worker_type=asked.worker) if asked.worker else None)
+    wanted = replace(asked, after=read_cursor(query.get("page[cursor]")))
+    documents, is_behind = await _newest(api, wanted, _PAGE + 1)
+    page = [Job.read(document) for document in documents[:_PAGE]]
+    older = ""
+    if len(documents) > _PAGE:
+        older = str(request.rel_url.with_query({**query, "page[cursor]": cursor_of(documents[_PAGE - 1])}))
+    return render(
+        request,
+        "jobs.html",
+        title="Jobs",
+        jobs=page,
+        query=query,
+        filters={name: query[name] for name in ("worker", "state", "trigger", "since") if name in query},
+        states=[*State],
+        older=older,
+        newer=str(request.rel_url.with_query({k: v for k, v in query.items() if k != "page[cursor]"}))
+        if wanted.after
+        else "",
+        is_behind=is_behind,
+    )
+
+
+async def _newest(api: Api, wanted: JobFilter, count: int) -> tuple[list[Document], bool]:
+    """Return the newest of these jobs, and whether the views were behind."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            return await newest(api.connection, api.db, wanted, count), False
+    except TimeoutError:
+        return await newest(api.connection, api.db, wanted, count, update="false"), True
+
+
+async def change_many(request: web.Request) -> web.Response:
+    """POST /dashboard/jobs: retry or cancel those that are selected, or all that the filters name."""
+    api, fields = request.app[API], await form_of(request)
+    action = fields.get("action", [""])[0]
+    asked = {name: fields[name][0] for name in ("worker", "state", "trigger", "since") if fields.get(name, [""])[0]}
+    where = str(request.rel_url.with_path(f"{ROOT}/jobs", encoded=True).with_query(asked))
+    if action.endswith("-all"):
+        wanted = filter_in(asked)
+        ids = await _ids_of(api, wanted, State.ERRORED if action == "retry-all" else State.QUEUED)
+    else:
+        ids = fields.get("job", [])
+    if not ids:
+        return back(where, "no job was selected")
+    changed = await api.all(ids, lambda job_id: _act(request, job_id, action.removesuffix("-all")), _TOGETHER)
+    refused = len(ids) - changed
+    what = {"retry": "queued again", "cancel": "cancelled"}[action.removesuffix("-all")]
+    return back(where, f"{changed:,} {what}" + (f", {refused:,} could not be" if refused else ""))
+
+
+async def _ids_of(api: Api, asked: JobFilter, state: State) -> list[str]:
+    wanted = replace(asked, state=asked.state or state, failed=True)
+    ids: list[str] = []
+    async for document in each(api.connection, api.db, wanted):
+        ids.append(document["_id"])
+        if len(ids) == _MANY:
+            break
+    return ids
+
+
+async def _act(request: web.Request, job_id: str, action: str) -> None:
+    api = request.app[API]
+    _, job = await find_job(api.connection, api.db, job_id)
+    request[CALLER].check("POST", "jobs", job)
+    if action == "retry":
+        await api.client.retry(job_id)
+    elif action == "again":
+        await api.client.retry(job_id, again=True)
+    elif action == "cancel":
+        await api.client.cancel(job_id)
+    else:
+        raise ApiError(404, f"{action}: retry, again or cancel")
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /dashboard/jobs/{id}."""
+    api, job_id = request.app[API], request.match_info["id"]
+    try:
+        store, job = await find_job(api.connection, api.db, job_id)
+    except JobNotFoundError:
+        raise ApiError(404, f"there is no job {job_id!r}; it may have been removed") from None
+    request[CALLER].check("GET", "jobs", job)
+    children: list[str] = []
+    async for revisions in store.database.revisions_with_prefix(f"{job_id}:"):
+        children += [*revisions][: _CHILDREN - len(children)]
+        if len(children) >= _CHILDREN:
+            break
+    return render(
+        request,
+        "job.html",
+        title="Job",
+        job=job,
+        document={name: value for name, value in job.document().items() if name != "admin_proof"},
+        steps=_steps(job),
+        children=children,
+        parent=job_id.rpartition(":")[0] if ":" in job_id and not job.event else "",
+        has_ended=job.state in ENDED,
+        progress=_progress(job),
+    )
+
+
+def _progress(job: Job) -> Mapping[str, Any]:
+    """Return how far a job has come; nothing where that is not known."""
+    if not isinstance(job.progress, dict):
+        return {}
+    done = job.progress.get("done")
+    known = isinstance(done, int | float) and not isinstance(done, bool) and 0 <= done <= 1
+    return {"done": done if known else None, "text": str(job.progress.get("text") or "")}
+
+
+def _steps(job: Job) -> list[dict[str, Any]]:
+    """Return what has become of a job, in order: what, when, how long, and what more there is to say."""
+    steps: list[dict[str, Any]] = []
+
+    def add(kind: str, what: str, at: Any, **more: Any) -> None:
+        steps.append({"kind": kind, "what": what, "at": at, "seconds": None, "text": "", "traceback": "", **more})
+
+    add("queued", "Queued by hand" if job.manual_execution else "Queued", job.queued_at)
+    for one in job.errors:
+        more = {"seconds": one.seconds, "text": one.error, "traceback": one.traceback or ""}
+        add("failed", f"Try {one.exec_count} failed", one.at or one.started_at, **more)
+    if job.state is State.QUEUED and job.scheduled_at:
+        what = "Tried again" if job.errors else "Not before"
+        add("scheduled", what, job.scheduled_at)
+    if job.state is State.RUNNING:
+        by = job.claim.daemon if job.claim else ""
+        add("running", f"Try {job.exec_count} is running", job.claim.at if job.claim else job.started_at, text=by)
+    if job.cancel_requested and job.state not in ENDED:
+        add("cancelled", "To be cancelled", None)
+    if job.state in ENDED:
+        kind = "cancelled" if job.cancelled else job.state
+        more = {"seconds": job.seconds, "text": job.error or ""}
+        add(kind, {"done": "Done", "errored": "Failed for good"}.get(kind, "Cancelled"), job.finished_at, **more)
+    return steps
+
+
+async def change(request: web.Request) -> web.Response:
+    """POST /dashboard/jobs/{id}/{action}."""
+    await form_of(request)
+    job_id, action = request.match_info["id"], request.match_info["action"]
+    where = f"{ROOT}/jobs/{segment(job_id)}"
+    try:
+        await _act(request, job_id, action)
+    except JobNotFoundError:
+        raise ApiError(404, f"there is no job {job_id!r} any more") from None
+    except CouchjobsError as error:
+        return back(where, str(error))
+    return back(where, {"cancel": "it is being cancelled"}.get(action, "it is queued again"))
+
+
+def since(job: Job) -> str:
+    """Return when a job was queued, for a link."""
+    return format_time(job.queued_at) if job.queued_at else ""

@@ -1,0 +1,128 @@
+"""What the pages have in common: how they are made, who may act on them, and how they tell of errors.
+
+An action is a form. It carries a token that only a page of this server, shown to the same caller, can have; a page of
+another host cannot send it, and the browser is told to run no script but this server's own (Content-Security-Policy).
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from couchjobs import errors
+from couchjobs.http.access import CALLER, TOKEN_COOKIE, Caller
+from couchjobs.http.api import API
+from couchjobs.http.jsonapi import ApiError, told
+from couchjobs.http.pages import text
+from couchjobs.log import get_logger
+
+ROOT = "/dashboard"
+STATIC = f"{ROOT}/static"
+LOGIN = f"{ROOT}/login"
+_FOLDER = Path(__file__).parent
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_logger = get_logger(__name__)
+_SECRET: web.AppKey[bytes] = web.AppKey("csrf", bytes)
+_CSRF = "_csrf"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def set_up(app: web.Application) -> None:
+    """Have an application make pages, and serve what belongs to them."""
+    app[_SECRET] = secrets.token_bytes(32)
+    environment = aiohttp_jinja2.setup(
+        app,
+        loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.undefined = jinja2.StrictUndefined
+    environment.filters |= text.FILTERS
+    environment.globals |= {"root": ROOT, "token": lambda *parts: "-".join(map(str, parts))}
+    app.router.add_static(STATIC, _FOLDER / "static")
+
+
+def render(request: web.Request, template: str, *, status: int = 200, **context: Any) -> web.Response:
+    """Return a page."""
+    caller = request.get(CALLER)
+    common = {
+        "path": request.path,
+        "caller": caller.name if caller is not None else "",
+        "may_leave": TOKEN_COOKIE in request.cookies,
+        "csrf": _csrf(request, caller) if caller is not None else "",
+        "tenant": request.app[API].db,
+        "said": request.query.get("said", ""),
+        "may": _may(caller),
+    }
+    response = aiohttp_jinja2.render_template(template, request, common | context, status=status)
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Referrer-Policy"] = "same-origin"
+    return response
+
+
+def _may(caller: Caller | None) -> Callable[..., bool]:
+    return (lambda *_: False) if caller is None else caller.may
+
+
+def _csrf(request: web.Request, caller: Caller) -> str:
+    return hmac.new(request.app[_SECRET], caller.key.encode("utf-8", "replace"), sha256).hexdigest()
+
+
+async def form_of(request: web.Request) -> dict[str, list[str]]:
+    """Return the fields of a form of one of these pages.
+
+    Raises:
+        ApiError: 403: it was none; 400: it cannot be read.
+    """
+    if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        raise ApiError(415, f"a form is wanted, and not {request.content_type}")
+    posted = await request.post()
+    fields: dict[str, list[str]] = {}
+    for name, value in posted.items():
+        if isinstance(value, str):
+            fields.setdefault(name, []).append(value)
+    shown = fields.pop(_CSRF, [""])[0]
+    if not hmac.compare_digest(shown.encode("utf-8", "replace"), _csrf(request, request[CALLER]).encode()):
+        raise ApiError(403, "this form is of an older page: load it again, and do it once more")
+    return fields
+
+
+def back(where: str, said: str = "") -> web.Response:
+    """Return an answer that has the browser load a page, which says something first."""
+    if said:
+        where += ("&" if "?" in where else "?") + f"said={text.segment(said)}"
+    return web.Response(status=303, headers={"Location": where})
+
+
+@web.middleware
+async def tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Tell errors of pages as pages; who must say who he is, is asked."""
+    if not request.path.startswith(ROOT):
+        return await handler(request)
+    try:
+        return await handler(request)
+    except (ApiError, errors.CouchjobsError) as error:
+        status, detail = told(error, request.path)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        status, detail = error.status, error.reason
+    except Exception:
+        _logger.exception("a page fails", path=request.path)
+        status, detail = 500, "this is a fault of couchjobs; its log says more"
+    if status == 401 and request.path != LOGIN:
+        return back(f"{LOGIN}?next={text.segment(request.path)}")
+    return render(request, "error.html", status=status, title=f"{status}", detail=detail)

@@ -1,0 +1,47 @@
+"""Which pages there are."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from couchjobs.http.access import Access
+from couchjobs.http.pages import jobs, triggers
+from couchjobs.http.pages.login import Login
+from couchjobs.http.pages.overview import Overview
+from couchjobs.http.pages.page import LOGIN, ROOT, STATIC, back, set_up
+from couchjobs.http.pages.trouble import Trouble
+
+OPEN = ("/", LOGIN, f"{ROOT}/logout", STATIC)
+"""What is for everybody."""
+
+
+async def _home(_: web.Request) -> web.Response:
+    return back(ROOT)
+
+
+def add_pages(app: web.Application, access: Access) -> None:
+    """Add the dashboard to an application."""
+    set_up(app)
+    overview, trouble, login = Overview(), Trouble(), Login(access)
+    app.router.add_routes(
+        [
+            web.get("/", _home),
+            web.get(LOGIN, login.ask),
+            web.post(LOGIN, login.take),
+            web.post(f"{ROOT}/logout", login.leave),
+            web.get(ROOT, overview.show),
+            web.get(f"{ROOT}/queues", overview.queues),
+            web.post(f"{ROOT}/queues/{{worker}}/{{action}}", overview.set_paused),
+            web.get(f"{ROOT}/jobs", jobs.index),
+            web.post(f"{ROOT}/jobs", jobs.change_many),
+            web.get(f"{ROOT}/jobs/{{id}}", jobs.show),
+            web.post(f"{ROOT}/jobs/{{id}}/{{action}}", jobs.change),
+            web.get(f"{ROOT}/triggers", triggers.index),
+            web.get(f"{ROOT}/triggers/{{id}}", triggers.show),
+            web.post(f"{ROOT}/triggers/{{id}}/try", triggers.attempt),
+            web.post(f"{ROOT}/triggers/{{id}}/{{action}}", triggers.change),
+            web.get(f"{ROOT}/trouble", trouble.show),
+            web.post(f"{ROOT}/trouble", trouble.examine),
+            web.post(f"{ROOT}/trouble/mend", trouble.mend),
+        ]
+    )

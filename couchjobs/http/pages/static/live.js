@@ -1,0 +1,94 @@
+// Keeps a page up to date: when jobs change, the page is asked for again, and the parts of it that differ are replaced.
+// Nothing here is needed to read or to act: every action is a form.
+"use strict";
+
+const told = document.getElementById("live");
+let timer = null, running = false, again = false, slow = 0;
+
+function parts(root) {
+  return new Map([...root.querySelectorAll("[data-live][id]")].map((part) => [part.id, part]));
+}
+
+function isInUse(part) {
+  const focused = document.activeElement;
+  return (part.contains(focused) && focused.matches("input:not([type=checkbox]), select, textarea")) ||
+    String(document.getSelection()).length > 0 && part.contains(document.getSelection().anchorNode);
+}
+
+function keep(before, after) {
+  const chosen = new Set([...before.querySelectorAll("input[type=checkbox]:checked")].map((box) => box.value));
+  for (const box of after.querySelectorAll("input[type=checkbox]")) box.checked = chosen.has(box.value);
+  const open = [...before.querySelectorAll("details")].map((one) => one.open);
+  [...after.querySelectorAll("details")].forEach((one, place) => { one.open = Boolean(open[place]); });
+}
+
+async function refresh() {
+  if (running) { again = true; return; }
+  running = true; again = false;
+  const began = performance.now();
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
+    if (answer.ok && !answer.redirected) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = parts(page);
+      for (const [id, part] of parts(document)) {
+        const next = fresh.get(id);
+        if (!next || isInUse(part)) continue;
+        localTimes(next);
+        if (next.innerHTML === part.innerHTML) continue;
+        const focused = part.contains(document.activeElement) ? place(part, document.activeElement) : -1;
+        keep(part, next);
+        part.replaceChildren(...next.childNodes);
+        if (focused >= 0) reachable(part)[focused]?.focus();
+      }
+    }
+  } catch { /* the server is away: the stream says so */ }
+  slow = performance.now() - began;
+  running = false;
+  if (again) soon();
+}
+
+function reachable(part) { return [...part.querySelectorAll("a, button, input, summary")]; }
+function place(part, element) { return reachable(part).indexOf(element); }
+
+// The slower the server answers, the more seldom it is asked.
+function soon(first = 300) {
+  if (timer === null) timer = setTimeout(() => { timer = null; refresh(); }, Math.max(first, 10 * slow));
+}
+
+function localTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (!Number.isNaN(at.valueOf())) time.title = at.toLocaleString() + " (" + time.dateTime + ")";
+  }
+}
+
+function listen() {
+  const job = document.querySelector("[data-job]")?.dataset.job;
+  const stream = new EventSource("/events");
+  stream.onopen = () => { told.textContent = "live"; told.classList.add("on"); };
+  stream.onerror = () => { told.textContent = "not live"; told.classList.remove("on"); };
+  stream.addEventListener("job", (event) => {
+    if (!job) soon(1000);
+    else if (event.data.includes(JSON.stringify(job))) soon(100);
+  });
+  addEventListener("pagehide", () => stream.close());
+}
+
+document.addEventListener("change", (event) => { if (event.target.id === "all") chooseAll(event); });
+function chooseAll(event) {
+  for (const box of document.querySelectorAll("input[name=job]")) box.checked = event.target.checked;
+}
+document.addEventListener("submit", (event) => {
+  const question = event.submitter?.dataset.ask;
+  if (question && !confirm(question)) event.preventDefault();
+});
+
+localTimes(document);
+if (document.querySelector("[data-live]")) {
+  listen();
+  setInterval(() => { if (!document.hidden) soon(); }, 10000);
+} else {
+  told.textContent = "";
+  told.className = "";
+}

@@ -1,0 +1,65 @@
+"""The page of what is wrong: what the doctor finds when he is asked, and mends at a click."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from aiohttp import web
+
+from couchjobs.doctor.examine import examine
+from couchjobs.doctor.finding import Finding
+from couchjobs.http.access import CALLER
+from couchjobs.http.api import API
+from couchjobs.http.jsonapi import ApiError
+from couchjobs.http.pages.page import ROOT, back, form_of, render
+from couchjobs.timestamps import now
+
+_WHERE = f"{ROOT}/trouble"
+
+
+class Trouble:
+    """Its routes, and what was found last."""
+
+    def __init__(self) -> None:
+        self._findings: list[Finding] = []
+        self._at: datetime | None = None
+        self._looking = asyncio.Lock()
+
+    async def show(self, request: web.Request) -> web.Response:
+        """GET /dashboard/trouble."""
+        _check(request)
+        return render(request, "trouble.html", title="Trouble", findings=self._findings, at=self._at)
+
+    async def examine(self, request: web.Request) -> web.Response:
+        """POST /dashboard/trouble: look; where a daemon stands still that takes as long as it takes to be dead."""
+        api = request.app[API]
+        _check(request)
+        await form_of(request)
+        async with self._looking:
+            self._findings = await examine(api.connection, api.db)
+            self._at = now()
+        count = len(self._findings)
+        return back(_WHERE, "nothing is wrong" if not count else f"{count} found")
+
+    async def mend(self, request: web.Request) -> web.Response:
+        """POST /dashboard/trouble/mend: do what the doctor proposes for one thing."""
+        _check(request)
+        fields = await form_of(request)
+        key = fields.get("finding", [""])[0]
+        async with self._looking:
+            for one in self._findings:
+                if key_of(one) == key and one.mend is not None and one.done is None:
+                    one.done = await one.mend()
+                    return back(_WHERE, f"{one.where}: {one.done}")
+        return back(_WHERE, "that is not as it was: examine again")
+
+
+def key_of(one: Finding) -> str:
+    """Return what tells a finding from others."""
+    return f"{one.kind} {one.where} {one.what}"
+
+
+def _check(request: web.Request) -> None:
+    if not request[CALLER].may_all:
+        raise ApiError(403, "this page is for who may do everything: a token with the scope *")

@@ -1,0 +1,242 @@
+"""The dashboard without a browser: who may see and do what, what a form must carry, and what pages say of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient, TestServer
+from waiting import eventually
+
+from couchjobs.cluster.pauses import paused
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
+from couchjobs.errors import Unavailable
+from couchjobs.figures import FigureKeeper, last_day, last_hour
+from couchjobs.http.server import make_app
+from couchjobs.http.tokens import create_token
+from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
+from couchjobs.stats import Stats
+
+PAGES = ("", "/queues", "/jobs", "/triggers", "/trouble")
+
+
+@pytest.fixture
+async def http(connection: Connection) -> AsyncIterator[TestClient[Any, Any]]:
+    """A client of a server for the tenant of this test; nobody has a token."""
+    async with TestClient(TestServer(make_app(connection))) as client:
+        yield client
+
+
+async def page_of(response: ClientResponse, status: int = 200) -> str:
+    """What a page says, which has that status."""
+    found = await response.text()
+    assert response.status == status, found
+    assert response.content_type == "text/html"
+    assert "default-src 'none'; script-src 'self'" in response.headers["Content-Security-Policy"]
+    return found
+
+
+def csrf_in(page: str) -> str:
+    """What the forms of a page carry."""
+    found = re.search(r'name="_csrf" value="([0-9a-f]{64})"', page)
+    assert found is not None, page
+    return found[1]
+
+
+async def job(connection: Connection, db: Prefixer, job_id: str, **fields: Any) -> None:
+    """A job document, as somebody has written it."""
+    document = {"_id": job_id, "worker": "w", "message": None, "state": "queued", **fields}
+    await JobStore(connection, db).database.put(document)
+
+
+async def test_pages_when_there_is_nothing_then_they_say_what_to_do_next(http: TestClient[Any, Any]) -> None:
+    """And each is there, with its files."""
+    for path in PAGES:
+        assert 'class="empty"' in await page_of(await http.get(f"/dashboard{path}"))
+    assert (await http.get("/", allow_redirects=False)).headers["Location"] == "/dashboard"
+    for name in ("style.css", "live.js", "icon.svg"):
+        assert (await http.get(f"/dashboard/static/{name}")).status == 200
+    assert "there is no job" in await page_of(await http.get("/dashboard/jobs/none"), 404)
+    assert "no such trigger" in await page_of(await http.get("/dashboard/triggers/none"), 404)
+    assert "state:" in await page_of(await http.get("/dashboard/jobs?state=odd"), 400)
+    assert "Not Found" in await page_of(await http.get("/dashboard/nothing"), 404)
+
+
+async def test_action_when_its_form_is_not_of_a_page_of_this_server_then_refused(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """Whatever is missing or wrong: the token, the origin, the form."""
+    await job(connection, db, "one")
+    csrf = csrf_in(await page_of(await http.get("/dashboard/jobs/one")))
+    url = "/dashboard/jobs/one/cancel"
+    await page_of(await http.post(url), 415)
+    await page_of(await http.post(url, data={"_csrf": csrf[::-1]}), 403)
+    await page_of(await http.post(url, json={"_csrf": csrf}), 415)
+    other = {"Origin": "https://evil.example"}
+    assert (await http.post(url, data={"_csrf": csrf}, headers=other)).status == 403
+    assert (await connection_state(connection, db, "one")).get("cancel_requested") is None
+    answer = await http.post(url, data={"_csrf": csrf}, allow_redirects=False)
+    assert answer.status == 303
+    assert (await connection_state(connection, db, "one"))["cancel_requested"] is True
+
+
+async def connection_state(connection: Connection, db: Prefixer, job_id: str) -> dict[str, Any]:
+    """The document of a job."""
+    return await JobStore(connection, db).database.find(job_id) or {}
+
+
+async def test_pages_when_a_token_is_wanted_then_asked_for_and_kept_in_a_cookie(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """It says no more than it does over HTTP; a page of another host cannot use it."""
+    reader = await create_token(connection, db, "reader", ["jobs:GET", "queues:GET"])
+    await job(connection, db, "one")
+    asked = await http.get("/dashboard/jobs", allow_redirects=False)
+    assert (asked.status, asked.headers["Location"]) == (303, "/dashboard/login?next=%2Fdashboard%2Fjobs")
+    await page_of(await http.get("/dashboard/login"))
+    await page_of(await http.post("/dashboard/login", data={"token": "cj_0_0"}), 401)
+    for where, then in (("/dashboard/jobs", "/dashboard/jobs"), ("https://evil.example", "/dashboard")):
+        taken = await http.post("/dashboard/login", data={"token": reader, "next": where}, allow_redirects=False)
+        assert (taken.status, taken.headers["Location"]) == (303, then)
+    cookie = taken.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+
+    async def seen() -> bool:
+        return "one" in await page_of(await http.get("/dashboard/jobs"))
+
+    await eventually(seen)
+    page = await page_of(await http.get("/dashboard/jobs/one"))
+    assert "Cancel" not in page, "it may not"
+    await page_of(await http.get("/dashboard/trouble"), 403)
+    await page_of(await http.get("/dashboard/triggers"))
+    http.session.cookie_jar.clear()
+    assert (await http.get("/dashboard", allow_redirects=False)).status == 303
+
+
+async def test_forms_when_a_reader_sends_them_all_the_same_then_refused(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """Each action asks what the API asks."""
+    reader = await create_token(connection, db, "reader", ["jobs:GET", "queues:GET", "triggers:GET"])
+    await job(connection, db, "one")
+    await http.post("/dashboard/login", data={"token": reader})
+    page = await page_of(await http.get("/dashboard"))
+    assert "_csrf" not in page.partition('id="queues"')[2], "there is nothing that it may do"
+    for path in ("/jobs/one/cancel", "/queues/w/pause", "/trouble", "/jobs"):
+        refused = await http.post(f"/dashboard{path}", data={"_csrf": "0" * 64, "job": "one", "action": "cancel"})
+        assert refused.status == 403
+    assert await paused(connection, db) == frozenset()
+
+
+async def test_jobs_when_all_of_a_list_are_cancelled_then_those_of_other_pages_too(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """And what the list does not name stays."""
+    for number in range(60):
+        await job(connection, db, f"job-{number:02}", worker="v" if number % 6 else "w")
+    csrf = csrf_in(await page_of(await http.get("/dashboard/jobs?state=queued&worker=v")))
+    form = {"_csrf": csrf, "action": "cancel-all", "state": "queued", "worker": "v"}
+    said = await page_of(await http.post("/dashboard/jobs", data=form))
+    assert "50 cancelled" in said
+    documents = await JobStore(connection, db).database.with_prefix("job-")
+    assert {one["worker"] for one in documents if one.get("cancel_requested")} == {"v"}
+    page = await page_of(await http.get("/dashboard/jobs"))
+    older = re.search(r'<a href="([^"]+)" rel="next">', page)
+    assert older is not None
+    rest = await page_of(await http.get(older[1].replace("&amp;", "&")))
+    ids = re.findall(r'name="job" value="([^"]+)"', page + rest)
+    assert len(ids) == len(set(ids)) == 60
+
+
+async def test_jobs_when_their_views_take_long_then_shown_as_they_are_and_said_so(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index of a million jobs may be built for minutes."""
+    await job(connection, db, "one")
+
+    async def seen() -> bool:
+        return "one" in await page_of(await http.get("/dashboard/jobs"))
+
+    await eventually(seen)
+    view = Database.view
+
+    async def slow(self: Database, *given: Any, update: str = "true", **more: Any) -> Any:
+        if update == "true":
+            raise TimeoutError
+        return await view(self, *given, update=update, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Database, "view", slow)
+    page = await page_of(await http.get("/dashboard/jobs"))
+    assert "brought up to date" in page
+    assert "one" in page
+
+
+async def test_trouble_when_examined_then_found_and_mended_at_a_click(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """A job that nobody can understand is marked with the reason."""
+    await job(connection, db, "bad", priority="high")
+    csrf = csrf_in(await page_of(await http.get("/dashboard/trouble")))
+    page = await page_of(await http.post("/dashboard/trouble", data={"_csrf": csrf}))
+    assert "priority" in page
+    key = re.search(r'name="finding" value="(job bad [^"]*)"', page)
+    assert key is not None
+    form = {"_csrf": csrf, "finding": key[1].replace("&#39;", "'").replace("&#34;", '"')}
+    assert "errored, with the reason" in await page_of(await http.post("/dashboard/trouble/mend", data=form))
+    assert (await connection_state(connection, db, "bad"))["state"] == "errored"
+    assert "not as it was" in await page_of(await http.post("/dashboard/trouble/mend", data=form))
+
+
+async def test_figures_when_daemons_come_and_go_then_one_picture(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two daemons and two hours; a write that is not taken is told the next time; a day later nothing is left."""
+    stats = Stats()
+    keepers = [FigureKeeper(connection, db, name, stats) for name in ("a", "b")]
+    at = datetime(2026, 1, 2, 9, 58, 30, tzinfo=UTC)
+    stats.ended["w", "done"] += 3
+    stats.ran["w"].note(0.5)
+    for keeper in keepers:
+        await keeper.write(at)
+    stats.ended["w", "failed"] += 1
+    put = Database.put
+
+    async def away(*_: Any, **__: Any) -> str:
+        raise Unavailable("nobody answers")
+
+    monkeypatch.setattr(Database, "put", away)
+    with pytest.raises(Unavailable):
+        await keepers[0].write(at + timedelta(seconds=10))
+    monkeypatch.setattr(Database, "put", put)
+    await keepers[0].write(at + timedelta(seconds=20))
+    for number in range(120):
+        stats.ended[f"type-{number}", "retry"] += 1
+    await keepers[0].write(at + timedelta(minutes=3))
+    hour = await last_hour(connection, db, at + timedelta(minutes=5))
+    assert [bar.start.minute for bar in hour[-2:]] == [2, 3]
+    told = {bar.start.strftime("%H:%M"): bar.figures for bar in hour if bar.figures}
+    assert (told["09:58"].done, told["09:58"].failed, told["09:58"].ran_s) == (6, 1, 1.0)
+    assert (told["10:01"].retried, len(told)) == (120, 2)
+    bars = await last_day(connection, db, at + timedelta(hours=5))
+    day = {bar.start.hour: (bar.figures.done, bar.figures.failed, bar.figures.retried) for bar in bars if bar.figures}
+    assert day == {9: (6, 1, 0), 10: (0, 0, 120)}
+    stats.ended["w", "done"] += 1
+    await keepers[0].write(at + timedelta(hours=2))
+    documents = await connection.control.with_prefix("figures:")
+    kept = {tuple(one["_id"].split(":")[-2:]): "hour" if "hour" in one else "minutes" for one in documents}
+    assert kept == {
+        ("2026-01-02T09", "a"): "hour",
+        ("2026-01-02T09", "b"): "minutes",
+        ("2026-01-02T10", "a"): "minutes",
+        ("2026-01-02T11", "a"): "minutes",
+    }
+    stats.ended["w", "done"] += 1
+    await keepers[0].write(at + timedelta(hours=40))
+    assert len(await connection.control.with_prefix("figures:")) == 1
