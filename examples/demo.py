@@ -66,7 +66,7 @@ def start_daemon(server: EmbeddedServer, number: int, log: Path, port: int) -> s
     """Start `couchjobs run orders`, with a dashboard on that port, and return the process."""
     environment = {**os.environ, "COUCHJOBS_URL": server.url, "COUCHJOBS_DOMAIN": "shop.example"}
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  this very Python
             [sys.executable, "-m", "couchjobs", "run", "orders", "--http", f"127.0.0.1:{port}"],
             cwd=FOLDER,
             stdout=output,

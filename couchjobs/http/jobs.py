@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from couchjobs.couch.connection import using
 from couchjobs.durations import read_seconds
@@ -38,13 +38,13 @@ class Push(Body):
 
     arguments: Any = None
     """The message."""
-    manual: bool = False
-    forward_logs: bool = False
+    manual: StrictBool = False
+    forward_logs: StrictBool = False
     options: JobOptions | None = None
-    priority: int | None = None
+    priority: StrictInt | None = None
     id: str | None = Field(default=None, min_length=1)
     """Where a job with that id is there already, that is answered, and nothing is stored."""
-    delay: str | float | None = None
+    delay: StrictStr | StrictInt | StrictFloat | None = None
     """A duration."""
 
 
@@ -177,7 +177,7 @@ def filter_in(query: Mapping[str, str]) -> JobFilter:
         refuse_parameter("state", f"{state!r} is none of {', '.join(State)}")
     since = query.get("since")
     try:
-        from_then = parse_time(since) if since else None
+        from_then = None if since is None else parse_time(since)
     except ValueError as error:
         refuse_parameter("since", str(error))
     return JobFilter(

@@ -11,21 +11,22 @@ from aiohttp import web
 from couchjobs.broker.runtime import Runtime
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError
-from couchjobs.http import jobs, running, triggers
 from couchjobs.http.access import Access, is_local
 from couchjobs.http.api import API, Api
 from couchjobs.http.events import Events
 from couchjobs.http.jsonapi import tell_errors
 from couchjobs.http.metrics import Metrics
+from couchjobs.http.openapi import OpenApi
 from couchjobs.http.pages import routes as pages
 from couchjobs.http.pages.page import tell_errors as tell_errors_as_pages
+from couchjobs.http.routes import routes
 from couchjobs.http.tokens import has_tokens
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _ENVELOPE = 65_536
 """Bytes that a body may have beyond those of the largest message."""
-_OPEN = ("/jobs/webhooks/{id}", "/health/live", "/health/ready")
+_OPEN = ("/jobs/webhooks/{id}", "/health/live", "/health/ready", "/openapi.json")
 _LAST_ANSWERS_S = 2.0
 
 
@@ -42,38 +43,9 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
     )
     app[API] = Api(connection, runtime)
     events = Events()
-    app.router.add_routes(
-        [
-            web.post("/jobs/queue/{worker}", jobs.push),
-            web.get("/jobs/queue/{worker}", jobs.queued),
-            web.post("/jobs/triggers", triggers.add),
-            web.get("/jobs/triggers", triggers.index),
-            web.get("/jobs/triggers/{id}", triggers.show),
-            web.patch("/jobs/triggers/{id}", triggers.change),
-            web.delete("/jobs/triggers/{id}", triggers.delete),
-            web.get("/jobs/triggers/{id}/state", triggers.state),
-            web.get("/jobs/triggers/{id}/jobs", triggers.jobs),
-            web.post("/jobs/triggers/{id}/launch", triggers.launch),
-            web.post("/jobs/webhooks/{id}", triggers.webhook),
-            web.delete("/jobs/purge", jobs.purge),
-            web.get("/jobs", jobs.index),
-            web.post("/jobs/retry", jobs.retry_many),
-            web.post("/jobs/cancel", jobs.cancel_many),
-            web.get("/jobs/{id}", jobs.show),
-            web.patch("/jobs/{id}", jobs.end),
-            web.post("/jobs/{id}/retry", jobs.retry),
-            web.post("/jobs/{id}/cancel", jobs.cancel),
-            web.get("/queues", running.queues),
-            web.post("/queues/{worker}/pause", running.pause),
-            web.post("/queues/{worker}/resume", running.resume),
-            web.get("/daemons", running.daemons),
-            web.get("/health/live", running.live),
-            web.get("/health/ready", running.ready),
-            web.get("/events", events.answer),
-            web.get("/metrics", Metrics().answer),
-        ]
-    )
-
+    served = routes(events, Metrics())
+    app.router.add_routes([web.route(one.method, one.path, one.handler) for one in served])
+    app.router.add_get("/openapi.json", OpenApi(served).answer)
     pages.add_pages(app, access)
 
     async def close(_: web.Application) -> None:

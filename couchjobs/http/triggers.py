@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from aiohttp import web
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from couchjobs.couch.connection import using
 from couchjobs.http.access import CALLER
@@ -28,19 +29,19 @@ class NewTrigger(Body):
     """What a trigger is made of."""
 
     type: str
-    worker: str = ""
+    worker: str = Field(min_length=1)
     arguments: str = ""
     message: Any = None
     worker_arguments: Any = None
     """The old name of `message`."""
     rules: Any = None
-    once: bool | None = None
-    debounce: str | float | None = None
+    once: StrictBool | None = None
+    debounce: StrictStr | StrictInt | StrictFloat | None = None
     options: JobOptions | None = None
     timezone: str | None = None
     misfire: Literal["once", "skip", "all"] | None = None
-    misfire_limit: int | None = None
-    grace: str | float | None = None
+    misfire_limit: StrictInt | None = None
+    grace: StrictStr | StrictInt | StrictFloat | None = None
     starts: str | None = None
     ends: str | None = None
     anchor: str | None = None
@@ -48,7 +49,7 @@ class NewTrigger(Body):
     headers: Any = None
     unique_by: str | None = None
     accept: Any = None
-    disabled: bool | None = None
+    disabled: StrictBool | None = None
     id: str | None = None
 
 
@@ -58,7 +59,7 @@ class ChangedTrigger(Body):
     arguments: str | None = None
     message: Any = None
     worker_arguments: Any = None
-    disabled: bool | None = None
+    disabled: StrictBool | None = None
 
 
 async def shown(api: Api, infos: TriggerInfos) -> dict[str, Any]:

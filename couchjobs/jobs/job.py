@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar  # noqa: TID251  for the slots of Job
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
 from structlog.typing import FilteringBoundLogger
 
 from couchjobs.couch.database import Document
@@ -62,8 +62,12 @@ def _none_if_zero(value: object) -> object:
     return None if value == 0 and isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-StoredSeconds = Annotated[float | None, BeforeValidator(_read_stored)]
-StoredCount = Annotated[Annotated[int, Field(ge=1, strict=True)] | None, BeforeValidator(_none_if_zero)]
+_SECONDS_SCHEMA = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}, {"type": "null"}], "default": None}
+_COUNT_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}], "default": None}
+StoredSeconds = Annotated[float | None, BeforeValidator(_read_stored), WithJsonSchema(_SECONDS_SCHEMA)]
+StoredCount = Annotated[
+    Annotated[int, Field(ge=1, strict=True)] | None, BeforeValidator(_none_if_zero), WithJsonSchema(_COUNT_SCHEMA)
+]
 
 
 class JobOptions(BaseModel):
