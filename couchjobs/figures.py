@@ -91,9 +91,9 @@ def counted(stats: Stats) -> ByWorker:
         if outcome in names:
             setattr(found[worker], names[outcome], count)
     for worker, ran in [*stats.ran.items()]:
-        found[worker].ran_s = ran.total_s
+        found[worker].ran_s = ran.total
     for worker, waited in [*stats.waited.items()]:
-        found[worker].waited, found[worker].waited_s = sum(waited.counts), waited.total_s
+        found[worker].waited, found[worker].waited_s = sum(waited.counts), waited.total
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a daemon counts of its own work: plain numbers, which cost next to nothing until somebody looks at them."""
+"""What a process counts of its own work: plain numbers, which cost next to nothing until somebody looks at them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,46 @@ from collections import Counter, defaultdict
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Upper bounds of the buckets of durations, in seconds."""
+SIZES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
+"""The same of documents in a request."""
 
 
-class Durations:
-    """A histogram."""
+class Histogram:
+    """How often values fell between bounds, and their sum."""
 
-    __slots__ = ("counts", "total_s")
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """By bucket; the last is of what is beyond all bounds."""
+        self.total = 0.0
+
+    def note(self, value: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Durations(Histogram):
+    """One of seconds."""
+
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        """By bucket; the last is of what is longer than all bounds."""
-        self.total_s = 0.0
+        super().__init__(BOUNDS)
 
-    def note(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.total_s += seconds
+
+class Traffic:
+    """Those to CouchDB of one server object."""
+
+    def __init__(self) -> None:
+        self.answered: defaultdict[str, Durations] = defaultdict(Durations)
+        """By kind, such as `POST _bulk_docs`: what answers took, waits of feeds left out."""
+        self.failed: Counter[str] = Counter()
+        """By kind: those without an answer, or with an error."""
+        self.written = Histogram(SIZES)
+        """How many documents a group commit wrote."""
 
 
 class Stats:

@@ -61,7 +61,6 @@ class JobsFeed:
         self._lane = lane
         self._producer = producer
         self._sweeper = sweeper
-        self._follower: ChangesFollower | None = None
         self._sweep_when_read = False
         """Whether the view is to tell what lies before the newest rows, once those are dealt with: it may have to be
         built, which takes the server's cores. Where they never are, the next sweep tells."""
@@ -71,24 +70,24 @@ class JobsFeed:
         missing = False
         while True:
             try:
-                if self._follower is None:
-                    self._follower = await self._begin()
+                if self._lane.follower is None:
+                    self._lane.follower = await self._begin()
                     if missing:
                         await install(self._connection, self._lane.store.db)
                     missing = False
-                await self._read_pages(self._follower)
+                await self._read_pages(self._lane.follower)
             except PositionRefused as error:
                 _logger.warning("the feed is read from its beginning", reason=str(error))
-                missing, self._follower = True, None
+                missing, self._lane.follower = True, None
             except NotFound:
                 if not missing:
                     _logger.warning("there is no database of jobs", database=self._lane.store.database.name)
-                missing, self._follower = True, None
+                missing, self._lane.follower = True, None
                 await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def has_more(self) -> bool:
         """Return whether there are rows that have not been dealt with."""
-        return self._follower is None or await self._follower.has_more()
+        return self._lane.follower is None or await self._lane.follower.has_more()
 
     async def _begin(self) -> ChangesFollower:
         database = self._lane.store.database

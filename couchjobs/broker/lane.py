@@ -13,6 +13,7 @@ from couchjobs.broker.backlog import Backlog
 from couchjobs.broker.slots import Slot
 from couchjobs.broker.unread import Unread
 from couchjobs.cluster.daemon import Daemon
+from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.database import Document
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
@@ -105,6 +106,8 @@ class Lane:
         """Jobs that are to be read, now or later."""
         self.is_open = True
         """Whether jobs are taken from it."""
+        self.follower: ChangesFollower | None = None
+        """Its feed, once that is followed."""
         self.executions: dict[str, Execution] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         """Those of the executions."""

@@ -10,6 +10,7 @@ error, and where he asks once more. Source: CouchDB docs, api/database/changes.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ class ChangesFollower:
         self._refused_since: float | None = None
         self.failures = 0
         """How many requests in a row have failed; 0 while the feed is well."""
+        self._failing_since = 0.0
 
     def done(self, page: Page) -> None:
         """Take note that the rows of the page have been dealt with: they need not come again."""
@@ -243,7 +245,14 @@ class ChangesFollower:
         path = f"{self.database.path}/_changes"
         return bool((await self.database.server.request("GET", path, params=params, has="results"))["results"])
 
+    @property
+    def unanswered_s(self) -> float:
+        """Return for how many seconds no request has been answered; 0 while the feed is well."""
+        return time.monotonic() - self._failing_since if self.failures else 0.0
+
     async def _pause(self, error: Exception) -> None:
+        if not self.failures:
+            self._failing_since = time.monotonic()
         self.failures += 1
         pause = backoff(self.failures, longest=LONGEST_OUTAGE_PAUSE_S)
         loud = self.failures & (self.failures - 1) == 0 and (

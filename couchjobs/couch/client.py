@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -17,7 +18,9 @@ from couchjobs.couch.live_feeds import LiveFeeds
 from couchjobs.couch.login import split_urls
 from couchjobs.couch.nodes import Nodes
 from couchjobs.couch.transport import MAX_ANSWER, Answer, Transport
+from couchjobs.errors import CouchError
 from couchjobs.log import get_logger
+from couchjobs.stats import Traffic
 
 _logger = get_logger(__name__)
 _INFO_PAGE = 100
@@ -52,6 +55,8 @@ class CouchServer:
         """By database and id: under which id this process has a design document whose place a newer version took."""
         self.live_feeds: LiveFeeds | None = None
         """How many feeds wait at once; None: as many as are followed."""
+        self.traffic = Traffic()
+        """What has been asked, and how long answers took."""
         self.date: str | None = None
         """What the server's clock said with its last answer, as HTTP writes it."""
 
@@ -165,9 +170,7 @@ class CouchServer:
             attempt += 1
             headers = await self._credentials.headers()
             sent = headers | more if more else headers
-            answer = await self._transport.send(
-                method, url, headers=sent, body=body, silence_s=silence_s, max_answer=max_answer
-            )
+            answer = await self._sent(method, path, url, sent, body, silence_s, max_answer)
             once = not isinstance(body, bytes | None)
             if (
                 answer.status not in (401, 403)
@@ -190,6 +193,31 @@ class CouchServer:
                 error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)
             raise error
         return answer.body, answer.status
+
+    async def _sent(
+        self,
+        method: str,
+        path: str,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | AsyncIterable[bytes] | None,
+        silence_s: float | None,
+        max_answer: int,
+    ) -> Answer:
+        """Send a request once, and count it."""
+        kind, began = f"{method} {_kind(path)}", time.perf_counter()
+        try:
+            answer = await self._transport.send(
+                method, url, headers=headers, body=body, silence_s=silence_s, max_answer=max_answer
+            )
+        except CouchError:
+            self.traffic.failed[kind] += 1
+            raise
+        if answer.status >= 400 and answer.status not in (404, 409):
+            self.traffic.failed[kind] += 1
+        elif silence_s is None:
+            self.traffic.answered[kind].note(time.perf_counter() - began)
+        return answer
 
     async def welcome(self) -> dict[str, Any]:
         """Return what the server says of itself: version, vendor, features."""
@@ -348,6 +376,14 @@ class CouchServer:
 
 
 _AS_TEXT = {"rev", "since", "feed", "filter", "style", "open_revs", "startkey_docid", "endkey_docid", "update"}
+
+
+def _kind(path: str) -> str:
+    """Return what a request is about: an endpoint of CouchDB, a database, or a document."""
+    parts = path.split("/")
+    if "_view" in parts:
+        return "_view"
+    return next((part for part in parts if part.startswith("_")), "database" if len(parts) < 2 else "document")
 
 
 def _query(params: dict[str, Any] | None) -> str:

@@ -139,6 +139,7 @@ class GroupWriter:
 
     async def _write_batch(self, batch: list[_Waiting]) -> None:
         try:
+            self.database.server.traffic.written.note(len(batch))
             rows = await self._post(b",".join(waiting.body for waiting in batch))
             _answer_by_row(batch, rows)
         except NotFound as error:

@@ -34,6 +34,14 @@ class Api:
         self.scheduler = CouchScheduler(connection)
 
     @property
+    def feed_age_s(self) -> float | None:
+        """Return for how long the feed of jobs has not been answered, 0 while it is well; None: nobody follows it."""
+        if self._runtime is None:
+            return None
+        followers = [lane.follower for lane in self._runtime.producer.lanes if lane.follower is not None]
+        return max((one.unanswered_s for one in followers), default=None)
+
+    @property
     def is_stopping(self) -> bool:
         """Return whether the daemon of this process claims nothing more."""
         return self._runtime is not None and not self._runtime.producer.is_open

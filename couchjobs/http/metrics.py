@@ -21,7 +21,7 @@ from couchjobs.errors import CouchError
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.overview import queues
-from couchjobs.stats import BOUNDS, Durations, Stats
+from couchjobs.stats import Histogram, Stats, Traffic
 from couchjobs.timestamps import now, parse_time
 
 _KEPT_S = 5.0
@@ -50,6 +50,13 @@ class _Scrape(Collector):
             yield age
         if self._api.stats is not None:
             yield from _counted(self._api.stats)
+        if (age_s := self._api.feed_age_s) is not None:
+            feed = GaugeMetricFamily(
+                "couchjobs_feed_age_seconds", "For how long the feed of jobs has not been answered; 0 while it is well."
+            )
+            feed.add_metric([], age_s)
+            yield feed
+        yield from _asked(self._api.connection.server.traffic)
         yield from _queues(self._rows or [])
 
 
@@ -64,16 +71,33 @@ def _counted(stats: Stats) -> Iterator[Metric]:
     for result, count in [*stats.claims.items()]:
         claims.add_metric([result], count)
     yield claims
-    yield _histogram("couchjobs_run_seconds", "What tries took.", stats.ran)
-    yield _histogram("couchjobs_wait_seconds", "From when a job was due to its claim.", stats.waited)
+    yield _histogram("couchjobs_run_seconds", "What tries took.", stats.ran, "worker")
+    yield _histogram("couchjobs_wait_seconds", "From when a job was due to its claim.", stats.waited, "worker")
 
 
-def _histogram(name: str, text: str, durations: Mapping[str, Durations]) -> HistogramMetricFamily:
-    found = HistogramMetricFamily(name, text, labels=["worker"])
-    bounds = [*map(str, BOUNDS), "+Inf"]
-    for worker, one in [*durations.items()]:
-        found.add_metric([worker], [*zip(bounds, accumulate(one.counts), strict=True)], one.total_s)
+def _asked(traffic: Traffic) -> Iterator[Metric]:
+    text = "What CouchDB's answers took, by kind of request; waits of feeds are left out."
+    yield _histogram("couchjobs_couchdb_seconds", text, traffic.answered, "request")
+    failed = CounterMetricFamily(
+        "couchjobs_couchdb_failures", "Traffic without an answer, or with an error.", labels=["request"]
+    )
+    for kind, count in [*traffic.failed.items()]:
+        failed.add_metric([kind], count)
+    yield failed
+    written = HistogramMetricFamily("couchjobs_group_commit_documents", "How many documents one request wrote.")
+    written.add_metric([], _buckets(traffic.written), traffic.written.total)
+    yield written
+
+
+def _histogram(name: str, text: str, durations: Mapping[str, Histogram], label: str) -> HistogramMetricFamily:
+    found = HistogramMetricFamily(name, text, labels=[label])
+    for value, one in [*durations.items()]:
+        found.add_metric([value], _buckets(one), one.total)
     return found
+
+
+def _buckets(one: Histogram) -> list[tuple[str, float]]:
+    return [*zip([*map(str, one.bounds), "+Inf"], map(float, accumulate(one.counts)), strict=True)]
 
 
 def _queues(rows: list[dict[str, Any]]) -> Iterator[Metric]:

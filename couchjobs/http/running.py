@@ -85,6 +85,7 @@ async def ready(request: web.Request) -> web.Response:
     if api.presence is not None:
         told["beat_age_s"] = round(api.presence.beat_age_s, 1)
         told["lost"] = api.presence.is_lost
+        told["feed_age_s"] = round(api.feed_age_s or 0.0, 1)
         told["stopping"] = api.is_stopping
     is_ready = told["couchdb_ms"] is not None and not told.get("lost") and not told.get("stopping")
     return _plain({"status": "ok" if is_ready else "not ready", **told}, 200 if is_ready else 503)

@@ -264,6 +264,10 @@ async def test_metrics_when_scraped_then_parsed_and_true(
     assert families["couchjobs_daemons"].samples[0].value == 1
     assert {one.labels["result"] for one in families["couchjobs_claims"].samples} == {"ours"}
     assert families["couchjobs_wait_seconds"].samples
+    assert families["couchjobs_feed_age_seconds"].samples[0].value == 0
+    asked = {one.labels["request"] for one in families["couchjobs_couchdb_seconds"].samples}
+    assert {"POST _bulk_docs", "POST _bulk_get", "GET _view"} <= asked, "those of this server's own connection"
+    assert sum(one.value for one in families["couchjobs_group_commit_documents"].samples if "_sum" in one.name) == 6
 
 
 SCOPES = {
