@@ -27,6 +27,7 @@ from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
 from couchjobs.cli.pause import pause, resume
 from couchjobs.cli.queues import queues
+from couchjobs.cli.top import top
 from couchjobs.log import plain, redact
 
 
@@ -40,7 +41,6 @@ app = typer.Typer(
     help="A job engine for people whose data lives in CouchDB.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.command("init")(init)
 app.command("run")(daemon.run)
@@ -53,6 +53,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(retention.app, name="retention")
 app.command("purge")(retention.purge)
 app.command("queues")(queues)
+app.command("top")(top)
 app.command("pause")(pause)
 app.command("resume")(resume)
 triggers.app.command("ls")(trigger_list.ls)

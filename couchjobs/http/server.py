@@ -46,7 +46,7 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
     served = routes(events, Metrics())
     app.router.add_routes([web.route(one.method, one.path, one.handler) for one in served])
     app.router.add_get("/openapi.json", OpenApi(served).answer)
-    pages.add_pages(app, access)
+    pages.add_pages(app, access, served)
 
     async def close(_: web.Application) -> None:
         await events.close()

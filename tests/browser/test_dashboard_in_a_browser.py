@@ -176,7 +176,7 @@ async def test_pages_when_looked_at_by_axe_then_nothing_serious(
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     await browser.do(browser.driver.execute_cdp_cmd, "Emulation.setEmulatedMedia", {"features": features})
     paths = ["", "/queues", "/jobs", f"/jobs/{failed.id}", "/jobs/odd", "/jobs/wide", "/jobs/long", "/triggers"]
-    for path in [*paths, "/triggers/t", "/trouble", "/login"]:
+    for path in [*paths, "/triggers/t", "/trouble", "/api", "/login"]:
         for width in (1280, 390):
             await browser.do(browser.driver.set_window_size, width, 900)
             await browser.open(f"/dashboard{path}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from couchjobs.http.access import Access
 from couchjobs.http.pages import jobs, triggers
 from couchjobs.http.pages.login import Login
 from couchjobs.http.pages.overview import Overview
-from couchjobs.http.pages.page import LOGIN, ROOT, STATIC, back, set_up
+from couchjobs.http.pages.page import LOGIN, ROOT, STATIC, back, render, set_up
 from couchjobs.http.pages.trouble import Trouble
+from couchjobs.http.routes import Route
 
-OPEN = ("/", LOGIN, f"{ROOT}/logout", STATIC)
+OPEN = ("/", LOGIN, f"{ROOT}/logout", f"{ROOT}/api", STATIC)
 """What is for everybody."""
 
 
@@ -19,8 +22,12 @@ async def _home(_: web.Request) -> web.Response:
     return back(ROOT)
 
 
-def add_pages(app: web.Application, access: Access) -> None:
-    """Add the dashboard to an application."""
+def add_pages(app: web.Application, access: Access, routes: Sequence[Route]) -> None:
+    """Add the dashboard to an application, with a page about its other routes."""
+
+    async def api(request: web.Request) -> web.Response:
+        return render(request, "api.html", title="HTTP API", routes=routes)
+
     set_up(app)
     overview, trouble, login = Overview(), Trouble(), Login(access)
     app.router.add_routes(
@@ -29,6 +36,7 @@ def add_pages(app: web.Application, access: Access) -> None:
             web.get(LOGIN, login.ask),
             web.post(LOGIN, login.take),
             web.post(f"{ROOT}/logout", login.leave),
+            web.get(f"{ROOT}/api", api),
             web.get(ROOT, overview.show),
             web.get(f"{ROOT}/queues", overview.queues),
             web.post(f"{ROOT}/queues/{{worker}}/{{action}}", overview.set_paused),
