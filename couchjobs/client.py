@@ -21,7 +21,7 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, Conflict
 from couchjobs.jobs.job import ENDED, Job, JobOptions, State
 from couchjobs.jobs.lanes import find_job
-from couchjobs.jobs.queries import JobFilter, newest, worker_queue_len
+from couchjobs.jobs.queries import JobFilter, newest, past, worker_queue_len
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.jobs.store import JobStore
@@ -204,13 +204,22 @@ class Couchjobs:
         worker: str | None = None,
         state: State | str | None = None,
         trigger: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: datetime | timedelta | str | None = None,
+        until: datetime | timedelta | str | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """Return jobs, newest first: those of a worker, in a state, of a trigger, queued since and before a time."""
-        chosen = State(state) if state is not None else None
-        wanted = JobFilter(worker=worker, state=chosen, trigger=trigger, since=since, until=until)
+        """Return jobs, newest first: those of a worker, in a state, of a trigger, queued since and before a time.
+
+        A time may be a `timedelta` or a duration such as `"1h"`: so long ago.
+
+        Raises:
+            ConfigurationError: a time, or the state, is none.
+        """
+        try:
+            chosen = State(state) if state is not None else None
+            wanted = JobFilter(worker=worker, state=chosen, trigger=trigger, since=past(since), until=past(until))
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
         return [Job.read(document) for document in await newest(self.connection, self.db, wanted, limit)]
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:

@@ -93,6 +93,8 @@ def _note(document: Document, taken: set[str] | None) -> str:
     if job.state is State.QUEUED and job.errors:
         when = format_time(job.scheduled_at) if job.scheduled_at else "once it can be"
         return f"tried again {when}: {job.errors[-1].error}"
+    if job.state is State.QUEUED and job.scheduled_at:
+        return f"not before {format_time(job.scheduled_at)}"
     return str(document.get("error") or "") or "; ".join(near_misses(document, Job))
 
 

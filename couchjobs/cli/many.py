@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -16,11 +15,9 @@ from rich.progress import Progress
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, say, with_connection
 from couchjobs.client import Couchjobs, present
 from couchjobs.couch.connection import Connection
-from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Conflict, JobNotFoundError, NotFound
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.queries import JobFilter, each
-from couchjobs.timestamps import now, parse_time
+from couchjobs.jobs.queries import JobFilter, each, past
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Ids of jobs; or filters, with --yes.")]
 Worker = Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")]
@@ -57,18 +54,12 @@ def filter_of(
 
 
 def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
     try:
-        return now() - timedelta(seconds=read_seconds(text))
+        return past(text)
     except (ValueError, OverflowError):
-        pass
-    with suppress(ValueError, OverflowError):
-        if (time := parse_time(text)) is not None:
-            return time
-    raise ConfigurationError(
-        f"{option} {text!r}: write a duration such as 1h30m, or a time such as 2026-11-28T09:00:00Z"
-    )
+        raise ConfigurationError(
+            f"{option} {text!r}: a time such as 2026-11-24T08:00:00Z, a date, or so long ago, such as 2h or 3d"
+        ) from None
 
 
 def retry(

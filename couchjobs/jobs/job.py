@@ -203,6 +203,8 @@ class Job(BaseModel):
     """How far it has come, as its function says: `done`, `text`, `at`."""
     result: Any = None
     """What its function has returned."""
+    trace_context: Any = None
+    """Of a producer that traces: `traceparent` and `tracestate`. Written by whoever creates the job."""
     admin_proof: str | None = None
     """Proves that it was pushed with admin=True, for workers that take no others."""
 

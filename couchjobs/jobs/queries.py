@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection, connected
 from couchjobs.couch.database import Database, Document, Row, Update
+from couchjobs.durations import read_seconds
 from couchjobs.errors import JobNotFoundError
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, store_of, stores
 from couchjobs.prefixer import Prefixer
-from couchjobs.timestamps import format_time
+from couchjobs.timestamps import format_time, now, parse_time
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MOST = 50
 _PAGE = 500
 
@@ -115,6 +119,25 @@ class JobFilter:
             and self.trigger in (None, document.get("trigger_id"))
             and not (self.failed and document.get("cancelled"))
         )
+
+
+def past(value: datetime | timedelta | str | None) -> datetime | None:
+    """Return the moment that is meant: a time, `2026-01-31` (its beginning, in UTC), or so long ago, such as `1h`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, timedelta):
+        return now() - value
+    if not isinstance(value, str):
+        return value
+    with suppress(ValueError, OverflowError):
+        return now() - timedelta(seconds=read_seconds(value))
+    if _DATE.fullmatch(value):
+        value += "T00:00:00Z"
+    if (time := parse_time(value)) is None:
+        raise ValueError(f"{value!r} is before all jobs")
+    return time
 
 
 async def newest(

@@ -14,6 +14,7 @@ from couchjobs.jobs.message import Message
 from couchjobs.jobs.values import to_json
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
+from couchjobs.tracing import carried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         queued_at=request.queued_at or now(),
         tick=request.tick,
         previous_tick=request.previous_tick,
+        trace_context=carried(),
     )
 
 

@@ -19,6 +19,7 @@ from couchjobs.jobs.message import unmarshal
 from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
+from couchjobs.tracing import span_of_try
 from couchjobs.workers.boundary import (
     GRACE_S,
     Call,
@@ -186,6 +187,13 @@ class Try:
     async def _body(self) -> Any:
         """Call what the user gave: middleware, `worker_start`, the function."""
         begin_job(self._context)
+        job = self._job
+        carrier = job.trace_context if isinstance(job.trace_context, dict) else None
+        with span_of_try(job.worker, job.id, job.exec_count, carrier):
+            return await self._call_within()
+
+    async def _call_within(self) -> Any:
+        """Call `worker_start` and the function, with the middleware around them."""
         if not self._config.middleware:
             return await self._call_function([])
         plain: list[AbstractContextManager[Any]] = []

@@ -20,11 +20,12 @@ from couchjobs.jobs.queries import (
     get_queued_jobs,
     iter_jobs_before_date,
     iter_queued_jobs,
+    past,
     wait,
 )
 from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.prefixer import Prefixer
-from couchjobs.timestamps import format_time
+from couchjobs.timestamps import format_time, now
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -141,3 +142,15 @@ async def test_trigger_state_when_jobs_ended_then_the_last_of_each_kind(connecti
     assert (state.last_failed_job_id, state.last_error) == ("job-0002-errored", "no")
     assert state.last_manual_job_id == "job-0003-done"
     assert (await get_trigger_state(db, "nothing")).status is State.DONE
+
+
+def test_past_when_told_in_any_form_then_the_moment_that_is_meant() -> None:
+    """A time, a date, a duration; what is none is refused, by what it says."""
+    assert past(None) is None
+    assert past("2026-01-31") == datetime(2026, 1, 31, tzinfo=UTC)
+    assert past("2026-01-31T08:00:00+01:00") == datetime(2026, 1, 31, 7, tzinfo=UTC)
+    for hour_ago in ("1h", timedelta(hours=1)):
+        assert timedelta(minutes=59) < now() - (past(hour_ago) or now()) < timedelta(minutes=61)
+    for wrong in ("soon", "2026-13-01", "0001-01-01T00:00:00Z"):
+        with pytest.raises(ValueError, match=r"soon|2026-13-01|before all jobs"):
+            past(wrong)

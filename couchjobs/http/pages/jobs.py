@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from couchjobs.http.pages.page import ROOT, back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job
-from couchjobs.jobs.queries import JobFilter, each, newest
+from couchjobs.jobs.queries import JobFilter, each, newest, past
 from couchjobs.jobs.request import JobRequest
 from couchjobs.timestamps import format_time
 
@@ -36,6 +37,7 @@ async def index(request: web.Request) -> web.Response:
     api, query = request.app[API], {name: value for name, value in request.query.items() if value}
     if "id" in query:
         return back(f"{ROOT}/jobs/{segment(query['id'].strip())}")
+    _read_since(query)
     asked = filter_in(query)
     request[CALLER].check("GET", "jobs", JobRequest(worker_type=asked.worker) if asked.worker else None)
     wanted = replace(asked, after=read_cursor(query.get("page[cursor]")))
@@ -58,6 +60,14 @@ async def index(request: web.Request) -> web.Response:
         else "",
         is_behind=is_behind,
     )
+
+
+def _read_since(query: dict[str, str]) -> None:
+    """Have `since` as the API wants it: people write dates, and `1h`."""
+    if "since" in query:
+        with suppress(ValueError, OverflowError):
+            since = past(query["since"])
+            query["since"] = format_time(since) if since else ""
 
 
 async def _newest(api: Api, wanted: JobFilter, count: int) -> tuple[list[Document], bool]:
@@ -186,8 +196,3 @@ async def change(request: web.Request) -> web.Response:
     except CouchjobsError as error:
         return back(where, str(error))
     return back(where, {"cancel": "it is being cancelled"}.get(action, "it is queued again"))
-
-
-def since(job: Job) -> str:
-    """Return when a job was queued, for a link."""
-    return format_time(job.queued_at) if job.queued_at else ""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from couchjobs.couch.codec import decode
@@ -151,8 +150,3 @@ async def change(request: web.Request) -> web.Response:
         raise ApiError(404, f"{action}: fire, disable or enable")
     await api.client.triggers.update(infos.id, disabled=True if action == "disable" else None)
     return back(where, f"it is {action}d")
-
-
-def as_text(document: dict[str, Any]) -> str:
-    """Return a document for a field of a form."""
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()

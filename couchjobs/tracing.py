@@ -1,0 +1,49 @@
+"""Spans of OpenTelemetry, where `couchjobs[otel]` is installed: one for each try, a child of what has pushed the job.
+
+A job carries the context of its producer as W3C's `traceparent` and `tracestate`, so that a trace goes from a request
+of a web application through its jobs to the jobs that those push. Which spans are kept, and where they go, the program
+says, as ever with OpenTelemetry (a tracer provider; `opentelemetry-instrument couchjobs run ...` sets one). Where
+nobody has set one, nothing is carried. Source: opentelemetry.io, "Semantic conventions for messaging spans".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+_is_there = find_spec("opentelemetry") is not None
+_trace: Any = import_module("opentelemetry.trace") if _is_there else None
+_propagate: Any = import_module("opentelemetry.propagate") if _is_there else None
+_NAME = "couchjobs"
+
+
+def carried() -> dict[str, str] | None:
+    """Return the context of the present span, for a job that is pushed in it; None where there is none."""
+    if _propagate is None:
+        return None
+    found: dict[str, str] = {}
+    _propagate.inject(found)
+    return found or None
+
+
+def span_of_try(
+    worker: str, job_id: str, exec_count: int, carrier: Mapping[str, Any] | None
+) -> AbstractContextManager[Any]:
+    """Return a span for one try of a job, entered around its function; an error of that is recorded in it."""
+    if _trace is None:
+        return nullcontext()
+    told = {name: value for name, value in carrier.items() if isinstance(value, str)} if carrier else {}
+    attributes = {
+        "messaging.system": _NAME,
+        "messaging.operation.type": "process",
+        "messaging.destination.name": worker,
+        "messaging.message.id": job_id,
+        "couchjobs.exec_count": exec_count,
+    }
+    span: AbstractContextManager[object] = _trace.get_tracer(_NAME).start_as_current_span(
+        f"process {worker}", context=_propagate.extract(told), kind=_trace.SpanKind.CONSUMER, attributes=attributes
+    )
+    return span
