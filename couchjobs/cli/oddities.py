@@ -58,7 +58,12 @@ class Oddities:
         names = sorted({_database(self._connection, doctype) for doctype in doctypes_of(infos)} & self._missing)
         empty = sorted(self._empty.intersection(_patterns_of(infos)))
         notes += [f"there is no database {name}" for name in names]
-        return [*notes, *(f"no database matches {pattern} yet" for pattern in empty)]
+        rules = _rules_of(infos)
+        return [
+            *notes,
+            *(f"no database matches {pattern} yet" for pattern in empty),
+            *(rules.notes if rules is not None else ()),
+        ]
 
 
 def doctypes_of(infos: TriggerInfos) -> frozenset[str]:

@@ -29,6 +29,7 @@ _CHANGED = "!="
 _BECAME = "=>"
 _MOST_RULES = 200
 _DEEPEST_SELECTOR = 50
+_LONGEST_NOTE = 300
 _MOST_PARTS = 4
 _MOST_ASKED = 10_000
 _EXACT = 2.0**53
@@ -60,6 +61,16 @@ class EventRule:
     def may_match(self, verb: str, doc_id: str) -> bool:
         """Return whether the rule can match once the document is known."""
         return verb in self.verbs and (bool(self.selector) or not self.values or doc_id in self.wanted)
+
+    @property
+    def note(self) -> str:
+        """Return what a person may not have meant by it; nothing where it means what it says."""
+        if self.wants_each and self.verbs == {"DELETED"}:
+            return f"{self.text} never fires: a deleted document becomes nothing"
+        if self.values and not self.selector:
+            named = f"{self.doctype}:{','.join(sorted(self.verbs))}:{','.join(self.values)}"
+            return f"{self.text} fires for documents with these ids alone: for a field, {named}:FIELD"[:_LONGEST_NOTE]
+        return ""
 
     def matches(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False) -> bool:
         """Return whether the rule matches an event of its doctype.
@@ -140,6 +151,11 @@ class EventRules:
     def patterns(self) -> frozenset[str]:
         """Return the patterns of doctypes whose documents can fire."""
         return frozenset(rule.doctype for rule in self.rules if is_pattern(rule.doctype))
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what a person may not have meant by its text rules."""
+        return [rule.note for rule in self.rules if isinstance(rule, EventRule) and rule.note]
 
     def names(self, doctype: str) -> bool:
         """Return whether a rule names the doctype, as it is or by a pattern."""

@@ -19,6 +19,7 @@ from couchjobs.jobs.message import decode_message, new_message, unmarshal
 from couchjobs.log import redact
 from couchjobs.prefixer import Prefixer, escape
 from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.triggers.event import parse_event
 
 
 @pytest.mark.parametrize(
@@ -229,3 +230,18 @@ def test_redact_when_text_is_long_then_quick_and_cut() -> None:
 def test_redact_when_credentials_are_in_it_then_not_any_more(text: str) -> None:
     """URLs, headers, cookies."""
     assert "hush" not in redact(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        ("orders:CREATED:paid", "fires for documents with these ids alone: for a field, orders:CREATED:paid:FIELD"),
+        ("orders:DELETED:=>paid:status", "never fires: a deleted document becomes nothing"),
+        ("orders:CREATED:paid:status", ""),
+        ("orders", ""),
+    ],
+)
+def test_rule_when_it_may_not_mean_what_it_says_then_noted(arguments: str, note: str) -> None:
+    """It is stored all the same: ids may be meant."""
+    (told,) = parse_event(arguments).notes or [""]
+    assert told == (f"{arguments} {note}" if note else "")

@@ -111,13 +111,21 @@ async def _page(request: web.Request, infos: TriggerInfos, **tried: Any) -> web.
         infos=infos,
         trouble=trouble,
         times=coming_times(life, present, _NEXT) if life is not None and not infos.disabled else [],
-        notes=notes_on(life, present) if life is not None else [],
+        notes=notes_on(life, present) if life is not None else _notes_on_rules(infos),
         jobs=jobs,
         document=infos.document(),
         is_event=infos.type == "@event",
         verbs=VERBS,
         **({"answers": None, "given": "", "verb": "CREATED", "refused": ""} | tried),
     )
+
+
+def _notes_on_rules(infos: TriggerInfos) -> list[str]:
+    try:
+        rules = parse_trigger(infos)
+    except CouchjobsError:
+        return []
+    return rules.notes if isinstance(rules, EventRules) else []
 
 
 async def attempt(request: web.Request) -> web.Response:
