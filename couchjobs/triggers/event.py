@@ -65,8 +65,6 @@ class EventRule:
     @property
     def note(self) -> str:
         """Return what a person may not have meant by it; nothing where it means what it says."""
-        if self.wants_each and self.verbs == {"DELETED"}:
-            return f"{self.text} never fires: a deleted document becomes nothing"
         if self.values and not self.selector:
             named = f"{self.doctype}:{','.join(sorted(self.verbs))}:{','.join(self.values)}"
             return f"{self.text} fires for documents with these ids alone: for a field, {named}:FIELD"[:_LONGEST_NOTE]
