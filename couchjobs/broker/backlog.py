@@ -140,33 +140,23 @@ class Backlog:
         """Note that queued jobs of that type are no candidates, and from when on they may be claimed."""
         self._queues[worker_type].note_overflow(not_before)
 
-    def take_left_out(self) -> list[str]:
+    def take_left_out(self, now: Moment) -> list[str]:
         """Remove and return ids that were left out of the types of which few are ready: they are to be read again."""
-        return [job_id for queue in self._queues.values() for job_id in queue.take_left_out(self._most)]
+        return [job_id for queue in self._queues.values() for job_id in queue.take_left_out(self._most, now)]
 
-    def wants_left_out(self) -> bool:
-        """Return whether `take_left_out` yields any."""
-        return any(queue.left_out and queue.ready < queue.low for queue in self._queues.values())
+    def left_out_in(self, now: Moment) -> float | None:
+        """Return in how many seconds `take_left_out` yields some, by what is ready now; None: not at all."""
+        waits = [wait for queue in self._queues.values() if (wait := queue.left_out_in(now)) is not None]
+        return min(waits, default=None)
 
     def overflow_in(self, now: Moment) -> float | None:
         """Return in how many seconds `overflowed` names a type, by what is ready now; None: not at all."""
-        waits = [
-            queue.overflow_from - now.wall
-            for queue in self._queues.values()
-            if queue.overflow_from is not None and queue.ready < queue.low and not queue.left_out
-        ]
-        return max(0.0, min(waits)) if waits else None
+        waits = [wait for queue in self._queues.values() if (wait := queue.overflow_in(now)) is not None]
+        return min(waits, default=None)
 
     def overflowed(self, now: Moment) -> list[str]:
         """Return the types with jobs left out that may be claimed by now, and few ready; forget the notes."""
-        types = [
-            name
-            for name, queue in self._queues.items()
-            if queue.overflow_from is not None
-            and queue.overflow_from <= now.wall
-            and queue.ready < queue.low
-            and not queue.left_out
-        ]
+        types = [name for name, queue in self._queues.items() if queue.overflow_in(now) == 0]
         for name in types:
-            self._queues[name].overflow_from = None
+            self._queues[name].take_overflow()
         return types

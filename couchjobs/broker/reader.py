@@ -5,11 +5,10 @@ It waits for no view: that may be built for minutes, while there are jobs to run
 
 from __future__ import annotations
 
-import time
-
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.producer import Producer
 from couchjobs.errors import CouchError
+from couchjobs.timestamps import moment
 
 _MOST_READ = 1000
 """Rows that were left to other daemons, read at a time."""
@@ -39,11 +38,12 @@ class Reader:
             await self._lane.to_read.within(self._next_in())
 
     async def _read(self) -> None:
-        present, spare = time.monotonic(), 0
-        if present - self._rows_read_at >= _ROWS_PAUSE_S:
+        present, spare = moment(), 0
+        if present.monotonic - self._rows_read_at >= _ROWS_PAUSE_S:
             spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
-            self._rows_read_at = present
-        ids = dict.fromkeys([*self._lane.unread.take(spare, present), *self._lane.backlog.take_left_out()])
+            self._rows_read_at = present.monotonic
+        left_out = self._lane.backlog.take_left_out(present)
+        ids = dict.fromkeys([*self._lane.unread.take(spare, present.monotonic), *left_out])
         try:
             await self._producer.read(self._lane, ids)
         except CouchError:
@@ -53,10 +53,10 @@ class Reader:
 
     def _next_in(self) -> float | None:
         """Return in how many seconds there is something to read, unless something happens before."""
-        if self._lane.backlog.wants_left_out():
-            return 0.0
-        present, waits = time.monotonic(), list[float]()
-        unread, spare = self._lane.unread, self._producer.spare_slots(self._lane)
+        now, waits = moment(), list[float]()
+        if (left_out_in := self._lane.backlog.left_out_in(now)) is not None:
+            waits.append(left_out_in)
+        present, unread, spare = now.monotonic, self._lane.unread, self._producer.spare_slots(self._lane)
         if (again_in := unread.next_in(0, present)) is not None:
             waits.append(again_in)
         if (rows_in := unread.next_in(spare, present)) is not None:

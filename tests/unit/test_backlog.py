@@ -77,7 +77,7 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     known.offer(candidate("high", priority=1), at(0))
     assert known.ready("w") == 4
     known.take("w", 4, at(0))
-    assert known.take_left_out() == []
+    assert known.take_left_out(at(0)) == []
     assert known.overflowed(at(0)) == ["w"]
     assert known.overflowed(at(0)) == []
 
@@ -90,14 +90,14 @@ def test_offer_when_there_are_too_many_then_their_ids_are_kept_and_those_of_high
     for number in range(4):
         known.offer(candidate(f"high-{number}", priority=1), at(0))
     assert known.ready() == 6, "twice as many of higher priority"
-    assert known.take_left_out() == []
-    assert not known.wants_left_out()
+    assert known.take_left_out(at(0)) == []
+    assert known.left_out_in(at(0)) is None
     known.take("w", 6, at(0))
-    assert known.wants_left_out()
+    assert known.left_out_in(at(0)) == 0
     assert not known.wants_more()
-    assert known.take_left_out() == ["high-3", "job-3", "job-4"]
+    assert known.take_left_out(at(0)) == ["high-3", "job-3", "job-4"]
     assert not known.is_quiet
-    assert known.take_left_out() == ["job-5", "job-6", "job-7"]
+    assert known.take_left_out(at(0)) == ["job-5", "job-6", "job-7"]
     assert known.overflow_in(at(0)) is None
     assert known.wants_more()
 
@@ -112,11 +112,17 @@ def test_offer_when_even_the_ids_are_too_many_then_marked_and_looked_for_after_t
         known.offer(candidate(f"job-{number}"), at(0))
     known.take("w", 1, at(0))
     assert known.overflowed(at(0)) == []
-    assert known.take_left_out() == ["job-1"]
-    assert known.overflow_in(at(0)) is None
-    assert known.take_left_out() == ["job-2"]
+    assert known.take_left_out(at(0)) == ["job-1"]
+    assert known.take_left_out(at(0)) == [], "it is the view's turn: what it has may be older"
     assert known.overflow_in(at(0)) == 0
-    assert known.overflowed(at(0)) == ["w"]
+    assert known.left_out_in(at(0.25)) == 0.75
+    assert known.take_left_out(at(1)) == ["job-2"], "the view may be being built"
+    known.offer(candidate("job-4"), at(1))
+    known.offer(candidate("job-5"), at(1))
+    known.take("w", 1, at(1))
+    assert known.overflowed(at(1)) == ["w"]
+    assert known.overflowed(at(1)) == []
+    assert known.take_left_out(at(1)) == ["job-5"]
 
 
 def test_reassign_when_partitions_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
