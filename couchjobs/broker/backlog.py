@@ -45,13 +45,13 @@ class Backlog:
 
         Where there are too many, it is left out: its id is kept (see `take_left_out`), or it is noted from when on it
         may be claimed (see `overflowed`). One of higher priority still finds a place; of those that are not ready, the
-        earliest do.
+        earliest do. What comes later does not come before what was left out.
         """
         self.forget(one.job_id)
         queue = self._queues[one.worker]
         most = self._most if one.priority <= 0 else self._most * _ROOM_FOR_PRIORITY
         is_ready = one.assigned and one.not_before <= now.wall
-        if is_ready and queue.ready >= most:
+        if is_ready and (queue.ready >= most or queue.comes_after_others(one, now)):
             queue.leave_out(one, now)
             return
         if not is_ready:

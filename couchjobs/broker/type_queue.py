@@ -112,6 +112,8 @@ class TypeQueue:
         self.ready = 0
         self.unready = 0
         self.left_out = LeftOut()
+        self._recalled: dict[str, Candidate | None] = {}
+        """Those of them that are being read again."""
         self.overflow_from: float | None = None
         """From when on there may be jobs to claim that are no candidates, nor left out; seconds since 1970."""
         self._left_out_taken_at = -math.inf
@@ -165,15 +167,26 @@ class TypeQueue:
 
     def leave_out(self, one: Candidate, now: Moment) -> None:
         """Keep the id of a job that is ready and finds no place; the view tells of it where order is strict."""
-        if self.strict or not self.left_out.add(one.job_id, before_others=one.priority > 0):
+        unknown = self.strict or self._overflow_in(now) == 0  # what the view has is older
+        if unknown or not self.left_out.add(one.job_id, before_others=one.priority > 0):
             self.note_overflow(now.wall)
+
+    def comes_after_others(self, one: Candidate, now: Moment) -> bool:
+        """Return whether jobs were left out before that one, which is none of those that were just read again.
+
+        While the view is being read, nothing is noted of it: what it shows finds its place, and so does what is new.
+        """
+        if self._recalled.pop(one.job_id, one) is None:
+            return False
+        return one.priority <= 0 and (bool(self.left_out) or self._overflow_in(now) == 0)
 
     def take_left_out(self, most: int, now: Moment) -> list[str]:
         """Remove and return ids that were left out, so many that `most` are ready then; none while `left_out_in`."""
         if self.left_out_in(now) != 0:
             return []
         self._left_out_taken_at = now.monotonic
-        return self.left_out.take(most - self.ready)
+        self._recalled = dict.fromkeys(self.left_out.take(most - self.ready))
+        return [*self._recalled]
 
     def left_out_in(self, now: Moment) -> float | None:
         """Return in how many seconds `take_left_out` yields some; None: something else must happen first.

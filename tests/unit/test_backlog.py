@@ -117,12 +117,47 @@ def test_offer_when_even_the_ids_are_too_many_then_marked_and_looked_for_after_t
     assert known.overflow_in(at(0)) == 0
     assert known.left_out_in(at(0.25)) == 0.75
     assert known.take_left_out(at(1)) == ["job-2"], "the view may be being built"
+    known.offer(candidate("job-2"), at(1))
     known.offer(candidate("job-4"), at(1))
-    known.offer(candidate("job-5"), at(1))
-    known.take("w", 1, at(1))
+    assert ids(known.take("w", 9, at(1))) == ["job-2"], "what is new does not come before what the view has"
     assert known.overflowed(at(1)) == ["w"]
     assert known.overflowed(at(1)) == []
-    assert known.take_left_out(at(1)) == ["job-5"]
+    known.offer(candidate("job-3"), at(1))
+    known.offer(candidate("job-4"), at(1))
+    assert ids(known.take("w", 9, at(1))) == ["job-3"]
+    assert known.take_left_out(at(1)) == ["job-4"]
+
+
+def test_take_when_new_jobs_come_as_quickly_as_they_are_taken_then_old_ones_are_not_passed_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As feed, reader and sweeper do it: what was left out by its id first, and what the view alone has by turns."""
+    monkeypatch.setattr("couchjobs.broker.type_queue._MOST_LEFT_OUT", 600)
+    known = Backlog({"w": 20}, 100)
+    queued = {f"old-{number:04}": float(number) for number in range(1000)}
+    for job_id, due in queued.items():
+        known.offer(candidate(job_id, due=due), at(0))
+    order: list[str] = []
+    for tick in range(200):
+        now = at(0.25 * (tick + 1))
+        taken = ids(known.take("w", 10, now))
+        order += taken
+        for job_id in taken:
+            del queued[job_id]
+        for job_id in known.take_left_out(now):
+            known.offer(candidate(job_id, due=queued[job_id]), now)
+        for _ in known.overflowed(now):
+            oldest = sorted(queued, key=lambda job_id: queued[job_id])
+            for job_id in oldest[:100]:
+                if not known.knows(job_id, "1-a"):
+                    known.offer(candidate(job_id, due=queued[job_id]), now)
+            known.note_overflow("w", 0.0)
+        for number in range(10):
+            queued[f"new-{tick:03}-{number}"] = 10_000.0 + tick
+            known.offer(candidate(f"new-{tick:03}-{number}", due=10_000.0 + tick), now)
+    assert len(order) == 2000
+    assert max(place for place, job_id in enumerate(order) if job_id.startswith("old")) < 1400
+    assert not [job_id for job_id in queued if job_id.startswith("old")]
 
 
 def test_reassign_when_partitions_change_then_what_was_left_is_ready_and_the_rest_is_not() -> None:
