@@ -30,6 +30,7 @@ _KEPT = timedelta(hours=25)
 _MOST_WORKERS = 100
 """Worker types that are told apart in a minute; what others have done is told as that of `...`."""
 _OTHERS = "..."
+_MOST = 1e12
 _HOUR = "%Y-%m-%dT%H"
 
 
@@ -75,9 +76,14 @@ class Figures:
     @classmethod
     def read(cls, value: Any) -> Figures:
         """Return what is stored so; nothing where it makes no sense."""
-        if isinstance(value, list) and len(value) == len(cls.__slots__) and all(type(x) in (int, float) for x in value):
+        names = cls.__slots__
+        if isinstance(value, list) and len(value) == len(names) and all(map(_is_amount, value)):
             return cls(*value)
         return cls()
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _MOST
 
 
 ByWorker = dict[str, Figures]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ from couchjobs.cluster.pauses import paused
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import takers
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Database
+from couchjobs.couch.database import Database, Update
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import State
 from couchjobs.jobs.lanes import stores
@@ -17,10 +18,13 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
 
 _RECENT = timedelta(hours=1)
+_TOGETHER = 8
 
 
-async def queues(connection: Connection, tenant: Prefixer) -> list[dict[str, Any]]:
+async def queues(connection: Connection, tenant: Prefixer, *, update: Update = "true") -> list[dict[str, Any]]:
     """Return a row for each worker type; done and failed are of the jobs that were queued within the last hour.
+
+    `update`: whether the views are brought up to date first.
 
     Raises:
         NotFound: the databases, or their views, do not exist.
@@ -34,16 +38,31 @@ async def queues(connection: Connection, tenant: Prefixer) -> list[dict[str, Any
     for name in taken or {}:
         rows[name] = _row_of(name, taken)
     for store in stores(connection, tenant):
-        for one in await store.database.reduced("jobs/by_state", [""], [{}], group_level=2):
+        for one in await store.database.reduced("jobs/by_state", [""], [{}], group_level=2, update=update):
             worker, state = one["key"]
             if not isinstance(worker, str):  # a document that is no job
                 continue
             row = rows.setdefault(worker, _row_of(worker, taken))
             if state in (State.QUEUED, State.RUNNING):
                 row[state] += one["value"]
-        for worker, row in rows.items():
-            await _add_recent(store.database, worker, row)
+        together = asyncio.Semaphore(_TOGETHER)
+        await asyncio.gather(
+            *(_add_recent(store.database, update, together, worker, row) for worker, row in rows.items())
+        )
     return [rows[worker] | {"paused": worker in stopped} for worker in sorted(rows)]
+
+
+async def queues_within(connection: Connection, tenant: Prefixer, seconds: float) -> tuple[list[dict[str, Any]], bool]:
+    """Return the rows, and whether the views are behind: they are brought up to date for so many seconds at most.
+
+    Raises:
+        NotFound: the databases, or their views, do not exist.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await queues(connection, tenant), False
+    except TimeoutError:
+        return await queues(connection, tenant, update="false"), True
 
 
 def _row_of(worker: str, taken: dict[str, list[str]] | None) -> dict[str, Any]:
@@ -52,14 +71,21 @@ def _row_of(worker: str, taken: dict[str, list[str]] | None) -> dict[str, Any]:
     return {"worker": worker, **numbers, "oldest_due": None, "taken_by": by}
 
 
-async def _add_recent(database: Database, worker: str, row: dict[str, Any]) -> None:
+async def _add_recent(
+    database: Database, update: Update, together: asyncio.Semaphore, worker: str, row: dict[str, Any]
+) -> None:
     present_time = format_time(now())
     hour_ago = format_time(now() - _RECENT)
-    for name, state in (("done", State.DONE), ("failed", State.ERRORED)):
-        counted = await database.reduced("jobs/by_state", [worker, state, hour_ago], [worker, state, {}])
-        row[name] += counted[0]["value"] if counted else 0
-    due = await database.reduced("queue/due", [worker, "due", ""], [worker, "due", present_time])
-    row["due"] += due[0]["value"] if due else 0
-    oldest = await database.view("queue/due", [worker, "due", "0"], [worker, "due", present_time], limit=1)
-    if oldest and (row["oldest_due"] is None or oldest[0]["key"][2] < row["oldest_due"]):
-        row["oldest_due"] = oldest[0]["key"][2]
+    async with together:
+        for name, state in (("done", State.DONE), ("failed", State.ERRORED)):
+            low, high = [worker, state, hour_ago], [worker, state, {}]
+            counted = await database.reduced("jobs/by_state", low, high, update=update)
+            row[name] += counted[0]["value"] if counted else 0
+        if not row[State.QUEUED]:
+            return
+        low, high = [worker, "due", ""], [worker, "due", present_time]
+        due = await database.reduced("queue/due", low, high, update=update)
+        row["due"] += due[0]["value"] if due else 0
+        oldest = await database.view("queue/due", [worker, "due", "0"], high, limit=1, update=update)
+        if oldest and (row["oldest_due"] is None or oldest[0]["key"][2] < row["oldest_due"]):
+            row["oldest_due"] = oldest[0]["key"][2]

@@ -27,6 +27,8 @@ _LARGE_DATABASE = 100_000
 """Documents beyond which the views, built or not, are the quicker way to what is queued: some 4 s of rows."""
 _NEWEST = 10_000
 """Rows of a large database that a daemon begins with: some 0.6 s, while the view may be built for minutes."""
+_NEWEST_FIRST_S = 5.0
+"""Seconds after which the view is to tell of older jobs, though the newest are not yet dealt with."""
 _FIRST_SWEEP_S = 5.0
 """Seconds that are waited for the view, as it is, at the start in a large database."""
 _PAGE = 500
@@ -61,9 +63,9 @@ class JobsFeed:
         self._lane = lane
         self._producer = producer
         self._sweeper = sweeper
-        self._sweep_when_read = False
-        """Whether the view is to tell what lies before the newest rows, once those are dealt with: it may have to be
-        built, which takes the server's cores. Where they never are, the next sweep tells."""
+        self._sweep_at: float | None = None
+        """When the view is to tell at the latest what lies before the newest rows: it may have to be built, which takes
+        the server's cores from what is known to be done."""
 
     async def follow(self) -> None:
         """Read the feed; a missing database is waited for."""
@@ -99,7 +101,7 @@ class JobsFeed:
 
     async def _newest(self) -> str:
         """Return where to begin in a large database: where the view, as it is, has many older jobs, they come first."""
-        self._sweep_when_read = True
+        self._sweep_at = asyncio.get_running_loop().time() + _NEWEST_FIRST_S
         await self._sweeper.has_swept.within(_FIRST_SWEEP_S)
         if self._lane.backlog.has_overflow:
             return await current_sequence(self._lane.store.database)
@@ -107,6 +109,7 @@ class JobsFeed:
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         behind = documents = True
+        loop = asyncio.get_running_loop()
         while True:
             limit = await self._until_wanted(behind)
             page = await follower.next_page(limit, documents=documents)
@@ -116,12 +119,16 @@ class JobsFeed:
             rows = len(page.changes)
             too_large = documents and all(change.document is None for change in page.changes)
             behind, documents = rows == limit, not too_large and rows - looked_at < max(_MANY, rows // 2)
-            if self._sweep_when_read and not (behind or self._lane.backlog.ready() or self._lane.backlog.has_left_out):
-                self._sweep_when_read = False
+            if self._sweep_at is not None and (self._is_idle(behind=behind) or loop.time() >= self._sweep_at):
+                self._sweep_at = None
                 self._sweeper.sweep_now()
             await self._lane.store.writer.answered(_LONGEST_PAUSE_S)
             if left > _MANY and not looked_at and not behind:
                 await asyncio.sleep(_OTHERS_PAUSE_S)
+
+    def _is_idle(self, *, behind: bool) -> bool:
+        """Return whether there is nothing that is known to be done."""
+        return not (behind or self._lane.backlog.ready() or self._lane.backlog.has_left_out)
 
     async def _until_wanted(self, behind: bool) -> int:
         """Return, as soon as a page is wanted, of how many rows; `behind`: whether it is there already."""

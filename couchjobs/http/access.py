@@ -39,9 +39,9 @@ _WRONG_S = 90.0
 _MOST_KEPT = 1000
 _PER_S = 100.0
 _BURST = 200.0
-_REFUSED_PER_S = 1.0
-_REFUSED_BURST = 50.0
-"""Of one address, of what is refused: each costs CouchDB a question."""
+_REFUSED_PER_S = 5.0
+_REFUSED_BURST = 100.0
+"""Of one address, of what is refused: each costs CouchDB a question. Behind a proxy all callers have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ class Access:
         self._wrong: OrderedDict[str, float] = OrderedDict()
         """By name of a user, until when CouchDB is not asked for him: five wrong passwords lock him out there."""
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._good: OrderedDict[str, None] = OrderedDict()
+        """Digests of what those have shown who might ask."""
 
     @web.middleware
     async def middleware(
@@ -100,15 +102,25 @@ class Access:
         """Find out who asks, before anything is done for him."""
         resource = request.match_info.route.resource
         if resource is None or resource.canonical not in self._open_paths:
-            self.check_stranger(request)
+            shown = _digest_of(request)
+            if shown not in self._good:
+                self.check_stranger(request)
             try:
                 caller = await self._caller(request)
             except ApiError:
                 self.check_stranger(request, cost=1)
                 raise
+            self._note_good(shown)
             self._check_rate(caller.key, _PER_S, _BURST)
             request[CALLER] = caller
         return await handler(request)
+
+    def _note_good(self, shown: str) -> None:
+        """Take note that somebody may ask: what others at his address are refused does not lock him out."""
+        self._good[shown] = None
+        self._good.move_to_end(shown)
+        if len(self._good) > _MOST_KEPT:
+            self._good.popitem(last=False)
 
     def check_stranger(self, request: web.Request, cost: float = 0) -> None:
         """Check that whoever is at that address was not refused too often; `cost`: whether he is, once more.
@@ -125,26 +137,36 @@ class Access:
 
     async def _caller(self, request: web.Request) -> Caller:
         kind, _, shown = request.headers.get("Authorization", "").partition(" ")
-        kind, in_cookie = kind.lower(), request.cookies.get(TOKEN_COOKIE)
-        if kind == "bearer" or (not kind and in_cookie):
-            caller = await self.of_token(shown.strip() if kind else in_cookie or "")
+        kind = kind.lower()
+        if kind == "bearer":
+            caller = await self.of_token(shown.strip())
             if caller is None:
                 raise ApiError(401, "the token is none of this tenant, or no longer")
-            if not kind:
-                _check_origin(request)
             return caller
-        if kind == "basic" or "AuthSession" in request.cookies:
+        if kind == "basic":
             user = await self._user(request)
             if user is None:
                 raise ApiError(401, "CouchDB does not know this user, or he has no role of couchjobs")
-            _check_origin(request)  # a browser shows both to whoever's page asks
+            check_origin(request)  # a browser shows it to whoever's page asks
             return user
+        known = await self._of_cookies(request)
+        if known is not None:
+            check_origin(request)
+            return known
         if await self._is_open():
-            _check_origin(request)
+            check_origin(request)
             if urlsplit(f"//{request.host}").hostname not in ("127.0.0.1", "localhost", "::1"):
                 raise ApiError(403, f"{request.host} is not how this machine calls itself: use 127.0.0.1")
             return _ANYBODY
         raise ApiError(401, "a token is wanted: Authorization: Bearer cj_...; see `couchjobs tokens create`")
+
+    async def _of_cookies(self, request: web.Request) -> Caller | None:
+        """Return whom the cookies show; None for nobody: they may be old, or of another server of this host."""
+        if TOKEN_COOKIE in request.cookies:
+            caller = await self.of_token(request.cookies[TOKEN_COOKIE])
+            if caller is not None:
+                return caller
+        return await self._user(request) if "AuthSession" in request.cookies else None
 
     async def _is_open(self) -> bool:
         """Return whether nobody needs a token; once there has been one, somebody does, whatever becomes of it."""
@@ -206,7 +228,13 @@ def _of_roles(name: str, roles: list[str]) -> Caller | None:
     return Caller(f"user {name}", _PRODUCER, f"user {name}") if PRODUCER_ROLE in roles else None
 
 
-def _check_origin(request: web.Request) -> None:
+def _digest_of(request: web.Request) -> str:
+    """Return what tells apart what callers show."""
+    shown = request.headers.get("Authorization", ""), request.headers.get("Cookie", "")
+    return sha256(repr(shown).encode("utf-8", "replace")).hexdigest()
+
+
+def check_origin(request: web.Request) -> None:
     """Check that a request which changes something is not that of another host's page.
 
     Raises:

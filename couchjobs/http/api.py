@@ -15,6 +15,7 @@ from couchjobs.cluster.peers import tenants_of
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchjobsError
+from couchjobs.http.jsonapi import ApiError
 from couchjobs.scheduler.couch import CouchScheduler
 
 
@@ -55,12 +56,12 @@ class Api:
         return await self.client.queue_len(worker)
 
     async def all(self, ids: Iterable[str], change: Callable[[str], Awaitable[object]], together: int) -> int:
-        """Change all of these, some together; return of how many that was taken."""
+        """Change all of these, some together; return of how many that was taken, the others being gone, or not his."""
         changed, rest = 0, iter(ids)
         while part := [*itertools.islice(rest, together)]:
             found = await asyncio.gather(*map(change, part), return_exceptions=True)
             for one in found:
-                if isinstance(one, BaseException) and not isinstance(one, CouchjobsError):
+                if isinstance(one, BaseException) and not isinstance(one, CouchjobsError | ApiError):
                     raise one
             changed += sum(not isinstance(one, BaseException) for one in found)
         return changed

@@ -28,6 +28,7 @@ from couchjobs.timestamps import format_time, now, parse_time
 
 _PAGE = 50
 _MOST = 500
+_MOST_DIGITS = 9
 _MANY = 10_000
 """Jobs that one request may retry or cancel."""
 _CHANGED_TOGETHER = 50
@@ -192,7 +193,7 @@ def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int
     text = query.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not 1 <= int(text) <= most:
         refuse_parameter(name, f"a number from 1 to {most}")
     return int(text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -68,7 +69,7 @@ def resource(kind: str, document: Document, path: str, **more: Any) -> dict[str,
         "type": kind,
         "id": document["_id"],
         "attributes": attributes | more,
-        "links": {"self": f"/{path}/{document['_id']}"},
+        "links": {"self": f"/{path}/{quote(document['_id'], safe='')}"},
         "meta": {"rev": document.get("_rev", "")},
     }
 
@@ -140,6 +141,8 @@ def told(error: ApiError | errors.CouchjobsError, path: str) -> tuple[int, str]:
     """Return the status of an error, and what a caller is told of it; of CouchDB's the log has the rest."""
     if isinstance(error, ApiError):
         return error.status, error.detail
+    if isinstance(error, errors.NotFound):
+        return 503, f"{error}: if there are no databases yet, `couchjobs init` makes them"
     status = next((_STATUS[one] for one in type(error).__mro__ if one in _STATUS), 500)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         _logger.warning("a request fails for CouchDB", path=path, reason=str(error))

@@ -20,11 +20,13 @@ from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.errors import CouchError
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
-from couchjobs.overview import queues
+from couchjobs.overview import queues_within
 from couchjobs.stats import Histogram, Stats, Traffic
 from couchjobs.timestamps import now, parse_time
 
 _KEPT_S = 5.0
+_PATIENCE_S = 2.0
+"""Seconds that the views may take to be brought up to date; then they are read as they are."""
 
 
 class _Scrape(Collector):
@@ -149,7 +151,7 @@ class Metrics:
 
     async def _ask(self, api: Api) -> None:
         try:
-            self._rows = await queues(api.connection, api.db)
+            self._rows, _ = await queues_within(api.connection, api.db, _PATIENCE_S)
             documents = await api.connection.control.with_prefix(DAEMON)
             self._daemons = sum(api.serves(one) for one in documents)
         except CouchError:

@@ -22,6 +22,7 @@ from couchjobs.triggers.delivery import RefusedDelivery
 from couchjobs.triggers.infos import TriggerInfos
 
 _MOST_JOBS = 500
+_MOST_DIGITS = 9
 _logger = get_logger(__name__)
 
 
@@ -167,7 +168,7 @@ async def jobs(request: web.Request) -> web.Response:
     """GET /jobs/triggers/{id}/jobs: its last jobs, `Limit` at most, 50 unless that is given."""
     api, infos = request.app[API], await _wanted(request, "GET")
     text = request.query.get("Limit", "50")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST_JOBS:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not 1 <= int(text) <= _MOST_JOBS:
         refuse_parameter("Limit", f"a number from 1 to {_MOST_JOBS}")
     with using(api.connection):
         found = await get_jobs(api.db, infos.id, int(text))

@@ -22,6 +22,7 @@ from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life, State
 from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.prospects import life_of
+from couchjobs.triggers.schedule import Schedule
 
 _logger = get_logger(__name__)
 _SCHEDULE = "schedule:"
@@ -160,6 +161,25 @@ class States:
                 return
             present = await self.control.find(self.id_of(trigger_id))
             rev = present["_rev"] if present is not None else None
+
+
+async def lives_in(connection: Connection, db: Prefixer, triggers: Iterable[TriggerInfos]) -> dict[str, Life | str]:
+    """Return the schedules of stored triggers as they live, by id, or what is wrong with one; others are left out."""
+    name = connection.database(db.database(connection.settings.triggers_doctype)).name
+    parsed: dict[str, tuple[TriggerInfos, Schedule]] = {}
+    lives: dict[str, Life | str] = {}
+    for infos in triggers:
+        try:
+            schedule = parse_trigger(infos)
+        except (CouchjobsError, ValueError) as error:
+            lives[infos.id] = str(error)
+            continue
+        if not isinstance(schedule, EventRules | OnDemand):
+            parsed[infos.id] = infos, schedule
+    documents = await connection.control.get_many(state_id(name, trigger_id) for trigger_id in parsed)
+    for trigger_id, (infos, schedule) in parsed.items():
+        lives[trigger_id] = life_of(schedule, infos, state_of(documents.get(state_id(name, trigger_id))), now())
+    return lives
 
 
 async def life_in(connection: Connection, db: Prefixer, infos: TriggerInfos) -> Life | None:

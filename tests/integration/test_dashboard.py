@@ -240,3 +240,85 @@ async def test_figures_when_daemons_come_and_go_then_one_picture(
     stats.ended["w", "done"] += 1
     await keepers[0].write(at + timedelta(hours=40))
     assert len(await connection.control.with_prefix("figures:")) == 1
+
+
+async def test_token_when_others_of_its_address_are_refused_then_not_locked_out(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """Behind a proxy all callers have one address."""
+    token = await create_token(connection, db, "shop", ["jobs:GET"])
+    good = {"Authorization": f"Bearer {token}"}
+    assert (await http.get("/jobs", headers=good)).status == 200
+    statuses = {(await http.get("/jobs", headers={"Authorization": "Bearer no"})).status for _ in range(150)}
+    assert statuses == {401, 429}
+    assert (await http.get("/jobs", headers=good)).status == 200
+
+
+async def test_pages_when_nobody_has_a_token_and_a_cookie_is_old_then_open_all_the_same(
+    http: TestClient[Any, Any],
+) -> None:
+    """Another server of this host may have set it."""
+    for cookie in ("AuthSession=b2xk", "couchjobs_token=cj_0_0"):
+        await page_of(await http.get("/dashboard", headers={"Cookie": cookie}))
+
+
+async def test_forms_when_a_selection_holds_jobs_of_others_then_the_rest_is_done(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """And nothing of theirs is shown."""
+    token = await create_token(connection, db, "mine", ["jobs:GET,POST:mine:worker"])
+    for number in range(60):
+        await job(connection, db, f"mine-{number:02}", worker="mine")
+    await job(connection, db, "other", worker="other")
+    await job(connection, db, "mine-00:child", worker="other")
+    await job(connection, db, "other:child", worker="mine")
+    await http.post("/dashboard/login", data={"token": token})
+    page = await page_of(await http.get("/dashboard/jobs/mine-00"))
+    assert "mine-00:child" not in page
+    assert 'jobs/other"' not in await page_of(await http.get("/dashboard/jobs/other%3Achild"))
+    chosen = ["other", *(f"mine-{number:02}" for number in range(60))]
+    form = [("_csrf", csrf_in(page)), ("action", "cancel"), *(("job", one) for one in chosen)]
+    answer = await http.post("/dashboard/jobs", data=form, allow_redirects=False)
+    assert answer.status == 303
+    assert "60%20cancelled%2C%201%20could%20not%20be" in answer.headers["Set-Cookie"]
+    assert (await connection_state(connection, db, "other")).get("cancel_requested") is None
+    await page_of(await http.post("/dashboard/jobs", data=[("_csrf", csrf_in(page)), ("action", "again")]), 400)
+
+
+async def test_requests_when_odd_then_refused_and_nothing_breaks(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """Numbers without end, lines in a place to go on, figures that nobody can have counted, text in a link."""
+    assert (await http.get(f"/jobs?page[size]={'9' * 5000}")).status == 400
+    await create_token(connection, db, "any", ["*"])
+    token = await create_token(connection, db, "all", ["*"])
+    login = {"token": token, "next": "/dashboard/jobs\r\nX-Evil: 1"}
+    assert (await http.post("/dashboard/login", data=login, allow_redirects=False)).headers["Location"] == "/dashboard"
+    present = datetime.now(UTC)
+    odd = {"w": [-5, 1, 1, 1, 1, 1], "v": [10**30, 0, 0, 0, 0, 0], "u": "x", "t": [1, 0, 0, 0.5, 0, 0]}
+    minutes = {present.strftime("%M"): odd, "99": 1}
+    document_id = f"figures:{db.key}:{present.strftime('%Y-%m-%dT%H')}:odd"
+    await connection.control.put({"_id": document_id, "minutes": minutes})
+    await connection.control.put({"_id": "daemon:odd", "worker_types": ["x<y", 5], "domain": db.domain, "prefix": 7})
+    page = await page_of(await http.get("/dashboard?said=Your+password+please"))
+    assert "password" not in page
+    assert "1 done" in page
+
+
+async def test_queues_when_their_views_take_long_then_shown_as_they_are_and_said_so(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the page, and for Prometheus."""
+    await job(connection, db, "one")
+    reduced = Database.reduced
+
+    async def slow(self: Database, *given: Any, update: str = "true", **more: Any) -> Any:
+        if update == "true":
+            raise TimeoutError
+        return await reduced(self, *given, update="true", **more)
+
+    monkeypatch.setattr(Database, "reduced", slow)
+    page = await page_of(await http.get("/dashboard/queues"))
+    assert "brought up to date" in page
+    assert ">w</a>" in page
+    assert 'couchjobs_queued_jobs{worker="w"} 1.0' in await (await http.get("/metrics")).text()

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Database, Document
 from couchjobs.errors import CouchjobsError, JobNotFoundError
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
@@ -83,6 +83,8 @@ async def change_many(request: web.Request) -> web.Response:
     """POST /dashboard/jobs: retry or cancel those that are selected, or all that the filters name."""
     api, fields = request.app[API], await form_of(request)
     action = fields.get("action", [""])[0]
+    if action not in ("retry", "cancel", "retry-all", "cancel-all"):
+        raise ApiError(400, f"{action!r}: retry or cancel")
     asked = {name: fields[name][0] for name in ("worker", "state", "trigger", "since") if fields.get(name, [""])[0]}
     where = str(request.rel_url.with_path(f"{ROOT}/jobs", encoded=True).with_query(asked))
     if action.endswith("-all"):
@@ -130,11 +132,10 @@ async def show(request: web.Request) -> web.Response:
     except JobNotFoundError:
         raise ApiError(404, f"there is no job {job_id!r}; it may have been removed") from None
     request[CALLER].check("GET", "jobs", job)
-    children: list[str] = []
-    async for revisions in store.database.revisions_with_prefix(f"{job_id}:"):
-        children += [*revisions][: _CHILDREN - len(children)]
-        if len(children) >= _CHILDREN:
-            break
+    children = await _children(request, store.database, job_id)
+    parent = job_id.rpartition(":")[0] if ":" in job_id and not job.event else ""
+    if parent and not await _may_see(request, parent):
+        parent = ""
     return render(
         request,
         "job.html",
@@ -143,10 +144,30 @@ async def show(request: web.Request) -> web.Response:
         document={name: value for name, value in job.document().items() if name != "admin_proof"},
         steps=_steps(job),
         children=children,
-        parent=job_id.rpartition(":")[0] if ":" in job_id and not job.event else "",
+        parent=parent,
         has_ended=job.state in ENDED,
         progress=_progress(job),
     )
+
+
+async def _children(request: web.Request, database: Database, job_id: str) -> list[str]:
+    """Return the ids of the jobs that a job has pushed, those that the caller may see, 50 at most."""
+    ids: list[str] = []
+    async for revisions in database.revisions_with_prefix(f"{job_id}:"):
+        ids += [*revisions]
+        if len(ids) >= _CHILDREN:
+            break
+    found = await database.get_many(ids[:_CHILDREN])
+    return [child for child, document in found.items() if request[CALLER].may("GET", "jobs", Job.read(document))]
+
+
+async def _may_see(request: web.Request, job_id: str) -> bool:
+    api = request.app[API]
+    try:
+        _, job = await find_job(api.connection, api.db, job_id)
+    except JobNotFoundError:
+        return False
+    return request[CALLER].may("GET", "jobs", job)
 
 
 def _progress(job: Job) -> Mapping[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import web
 
-from couchjobs.http.access import TOKEN_COOKIE, Access, Caller
+from couchjobs.http.access import TOKEN_COOKIE, Access, Caller, check_origin
 from couchjobs.http.pages.page import LOGIN, ROOT, back, render
 
 _LASTS_S = 7 * 86_400
+_OWN = re.compile(rf"{ROOT}(/[\w.~%-]+)*(\?[\w.~%&=+:,-]*)?", re.ASCII)
 
 
 class Login:
@@ -23,6 +26,7 @@ class Login:
     async def take(self, request: web.Request) -> web.Response:
         """POST /dashboard/login: a token, which becomes a cookie."""
         self._access.check_stranger(request)
+        check_origin(request)
         posted = await request.post()
         shown, where = str(posted.get("token", "")).strip(), _next(str(posted.get("next", "")))
         caller: Caller | None = await self._access.of_token(shown)
@@ -42,8 +46,9 @@ class Login:
         )
         return answer
 
-    async def leave(self, _: web.Request) -> web.Response:
+    async def leave(self, request: web.Request) -> web.Response:
         """POST /dashboard/logout."""
+        check_origin(request)
         answer = back(LOGIN)
         answer.del_cookie(TOKEN_COOKIE, path="/")
         return answer
@@ -51,4 +56,4 @@ class Login:
 
 def _next(text: str) -> str:
     """Return where to go on: a page of this server, whatever somebody has written."""
-    return text if text.startswith(f"{ROOT}/") and "//" not in text and "\\" not in text else ROOT
+    return text if _OWN.fullmatch(text) else ROOT

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from couchjobs.cluster.pauses import set_paused
 from couchjobs.cluster.peers import PREFIX as DAEMON
+from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
 from couchjobs.figures import last_day, last_hour
 from couchjobs.http.access import CALLER
@@ -17,9 +18,11 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages import charts
 from couchjobs.http.pages.page import ROOT, back, form_of, render
 from couchjobs.jobs.request import JobRequest
-from couchjobs.overview import queues as summary
+from couchjobs.overview import queues_within
 from couchjobs.timestamps import now
 
+_PATIENCE_S = 0.6
+"""Seconds that the views may take to be brought up to date; then they are read as they are, and the page says so."""
 _KEPT_S = 0.5
 """Seconds for which the counts of queues are good: many readers cost what one does."""
 
@@ -29,6 +32,7 @@ class Overview:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
+        self._is_behind = False
         self._until = 0.0
         self._asking = asyncio.Lock()
 
@@ -50,6 +54,7 @@ class Overview:
             "overview.html",
             title="Overview",
             rows=rows,
+            is_behind=self._is_behind,
             totals=totals,
             charts=[
                 charts.ended(hour, "Ended, minute by minute"),
@@ -68,7 +73,7 @@ class Overview:
             for row in await self._queues(request.app[API])
             if may("GET", "queues", JobRequest(worker_type=row["worker"]))
         ]
-        return render(request, "queues.html", title="Queues", rows=rows)
+        return render(request, "queues.html", title="Queues", rows=rows, is_behind=self._is_behind)
 
     async def set_paused(self, request: web.Request) -> web.Response:
         """POST /dashboard/queues/{worker}/{action}."""
@@ -84,11 +89,21 @@ class Overview:
     async def _queues(self, api: Api) -> list[dict[str, Any]]:
         async with self._asking:
             if asyncio.get_running_loop().time() >= self._until:
-                self._rows = await summary(api.connection, api.db)
+                self._rows, self._is_behind = await queues_within(api.connection, api.db, _PATIENCE_S)
                 self._until = asyncio.get_running_loop().time() + _KEPT_S
         return self._rows
 
 
 async def _daemons(api: Api) -> list[dict[str, Any]]:
     found = [one for one in await api.connection.control.with_prefix(DAEMON) if api.serves(one)]
-    return [{"id": one["_id"].removeprefix(DAEMON), **one} for one in found]
+    return [_daemon(one) for one in found]
+
+
+def _daemon(document: Document) -> dict[str, Any]:
+    """Return what a page shows of a daemon, whatever its document holds."""
+    types = document.get("worker_types")
+    return {
+        "id": document["_id"].removeprefix(DAEMON),
+        "worker_types": [str(one) for one in types] if isinstance(types, list) else [],
+        **{name: str(document.get(name) or "") for name in ("host", "version", "slots", "at")},
+    }

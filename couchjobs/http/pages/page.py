@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp_jinja2
 import jinja2
@@ -35,6 +36,10 @@ _POLICY = (
 _logger = get_logger(__name__)
 _SECRET: web.AppKey[bytes] = web.AppKey("csrf", bytes)
 _CSRF = "_csrf"
+_SAID = "couchjobs_said"
+"""A cookie with what the next page says first: a link could have any page say anything."""
+_SAID_FOR_S = 10
+_LONGEST_SAID = 500
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -64,10 +69,12 @@ def render(request: web.Request, template: str, *, status: int = 200, **context:
         "may_leave": TOKEN_COOKIE in request.cookies,
         "csrf": _csrf(request, caller) if caller is not None else "",
         "tenant": request.app[API].db,
-        "said": request.query.get("said", ""),
+        "said": unquote(request.cookies.get(_SAID, "")),
         "may": _may(caller),
     }
     response = aiohttp_jinja2.render_template(template, request, common | context, status=status)
+    if _SAID in request.cookies:
+        response.del_cookie(_SAID, path=ROOT)
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["Referrer-Policy"] = "same-origin"
     return response
@@ -78,7 +85,10 @@ def _may(caller: Caller | None) -> Callable[..., bool]:
 
 
 def _csrf(request: web.Request, caller: Caller) -> str:
-    return hmac.new(request.app[_SECRET], caller.key.encode("utf-8", "replace"), sha256).hexdigest()
+    """Return what the forms of a caller carry: made of what he has shown, so that all servers of a tenant know it."""
+    shown = request.headers.get("Authorization", "") or request.cookies.get(TOKEN_COOKIE, "")
+    secret = shown.encode("utf-8", "replace") or request.app[_SECRET]
+    return hmac.new(secret, f"form of {caller.key}".encode("utf-8", "replace"), sha256).hexdigest()
 
 
 async def form_of(request: web.Request) -> dict[str, list[str]]:
@@ -102,9 +112,11 @@ async def form_of(request: web.Request) -> dict[str, list[str]]:
 
 def back(where: str, said: str = "") -> web.Response:
     """Return an answer that has the browser load a page, which says something first."""
+    answer = web.Response(status=303, headers={"Location": where})
     if said:
-        where += ("&" if "?" in where else "?") + f"said={text.segment(said)}"
-    return web.Response(status=303, headers={"Location": where})
+        shown = text.segment(said[:_LONGEST_SAID])
+        answer.set_cookie(_SAID, shown, max_age=_SAID_FOR_S, httponly=True, samesite="Strict", path=ROOT)
+    return answer
 
 
 @web.middleware
@@ -124,5 +136,5 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         _logger.exception("a page fails", path=request.path)
         status, detail = 500, "this is a fault of couchjobs; its log says more"
     if status == 401 and request.path != LOGIN:
-        return back(f"{LOGIN}?next={text.segment(request.path)}")
+        return back(f"{LOGIN}?next={text.segment(request.rel_url)}")
     return render(request, "error.html", status=status, title=f"{status}", detail=detail)

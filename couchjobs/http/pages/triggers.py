@@ -18,7 +18,7 @@ from couchjobs.http.pages.page import ROOT, back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.http.triggers import fire
 from couchjobs.jobs.queries import get_jobs
-from couchjobs.scheduler.states import life_in
+from couchjobs.scheduler.states import life_in, lives_in
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now
 from couchjobs.triggers.event import VERBS, EventRules
@@ -50,7 +50,8 @@ async def index(request: web.Request) -> web.Response:
     api, present = request.app[API], now()
     may = request[CALLER].may
     found = [infos for infos in await api.client.triggers.list() if may("GET", "triggers", infos)]
-    rows = [await _row(api, infos, present) for infos in found]
+    lives = await lives_in(api.connection, api.db, found)
+    rows = [_row(infos, lives.get(infos.id), present) for infos in found]
     rows.sort(key=lambda row: (row.next is None, row.next or present, row.infos.id))
     return render(request, "triggers.html", title="Triggers", rows=rows, width=STRIP_WIDTH, bad=await _bad(api))
 
@@ -68,11 +69,9 @@ async def _bad(api: Api) -> int:
     return found
 
 
-async def _row(api: Api, infos: TriggerInfos, present: datetime) -> Row:
-    try:
-        life = await life_in(api.connection, api.db, infos)
-    except (CouchjobsError, ValueError) as error:
-        return Row(infos, trouble=str(error))
+def _row(infos: TriggerInfos, life: Life | str | None, present: datetime) -> Row:
+    if isinstance(life, str):
+        return Row(infos, trouble=life)
     if life is None or infos.disabled:
         return Row(infos)
     times = coming_times(life, present, _MOST_TICKS)

@@ -63,16 +63,19 @@ function localTimes(root) {
   }
 }
 
+// A browser opens six connections to a server at most: a page that nobody looks at keeps none.
+let stream = null;
 function listen() {
+  if (document.hidden) { stream?.close(); stream = null; return; }
+  if (stream !== null) return;
   const job = document.querySelector("[data-job]")?.dataset.job;
-  const stream = new EventSource("/events");
+  stream = new EventSource("/events");
   stream.onopen = () => { told.textContent = "live"; told.classList.add("on"); };
   stream.onerror = () => { told.textContent = "not live"; told.classList.remove("on"); };
   stream.addEventListener("job", (event) => {
     if (!job) soon(1000);
     else if (event.data.includes(JSON.stringify(job))) soon(100);
   });
-  addEventListener("pagehide", () => stream.close());
 }
 
 document.addEventListener("change", (event) => { if (event.target.id === "all") chooseAll(event); });
@@ -87,6 +90,8 @@ document.addEventListener("submit", (event) => {
 localTimes(document);
 if (document.querySelector("[data-live]")) {
   listen();
+  document.addEventListener("visibilitychange", () => { listen(); if (!document.hidden) soon(0); });
+  addEventListener("pagehide", () => stream?.close());
   setInterval(() => { if (!document.hidden) soon(); }, 10000);
 } else {
   told.textContent = "";
