@@ -140,14 +140,20 @@ class Backlog:
         """Note that queued jobs of that type are no candidates, and from when on they may be claimed."""
         self._queues[worker_type].note_overflow(not_before)
 
-    def take_left_out(self, now: Moment) -> list[str]:
-        """Remove and return ids that were left out of the types of which few are ready: they are to be read again."""
-        return [job_id for queue in self._queues.values() for job_id in queue.take_left_out(self._most, now)]
+    def leave_out(self, worker_type: str, ids: Iterable[str]) -> bool:
+        """Keep the ids of ready jobs that the view has shown, in its order; return whether there was room for all."""
+        queue = self._queues[worker_type]
+        if queue.strict:
+            return False
+        return all(queue.left_out.add(job_id, before_others=False) for job_id in ids if job_id not in self._known)
 
-    def left_out_in(self, now: Moment) -> float | None:
-        """Return in how many seconds `take_left_out` yields some, by what is ready now; None: not at all."""
-        waits = [wait for queue in self._queues.values() if (wait := queue.left_out_in(now)) is not None]
-        return min(waits, default=None)
+    def take_left_out(self) -> list[str]:
+        """Remove and return ids that were left out of the types of which few are ready: they are to be read again."""
+        return [job_id for queue in self._queues.values() for job_id in queue.take_left_out(self._most)]
+
+    def wants_left_out(self) -> bool:
+        """Return whether `take_left_out` yields any."""
+        return any(queue.left_out and queue.ready < queue.low for queue in self._queues.values())
 
     def overflow_in(self, now: Moment) -> float | None:
         """Return in how many seconds `overflowed` names a type, by what is ready now; None: not at all."""
@@ -158,5 +164,5 @@ class Backlog:
         """Return the types with jobs left out that may be claimed by now, and few ready; forget the notes."""
         types = [name for name, queue in self._queues.items() if queue.overflow_in(now) == 0]
         for name in types:
-            self._queues[name].take_overflow()
+            self._queues[name].overflow_from = None
         return types

@@ -42,7 +42,7 @@ class Reader:
         if present.monotonic - self._rows_read_at >= _ROWS_PAUSE_S:
             spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
             self._rows_read_at = present.monotonic
-        left_out = self._lane.backlog.take_left_out(present)
+        left_out = self._lane.backlog.take_left_out()
         ids = dict.fromkeys([*self._lane.unread.take(spare, present.monotonic), *left_out])
         try:
             await self._producer.read(self._lane, ids)
@@ -53,9 +53,9 @@ class Reader:
 
     def _next_in(self) -> float | None:
         """Return in how many seconds there is something to read, unless something happens before."""
+        if self._lane.backlog.wants_left_out():
+            return 0.0
         now, waits = moment(), list[float]()
-        if (left_out_in := self._lane.backlog.left_out_in(now)) is not None:
-            waits.append(left_out_in)
         present, unread, spare = now.monotonic, self._lane.unread, self._producer.spare_slots(self._lane)
         if (again_in := unread.next_in(0, present)) is not None:
             waits.append(again_in)

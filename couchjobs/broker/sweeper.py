@@ -27,6 +27,8 @@ _BEYOND = 250
 """Rows of jobs that seem to be due later, looked at in each sweep."""
 _AHEAD = 3
 """Sweep intervals ahead of which jobs become candidates that wait for their time."""
+_BY_ID = 2000
+"""Rows beyond those whose documents are read at once, of which the ids are kept: few pages of a view are cheaper."""
 _MOST_PAGES = 50
 """Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
 _REFILL_PAUSE_S = 0.1
@@ -141,9 +143,10 @@ class Sweeper:
         low, most = [worker_type, part], self._most
         high = [*low, horizon if part == "due" else {}]
         docid: str | None = None
+        by_id = _BY_ID if worker_type is not None and part == "due" else 0
         for _ in range(_MOST_PAGES):
             rows = await self._lane.store.database.view(
-                "queue/due", low, high, limit=most + 1, update=update, startkey_docid=docid
+                "queue/due", low, high, limit=most + by_id + 1, update=update, startkey_docid=docid
             )
             await self._take([row for row in rows[:most] if str(row["key"][-1]) <= horizon])
             if len(rows) <= most:
@@ -154,7 +157,21 @@ class Sweeper:
             if worker_type is None or self._lane.backlog.known(worker_type) >= most:
                 break
         if worker_type is not None:
-            self._lane.backlog.note_overflow(worker_type, _due_time(rows[most]))
+            self._leave_out(worker_type, rows[most:], by_id)
+
+    def _leave_out(self, worker_type: str, rows: list[Row], count: int) -> None:
+        """Keep the ids of so many rows, as far as they are due, and note from when on there is more than that."""
+        lane, present = self._lane, format_time(now())
+        due = [row for row in rows[:count] if row["value"] is None and str(row["key"][-1]) <= present]
+        may_have = lane.daemon.partition.may_have
+        ids = [row["id"] for row in due if row["id"] not in lane.executions and may_have(row["id"])]
+        for row in rows[:count]:
+            if row["value"] is not None:
+                self._producer.settle(lane, row["id"])
+        if not lane.backlog.leave_out(worker_type, ids):
+            lane.backlog.note_overflow(worker_type, _due_time(rows[0]))
+        elif len(due) < len(rows):
+            lane.backlog.note_overflow(worker_type, _due_time(rows[len(due)]))
 
     async def _look_beyond(self, worker_type: str | None, horizon: str, update: Update) -> None:
         """Read a page of what seems to be due later: the row does not tell a time to wait for from a wrong clock's."""

@@ -6,7 +6,6 @@ Beyond those that find a place, ids are kept, in the order in which they came: t
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -19,8 +18,8 @@ _STALE_ENTRIES = 5000
 """Entries of jobs that are gone, in one order, beyond those of jobs that are there: so seldom is it cleaned."""
 _MOST_LEFT_OUT = 10_000
 """Ids of ready jobs that found no place, some 1 MB; where there are more, the view tells of them."""
-_VIEWS_TURN_S = 1.0
-"""Seconds for which what was left out waits for the view, where that is to be read first."""
+_NEARLY_USED_UP = 5
+"""Of so many parts of what may be left out, the last one: then the view is read for more."""
 _LEAST_AHEAD = 32
 """Of a type with few slots so many candidates count as enough, so that not each free slot asks for a page."""
 _ENOUGH = 1 - 1e-9
@@ -66,9 +65,9 @@ class LeftOut:
         self._first: dict[str, None] = {}
         self._others: dict[str, None] = {}
 
-    def __bool__(self) -> bool:
-        """Return whether there are any."""
-        return bool(self._first or self._others)
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._first) + len(self._others)
 
     def add(self, job_id: str, *, before_others: bool) -> bool:
         """Keep an id; return whether there was room."""
@@ -116,7 +115,6 @@ class TypeQueue:
         """Those of them that are being read again."""
         self.overflow_from: float | None = None
         """From when on there may be jobs to claim that are no candidates, nor left out; seconds since 1970."""
-        self._left_out_taken_at = -math.inf
         self.low = max(1, min(most // 2, max(_LEAST_AHEAD, slots)))
 
     def add(self, one: Candidate, now: Moment) -> None:
@@ -167,9 +165,12 @@ class TypeQueue:
 
     def leave_out(self, one: Candidate, now: Moment) -> None:
         """Keep the id of a job that is ready and finds no place; the view tells of it where order is strict."""
-        unknown = self.strict or self._overflow_in(now) == 0  # what the view has is older
+        unknown = self.strict or self._is_overflowed(now)  # what the view has is older
         if unknown or not self.left_out.add(one.job_id, before_others=one.priority > 0):
             self.note_overflow(now.wall)
+
+    def _is_overflowed(self, now: Moment) -> bool:
+        return self.overflow_from is not None and self.overflow_from <= now.wall
 
     def comes_after_others(self, one: Candidate, now: Moment) -> bool:
         """Return whether jobs were left out before that one, which is none of those that were just read again.
@@ -178,42 +179,26 @@ class TypeQueue:
         """
         if self._recalled.pop(one.job_id, one) is None:
             return False
-        return one.priority <= 0 and (bool(self.left_out) or self._overflow_in(now) == 0)
+        return one.priority <= 0 and (bool(self.left_out) or self._is_overflowed(now))
 
-    def take_left_out(self, most: int, now: Moment) -> list[str]:
-        """Remove and return ids that were left out, so many that `most` are ready then; none while `left_out_in`."""
-        if self.left_out_in(now) != 0:
+    def take_left_out(self, most: int) -> list[str]:
+        """Remove and return ids that were left out, so many that `most` are ready then; none while many are."""
+        if self.ready >= self.low:
             return []
-        self._left_out_taken_at = now.monotonic
         self._recalled = dict.fromkeys(self.left_out.take(most - self.ready))
         return [*self._recalled]
 
-    def left_out_in(self, now: Moment) -> float | None:
-        """Return in how many seconds `take_left_out` yields some; None: something else must happen first.
-
-        Where the view has jobs, too, it has every second turn: those may be older, and new ones might come for ever.
-        Its turn lasts a second: it may be being built.
-        """
-        if not self.left_out or self.ready >= self.low:
-            return None
-        if self._overflow_in(now) != 0:
-            return 0.0
-        return max(0.0, self._left_out_taken_at + _VIEWS_TURN_S - now.monotonic)
-
     def overflow_in(self, now: Moment) -> float | None:
-        """Return in how many seconds the view is to be read for more; None: something else must happen first."""
-        wait = self._overflow_in(now)
-        if wait is None or self.ready >= self.low or (wait == 0 and self.left_out_in(now) == 0):
+        """Return in how many seconds the view is to be read for more; None: something else must happen first.
+
+        It is read before what was left out is used up: it may take a second.
+        """
+        left = len(self.left_out)
+        if self.overflow_from is None or (
+            left >= _MOST_LEFT_OUT // _NEARLY_USED_UP if left else self.ready >= self.low
+        ):
             return None
-        return wait
-
-    def _overflow_in(self, now: Moment) -> float | None:
-        return None if self.overflow_from is None else max(0.0, self.overflow_from - now.wall)
-
-    def take_overflow(self) -> None:
-        """Forget that there is more than is known: the view is about to be read."""
-        self.overflow_from = None
-        self._left_out_taken_at = -math.inf
+        return max(0.0, self.overflow_from - now.wall)
 
     def note_overflow(self, not_before: float) -> None:
         """Note that jobs are no candidates which may be claimed from then on."""

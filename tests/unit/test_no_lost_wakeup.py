@@ -77,20 +77,19 @@ class BacklogMachine(RuleBasedStateMachine):
     @rule()
     def read(self) -> None:
         """What was left out is read again, where it is wanted, or the view is."""
-        self.backlog.take_left_out(self.now)
+        self.backlog.take_left_out()
         self.backlog.overflowed(self.now)
 
     @invariant()
     def what_was_left_out_is_found(self) -> None:
         """By its ids or by the view: nothing is left that nobody looks for."""
-        for asked, takes in (("left_out_in", "take_left_out"), ("overflow_in", "overflowed")):
-            wait = getattr(copy.deepcopy(self.backlog), asked)(self.now)
-            if wait is not None:
-                assert getattr(copy.deepcopy(self.backlog), takes)(self.at(wait))
-                assert wait == 0 or not getattr(copy.deepcopy(self.backlog), takes)(self.at(wait * 0.99))
+        wait = self.backlog.overflow_in(self.now)
+        if wait is not None:
+            assert copy.deepcopy(self.backlog).overflowed(self.at(wait))
+            assert wait == 0 or not copy.deepcopy(self.backlog).overflowed(self.at(wait * 0.99))
+        assert bool(copy.deepcopy(self.backlog).take_left_out()) is self.backlog.wants_left_out()
         if not self.backlog.ready() and (self.backlog.has_left_out or self.backlog.has_overflow):
-            waits = self.backlog.left_out_in(self.now), self.backlog.overflow_in(self.now)
-            assert any(wait is not None for wait in waits)
+            assert wait is not None or self.backlog.wants_left_out()
 
     @invariant()
     def what_is_said_holds(self) -> None:
