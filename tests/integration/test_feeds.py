@@ -61,12 +61,16 @@ async def test_page_when_asked_then_rows_after_the_sequence(connection: Connecti
     follower = ChangesFollower(database, "0", limit=1)
     await follower.next_page()
     assert follower.since == "0", "a page comes again until it is done with"
-    pages = [await take(follower), await take(follower)]
-    assert {page.changes[0].doc_id for page in pages} == {"a", "b"}
-    assert all(len(page.changes) == 1 for page in pages)
+    seen: set[str] = set()
+    while seen != {"a", "b"}:  # a copy of a cluster that is behind may show a row once more
+        page = await take(follower)
+        assert len(page.changes) == 1
+        seen.add(page.changes[0].doc_id)
     rev = await database.put({"_id": "a", "_rev": rev, "n": 2})
     rev = await database.put({"_id": "a", "_rev": rev, "n": 3})
     (change,) = (await take(follower)).changes
+    while change.rev != rev:
+        (change,) = (await take(follower)).changes
     assert (change.doc_id, change.rev, change.deleted) == ("a", rev, False)
     waiting = asyncio.create_task(take(follower))
     await database.delete("a", rev)

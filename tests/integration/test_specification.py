@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from waiting import eventually
 
 import couchjobs as cj
 from couchjobs.couch.connection import Connection
@@ -374,7 +375,11 @@ async def test_scheduler(push: Any, db: cj.Prefixer) -> None:
     scheduler: cj.Scheduler = push.system.scheduler
     await scheduler.add_trigger(db, cj.TriggerInfos(id="t", type="@every", arguments="1h", worker="echo"))
     await scheduler.poll_scheduler(now())
-    assert [infos.id for infos in await scheduler.get_all_triggers(db)] == ["t"]
+
+    async def listed() -> bool:
+        return [infos.id for infos in await scheduler.get_all_triggers(db)] == ["t"]
+
+    await eventually(listed)
     await scheduler.rebuild(db)
     await scheduler.clean()
     await scheduler.delete_trigger(db, "t")
