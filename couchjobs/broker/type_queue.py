@@ -176,10 +176,11 @@ class TypeQueue:
         """Return whether jobs were left out before that one, which is none of those that were just read again.
 
         While the view is being read, nothing is noted of it: what it shows finds its place, and so does what is new.
+        Where little is ready, nothing waits for a view that may be being built for other types.
         """
         if self._recalled.pop(one.job_id, one) is None:
             return False
-        return one.priority <= 0 and (bool(self.left_out) or self._is_overflowed(now))
+        return one.priority <= 0 and (bool(self.left_out) or (self.ready >= self.low and self._is_overflowed(now)))
 
     def take_left_out(self, most: int) -> list[str]:
         """Remove and return ids that were left out, so many that `most` are ready then; none while many are."""
