@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,11 +29,15 @@ from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.request import JobRequest
 from couchjobs.log import get_logger
 from couchjobs.supervisor import Supervisor
+from couchjobs.waits import Signal
 
 _logger = get_logger(__name__)
-_MOST_BEHIND = 1000
-"""Events that wait for a reader; one for whom more wait is dropped."""
-_MOST_TOGETHER = 100
+_MOST_BEHIND = 5000
+"""Events that wait for a reader, who share them; one for whom more wait is dropped."""
+_PAGE = 1000
+_PAUSE_A_READER_S = 0.0005
+"""Between two pages, for each reader: what becomes of a job meanwhile is one event, and jobs go before readers."""
+_LONGEST_PAUSE_S = 0.5
 _BEAT_S = 15.0
 _LOOK_AGAIN_S = 1.0
 _SHOWN = ("worker", "state", "queued_at", "started_at", "finished_at", "error", "exec_count", "trigger_id", "progress")
@@ -53,9 +58,12 @@ class Event(NamedTuple):
 
 
 class _Reader:
-    def __init__(self, caller: Caller, worker: str | None) -> None:
-        self.queue: asyncio.Queue[Event] = asyncio.Queue(_MOST_BEHIND)
+    def __init__(self, caller: Caller, worker: str | None, transport: asyncio.BaseTransport | None = None) -> None:
+        self.waiting: deque[Event] = deque()
+        self.news = Signal()
         self.is_dropped = False
+        self._transport = transport
+        self._wants_all = worker is None and caller.may("GET", "jobs")
         self._caller = caller
         self._worker = worker
         self._may: dict[str, bool] = {}
@@ -68,12 +76,23 @@ class _Reader:
             self._may[worker] = self._caller.may("GET", "jobs", JobRequest(worker_type=worker))
         return self._may[worker]
 
-    def tell(self, event: Event) -> None:
-        """Have the event sent, or drop the reader."""
-        try:
-            self.queue.put_nowait(event)
-        except asyncio.QueueFull:
+    def tell(self, events: Sequence[Event]) -> None:
+        """Have the events sent, or drop the reader: he may have stopped to read, and nothing would end the sending."""
+        if self.is_dropped:
+            return
+        self.waiting.extend(events if self._wants_all else [one for one in events if self.wants(one.worker)])
+        if len(self.waiting) > _MOST_BEHIND:
             self.is_dropped = True
+            if isinstance(self._transport, asyncio.Transport):
+                self._transport.abort()
+        elif self.waiting:
+            self.news.set()
+
+    def take(self) -> list[Event]:
+        """Remove and return what is to be sent."""
+        some = [*self.waiting]
+        self.waiting.clear()
+        return some
 
 
 class Events:
@@ -90,7 +109,7 @@ class Events:
         request[CALLER].check("GET", "jobs", JobRequest(worker_type=worker) if worker else None)
         present = {lane.name: await current_sequence(lane) for lane in _lanes(api)}
         positions = _positions(request.headers.get("Last-Event-ID"), present)
-        reader = _Reader(request[CALLER], worker)
+        reader = _Reader(request[CALLER], worker, request.transport)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         response.headers["Cache-Control"] = "no-store"
         self._begin(api, present)
@@ -131,10 +150,9 @@ class Events:
             if self._readers:
                 events = _events(page.changes, lane, page.last_seq)
                 for reader in [*self._readers]:
-                    for event in events:
-                        if reader.wants(event.worker):
-                            reader.tell(event)
+                    reader.tell(events)
             follower.done(page)
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, _PAUSE_A_READER_S * len(self._readers)))
 
     @staticmethod
     async def _before(api: Api, positions: Positions, reader: _Reader) -> AsyncIterator[Event]:
@@ -142,7 +160,7 @@ class Events:
         for lane, seq in [*positions.items()]:
             database = api.connection.database(lane)
             try:
-                async for page in pages_since(database, seq, _MOST_BEHIND):
+                async for page in pages_since(database, seq, _PAGE):
                     ids = [change.doc_id for change in page.changes if not change.deleted]
                     documents = await database.get_many(ids)
                     rows = [change._replace(document=documents.get(change.doc_id)) for change in page.changes]
@@ -156,15 +174,10 @@ class Events:
     @staticmethod
     async def _send(response: web.StreamResponse, reader: _Reader, positions: Positions) -> None:
         while not reader.is_dropped:
-            try:
-                async with asyncio.timeout(_BEAT_S):
-                    some = [await reader.queue.get()]
-            except TimeoutError:
+            if some := reader.take():
+                await response.write(_lines(some, positions))
+            elif not await reader.news.within(_BEAT_S):
                 await response.write(b": beat\n\n")
-                continue
-            while len(some) < _MOST_TOGETHER and not reader.queue.empty():
-                some.append(reader.queue.get_nowait())
-            await response.write(_lines(some, positions))
 
 
 def _lanes(api: Api) -> list[Database]:
