@@ -37,6 +37,10 @@ _MOST_BEHIND = 5000
 _PAGE = 1000
 _PAUSE_A_READER_S = 0.0005
 """Between two pages, for each reader: what becomes of a job meanwhile is one event, and jobs go before readers."""
+_FEW = 20
+"""Rows of a page up to which the next one is asked for at once."""
+_BUSY_PAUSE_S = 0.3
+"""Else: each row costs CouchDB what a job costs it, and three states of a job that nobody asks about are one."""
 _LONGEST_PAUSE_S = 0.5
 _BEAT_S = 15.0
 _LOOK_AGAIN_S = 1.0
@@ -152,7 +156,8 @@ class Events:
                 for reader in [*self._readers]:
                     reader.tell(events)
             follower.done(page)
-            await asyncio.sleep(min(_LONGEST_PAUSE_S, _PAUSE_A_READER_S * len(self._readers)))
+            pause_s = _BUSY_PAUSE_S if len(page.changes) > _FEW else _PAUSE_A_READER_S * len(self._readers)
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, pause_s))
 
     @staticmethod
     async def _before(api: Api, positions: Positions, reader: _Reader) -> AsyncIterator[Event]:

@@ -20,7 +20,7 @@ from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.errors import CouchError
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
-from couchjobs.overview import queues_within
+from couchjobs.overview import QueueWatch
 from couchjobs.stats import Histogram, Stats, Traffic
 from couchjobs.timestamps import now, parse_time
 
@@ -135,6 +135,7 @@ class Metrics:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] | None = None
         self._daemons: int | None = None
+        self._watch: QueueWatch | None = None
         self._ask_at = 0.0
         self._asking = asyncio.Lock()
 
@@ -151,7 +152,8 @@ class Metrics:
 
     async def _ask(self, api: Api) -> None:
         try:
-            self._rows, _ = await queues_within(api.connection, api.db, _PATIENCE_S)
+            self._watch = self._watch or QueueWatch(api.connection, api.db, _PATIENCE_S)
+            self._rows, _ = await self._watch.rows()
             documents = await api.connection.control.with_prefix(DAEMON)
             self._daemons = sum(api.serves(one) for one in documents)
         except CouchError:

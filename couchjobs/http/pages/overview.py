@@ -18,7 +18,7 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages import charts
 from couchjobs.http.pages.page import ROOT, back, form_of, render
 from couchjobs.jobs.request import JobRequest
-from couchjobs.overview import queues_within
+from couchjobs.overview import QueueWatch
 from couchjobs.timestamps import now
 
 _PATIENCE_S = 0.6
@@ -33,6 +33,7 @@ class Overview:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._is_behind = False
+        self._watch: QueueWatch | None = None
         self._until = 0.0
         self._asking = asyncio.Lock()
 
@@ -89,7 +90,8 @@ class Overview:
     async def _queues(self, api: Api) -> list[dict[str, Any]]:
         async with self._asking:
             if asyncio.get_running_loop().time() >= self._until:
-                self._rows, self._is_behind = await queues_within(api.connection, api.db, _PATIENCE_S)
+                self._watch = self._watch or QueueWatch(api.connection, api.db, _PATIENCE_S)
+                self._rows, self._is_behind = await self._watch.rows()
                 self._until = asyncio.get_running_loop().time() + _KEPT_S
         return self._rows
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from couchjobs.http.access import Access
 from couchjobs.http.pages import jobs, triggers
+from couchjobs.http.pages.changes import Changes
 from couchjobs.http.pages.login import Login
 from couchjobs.http.pages.overview import Overview
 from couchjobs.http.pages.page import LOGIN, ROOT, STATIC, back, render, set_up
@@ -29,7 +30,12 @@ def add_pages(app: web.Application, access: Access, routes: Sequence[Route]) -> 
         return render(request, "api.html", title="HTTP API", routes=routes)
 
     set_up(app)
-    overview, trouble, login = Overview(), Trouble(), Login(access)
+    overview, trouble, login, changes = Overview(), Trouble(), Login(access), Changes()
+
+    async def close(_: web.Application) -> None:
+        await changes.close()
+
+    app.on_shutdown.append(close)
     app.router.add_routes(
         [
             web.get("/", _home),
@@ -37,6 +43,7 @@ def add_pages(app: web.Application, access: Access, routes: Sequence[Route]) -> 
             web.post(LOGIN, login.take),
             web.post(f"{ROOT}/logout", login.leave),
             web.get(f"{ROOT}/api", api),
+            web.get(f"{ROOT}/changes", changes.answer),
             web.get(ROOT, overview.show),
             web.get(f"{ROOT}/queues", overview.queues),
             web.post(f"{ROOT}/queues/{{worker}}/{{action}}", overview.set_paused),

@@ -69,12 +69,14 @@ function listen() {
   if (document.hidden) { stream?.close(); stream = null; return; }
   if (stream !== null) return;
   const job = document.querySelector("[data-job]")?.dataset.job;
-  stream = new EventSource("/events");
+  stream = new EventSource("/dashboard/changes");
   stream.onopen = () => { told.textContent = "live"; told.classList.add("on"); };
   stream.onerror = () => { told.textContent = "not live"; told.classList.remove("on"); };
-  stream.addEventListener("job", (event) => {
+  stream.addEventListener("changed", (event) => {
+    const ids = JSON.parse(event.data).ids;
     if (!job) soon(1000);
-    else if (event.data.includes(JSON.stringify(job))) soon(100);
+    else if (ids === null) soon(500);
+    else if (ids.includes(job)) soon(100);
   });
 }
 
