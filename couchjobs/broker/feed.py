@@ -63,9 +63,9 @@ class JobsFeed:
         self._lane = lane
         self._producer = producer
         self._sweeper = sweeper
-        self._sweep_at: float | None = None
-        """When the view is to tell at the latest what lies before the newest rows: it may have to be built, which takes
-        the server's cores from what is known to be done."""
+        self._newest_first = False
+        """Whether the newest rows are being dealt with, before the view tells what lies before them: it may have to be
+        built, which takes the server's cores from what is known to be done."""
 
     async def follow(self) -> None:
         """Read the feed; a missing database is waited for."""
@@ -101,7 +101,8 @@ class JobsFeed:
 
     async def _newest(self) -> str:
         """Return where to begin in a large database: where the view, as it is, has many older jobs, they come first."""
-        self._sweep_at = asyncio.get_running_loop().time() + _NEWEST_FIRST_S
+        self._newest_first = True
+        self._sweeper.sweep_by(_NEWEST_FIRST_S)
         await self._sweeper.has_swept.within(_FIRST_SWEEP_S)
         if self._lane.backlog.has_overflow:
             return await current_sequence(self._lane.store.database)
@@ -109,7 +110,6 @@ class JobsFeed:
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         behind = documents = True
-        loop = asyncio.get_running_loop()
         while True:
             limit = await self._until_wanted(behind)
             page = await follower.next_page(limit, documents=documents)
@@ -119,9 +119,9 @@ class JobsFeed:
             rows = len(page.changes)
             too_large = documents and all(change.document is None for change in page.changes)
             behind, documents = rows == limit, not too_large and rows - looked_at < max(_MANY, rows // 2)
-            if self._sweep_at is not None and (self._is_idle(behind=behind) or loop.time() >= self._sweep_at):
-                self._sweep_at = None
-                self._sweeper.sweep_now()
+            if self._newest_first and self._is_idle(behind=behind):
+                self._newest_first = False
+                self._sweeper.sweep_by(0.0)
             await self._lane.store.writer.answered(_LONGEST_PAUSE_S)
             if left > _MANY and not looked_at and not behind:
                 await asyncio.sleep(_OTHERS_PAUSE_S)

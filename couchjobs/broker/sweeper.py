@@ -6,6 +6,7 @@ The view is read at the start, every sweep interval, and where candidates had to
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -54,14 +55,14 @@ class Sweeper:
         self._producer = producer
         self.has_swept = Signal()
         """For the feed: the view has been read as it is, or cannot be."""
-        self._at_once = False
+        self._sweep_by = math.inf
         self._swept_at: float | None = None
         self._views_changed = False
         self._refilled_at = 0.0
 
-    def sweep_now(self) -> None:
-        """Sweep without waiting for the next time, and for the views to be up to date, too."""
-        self._at_once = True
+    def sweep_by(self, in_s: float) -> None:
+        """Sweep in so many seconds at the latest, and with the views up to date."""
+        self._sweep_by = min(self._sweep_by, time.monotonic() + in_s)
         self._lane.to_sweep.set()
 
     def note_views(self, changed: Iterable[str]) -> None:
@@ -96,17 +97,19 @@ class Sweeper:
                 self._views_changed = False
                 await self._look_at_views()
             await self._refill()
-            if self._at_once or time.monotonic() - self._swept_at >= self._interval:
-                update: Update = "true" if self._at_once else "lazy"
-                self._at_once = False
-                await self._sweep(update)
+            is_asked = time.monotonic() >= self._sweep_by
+            if is_asked or time.monotonic() - self._swept_at >= self._interval:
+                asked_by = self._sweep_by
+                await self._sweep("true" if is_asked else "lazy")
                 self._swept_at = time.monotonic()
+                if is_asked and self._sweep_by == asked_by:
+                    self._sweep_by = math.inf
             await self._lane.to_sweep.within(self._next_in(self._swept_at))
 
     def _next_in(self, swept_at: float) -> float:
         """Return in how many seconds there is something to do."""
         present = moment()
-        waits = [swept_at + self._interval - present.monotonic]
+        waits = [min(swept_at + self._interval, self._sweep_by) - present.monotonic]
         overflow_in = self._lane.backlog.overflow_in(present)
         if overflow_in is not None:
             waits.append(max(overflow_in, self._refilled_at + _REFILL_PAUSE_S - present.monotonic))

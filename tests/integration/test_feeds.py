@@ -13,6 +13,7 @@ from waiting import eventually
 from couchjobs.broker import feed
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.sweeper import Sweeper
+from couchjobs.cluster.pauses import set_paused
 from couchjobs.couch import changes
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.connection import Connection, connect
@@ -264,3 +265,27 @@ async def test_start_when_the_database_is_large_and_no_view_answers_then_the_new
     await eventually(lambda: ran == ["new"])
     await database.put({"_id": "newer", **queued})
     await eventually(lambda: ran == ["new", "newer"])
+
+
+async def test_start_when_the_database_is_large_then_older_jobs_run_too_though_the_newest_are_not_all_done(
+    connection: Connection, db: Prefixer, start: Callable[..., Awaitable[JobSystem]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The view tells of what lies before the newest rows: once those are dealt with, or after a while."""
+    ran.clear()
+
+    @worker("held")
+    async def held(ctx: WorkerContext) -> None:
+        raise AssertionError("nobody claims it")
+
+    for name, value in (("_LARGE_DATABASE", 5), ("_NEWEST", 3), ("_NEWEST_FIRST_S", 0.5)):
+        monkeypatch.setattr(feed, name, value)
+    database = connection.database(db.database("jobs"))
+    queued = {"worker": "note", "message": None, "state": "queued"}
+    await database.put({"_id": "old", **queued})
+    for number in range(10):
+        await database.put({"_id": f"done-{number}", **queued, "state": "done"})
+    await set_paused(connection, db, "held", is_paused=True)
+    await database.put({"_id": "held", **queued, "worker": "held"})
+    await database.put({"_id": "new", **queued})
+    await start(note, held, sweep_interval=3600)
+    await eventually(lambda: sorted(ran) == ["new", "old"])
