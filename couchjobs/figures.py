@@ -158,9 +158,8 @@ class FigureKeeper:
             document["_rev"] = await self._control.put(document)
         except Conflict:
             present = await self._control.find(document["_id"])
-            if present is None:
-                del document["_rev"]
-            else:
+            document.pop("_rev", None)
+            if present is not None:
                 document["_rev"] = present["_rev"]
             document["_rev"] = await self._control.put(document)
 
