@@ -56,7 +56,7 @@ def set_up(app: web.Application) -> None:
     )
     environment.undefined = jinja2.StrictUndefined
     environment.filters |= text.FILTERS
-    environment.globals |= {"root": ROOT, "token": lambda *parts: "-".join(map(str, parts))}
+    environment.globals["root"] = ROOT
     app.router.add_static(STATIC, _FOLDER / "static")
 
 
@@ -95,7 +95,7 @@ async def form_of(request: web.Request) -> dict[str, list[str]]:
     """Return the fields of a form of one of these pages.
 
     Raises:
-        ApiError: 403: it was none; 400: it cannot be read.
+        ApiError: 415: it was no form; 403: it was not of such a page.
     """
     if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data"):
         raise ApiError(415, f"a form is wanted, and not {request.content_type}")
