@@ -135,7 +135,7 @@ async def index(request: web.Request) -> web.Response:
     api = request.app[API]
     wanted = filter_in(request.query)
     request[CALLER].check("GET", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
-    size = _number(request.query, "page[size]", _PAGE, _MOST)
+    size = number_in(request.query, "page[size]", _PAGE, _MOST)
     wanted = replace(wanted, after=read_cursor(request.query.get("page[cursor]")))
     found = await newest(api.connection, api.db, wanted, size + 1)
     page, links = found[:size], {}
@@ -189,7 +189,12 @@ def filter_in(query: Mapping[str, str]) -> JobFilter:
     )
 
 
-def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+def number_in(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """Return the number that a parameter of a request is.
+
+    Raises:
+        ApiError: 400: it is none from 1 to `most`.
+    """
     text = query.get(name)
     if text is None:
         return default

@@ -10,8 +10,9 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from couchjobs.couch.connection import using
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
+from couchjobs.http.jobs import number_in
 from couchjobs.http.jobs import shown as shown_job
-from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
+from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, resource
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.queries import get_jobs
 from couchjobs.jobs.request import new_job
@@ -22,7 +23,7 @@ from couchjobs.triggers.delivery import RefusedDelivery
 from couchjobs.triggers.infos import TriggerInfos
 
 _MOST_JOBS = 500
-_MOST_DIGITS = 9
+_JOBS = 50
 _logger = get_logger(__name__)
 
 
@@ -167,11 +168,9 @@ async def state(request: web.Request) -> web.Response:
 async def jobs(request: web.Request) -> web.Response:
     """GET /jobs/triggers/{id}/jobs: its last jobs, `Limit` at most, 50 unless that is given."""
     api, infos = request.app[API], await _wanted(request, "GET")
-    text = request.query.get("Limit", "50")
-    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not 1 <= int(text) <= _MOST_JOBS:
-        refuse_parameter("Limit", f"a number from 1 to {_MOST_JOBS}")
+    limit = number_in(request.query, "Limit", _JOBS, _MOST_JOBS)
     with using(api.connection):
-        found = await get_jobs(api.db, infos.id, int(text))
+        found = await get_jobs(api.db, infos.id, limit)
     return answer([shown_job(api, job) for job in found])
 
 
