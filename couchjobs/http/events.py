@@ -1,8 +1,8 @@
 """`GET /events`: what becomes of jobs, as it happens, to any number of readers (server-sent events).
 
-One feed of each lane serves all readers, and is followed while there are any. Each event is encoded once. A reader that
-does not keep up is dropped: it comes back with the `Last-Event-ID` of the last event that it has seen, and is told what
-came since. Source: html.spec.whatwg.org, "Server-sent events".
+One feed of each lane serves all readers, and is followed from the first one on. Each event is encoded once. A reader
+that does not keep up is dropped: it comes back with the `Last-Event-ID` of the last event that it has seen, and is told
+what came since. Source: html.spec.whatwg.org, "Server-sent events".
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Events:
                 self._tasks.start("follow jobs for readers", partial(self._follow, api, lane, seq))
 
     async def _follow(self, api: Api, lane: str, since: str) -> None:
-        """Tell all readers what happens, while there are any."""
+        """Tell all readers what happens."""
         database = api.connection.database(lane)
         follower = ChangesFollower(database, since)
         while True:
