@@ -19,6 +19,8 @@ from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import WorkerContext
 
 _SLOTS = 1000
+FEW_SLOTS = 100
+"""What many users have: each commit waits for the one before."""
 _SINGLE_JOBS = 200
 _PUSHERS = 16
 _HALF_LOAD_S = 5.0
@@ -65,10 +67,12 @@ class Counter:
 
 
 @asynccontextmanager
-async def _daemon(connection: Connection, db: Prefixer, counter: Counter) -> AsyncIterator[CouchBroker]:
+async def _daemon(
+    connection: Connection, db: Prefixer, counter: Counter, slots: int = _SLOTS
+) -> AsyncIterator[CouchBroker]:
     broker = CouchBroker(connection, db)
     await broker.start_workers(
-        WorkersList([WorkerConfig(worker_type="noop", worker_func=counter.work, concurrency=_SLOTS)])
+        WorkersList([WorkerConfig(worker_type="noop", worker_func=counter.work, concurrency=slots)])
     )
     try:
         yield broker
@@ -76,13 +80,13 @@ async def _daemon(connection: Connection, db: Prefixer, counter: Counter) -> Asy
         await broker.shutdown_workers()
 
 
-async def measure_drain(connection: Connection, db: Prefixer, count: int) -> float:
+async def measure_drain(connection: Connection, db: Prefixer, count: int, slots: int = _SLOTS) -> float:
     """Return the jobs a second of a daemon that starts with `count` jobs in the queue."""
     database = connection.database(db.database(connection.settings.jobs_doctype))
     await write_all(database, job_documents(count, "noop"))
     counter = Counter()
     started = time.perf_counter()
-    async with _daemon(connection, db, counter) as broker:
+    async with _daemon(connection, db, counter, slots) as broker:
         await counter.wait(broker, count)
         return count / (time.perf_counter() - started)
 

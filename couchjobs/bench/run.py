@@ -10,6 +10,7 @@ from typing import Any
 
 from couchjobs.bench.cpu import server_cpu_s
 from couchjobs.bench.engine import (
+    FEW_SLOTS,
     measure_bytes,
     measure_drain,
     measure_end_to_end,
@@ -52,6 +53,9 @@ class BenchResult:
     """In the database in which `end_to_end_jobs_per_s` was measured, with its ended jobs."""
     drain_ratio: float
     """Of `drain_limit_jobs_per_s`."""
+    drain_at_100_slots_jobs_per_s: float
+    """With a concurrency of 100, where the other figures have one of 1,000."""
+    drain_at_100_slots_ratio: float
     end_to_end_ratio: float
     """Of `limit_jobs_per_s`."""
     enqueue_jobs_per_s: dict[str, float]
@@ -77,7 +81,7 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
     """Measure and return the result; `scaled`: with several processes and daemons too, which takes minutes."""
     name = f"bench-{secrets.token_hex(4)}"
     settings = settings.model_copy(update={"control_db": f"{name}-control"})
-    tenants = [Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "end", "push")]
+    tenants = [Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "few", "end", "push")]
     async with connect(settings) as connection:
         welcome = await connection.server.welcome()
         try:
@@ -94,11 +98,13 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
             if server_cpu is not None:
                 server_cpu = (server_cpu_s(connection.server.url) or server_cpu) - server_cpu
             await until_quiet(connection.server)
-            end_to_end, latencies = await measure_end_to_end(connection, tenants[2], jobs)
+            drain_few = await measure_drain(connection, tenants[2], jobs, FEW_SLOTS)
             await until_quiet(connection.server)
-            at_half_load = await measure_half_load(connection, tenants[2], end_to_end / 2)
+            end_to_end, latencies = await measure_end_to_end(connection, tenants[3], jobs)
             await until_quiet(connection.server)
-            bulk, single = await measure_enqueue(connection, tenants[3], jobs)
+            at_half_load = await measure_half_load(connection, tenants[3], end_to_end / 2)
+            await until_quiet(connection.server)
+            bulk, single = await measure_enqueue(connection, tenants[4], jobs)
             on_disk = await measure_bytes(connection.database(tenants[1].database(settings.jobs_doctype)))
             shares = await scale(connection, name, jobs) if scaled else None
         finally:
@@ -117,6 +123,8 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
         latency_ms=Percentiles(percentile(latencies, 0.5), percentile(latencies, 0.99)),
         latency_at_half_load_ms=Percentiles(percentile(at_half_load, 0.5), percentile(at_half_load, 0.99)),
         drain_ratio=round(drain / drain_limit, 3),
+        drain_at_100_slots_jobs_per_s=round(drain_few, 1),
+        drain_at_100_slots_ratio=round(drain_few / drain_limit, 3),
         end_to_end_ratio=round(end_to_end / limit, 3),
         enqueue_jobs_per_s={"bulk": round(bulk, 1), "single": round(single, 1)},
         cpu_ms_per_job=round(1000 * cpu / jobs, 3),

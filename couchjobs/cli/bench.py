@@ -97,6 +97,11 @@ def _print_table(result: BenchResult) -> None:
         "drain: jobs queued, then the daemon starts", f"{result.drain_jobs_per_s:,.0f}", f"{result.drain_ratio:.2f}"
     )
     table.add_row(
+        "the same with 100 slots",
+        f"{result.drain_at_100_slots_jobs_per_s:,.0f}",
+        f"{result.drain_at_100_slots_ratio:.2f}",
+    )
+    table.add_row(
         "end to end: the daemon waits, jobs are pushed",
         f"{result.end_to_end_jobs_per_s:,.0f}",
         f"{result.end_to_end_ratio:.2f}",

@@ -238,6 +238,8 @@ async def test_bench_when_run_small_then_all_keys(connection: Connection, run: R
         "latency_ms",
         "drain_ratio",
         "drain_limit_jobs_per_s",
+        "drain_at_100_slots_jobs_per_s",
+        "drain_at_100_slots_ratio",
         "end_to_end_ratio",
         "latency_at_half_load_ms",
         "enqueue_jobs_per_s",
