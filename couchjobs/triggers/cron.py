@@ -56,8 +56,20 @@ class CronTrigger:
         return "real" if self.fields.every_hour else f"local {self.zone.key}"
 
     def slot(self, tick: datetime) -> str:
-        """Return the local time, which comes once whatever another daemon's zone data say; none where hourly."""
-        return "" if self.fields.every_hour else self.local(tick).isoformat()
+        """Return the local time, which comes once whatever another daemon's zone data say; none where hourly.
+
+        Of a tick that was moved behind a gap it is the one that was moved: to others there may be no gap.
+        """
+        return "" if self.fields.every_hour else self._meant(tick).isoformat()
+
+    def _meant(self, tick: datetime) -> datetime:
+        local = self.local(tick)
+        gap = local - self.local(tick - _SECOND) - _SECOND
+        found = self._next_naive(local - gap - _SECOND) if gap > timedelta() else None
+        meant = local
+        while found is not None and found <= local:
+            meant, found = found, self._next_naive(found)
+        return meant
 
     def local(self, tick: datetime) -> datetime:
         """Return the time that clocks of the zone show then, without a zone."""

@@ -188,6 +188,10 @@ class Life:
             return tick if tick is not None and tick > now else None
         return self.next(max(now, state.passed))
 
+    def after(self, tick: datetime) -> Life:
+        """Return the life once that tick has fired."""
+        return Life(self.schedule, self.infos, self._fire(tick).then)
+
     def look(self, now: datetime) -> datetime | None:
         """Return when there is something to be done: a time that is over already, or the next tick; None for never."""
         if self.state.paused or self.infos.disabled:

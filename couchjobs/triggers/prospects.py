@@ -24,6 +24,7 @@ def coming_times(life: Life, now: datetime, count: int) -> list[datetime]:
     tick = life.coming(now)
     while tick is not None and len(times) < count:
         times.append(tick)
+        life = life.after(tick)
         tick = None if life.schedule.once else life.next(tick)
     return times
 

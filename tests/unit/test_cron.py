@@ -142,6 +142,9 @@ def test_cron_when_clocks_change_then_each_local_time_once(zone: str, spec: str)
         just_before = (tick - timedelta(seconds=1)).astimezone(info)
         after_a_gap = local.replace(tzinfo=None) - just_before.replace(tzinfo=None) > timedelta(minutes=10)
         assert in_schedule or after_a_gap
+        meant = datetime.fromisoformat(schedule.slot(tick))  # the local time that the gap has swallowed
+        assert meant.hour in schedule.fields.hour
+        assert meant.minute in schedule.fields.minute
 
 
 @pytest.mark.parametrize("zone", ZONES)

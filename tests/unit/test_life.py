@@ -331,6 +331,39 @@ def test_local_times_when_two_daemons_take_turns_over_a_change_of_clocks_then_ea
         assert kind != "@cron" or len(slots) in (4, 5, 6), (arguments, slots)
 
 
+@pytest.mark.parametrize("no_gap_first", [True, False])
+def test_local_time_when_it_is_in_a_gap_and_another_daemon_knows_of_none_then_fires_once(
+    tmp_path: Path, no_gap_first: bool
+) -> None:
+    """One fires it at its time, the other behind the gap, which is another time, and the same tick."""
+    (tmp_path / "zone").write_bytes(resources.files("tzdata").joinpath("zoneinfo", "Africa", "Algiers").read_bytes())
+    with (tmp_path / "zone").open("rb") as file:
+        other = ZoneInfo.from_file(file, key="Europe/Paris")
+    begin = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    trigger = Trigger(begin, type="@cron", arguments="0 30 2 * * *", timezone="Europe/Paris")
+    schedule = trigger.life.schedule
+    assert isinstance(schedule, CronTrigger)
+    without_gap = replace(schedule, zone=other)
+    first, second = (without_gap, schedule) if no_gap_first else (schedule, without_gap)
+    plan = Life(first, trigger.infos, trigger.life.state).plan(begin + 14 * HOUR, begin)
+    assert plan.tick == datetime(2026, 3, 29, 1, 30 if no_gap_first else 0, tzinfo=UTC)
+    later = Life(second, trigger.infos, plan.then)
+    assert later.plan(begin + 20 * HOUR, begin).tick is None
+    following = later.next(begin + 20 * HOUR)
+    assert following is not None
+    assert following.day == 30
+
+
+def test_prospects_when_an_hour_is_in_a_gap_then_as_it_fires() -> None:
+    """What was moved behind the gap and what comes in that hour anyway are one tick, foretold as one."""
+    begin = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    trigger = Trigger(begin, type="@hourly", arguments="between 2am and 5am", timezone="Europe/Paris")
+    told = coming_times(trigger.life, begin, 4)
+    trigger.wait(44 * HOUR)
+    assert trigger.fired[:4] == told
+    assert len({tick.replace(minute=0, second=0) for tick in told}) == 4
+
+
 SCHEDULES = st.sampled_from(
     [
         ("@every", "1h"),
