@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
@@ -149,12 +149,8 @@ class Service(Protocol):
 class _OneTenant:
     """A daemon of the tenant of the settings."""
 
-    def __init__(
-        self, connection: Connection, workers: WorkersList, pool: ChildPool | None, address: Address | None
-    ) -> None:
+    def __init__(self, connection: Connection, workers: WorkersList, pool: ChildPool | None) -> None:
         self._connection = connection
-        self._address = address
-        self._http: Service | None = None
         self._broker = CouchBroker(connection, pool=pool)
         self._system = JobSystem(self._broker, CouchScheduler(connection), workers)
         self._figures: FigureKeeper | None = None
@@ -170,32 +166,56 @@ class _OneTenant:
         patience_s = connection.settings.request_timeout
         for change in await patiently(lambda: install(connection, connection.settings.tenant), patience_s):
             _logger.info(change)
-        if self._address is not None:
-            from couchjobs.http.server import HttpServer  # noqa: PLC0415  8 MB that most daemons do not need
-
-            self._http = HttpServer(connection, self._address)
-            await self._http.open()
-        try:
-            await self._system.start()
-        except BaseException:
-            if self._http is not None:
-                await self._http.stop()
-            raise
-        runtime = cast("Runtime", self._broker.runtime)
-        self._figures = FigureKeeper(connection, connection.settings.tenant, self.id, runtime.stats)
+        await self._system.start()
+        self._figures = FigureKeeper(connection, connection.settings.tenant, self.id, self.runtime.stats)
         self._tasks.start("keep figures", self._figures.run)
-        if self._http is not None:
-            await self._http.start(runtime)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Return what it runs jobs with, once it has started."""
+        return cast("Runtime", self._broker.runtime)
 
     async def shutdown(self) -> None:
-        """End it; whoever looks at its health is answered to the end."""
+        """End it."""
         await self._tasks.stop()
         await self._system.shutdown()
         if self._figures is not None:
             with suppress(CouchError):
                 await self._figures.write(now())
-        if self._http is not None:
+
+
+class _WithHttp:
+    """A daemon that also answers over HTTP."""
+
+    def __init__(
+        self, daemon: _OneTenant | Host, connection: Connection, address: Address, tenants: str | None
+    ) -> None:
+        from couchjobs.http.server import HttpServer  # noqa: PLC0415  8 MB that most daemons do not need
+
+        self._daemon = daemon
+        self._http: Service = HttpServer(connection, address, tenants)
+        self.id = daemon.id
+        self.workers = daemon.workers
+        self.stop_claiming = daemon.stop_claiming
+        self.hurry = daemon.hurry
+
+    async def start(self) -> None:
+        """Take the address first: a daemon that cannot have it does not begin."""
+        await self._http.open()
+        try:
+            await self._daemon.start()
+        except BaseException:
             await self._http.stop()
+            raise
+        await self._http.start(self._daemon.runtime)
+
+    async def shutdown(self) -> None:
+        """End it; whoever looks at its health is answered to the end."""
+        await self._daemon.shutdown()
+        await self._http.stop()
+
+
+_Daemon: TypeAlias = _OneTenant | Host | _WithHttp
 
 
 async def run_daemon(
@@ -242,13 +262,12 @@ def _daemon(
     pool: ChildPool | None,
     tenants: str | None,
     address: Address | None,
-) -> _OneTenant | Host:
-    if tenants is not None:
-        return Host(connection, workers, tenants, pool)
-    return _OneTenant(connection, workers, pool, address)
+) -> _Daemon:
+    daemon = _OneTenant(connection, workers, pool) if tenants is None else Host(connection, workers, tenants, pool)
+    return daemon if address is None else _WithHttp(daemon, connection, address, tenants)
 
 
-async def _serve(settings: Settings, make: Callable[[Connection], _OneTenant | Host], signals: _Signals) -> None:
+async def _serve(settings: Settings, make: Callable[[Connection], _Daemon], signals: _Signals) -> None:
     """Start, run until a signal asks for the end, shut down and close."""
     async with connect(settings) as connection:
         daemon = make(connection)
@@ -275,17 +294,17 @@ async def _serve(settings: Settings, make: Callable[[Connection], _OneTenant | H
         _logger.info("daemon has stopped", daemon=daemon.id)
 
 
-async def _start(connection: Connection, daemon: _OneTenant | Host) -> None:
+async def _start(connection: Connection, daemon: _Daemon) -> None:
     await connection.server.wait_until_up(connection.settings.request_timeout)
     await daemon.start()
 
 
-def _stop_claiming(daemon: _OneTenant | Host, settings: Settings) -> None:
+def _stop_claiming(daemon: _Daemon, settings: Settings) -> None:
     daemon.stop_claiming()
     _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
 
 
-async def _hurry(daemon: _OneTenant | Host, signals: _Signals) -> None:
+async def _hurry(daemon: _Daemon, signals: _Signals) -> None:
     await signals.again.wait()
     daemon.hurry()
 

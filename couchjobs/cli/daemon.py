@@ -14,11 +14,12 @@ from typing import Annotated
 import typer
 
 from couchjobs import process
-from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, print_json, settings_of
+from couchjobs.cli.options import Domain, Json, LogLevel, Prefix, Url, check_tenants, print_json, settings_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import ConfigurationError
 from couchjobs.http.address import read_address
 from couchjobs.log import configure_logging
+from couchjobs.pid_one import leave_pid_one
 from couchjobs.system import run_daemon
 from couchjobs.workers.loading import load_workers
 from couchjobs.workers.pool import ChildPool
@@ -61,6 +62,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a daemon: fire triggers, claim jobs, do the work, until SIGTERM or Ctrl-C."""
+    leave_pid_one()
     if watch:
         _watch()
         return
@@ -69,10 +71,7 @@ def run(
         raise ConfigurationError(f"--log-level {log_level!r}: debug, info, warning or error")
     if loop not in process.LOOPS:
         raise ConfigurationError(f"--loop {loop!r}: {' or '.join(process.LOOPS)}")
-    if tenants is not None and (settings.prefix or settings.domain):
-        raise ConfigurationError("--tenants and a prefix or domain exclude each other")
-    if tenants is not None and http is not None:
-        raise ConfigurationError("--http serves one tenant: run it without --tenants, or `couchjobs serve`")
+    check_tenants(settings, tenants)
     address = None if http is None else read_address(http)
     configure_logging(log_level)
     for number in (signal.SIGTERM, signal.SIGINT):  # until the daemon has handlers of its own
@@ -112,6 +111,7 @@ def dev(
     It ends with Ctrl-C, or with the shell that started it. The administrator is `admin`; the password is
     COUCHJOBS_PASSWORD, or one that is generated into the data folder.
     """
+    leave_pid_one()
     if memory and data is not None:
         raise ConfigurationError("--data and --memory exclude each other")
     if not memory and data is None:

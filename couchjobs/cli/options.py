@@ -54,6 +54,16 @@ def settings_of(url: str | None, domain: str | None, prefix: str | None) -> Sett
     return load_settings(url=url, domain=domain, prefix=prefix)
 
 
+def check_tenants(settings: Settings, tenants: str | None) -> None:
+    """Check that not both one tenant and many are named.
+
+    Raises:
+        ConfigurationError: they are.
+    """
+    if tenants is not None and (settings.prefix or settings.domain):
+        raise ConfigurationError("--tenants and a prefix or domain exclude each other")
+
+
 def with_connection(
     url: str | None, domain: str | None, prefix: str | None, work: Callable[[Connection], Awaitable[T]]
 ) -> T:

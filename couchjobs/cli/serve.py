@@ -17,8 +17,10 @@ from couchjobs.cli.options import (
     Json,
     LogLevel,
     Prefix,
+    Tenants,
     Url,
     cell,
+    check_tenants,
     print_json,
     say,
     settings_of,
@@ -29,6 +31,7 @@ from couchjobs.http.address import Address, read_address
 from couchjobs.http.tokens import create_token, revoke_token
 from couchjobs.http.tokens import tokens as tokens_of
 from couchjobs.log import configure_logging
+from couchjobs.pid_one import leave_pid_one
 from couchjobs.settings import Settings
 
 app = typer.Typer(help="Make, list and revoke the tokens of programs that use HTTP.", no_args_is_help=True)
@@ -39,22 +42,25 @@ def serve(
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
+    tenants: Tenants = None,
     log_level: LogLevel = "info",
 ) -> None:
     """Serve jobs and triggers over HTTP, without running any job, until SIGTERM or Ctrl-C."""
+    leave_pid_one()
     settings, address = settings_of(url, domain, prefix), read_address(http)
     configure_logging(log_level)
-    process.run(_serve(settings, address))
+    check_tenants(settings, tenants)
+    process.run(_serve(settings, address, tenants))
 
 
-async def _serve(settings: Settings, address: Address) -> None:
+async def _serve(settings: Settings, address: Address, tenants: str | None) -> None:
     from couchjobs.http.server import HttpServer  # noqa: PLC0415  no other command needs it
 
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with connect(settings) as connection:
-        server = HttpServer(connection, address)
+        server = HttpServer(connection, address, tenants)
         starting = asyncio.ensure_future(_start(connection, server.start))
         waiting = asyncio.ensure_future(ended.wait())
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -13,6 +14,7 @@ from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import ConfigurationError
+from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings, load_settings
 
 NOWHERE = (
@@ -53,6 +55,12 @@ class Connection:
     def control(self) -> Database:
         """Return the database of daemons, checkpoints and schedules."""
         return self.database(self.settings.control_db)
+
+    def of(self, tenant: Prefixer) -> Connection:
+        """Return this connection with the settings of another tenant; whoever opened it closes it."""
+        other = copy.copy(self)
+        other.settings = self.settings.model_copy(update={"domain": tenant.domain, "prefix": tenant.prefix})
+        return other
 
     async def close(self) -> None:
         """Write what waits, as far as CouchDB takes it within `push_timeout`, then close all connections."""

@@ -52,6 +52,8 @@ class Caller:
     scopes: tuple[Scope, ...]
     key: str = ""
     """What tells callers apart: names may be the same."""
+    is_of_all_tenants: bool = False
+    """Whether he is whoever runs all this."""
 
     @property
     def may_all(self) -> bool:
@@ -73,7 +75,7 @@ class Caller:
 
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-_ANYBODY = Caller("anybody on this machine", _ALL)
+_ANYBODY = Caller("anybody on this machine", _ALL, is_of_all_tenants=True)
 
 
 class Access:
@@ -224,7 +226,7 @@ def _name_in(authorization: str) -> str:
 
 def _of_roles(name: str, roles: list[str]) -> Caller | None:
     if "_admin" in roles or WORKER_ROLE in roles:
-        return Caller(f"user {name}", _ALL, f"user {name}")
+        return Caller(f"user {name}", _ALL, f"user {name}", is_of_all_tenants=True)
     return Caller(f"user {name}", _PRODUCER, f"user {name}") if PRODUCER_ROLE in roles else None
 
 

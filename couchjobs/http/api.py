@@ -22,8 +22,15 @@ from couchjobs.scheduler.couch import CouchScheduler
 class Api:
     """That of one tenant."""
 
-    def __init__(self, connection: Connection, runtime: Runtime | None = None) -> None:
-        """Take the tenant of the connection's settings, and what the daemon of this process runs jobs with, if any."""
+    def __init__(self, connection: Connection, runtime: Runtime | None = None, base: str = "") -> None:
+        """Take the tenant of the connection's settings.
+
+        Args:
+            connection: to CouchDB.
+            runtime: what the daemon of this process runs jobs with; None: there is none here.
+            base: what the paths of the tenant begin with.
+        """
+        self.base = base
         self.presence = runtime.presence if runtime else None
         self.stats = runtime.stats if runtime else None
         self._runtime = runtime

@@ -1,8 +1,8 @@
 """`GET /events`: what becomes of jobs, as it happens, to any number of readers (server-sent events).
 
-One feed of each lane serves all readers, and is followed from the first one on. Each event is encoded once. A reader
+One feed of each lane serves all readers, and is followed while there are some. Each event is encoded once. A reader
 that does not keep up is dropped: it comes back with the `Last-Event-ID` of the last event that it has seen, and is told
-what came since. Source: html.spec.whatwg.org, "Server-sent events".
+what came since.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import base64
 import binascii
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,13 +26,12 @@ from couchjobs.errors import BadRequest, NotFound, PositionRefused
 from couchjobs.http.access import CALLER, Caller
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import refuse_parameter
+from couchjobs.http.streams import BEAT, BEAT_S, Readers, begin, stream
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.request import JobRequest
-from couchjobs.log import get_logger
 from couchjobs.supervisor import Supervisor
 from couchjobs.waits import Signal
 
-_logger = get_logger(__name__)
 _MOST_BEHIND = 5000
 """Events that wait for a reader, who share them; one for whom more wait is dropped."""
 _PAGE = 1000
@@ -42,7 +42,6 @@ _FEW = 20
 _BUSY_PAUSE_S = 0.3
 """Else: each row costs CouchDB what a job costs it, and three states of a job that nobody asks about are one."""
 _LONGEST_PAUSE_S = 0.5
-_BEAT_S = 15.0
 _LOOK_AGAIN_S = 1.0
 _SHOWN = ("worker", "state", "queued_at", "started_at", "finished_at", "error", "exec_count", "trigger_id", "progress")
 _TOLD = ("cancelled", "cancel_requested", "scheduled_at", "seconds")
@@ -103,9 +102,7 @@ class Events:
     """Those of one server: `close` when done."""
 
     def __init__(self) -> None:
-        self._readers: set[_Reader] = set()
-        self._tasks = Supervisor()
-        self._follows = False
+        self._readers = Readers[_Reader]()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """GET /events: of all workers, or of `worker`."""
@@ -114,31 +111,22 @@ class Events:
         present = {lane.name: await current_sequence(lane) for lane in _lanes(api)}
         positions = _positions(request.headers.get("Last-Event-ID"), present)
         reader = _Reader(request[CALLER], worker, request.transport)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        response.headers["Cache-Control"] = "no-store"
-        self._begin(api, present)
-        self._readers.add(reader)  # what comes from now on waits for what was before
-        try:
-            await response.prepare(request)
-            await response.write(b": couchjobs\n\n")
-            async for event in self._before(api, positions, reader):
-                await response.write(_lines([event], positions))
+        response = stream()
+        joined = self._readers.joined_by(reader, partial(self._begin, api, present))  # what comes from now on waits
+        with joined, suppress(ConnectionError):
+            await begin(response, request)
+            async for events in self._before(api, positions, reader):
+                await response.write(_lines(events, positions))
             await self._send(response, reader, positions)
-        except ConnectionError:
-            _logger.debug("a reader of events has gone")
-        finally:
-            self._readers.discard(reader)
         return response
 
     async def close(self) -> None:
         """Follow nothing more."""
-        await self._tasks.stop()
+        await self._readers.close()
 
-    def _begin(self, api: Api, present: Positions) -> None:
-        if not self._follows:
-            self._follows = True
-            for lane, seq in present.items():
-                self._tasks.start("follow jobs for readers", partial(self._follow, api, lane, seq))
+    def _begin(self, api: Api, present: Positions, tasks: Supervisor) -> None:
+        for lane, seq in present.items():
+            tasks.start("follow jobs for readers", partial(self._follow, api, lane, seq))
 
     async def _follow(self, api: Api, lane: str, since: str) -> None:
         """Tell all readers what happens."""
@@ -151,17 +139,16 @@ class Events:
                 await asyncio.sleep(_LOOK_AGAIN_S)
                 follower = ChangesFollower(database, await current_sequence(database))
                 continue
-            if self._readers:
-                events = _events(page.changes, lane, page.last_seq)
-                for reader in [*self._readers]:
-                    reader.tell(events)
+            events = _events(page.changes, lane, page.last_seq)
+            for reader in [*self._readers.present]:
+                reader.tell(events)
             follower.done(page)
-            pause_s = _BUSY_PAUSE_S if len(page.changes) > _FEW else _PAUSE_A_READER_S * len(self._readers)
+            pause_s = _BUSY_PAUSE_S if len(page.changes) > _FEW else _PAUSE_A_READER_S * len(self._readers.present)
             await asyncio.sleep(min(_LONGEST_PAUSE_S, pause_s))
 
     @staticmethod
-    async def _before(api: Api, positions: Positions, reader: _Reader) -> AsyncIterator[Event]:
-        """Yield what has happened since then."""
+    async def _before(api: Api, positions: Positions, reader: _Reader) -> AsyncIterator[list[Event]]:
+        """Yield what has happened since then, page by page."""
         for lane, seq in [*positions.items()]:
             database = api.connection.database(lane)
             try:
@@ -169,9 +156,7 @@ class Events:
                     ids = [change.doc_id for change in page.changes if not change.deleted]
                     documents = await database.get_many(ids)
                     rows = [change._replace(document=documents.get(change.doc_id)) for change in page.changes]
-                    for event in _events(rows, lane, page.last_seq):
-                        if reader.wants(event.worker):
-                            yield event
+                    yield [event for event in _events(rows, lane, page.last_seq) if reader.wants(event.worker)]
                     positions[lane] = page.last_seq
             except BadRequest:
                 positions[lane] = await current_sequence(database)
@@ -181,8 +166,8 @@ class Events:
         while not reader.is_dropped:
             if some := reader.take():
                 await response.write(_lines(some, positions))
-            elif not await reader.news.within(_BEAT_S):
-                await response.write(b": beat\n\n")
+            elif not await reader.news.within(BEAT_S):
+                await response.write(BEAT)
 
 
 def _lanes(api: Api) -> list[Database]:
@@ -219,14 +204,11 @@ def _shown(document: Document) -> dict[str, Any]:
 
 
 def _lines(events: Iterable[Event], positions: Positions) -> bytes:
-    """Return what is sent: the id comes with the last event, for only after that all of a page are told."""
+    """Return what is sent of whole pages: the id comes with the last event, for only then all of a page are told."""
     text = bytearray()
-    last: Event | None = None
     for event in events:
-        if last is not None and last.seq != event.seq:
-            positions[last.lane] = last.seq
         text += event.text
-        last = event
-    if last is not None:
+        positions[event.lane] = event.seq
+    if text:
         text[-1:] = b"id: " + base64.urlsafe_b64encode(orjson.dumps(positions)) + b"\n\n"
     return bytes(text)

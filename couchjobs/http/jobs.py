@@ -59,7 +59,7 @@ class End(Body):
 
 def shown(api: Api, job: Job) -> dict[str, Any]:
     """Return a job as a resource."""
-    return resource(api.settings.jobs_doctype, job.document(), "jobs", arguments=job.message)
+    return resource(api.settings.jobs_doctype, job.document(), f"{api.base}/jobs", arguments=job.message)
 
 
 async def push(request: web.Request) -> web.Response:

@@ -69,7 +69,7 @@ def resource(kind: str, document: Document, path: str, **more: Any) -> dict[str,
         "type": kind,
         "id": document["_id"],
         "attributes": attributes | more,
-        "links": {"self": f"/{path}/{quote(document['_id'], safe='')}"},
+        "links": {"self": f"{path}/{quote(document['_id'], safe='')}"},
         "meta": {"rev": document.get("_rev", "")},
     }
 

@@ -35,8 +35,8 @@ _HIDDEN = ("_id", "_rev", "admin_proof", "claim", "ending")
 _Schema = dict[str, Any]
 
 
-def document(routes: Iterable[Route]) -> _Schema:
-    """Return the description of these routes."""
+def document(routes: Iterable[Route], base: str = "") -> _Schema:
+    """Return the description of these routes, whose paths begin with `base`."""
     schemas: _Schema = {"Error": _error(), "Job": _resource(Job, "arguments"), "Trigger": _trigger()}
     paths: _Schema = {}
     for route in routes:
@@ -48,6 +48,7 @@ def document(routes: Iterable[Route]) -> _Schema:
             "version": version("couchjobs"),
             "description": "Jobs and triggers of one tenant, as JSON:API (jsonapi.org).",
         },
+        "servers": [{"url": base or "/"}],
         "security": [{"token": []}, {"user": []}, {}],
         "paths": paths,
         "components": {
@@ -189,8 +190,8 @@ def _moved(value: Any) -> Any:
 class OpenApi:
     """The route of the description, which is for everybody."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._body = encode(document(routes))
+    def __init__(self, routes: Iterable[Route], base: str = "") -> None:
+        self._body = encode(document(routes, base))
 
     async def answer(self, _: web.Request) -> web.Response:
         """GET /openapi.json."""

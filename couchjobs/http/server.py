@@ -20,6 +20,7 @@ from couchjobs.http.openapi import OpenApi
 from couchjobs.http.pages import routes as pages
 from couchjobs.http.pages.page import tell_errors as tell_errors_as_pages
 from couchjobs.http.routes import routes
+from couchjobs.http.tenants import Sites, add_sites
 from couchjobs.http.tokens import has_tokens
 from couchjobs.log import get_logger
 
@@ -30,10 +31,16 @@ _OPEN = ("/jobs/webhooks/{id}", "/health/live", "/health/ready", "/openapi.json"
 _LAST_ANSWERS_S = 2.0
 
 
-def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_open: bool = True) -> web.Application:
+def make_app(
+    connection: Connection, runtime: Runtime | None = None, *, base: str = "", may_be_open: bool = True
+) -> web.Application:
     """Return the application for the tenant of the connection's settings.
 
-    `may_be_open`: whether it is for everybody on this machine, where there is no token.
+    Args:
+        connection: to CouchDB.
+        runtime: what the daemon of this process runs jobs with; None: there is none here.
+        base: what its paths begin with, where others have gone before.
+        may_be_open: whether it is for everybody on this machine, where there is no token.
     """
     settings = connection.settings
     access = Access(connection, settings.tenant, (*_OPEN, *pages.OPEN), may_be_open=may_be_open)
@@ -41,11 +48,11 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
         middlewares=[_harden, tell_errors, tell_errors_as_pages, access.middleware],
         client_max_size=settings.max_message_bytes + _ENVELOPE,
     )
-    app[API] = Api(connection, runtime)
+    app[API] = Api(connection, runtime, base)
     events = Events()
     served = routes(events, Metrics())
     app.router.add_routes([web.route(one.method, one.path, one.handler) for one in served])
-    app.router.add_get("/openapi.json", OpenApi(served).answer)
+    app.router.add_get("/openapi.json", OpenApi(served, base).answer)
     pages.add_pages(app, access, served)
 
     async def close(_: web.Application) -> None:
@@ -53,6 +60,25 @@ def make_app(connection: Connection, runtime: Runtime | None = None, *, may_be_o
 
     app.on_shutdown.append(close)
     return app
+
+
+def make_front(connection: Connection, tenants: str, runtime: Runtime | None, *, may_be_open: bool) -> web.Application:
+    """Return the application for many tenants, `tenants` being which, as the option `--tenants` says it.
+
+    Raises:
+        ConfigurationError: there is no such file.
+    """
+
+    def make(connection: Connection, base: str) -> web.Application:
+        return make_app(connection, base=base, may_be_open=may_be_open)
+
+    sites = Sites(connection, tenants, make, root=make_app(connection, runtime, may_be_open=may_be_open))
+    front = web.Application(
+        middlewares=[_harden, tell_errors, sites.middleware],
+        client_max_size=connection.settings.max_message_bytes + _ENVELOPE,
+    )
+    add_sites(front, sites)
+    return front
 
 
 @web.middleware
@@ -75,11 +101,13 @@ class HttpServer:
     Args:
         connection: to CouchDB.
         address: host and port; 0 takes a free one.
+        tenants: which, as `--tenants` says it; None: that of the settings alone.
     """
 
-    def __init__(self, connection: Connection, address: tuple[str, int]) -> None:
+    def __init__(self, connection: Connection, address: tuple[str, int], tenants: str | None = None) -> None:
         self._connection = connection
         self._address = address
+        self._tenants = tenants
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
 
@@ -105,7 +133,11 @@ class HttpServer:
         """Answer. `runtime`: what the daemon of this process runs jobs with; None: there is none here."""
         if self._socket is None:
             await self.open()
-        app = make_app(self._connection, runtime, may_be_open=is_local(self._address[0]))
+        may_be_open = is_local(self._address[0])
+        if self._tenants is None:
+            app = make_app(self._connection, runtime, may_be_open=may_be_open)
+        else:
+            app = make_front(self._connection, self._tenants, runtime, may_be_open=may_be_open)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False)
         await self._runner.setup()
         await web.SockSite(self._runner, cast("socket.socket", self._socket)).start()

@@ -71,7 +71,7 @@ async def shown(api: Api, infos: TriggerInfos) -> dict[str, Any]:
     return resource(
         api.settings.triggers_doctype,
         {**infos.document(), "_id": infos.id, "_rev": infos.rev},
-        "jobs/triggers",
+        f"{api.base}/jobs/triggers",
         worker_arguments=infos.message,
         current_state=state.model_dump(mode="json", exclude_none=True),
     )

@@ -72,7 +72,7 @@ class Host:
         self.connection = connection
         self._named: Named = named_by(connection, wanted)
         self._presence = Presence(connection, None)
-        self._runtime = Runtime(self._presence, workers, pool)
+        self.runtime = Runtime(self._presence, workers, pool)
         self._attention = Attention()
         self._tenants: dict[str, Tenant] = {}
         self._ranks: dict[str, int] = {}
@@ -121,10 +121,10 @@ class Host:
                 _logger.info(change)
             server.live_feeds = LiveFeeds(settings.most_feeds, await server.max_open_shards())
             tenants = await patiently(self._named.tenants, settings.request_timeout)
-            await self._runtime.start()
-            to_close.push_async_callback(self._runtime.close)
+            await self.runtime.start()
+            to_close.push_async_callback(self.runtime.close)
             await self._presence.serve(self._named.told(tenants))
-            await self._presence.take_jobs(self._runtime.workers.names(), self._runtime.producer.slots.count)
+            await self._presence.take_jobs(self.runtime.workers.names(), self.runtime.producer.slots.count)
             await self._presence.take_triggers(True)
             to_close.push_async_callback(self._stop)
             await self._arrange(tenants)
@@ -143,19 +143,19 @@ class Host:
         Raises:
             ClosedError: it does not run.
         """
-        self._runtime.grace_s = self.connection.settings.shutdown_timeout if timeout is None else timeout
+        self.runtime.grace_s = self.connection.settings.shutdown_timeout if timeout is None else timeout
         await self._life.close()
 
     def stop_claiming(self) -> None:
         """Claim nothing more, from now on."""
-        self._runtime.stop_claiming()
+        self.runtime.stop_claiming()
 
     def hurry(self) -> None:
         """Interrupt all running jobs now, for a shutdown that is under way."""
-        self._runtime.hurry()
+        self.runtime.hurry()
 
     async def _stop(self) -> None:
-        self._runtime.stop_claiming()
+        self.runtime.stop_claiming()
         await self._tasks.stop()
         busy = [*self._busy.values()]
         for task in busy:
@@ -191,7 +191,7 @@ class Host:
         spread = _LOOK_AFTER_S / max(1, len(wanted))
         for number, (key, db) in enumerate(wanted.items()):
             if key not in self._tenants and f"{key}\n" not in self._busy:
-                tenant = self._tenants[key] = Tenant(db, self._runtime, self._attention)
+                tenant = self._tenants[key] = Tenant(db, self.runtime, self._attention)
                 tenant.looked_after_at = time.monotonic() - number * spread
                 _logger.debug("tenant taken on", tenant=key)
         self._rank()

@@ -518,8 +518,15 @@ async def test_events_when_read_then_what_becomes_of_jobs_and_what_came_meanwhil
             (event, *_), _ = await told(stream, 1)
             assert (event["id"], event["state"]) == ("one", "done")
             await guarded.post("/jobs/queue/echo", json=attributes(arguments=1, id="two"), headers=every)
-            states = {one["state"] for one in (await told(stream, 1))[0]}
-            assert states <= {"queued", "running", "done"}
+            events, last = await told(stream, 1)
+            assert {one["state"] for one in events} <= {"queued", "running", "done"}
+        await wait(db, "two", 20)
+        async with guarded.get("/events?worker=echo", headers={**headers, "Last-Event-ID": last}) as stream:
+            await guarded.post("/jobs/queue/echo", json=attributes(arguments=1, id="three"), headers=every)
+            assert "one" not in {one["id"] for one in (await told(stream, 2))[0]}, "told already"
+        assert not {task.get_name() for task in asyncio.all_tasks() if "for readers" in task.get_name()} or (
+            await eventually(lambda: not any("for readers" in task.get_name() for task in asyncio.all_tasks()))
+        ), "nobody reads"
         odd = {**headers, "Last-Event-ID": "!!"}
         assert (await guarded.get("/events?worker=echo", headers=odd)).status == 400
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 
 from aiohttp import web
@@ -17,7 +18,8 @@ from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.http.access import CALLER
-from couchjobs.http.api import API
+from couchjobs.http.api import API, Api
+from couchjobs.http.streams import BEAT, BEAT_S, Readers, begin, stream
 from couchjobs.jobs.lanes import stores
 from couchjobs.supervisor import Supervisor
 from couchjobs.waits import Signal
@@ -25,7 +27,6 @@ from couchjobs.waits import Signal
 _FEW = 20
 """Ids that are told; of more, that there are many."""
 _BUSY_PAUSE_S = 1.0
-_BEAT_S = 15.0
 _LOOK_AGAIN_S = 1.0
 
 
@@ -55,36 +56,29 @@ class Changes:
     """Those of one server: `close` when done."""
 
     def __init__(self) -> None:
-        self._readers: set[_Reader] = set()
-        self._tasks = Supervisor()
-        self._follows = False
+        self._readers = Readers[_Reader]()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """GET /dashboard/changes: until the reader goes."""
         caller = request[CALLER]
         caller.check("GET", "queues")
-        if not self._follows:
-            self._follows = True
-            for store in stores(request.app[API].connection, request.app[API].db):
-                self._tasks.start("follow jobs for pages", partial(self._follow, store.database))
         reader = _Reader(sees_ids=caller.may("GET", "jobs"))
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        response.headers["Cache-Control"] = "no-store"
-        self._readers.add(reader)
-        try:
-            await response.prepare(request)
-            await response.write(b": couchjobs\n\n")
+        response = stream()
+        joined = self._readers.joined_by(reader, partial(self._begin, request.app[API]))
+        with joined, suppress(ConnectionError):
+            await begin(response, request)
             while True:
-                changed = await reader.news.within(_BEAT_S)
-                await response.write(reader.take() if changed else b": beat\n\n")
-        except ConnectionError:
-            return response
-        finally:
-            self._readers.discard(reader)
+                changed = await reader.news.within(BEAT_S)
+                await response.write(reader.take() if changed else BEAT)
+        return response
 
     async def close(self) -> None:
         """Follow nothing more."""
-        await self._tasks.stop()
+        await self._readers.close()
+
+    def _begin(self, api: Api, tasks: Supervisor) -> None:
+        for store in stores(api.connection, api.db):
+            tasks.start("follow jobs for pages", partial(self._follow, store.database))
 
     async def _follow(self, database: Database) -> None:
         follower = ChangesFollower(database, "now")
@@ -96,7 +90,7 @@ class Changes:
                 follower = ChangesFollower(database, "now")
                 continue
             ids = [change.doc_id for change in page.changes]
-            for reader in [*self._readers]:
+            for reader in [*self._readers.present]:
                 reader.tell(ids)
             follower.done(page)
             if len(ids) == PAGE:  # further behind than a page: what is now is what counts

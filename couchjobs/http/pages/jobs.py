@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 from couchjobs.couch.database import Database, Document
 from couchjobs.errors import CouchjobsError, JobNotFoundError
@@ -16,7 +17,7 @@ from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import cursor_of, filter_in, read_cursor
 from couchjobs.http.jsonapi import ApiError
-from couchjobs.http.pages.page import ROOT, back, form_of, render
+from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job
@@ -36,7 +37,7 @@ async def index(request: web.Request) -> web.Response:
     """GET /dashboard/jobs."""
     api, query = request.app[API], {name: value for name, value in request.query.items() if value}
     if "id" in query:
-        return back(f"{ROOT}/jobs/{segment(query['id'].strip())}")
+        return back(request, f"/jobs/{segment(query['id'].strip())}")
     _read_since(query)
     asked = filter_in(query)
     request[CALLER].check("GET", "jobs", JobRequest(worker_type=asked.worker) if asked.worker else None)
@@ -86,18 +87,18 @@ async def change_many(request: web.Request) -> web.Response:
     if action not in ("retry", "cancel", "retry-all", "cancel-all"):
         raise ApiError(400, f"{action!r}: retry or cancel")
     asked = {name: fields[name][0] for name in ("worker", "state", "trigger", "since") if fields.get(name, [""])[0]}
-    where = str(request.rel_url.with_path(f"{ROOT}/jobs", encoded=True).with_query(asked))
+    where = str(URL("/jobs").with_query(asked))
     if action.endswith("-all"):
         wanted = filter_in(asked)
         ids = await _ids_of(api, wanted, State.ERRORED if action == "retry-all" else State.QUEUED)
     else:
         ids = fields.get("job", [])
     if not ids:
-        return back(where, "no job was selected")
+        return back(request, where, "no job was selected")
     changed = await api.all(ids, lambda job_id: _act(request, job_id, action.removesuffix("-all")), _TOGETHER)
     refused = len(ids) - changed
     what = {"retry": "queued again", "cancel": "cancelled"}[action.removesuffix("-all")]
-    return back(where, f"{changed:,} {what}" + (f", {refused:,} could not be" if refused else ""))
+    return back(request, where, f"{changed:,} {what}" + (f", {refused:,} could not be" if refused else ""))
 
 
 async def _ids_of(api: Api, asked: JobFilter, state: State) -> list[str]:
@@ -209,11 +210,11 @@ async def change(request: web.Request) -> web.Response:
     """POST /dashboard/jobs/{id}/{action}."""
     await form_of(request)
     job_id, action = request.match_info["id"], request.match_info["action"]
-    where = f"{ROOT}/jobs/{segment(job_id)}"
+    where = f"/jobs/{segment(job_id)}"
     try:
         await _act(request, job_id, action)
     except JobNotFoundError:
         raise ApiError(404, f"there is no job {job_id!r} any more") from None
     except CouchjobsError as error:
-        return back(where, str(error))
-    return back(where, {"cancel": "it is being cancelled"}.get(action, "it is queued again"))
+        return back(request, where, str(error))
+    return back(request, where, {"cancel": "it is being cancelled"}.get(action, "it is queued again"))

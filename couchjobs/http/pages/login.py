@@ -7,10 +7,12 @@ import re
 from aiohttp import web
 
 from couchjobs.http.access import TOKEN_COOKIE, Access, Caller, check_origin
-from couchjobs.http.pages.page import LOGIN, ROOT, back, render
+from couchjobs.http.api import API
+from couchjobs.http.pages.page import LOGIN, back, page_at, render
 
 _LASTS_S = 7 * 86_400
-_OWN = re.compile(rf"{ROOT}(/[\w.~%-]+)*(\?[\w.~%&=+:,-]*)?", re.ASCII)
+_OWN = re.compile(r"(/[\w.~%-]+)*(\?[\w.~%&=+:,-]*)?", re.ASCII)
+"""A page, after the path of the dashboard."""
 
 
 class Login:
@@ -21,20 +23,22 @@ class Login:
 
     async def ask(self, request: web.Request) -> web.Response:
         """GET /dashboard/login."""
-        return render(request, "login.html", title="Sign in", refused="", next=_next(request.query.get("next", "")))
+        return render(
+            request, "login.html", title="Sign in", refused="", next=_next(request, request.query.get("next", ""))
+        )
 
     async def take(self, request: web.Request) -> web.Response:
         """POST /dashboard/login: a token, which becomes a cookie."""
         self._access.check_stranger(request)
         check_origin(request)
         posted = await request.post()
-        shown, where = str(posted.get("token", "")).strip(), _next(str(posted.get("next", "")))
+        shown, where = str(posted.get("token", "")).strip(), _next(request, str(posted.get("next", "")))
         caller: Caller | None = await self._access.of_token(shown)
         if caller is None:
             self._access.check_stranger(request, cost=1)
             refused = "This token is none of this tenant, or no longer."
             return render(request, "login.html", status=401, title="Sign in", refused=refused, next=where)
-        answer = back(where)
+        answer = back(request, where)
         answer.set_cookie(
             TOKEN_COOKIE,
             shown,
@@ -42,18 +46,19 @@ class Login:
             httponly=True,
             samesite="Strict",
             secure=request.secure or request.headers.get("X-Forwarded-Proto") == "https",
-            path="/",
+            path=request.app[API].base or "/",
         )
         return answer
 
     async def leave(self, request: web.Request) -> web.Response:
         """POST /dashboard/logout."""
         check_origin(request)
-        answer = back(LOGIN)
-        answer.del_cookie(TOKEN_COOKIE, path="/")
+        answer = back(request, LOGIN)
+        answer.del_cookie(TOKEN_COOKIE, path=request.app[API].base or "/")
         return answer
 
 
-def _next(text: str) -> str:
-    """Return where to go on: a page of this server, whatever somebody has written."""
-    return text if _OWN.fullmatch(text) else ROOT
+def _next(request: web.Request, text: str) -> str:
+    """Return where to go on: a page of this tenant, whatever somebody has written; without the dashboard's own path."""
+    path = text.removeprefix(page_at(request))
+    return path if _OWN.fullmatch(path) else ""

@@ -16,7 +16,7 @@ from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages import charts
-from couchjobs.http.pages.page import ROOT, back, form_of, render
+from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.jobs.request import JobRequest
 from couchjobs.overview import QueueWatch
 from couchjobs.timestamps import now
@@ -85,7 +85,7 @@ class Overview:
         request[CALLER].check("POST", "queues", JobRequest(worker_type=worker))
         await set_paused(api.connection, api.db, worker, is_paused=action == "pause")
         self._until = 0.0
-        return back(f"{ROOT}/queues", f"{worker} is {action}d")
+        return back(request, "/queues", f"{worker} is {action}d")
 
     async def _queues(self, api: Api) -> list[dict[str, Any]]:
         async with self._asking:

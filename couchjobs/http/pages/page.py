@@ -27,7 +27,7 @@ from couchjobs.log import get_logger
 
 ROOT = "/dashboard"
 STATIC = f"{ROOT}/static"
-LOGIN = f"{ROOT}/login"
+LOGIN = "/login"
 _FOLDER = Path(__file__).parent
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -56,14 +56,20 @@ def set_up(app: web.Application) -> None:
     )
     environment.undefined = jinja2.StrictUndefined
     environment.filters |= text.FILTERS
-    environment.globals["root"] = ROOT
     app.router.add_static(STATIC, _FOLDER / "static")
+
+
+def page_at(request: web.Request, path: str = "") -> str:
+    """Return the path of a page: what comes after that of the dashboard, as links of this tenant have it."""
+    return f"{request.app[API].base}{ROOT}{path}"
 
 
 def render(request: web.Request, template: str, *, status: int = 200, **context: Any) -> web.Response:
     """Return a page."""
     caller = request.get(CALLER)
     common = {
+        "root": page_at(request),
+        "base": request.app[API].base,
         "path": request.path,
         "caller": caller.name if caller is not None else "",
         "may_leave": TOKEN_COOKIE in request.cookies,
@@ -74,7 +80,7 @@ def render(request: web.Request, template: str, *, status: int = 200, **context:
     }
     response = aiohttp_jinja2.render_template(template, request, common | context, status=status)
     if _SAID in request.cookies:
-        response.del_cookie(_SAID, path=ROOT)
+        response.del_cookie(_SAID, path=page_at(request))
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["Referrer-Policy"] = "same-origin"
     return response
@@ -110,19 +116,20 @@ async def form_of(request: web.Request) -> dict[str, list[str]]:
     return fields
 
 
-def back(where: str, said: str = "") -> web.Response:
-    """Return an answer that has the browser load a page, which says something first."""
+def back(request: web.Request, where: str = "", said: str = "") -> web.Response:
+    """Return an answer that has the browser load a page of the dashboard, which says something first."""
+    where = page_at(request, where)
     answer = web.Response(status=303, headers={"Location": where})
     if said:
         shown = text.segment(said[:_LONGEST_SAID])
-        answer.set_cookie(_SAID, shown, max_age=_SAID_FOR_S, httponly=True, samesite="Strict", path=ROOT)
+        answer.set_cookie(_SAID, shown, max_age=_SAID_FOR_S, httponly=True, samesite="Strict", path=page_at(request))
     return answer
 
 
 @web.middleware
 async def tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Tell errors of pages as pages; who must say who he is, is asked."""
-    if not request.path.startswith(ROOT):
+    if not request.path.startswith(page_at(request)):
         return await handler(request)
     try:
         return await handler(request)
@@ -135,6 +142,6 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
     except Exception:
         _logger.exception("a page fails", path=request.path)
         status, detail = 500, "this is a fault of couchjobs; its log says more"
-    if status == 401 and request.path != LOGIN:
-        return back(f"{LOGIN}?next={text.segment(request.rel_url)}")
+    if status == 401 and request.path != page_at(request, LOGIN):
+        return back(request, f"{LOGIN}?next={text.segment(request.rel_url)}")
     return render(request, "error.html", status=status, title=f"{status}", detail=detail)

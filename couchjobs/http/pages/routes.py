@@ -15,12 +15,12 @@ from couchjobs.http.pages.page import LOGIN, ROOT, STATIC, back, render, set_up
 from couchjobs.http.pages.trouble import Trouble
 from couchjobs.http.routes import Route
 
-OPEN = ("/", LOGIN, f"{ROOT}/logout", f"{ROOT}/api", STATIC)
+OPEN = ("/", f"{ROOT}{LOGIN}", f"{ROOT}/logout", f"{ROOT}/api", STATIC)
 """What is for everybody."""
 
 
-async def _home(_: web.Request) -> web.Response:
-    return back(ROOT)
+async def _home(request: web.Request) -> web.Response:
+    return back(request)
 
 
 def add_pages(app: web.Application, access: Access, routes: Sequence[Route]) -> None:
@@ -39,8 +39,8 @@ def add_pages(app: web.Application, access: Access, routes: Sequence[Route]) -> 
     app.router.add_routes(
         [
             web.get("/", _home),
-            web.get(LOGIN, login.ask),
-            web.post(LOGIN, login.take),
+            web.get(f"{ROOT}{LOGIN}", login.ask),
+            web.post(f"{ROOT}{LOGIN}", login.take),
             web.post(f"{ROOT}/logout", login.leave),
             web.get(f"{ROOT}/api", api),
             web.get(f"{ROOT}/changes", changes.answer),

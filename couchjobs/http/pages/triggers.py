@@ -14,7 +14,7 @@ from couchjobs.errors import BadDocumentError, CouchjobsError, TriggerNotFoundEr
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import ApiError
-from couchjobs.http.pages.page import ROOT, back, form_of, render
+from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.http.triggers import fire
 from couchjobs.jobs.queries import get_jobs
@@ -149,11 +149,11 @@ async def change(request: web.Request) -> web.Response:
     api, action = request.app[API], request.match_info["action"]
     await form_of(request)
     infos = await _find(request, "POST" if action == "fire" else "PATCH")
-    where = f"{ROOT}/triggers/{segment(infos.id)}"
+    where = f"/triggers/{segment(infos.id)}"
     if action == "fire":
         job = await fire(api, infos)
-        return back(f"{ROOT}/jobs/{segment(job.id)}", "the trigger was fired by hand")
+        return back(request, f"/jobs/{segment(job.id)}", "the trigger was fired by hand")
     if action not in ("disable", "enable"):
         raise ApiError(404, f"{action}: fire, disable or enable")
     await api.client.triggers.update(infos.id, disabled=True if action == "disable" else None)
-    return back(where, f"it is {action}d")
+    return back(request, where, f"it is {action}d")

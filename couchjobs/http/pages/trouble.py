@@ -12,10 +12,10 @@ from couchjobs.doctor.finding import Finding
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API
 from couchjobs.http.jsonapi import ApiError
-from couchjobs.http.pages.page import ROOT, back, form_of, render
+from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.timestamps import now
 
-_WHERE = f"{ROOT}/trouble"
+_WHERE = "/trouble"
 
 
 class Trouble:
@@ -40,7 +40,7 @@ class Trouble:
             self._findings = await examine(api.connection, api.db)
             self._at = now()
         count = len(self._findings)
-        return back(_WHERE, "nothing is wrong" if not count else f"{count} found")
+        return back(request, _WHERE, "nothing is wrong" if not count else f"{count} found")
 
     async def mend(self, request: web.Request) -> web.Response:
         """POST /dashboard/trouble/mend: do what the doctor proposes for one thing."""
@@ -51,8 +51,8 @@ class Trouble:
             for one in self._findings:
                 if key_of(one) == key and one.mend is not None and one.done is None:
                     one.done = await one.mend()
-                    return back(_WHERE, f"{one.where}: {one.done}")
-        return back(_WHERE, "that is not as it was: examine again")
+                    return back(request, _WHERE, f"{one.where}: {one.done}")
+        return back(request, _WHERE, "that is not as it was: examine again")
 
 
 def key_of(one: Finding) -> str:

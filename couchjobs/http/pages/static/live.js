@@ -69,7 +69,7 @@ function listen() {
   if (document.hidden) { stream?.close(); stream = null; return; }
   if (stream !== null) return;
   const job = document.querySelector("[data-job]")?.dataset.job;
-  stream = new EventSource("/dashboard/changes");
+  stream = new EventSource(document.documentElement.dataset.root + "/changes");
   stream.onopen = () => { told.textContent = "live"; told.classList.add("on"); };
   stream.onerror = () => { told.textContent = "not live"; told.classList.remove("on"); };
   stream.addEventListener("changed", (event) => {

@@ -1,0 +1,71 @@
+"""What streams of server-sent events have in common: how one begins, and that a feed is followed while somebody reads.
+
+Source: html.spec.whatwg.org, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from aiohttp import web
+
+from couchjobs.supervisor import Supervisor
+
+R = TypeVar("R")
+BEAT = b": beat\n\n"
+BEAT_S = 15.0
+"""Seconds without an event after which the connection is shown to be alive: proxies cut what is silent."""
+
+
+def stream() -> web.StreamResponse:
+    """Return an answer for events, which is still to begin."""
+    return web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
+
+
+async def begin(response: web.StreamResponse, request: web.Request) -> None:
+    """Begin such an answer, and have what stands between see that it has begun."""
+    await response.prepare(request)
+    await response.write(b": couchjobs\n\n")
+
+
+class Readers(Generic[R]):
+    """Those of one stream: `close` when done.
+
+    What they read is followed from the first one on, and no longer once there is none.
+    """
+
+    def __init__(self) -> None:
+        self.present: set[R] = set()
+        self._following: Supervisor | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def joined_by(self, reader: R, follow: Callable[[Supervisor], None]) -> Iterator[None]:
+        """Have a reader be one of them inside the block; `follow` starts the tasks, where none run."""
+        self.present.add(reader)
+        if self._following is None:
+            self._following = Supervisor()
+            follow(self._following)
+        try:
+            yield
+        finally:
+            self.present.discard(reader)
+            if not self.present:
+                self._end()
+
+    async def close(self) -> None:
+        """Follow nothing more."""
+        self._end()
+        await asyncio.gather(*self._ending)
+
+    def _end(self) -> None:
+        if self._following is not None:
+            ending = asyncio.create_task(self._following.stop(), name="follow jobs no more")
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            self._following = None

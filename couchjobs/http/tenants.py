@@ -1,0 +1,236 @@
+"""Many tenants behind one address: each by its host name, or by paths that begin with `/tenants/<prefix>`.
+
+What is served to a tenant is an application of its own, with its own tokens, made when somebody asks for it, and
+dropped when others were asked for since. What is asked without naming a tenant is for the one without a prefix; that
+one also tells of the daemon of this process, and an administrator which tenants there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import quote, unquote
+
+from aiohttp import web
+from yarl import URL
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ConfigurationError, CouchError, Unavailable
+from couchjobs.http.access import CALLER
+from couchjobs.http.jsonapi import ApiError
+from couchjobs.http.pages.page import ROOT, render
+from couchjobs.prefixer import Prefixer
+from couchjobs.tenants.named import named_by
+
+_PATH = "/tenants/"
+LIST = f"{ROOT}/tenants"
+_LOOK_S = 5.0
+"""Seconds within which a tenant is noticed that comes or goes."""
+_MOST = 100
+"""Tenants that are kept ready, some 0.3 MB each; more only where all of them are being answered."""
+
+
+class _Site:
+    def __init__(self, db: Prefixer, base: str, app: web.Application) -> None:
+        self.db = db
+        self.base = base
+        self.app = app
+        self.answering = 0
+
+
+_SITE: web.RequestKey[_Site] = web.RequestKey("site", _Site)
+_FAILED: web.RequestKey[Exception] = web.RequestKey("failed", Exception)
+
+
+class Sites:
+    """Those of one server: `close` when done.
+
+    Args:
+        connection: to CouchDB.
+        wanted: which tenants, as the option `--tenants` says it.
+        make: makes the application of the tenant of a connection, whose paths begin with that.
+        root: that of the tenant without a prefix.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        wanted: str,
+        make: Callable[[Connection, str], web.Application],
+        root: web.Application,
+    ) -> None:
+        self._connection = connection
+        self._named = named_by(connection, wanted)
+        self._make = make
+        root.router.add_get(LIST, self.index)
+        root.pre_freeze()
+        self._root = _Site(Prefixer(), "", root)
+        self._sites: OrderedDict[str, _Site] = OrderedDict()
+        self._known: dict[str, Prefixer] = {}
+        self._hosts: dict[str, Prefixer] = {}
+        self._look_at = 0.0
+        self._looking = asyncio.Lock()
+
+    async def find(self, request: web.Request) -> tuple[_Site, str]:
+        """Return what answers a request, and the path that it has there.
+
+        Raises:
+            ApiError: 404: there is no such tenant.
+            CouchError, ConfigurationError: which tenants there are cannot be said.
+        """
+        await self._look()
+        path = request.rel_url.raw_path
+        if (host := _host(request)) in self._hosts:
+            return await self._site(self._hosts[host], ""), path
+        if not path.startswith(_PATH):
+            return self._root, path
+        key, slash, rest = path.removeprefix(_PATH).partition("/")
+        if unquote(key) not in self._known:
+            raise ApiError(404, f"there is no tenant {unquote(key)[:100]!r}")
+        db = self._known[unquote(key)]
+        return await self._site(db, _base_of(db)), slash + rest or "/"
+
+    @web.middleware
+    async def middleware(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Have a site stay as long as it answers."""
+        if _FAILED in request:
+            raise request[_FAILED]
+        site = request[_SITE]
+        site.answering += 1
+        try:
+            return await handler(request)
+        finally:
+            site.answering -= 1
+
+    async def index(self, request: web.Request) -> web.Response:
+        """GET /dashboard/tenants: which there are, for who may do everything with all of them."""
+        if not request[CALLER].is_of_all_tenants:
+            raise ApiError(403, f"{request[CALLER].name} may not see which tenants there are")
+        known = sorted(self._known.values(), key=lambda db: db.key)
+        rows = [{"name": db.domain or db.db_prefix, "base": _base_of(db)} for db in known]
+        return render(request, "tenants.html", title="Tenants", rows=rows)
+
+    async def close(self) -> None:
+        """End all of them."""
+        for site in [*self._sites.values(), self._root]:
+            await _end(site)
+
+    async def _look(self) -> None:
+        """Know which tenants there are, as they were some seconds ago."""
+        async with self._looking:
+            present = asyncio.get_running_loop().time()
+            if present < self._look_at:
+                return
+            try:
+                tenants = await self._named.tenants()
+            except (ConfigurationError, CouchError):
+                if not self._look_at:
+                    raise
+            else:
+                self._known = {db.key: db for db in tenants}
+                self._hosts = {db.domain.lower(): db for db in tenants if db.domain}
+            self._look_at = asyncio.get_running_loop().time() + _LOOK_S
+
+    async def _site(self, db: Prefixer, base: str) -> _Site:
+        name = f"{base} {db.key}"
+        site = self._sites.get(name)
+        if site is None or site.db != db:
+            app = self._make(self._connection.of(db), base)
+            app.pre_freeze()
+            site = self._sites[name] = _Site(db, base, app)
+        self._sites.move_to_end(name)
+        if len(self._sites) > _MOST:
+            await self._drop_one(but=site)
+        return site
+
+    async def _drop_one(self, but: _Site) -> None:
+        for name, site in [*self._sites.items()]:
+            if not site.answering and site is not but:
+                del self._sites[name]
+                await _end(site)
+                return
+
+
+async def _end(site: _Site) -> None:
+    await site.app.shutdown()
+    await site.app.cleanup()
+
+
+def _base_of(db: Prefixer) -> str:
+    """Return what the paths of a tenant begin with; nothing for the one without a prefix."""
+    return _PATH + quote(db.key, safe="") if db.key else ""
+
+
+def _host(request: web.Request) -> str:
+    return (URL(f"//{request.host}").host or "").lower()
+
+
+class _Resource(web.AbstractResource):
+    """All paths: those of a tenant are resolved by its own application."""
+
+    def __init__(self, sites: Sites) -> None:
+        super().__init__()
+        self._sites = sites
+
+    @property
+    def canonical(self) -> str:
+        """Return what all paths begin with."""
+        return "/"
+
+    async def resolve(self, request: web.Request) -> tuple[Any, set[str]]:
+        """Return what answers."""
+        try:
+            request[_SITE], path = await self._sites.find(request)
+        except (ApiError, ConfigurationError, CouchError) as error:
+            request[_FAILED] = Unavailable(str(error)) if isinstance(error, ConfigurationError) else error
+            return None, set()
+        app = request[_SITE].app
+        found = await app.router.resolve(request.clone(rel_url=URL(path, encoded=True)))
+        found.add_app(app)
+        return found, set()
+
+    def url_for(self, **_: str) -> URL:
+        """Return nothing: nobody asks.
+
+        Raises:
+            NotImplementedError: somebody does.
+        """
+        raise NotImplementedError
+
+    def add_prefix(self, prefix: str) -> None:
+        """Refuse: nothing is before it.
+
+        Raises:
+            NotImplementedError: somebody asks for it.
+        """
+        raise NotImplementedError(prefix)
+
+    def get_info(self) -> Any:
+        """Return nothing worth telling."""
+        return {}
+
+    def raw_match(self, path: str) -> bool:
+        """Return whether it is the path itself."""
+        return path == "/"
+
+    def __len__(self) -> int:
+        """Return that it has no route of its own."""
+        return 0
+
+    def __iter__(self) -> Iterator[web.AbstractRoute]:
+        """Yield none."""
+        return iter(())
+
+
+def add_sites(front: web.Application, sites: Sites) -> None:
+    """Have an application answer by these."""
+    front.router.register_resource(_Resource(sites))
+
+    async def close(_: web.Application) -> None:
+        await sites.close()
+
+    front.on_shutdown.append(close)

@@ -1,0 +1,142 @@
+"""Many tenants behind one address: whose jobs are told to whom, under which paths and host names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import CookieJar
+from aiohttp.test_utils import TestClient, TestServer
+from waiting import eventually
+
+from couchjobs.couch.connection import Connection
+from couchjobs.http import tenants
+from couchjobs.http.server import make_front
+from couchjobs.http.tokens import create_token
+from couchjobs.installation import install
+from couchjobs.prefixer import Prefixer
+
+Client = TestClient[Any, Any]
+
+
+@pytest.fixture
+async def two(connection: Connection, name: str) -> list[Prefixer]:
+    """Two tenants, each with a job."""
+    found = [Prefixer(f"{one}.example", f"{name}-{one}") for one in ("alice", "bob")]
+    for db in found:
+        await install(connection, db)
+        job = {"_id": f"of-{db.domain}", "worker": "w", "message": None, "state": "queued"}
+        await connection.database(db.database("jobs")).put(job)
+    return found
+
+
+@pytest.fixture
+def listed(two: list[Prefixer], tmp_path: Path) -> Path:
+    """The file that names them."""
+    file = tmp_path / "tenants"
+    file.write_text("".join(f"{db.db_prefix} {db.domain}\n" for db in two))
+    return file
+
+
+@pytest.fixture
+async def http(connection: Connection, listed: Path) -> AsyncIterator[Client]:
+    """A client of a server of both."""
+    front = make_front(connection.of(Prefixer()), str(listed), None, may_be_open=True)
+    async with TestClient(TestServer(front), cookie_jar=CookieJar(unsafe=True)) as client:
+        yield client
+
+
+def bearer(token: str, **more: str) -> dict[str, str]:
+    """Headers with a token."""
+    return {"Authorization": f"Bearer {token}", **more}
+
+
+async def ids(http: Client, path: str, headers: dict[str, str] | None = None) -> list[str]:
+    """The ids of the jobs that are told."""
+    response = await http.get(path, headers=headers)
+    assert response.status == 200, await response.text()
+    return [one["id"] for one in (await response.json(content_type=None))["data"]]
+
+
+async def test_jobs_when_a_path_names_a_tenant_then_its_own_and_links_that_lead_there(
+    http: Client, two: list[Prefixer]
+) -> None:
+    """Pushed, listed and shown below its path; no other tenant sees them; there is none that is not listed."""
+    for db in two:
+        base = f"/tenants/{db.key}"
+        assert await eventually(lambda base=base: ids(http, f"{base}/jobs")) == [f"of-{db.domain}"]
+        pushed = await http.post(f"{base}/jobs/queue/w", json={"data": {"attributes": {"arguments": 1}}})
+        assert pushed.status == 202
+        link = (await pushed.json(content_type=None))["data"]["links"]["self"]
+        assert link.startswith(f"{base}/jobs/")
+        assert (await http.get(link)).status == 200
+        assert (await http.get(link.replace(db.key, next(one.key for one in two if one != db)))).status == 404
+        described = await (await http.get(f"{base}/openapi.json")).json()
+        assert described["servers"] == [{"url": base}]
+    for path in ("/tenants/nobody/jobs", "/tenants/nobody", "/tenants/"):
+        assert (await http.get(path)).status == 404
+    assert (await http.get("/health/live")).status == 200
+
+
+async def test_jobs_when_a_host_name_is_a_tenants_then_its_own_and_his_tokens_alone(
+    http: Client, connection: Connection, two: list[Prefixer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token of one is none of another, under whatever name; without one, only this machine's own names are taken."""
+    monkeypatch.setattr("couchjobs.http.access._LOOK_S", 0.0)
+    alice, bob = two
+    assert (await http.get("/jobs", headers={"Host": alice.domain})).status == 403
+    token = await create_token(connection, alice, "alice", ["*"])
+    assert await ids(http, "/jobs", bearer(token, Host="Alice.Example:8080")) == ["of-alice.example"]
+    assert await ids(http, f"/tenants/{alice.key}/jobs", bearer(token)) == ["of-alice.example"]
+    for path, host in ((f"/tenants/{bob.key}/jobs", ""), ("/jobs", bob.domain), ("/jobs", "")):
+        headers = bearer(token, **({"Host": host} if host else {}))
+        assert (await http.get(path, headers=headers)).status == 401
+    assert (await http.get("/dashboard/tenants", headers=bearer(token))).status in (303, 200)
+    own = await create_token(connection, Prefixer(), "root", ["*"])
+    assert (await http.get("/dashboard/tenants", headers=bearer(own))).status == 403
+
+
+async def test_pages_when_of_a_tenant_then_their_links_forms_and_cookies_stay_with_it(
+    http: Client, connection: Connection, two: list[Prefixer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One signs in to each; the list of tenants leads to all."""
+    monkeypatch.setattr("couchjobs.http.access._LOOK_S", 0.0)
+    page = await (await http.get("/dashboard/tenants")).text()
+    assert all(f'href="/tenants/{db.key}/dashboard"' in page for db in two)
+    alice, bob = two
+    base = f"/tenants/{alice.key}"
+    shown = await (await http.get(f"{base}/dashboard/jobs")).text()
+    assert f'href="{base}/dashboard/jobs/of-alice.example"' in shown
+    assert 'href="/dashboard' not in shown
+    assert f'data-root="{base}/dashboard"' in shown
+    assert (await http.get(f"{base}/dashboard/static/live.js")).status == 200
+    token = await create_token(connection, alice, "alice", ["*"])
+    refused = await http.get(f"{base}/dashboard/jobs?state=done", allow_redirects=False)
+    assert refused.headers["Location"].startswith(f"{base}/dashboard/login?next=")
+    login = await http.get(refused.headers["Location"])
+    assert login.url.path == f"{base}/dashboard/login"
+    signed = await http.post(
+        f"{base}/dashboard/login", data={"token": token, "next": "/jobs?state=done"}, allow_redirects=False
+    )
+    assert signed.headers["Location"] == f"{base}/dashboard/jobs?state=done"
+    assert (await http.get(f"{base}/dashboard/jobs")).url.path == f"{base}/dashboard/jobs"
+    assert (await http.get(f"/tenants/{bob.key}/dashboard/jobs")).url.path.endswith("/login")
+
+
+async def test_tenants_when_they_come_and_go_then_noticed_and_few_are_kept_ready(
+    http: Client, connection: Connection, two: list[Prefixer], listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is dropped from the list is no more; one that was not asked for is made again when it is."""
+    monkeypatch.setattr(tenants, "_LOOK_S", 0.0)
+    monkeypatch.setattr(tenants, "_MOST", 1)
+    alice, bob = two
+    for db in (alice, bob, alice):
+        assert await ids(http, f"/tenants/{db.key}/jobs") == [f"of-{db.domain}"]
+    await asyncio.to_thread(listed.write_text, f"{bob.db_prefix}\n")
+    assert (await http.get(f"/tenants/{alice.key}/jobs")).status == 404
+    assert (await http.get("/jobs", headers={"Host": bob.domain})).status == 403
+    await asyncio.to_thread(listed.unlink)  # what is not known now was known before
+    assert await ids(http, f"/tenants/{bob.key}/jobs") == ["of-bob.example"]
