@@ -121,10 +121,10 @@ class _Stderr:
 class _Handler(logging.Handler):
     """Writes records of the logging module, credentials left out, and leaves them as they are for other handlers."""
 
-    def __init__(self, stream: _Stderr) -> None:
+    def __init__(self, stream: _Stderr, formatter: logging.Formatter) -> None:
         super().__init__()
         self._stream = stream
-        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record; one whose arguments do not fit its text is written with both."""
@@ -132,7 +132,9 @@ class _Handler(logging.Handler):
         try:
             text = self.format(own)
         except BaseException:  # noqa: BLE001  whoever logs nonsense has another purpose
-            text = f"{record.levelname} {record.name}: {_told(record.msg)} {_told(record.args)}"
+            own = copy.copy(record)
+            own.msg, own.args, own.exc_info = f"{_told(record.msg)} {_told(record.args)}", (), None
+            text = self.format(own)
         self._stream.write(redact(text) + "\n")
 
 
@@ -166,12 +168,12 @@ def configure_logging(level: str = "info") -> None:
     stream = _Stderr(sys.stderr)
     _streams[:] = [stream]
     logging.raiseExceptions = False  # nor may the handlers of others
-    _handlers[:] = [_Handler(stream)]
-    logging.basicConfig(level=max(number, logging.INFO), handlers=_handlers)
     try:
         terminal = sys.stderr.isatty()
     except (AttributeError, ValueError):  # closed
         terminal = False
+    _handlers[:] = [_Handler(stream, logging.Formatter("%(levelname)s %(name)s: %(message)s") if terminal else _json())]
+    logging.basicConfig(level=max(number, logging.INFO), handlers=_handlers)
     shown: list[Any] = [_plain_event, structlog.dev.ConsoleRenderer()] if terminal else [_render_safely(_AS_JSON)]
     structlog.configure(
         processors=[
@@ -186,6 +188,24 @@ def configure_logging(level: str = "info") -> None:
         logger_factory=structlog.PrintLoggerFactory(stream),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
+
+
+def _json() -> logging.Formatter:
+    """Return what writes records of the logging module as couchjobs writes its own lines."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            _add_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render_safely(_AS_JSON)],
+    )
+
+
+def _add_name(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["name"] = event["_record"].name
+    return event
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
+from couchjobs.workers.registry import latest_declared
 
 _logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
@@ -246,7 +247,7 @@ class CouchBroker:
             others = self.daemon.living(request.worker_type)
             if others == [self.daemon.id]:
                 raise UnknownWorkerError(f"no daemon has a worker of type {request.worker_type!r}")
-        check_admin(self._configs, request)
+        check_admin(self._pushed_to, request)
         job = new_job(db, request)
         if request.admin:
             await self._admin_proof.load()
@@ -285,7 +286,7 @@ class CouchBroker:
         """
         if self._life.is_("closed"):
             raise QueueClosedError("the broker is shut down")
-        if not await is_wanted(self._configs, job):
+        if not await is_wanted(self._pushed_to, job):
             return False
         store = self._store_for(job)
         if await store.create(job, patience_s):
@@ -293,6 +294,11 @@ class CouchBroker:
         if job.trigger_id is not None:
             await self._make_way(store, job)
         return None
+
+    @property
+    def _pushed_to(self) -> WorkersList:
+        """Return the workers whose hooks are known here: those that run, else those that are declared."""
+        return self._configs if len(self._configs) else latest_declared()
 
     def _store_for(self, job: Job) -> JobStore:
         if (job.domain, job.prefix) == (self._db.domain, self._db.prefix):

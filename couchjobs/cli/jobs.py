@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from couchjobs.cli.many import Failed, OfState, OfTrigger, Since, Until, Worker, cancel, filter_of, retry, rm
+from couchjobs.cli.many import Failed, OfState, OfTrigger, Since, Worker, cancel, filter_of, retry, rm
 from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_document, print_json, say, with_connection
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import taken_types
@@ -40,10 +40,13 @@ def ls(
     worker: Worker = None,
     state: OfState = None,
     failed: Failed = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Only jobs that were cancelled.")] = False,
     trigger: OfTrigger = None,
     since: Since = None,
-    until: Until = None,
-    older_than: Annotated[str | None, typer.Option("--older-than", help="The same as --until.")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", "--older-than", help="Queued before then: a time, or a duration back from now."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
     url: Url = None,
     domain: Domain = None,
@@ -51,7 +54,7 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first; a queued one that no daemon can take says so."""
-    wanted = filter_of(worker, state, trigger, since, until or older_than, failed=failed)
+    wanted = filter_of(worker, state, trigger, since, until, failed=failed, cancelled=cancelled)
 
     async def work(connection: Connection) -> tuple[list[Document], set[str] | None]:
         try:
@@ -93,9 +96,8 @@ def _note(document: Document, taken: set[str] | None) -> str:
     if job.state is State.QUEUED and job.errors:
         when = format_time(job.scheduled_at) if job.scheduled_at else "once it can be"
         return f"tried again {when}: {job.errors[-1].error}"
-    if job.state is State.QUEUED and job.scheduled_at:
-        return f"not before {format_time(job.scheduled_at)}"
-    return str(document.get("error") or "") or "; ".join(near_misses(document, Job))
+    due = f"not before {format_time(job.scheduled_at)}" if job.state is State.QUEUED and job.scheduled_at else ""
+    return str(document.get("error") or "") or "; ".join(filter(None, [due, *near_misses(document, Job)]))
 
 
 @app.command()

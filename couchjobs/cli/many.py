@@ -34,22 +34,31 @@ _TOGETHER = 500
 
 
 def filter_of(
-    worker: str | None, state: State | None, trigger: str | None, since: str | None, until: str | None, *, failed: bool
+    worker: str | None,
+    state: State | None,
+    trigger: str | None,
+    since: str | None,
+    until: str | None,
+    *,
+    failed: bool = False,
+    cancelled: bool = False,
 ) -> JobFilter:
     """Return what the options ask for.
 
     Raises:
         ConfigurationError: one cannot be used.
     """
-    if failed and state not in (None, State.ERRORED):
-        raise ConfigurationError(f"--failed and --state {state} exclude each other")
+    if failed and cancelled:
+        raise ConfigurationError("--failed and --cancelled exclude each other")
+    if (failed or cancelled) and state not in (None, State.ERRORED):
+        raise ConfigurationError(f"--{'failed' if failed else 'cancelled'} and --state {state} exclude each other")
     return JobFilter(
         worker=worker,
-        state=State.ERRORED if failed else state,
+        state=State.ERRORED if failed or cancelled else state,
         trigger=trigger,
         since=_time("--since", since),
         until=_time("--until", until),
-        failed=failed,
+        cancelled=cancelled if failed or cancelled else None,
     )
 
 
@@ -102,7 +111,7 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Ask for jobs to be cancelled: a queued one is not run, a running one is stopped."""
-    wanted = filter_of(worker, state, trigger, since, until, failed=False)
+    wanted = filter_of(worker, state, trigger, since, until)
     work = _Work("asked to be cancelled", (State.QUEUED, State.RUNNING), lambda one, job_id: one.cancel(job_id))
     _do(work, job_ids, wanted, yes, (url, domain, prefix), as_json=as_json)
 

@@ -33,7 +33,7 @@ from couchjobs.errors import (
 from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.scheduler.patterns import Patterns
-from couchjobs.scheduler.positions import lost_positions
+from couchjobs.scheduler.positions import loops_of, loss_of, read_positions
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.states import state_id, state_of
 from couchjobs.scheduler.store import TriggerStore
@@ -62,7 +62,9 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
             raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
         limit = asyncio.Semaphore(_AT_A_TIME)
         refused = await _refused(connection, documents)
-        lost = await lost_positions(connection, connection.settings.tenant)
+        positions = await read_positions(connection, connection.settings.tenant)
+        lost = {doctype: loss for doctype, position in positions.items() if (loss := loss_of(position))}
+        loops = {trigger_id: note for position in positions.values() for trigger_id, note in loops_of(position).items()}
         odd = await _odd(connection, documents)
 
         async def describe(document: Document) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
                     return {**document, "bad": f"bad: {type(error).__name__}: {error}"}
             if reason := refused.get(document["_id"]):
                 return {**found, "bad": f"does not fire: {reason}"}
-            more = odd.get(document["_id"], [])
+            more = [*odd.get(document["_id"], []), *filter(None, [loops.get(document["_id"])])]
             return {**found, **_lost_of(document, lost), "notes": [*found.get("notes", []), *more]}
 
         return await asyncio.gather(*(describe(document) for document in documents))

@@ -239,7 +239,7 @@ async def _change_many(request: web.Request, state: State, change: Any) -> web.R
     api = request.app[API]
     asked = filter_in(request.query)
     wanted = JobFilter(
-        worker=asked.worker, state=asked.state or state, trigger=asked.trigger, since=asked.since, failed=True
+        worker=asked.worker, state=asked.state or state, trigger=asked.trigger, since=asked.since, cancelled=False
     )
     request[CALLER].check("POST", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
     ids = []

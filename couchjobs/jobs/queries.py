@@ -108,8 +108,8 @@ class JobFilter:
     until: datetime | None = None
     after: tuple[Any, str] | None = None
     """`place_of` the last job of a page, and its id: those that follow it are wanted."""
-    failed: bool = False
-    """Whether jobs that were cancelled are left out."""
+    cancelled: bool | None = None
+    """Whether jobs are wanted that were cancelled: True for them alone, False for the others."""
 
     def matches(self, document: Document) -> bool:
         """Return whether the document is such a job, its time left out, which the views have looked at."""
@@ -117,7 +117,7 @@ class JobFilter:
             self.worker in (None, document.get("worker"))
             and self.state in (None, document.get("state"))
             and self.trigger in (None, document.get("trigger_id"))
-            and not (self.failed and document.get("cancelled"))
+            and self.cancelled in (None, bool(document.get("cancelled")))
         )
 
 

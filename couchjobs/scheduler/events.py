@@ -43,7 +43,7 @@ from couchjobs.scheduler.between import changes_between
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.loops import Loops
-from couchjobs.scheduler.positions import LOST, new_position, witnesses_of
+from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of
 from couchjobs.scheduler.remembered import remember, remembered
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
@@ -248,7 +248,8 @@ class EventFollower:
     async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
         last = [{"id": one.doc_id, "rev": one.rev, **({"deleted": True} if one.deleted else {})} for one in witnesses]
         while True:
-            self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **({LOST: lost} if lost else {})}
+            told = {**({LOST: lost} if lost else {}), **({LOOPS: self._loops.found} if self._loops.found else {})}
+            self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **told}
             answer = await write_or_raise(self._writer, self._checkpoint)
             if answer.stored:
                 self._checkpoint["_rev"] = answer.rev

@@ -1,23 +1,29 @@
 """Where a daemon goes on reading the feed of a database, as it stands in the control database.
 
-`checkpoint:<database>` = `{domain, prefix, doctype, seq, instance, last, lost?}`: the position, which database that is
-(`instance_start_time`), some rows before the position, by which an older copy is told from the database, and when and
-why the position was found to mean nothing. That stays until somebody has seen it: `couchjobs doctor --repair`.
+`checkpoint:<database>` = `{domain, prefix, doctype, seq, instance, last, lost?, loops?}`: the position, which database
+that is (`instance_start_time`), some rows before the position, by which an older copy is told from the database, when
+and why the position was found to mean nothing (that stays until somebody has seen it: `couchjobs doctor --repair`),
+and, by trigger, for which document it has fired again and again.
 """
 
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now, parse_time
 
 CHECKPOINT = "checkpoint:"
 _IS_REV = re.compile(r"^[1-9]\d{0,17}-[0-9a-f]{1,64}$")
 LOST = "lost"
+LOOPS = "loops"
+_TOLD_FOR = timedelta(days=1)
+LOOP = "does its worker write the document that fires it?"
 BACKFILL = "documents of before that may have fired nothing: couchjobs triggers backfill"
 
 
@@ -58,14 +64,24 @@ def loss_of(position: Document) -> str:
     return f"position in the feed lost at {lost.get('at')} ({lost.get('reason')}): {BACKFILL}"
 
 
-async def lost_positions(connection: Connection, db: Prefixer) -> dict[str, str]:
-    """Return the losses that nobody has seen yet, by doctype; nothing where one may not know."""
+def loops_of(position: Document) -> dict[str, str]:
+    """Return, by trigger, what is to be said of those that fired again and again for one document, since yesterday."""
+    found: Any = position.get(LOOPS)
+    told = {}
+    for trigger_id, one in found.items() if isinstance(found, dict) else ():
+        try:
+            at = parse_time(one["at"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if at is not None and now() - at < _TOLD_FOR:
+            told[trigger_id] = f"fired again and again for {one.get('document')!s:.100} at {one['at']}: {LOOP}"
+    return told
+
+
+async def read_positions(connection: Connection, db: Prefixer) -> dict[str, Document]:
+    """Return the positions of the tenant by doctype; nothing where one may not know."""
     try:
         positions = await connection.control.with_prefix(CHECKPOINT)
     except (Forbidden, NotFound, Unauthorized):
         return {}
-    return {
-        doctype: loss
-        for position in positions
-        if (doctype := doctype_of(position, db)) is not None and (loss := loss_of(position))
-    }
+    return {doctype: one for one in positions if (doctype := doctype_of(one, db)) is not None}

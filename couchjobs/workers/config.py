@@ -178,6 +178,10 @@ class WorkersList:
             )
         self._configs[config.worker_type] = config
 
+    def put(self, config: WorkerConfig) -> None:
+        """Have this one be that of its type, whichever was before."""
+        self._configs[config.worker_type] = config
+
     def get(self, worker_type: str) -> WorkerConfig:
         """Return the worker of that type.
 

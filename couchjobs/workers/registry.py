@@ -18,6 +18,7 @@ M = TypeVar("M")
 R = TypeVar("R")
 _added = WorkersList()
 _declared: list[WorkerConfig] = []
+_latest = WorkersList()
 """All that `@worker` has declared in this process, in that order."""
 
 
@@ -58,6 +59,7 @@ def worker(worker_type: str, **options: Any) -> Declare:
             raise ConfigurationError(f"@worker({worker_type!r}): {error}") from None
         setattr(function, MARK, config)
         _declared.append(config)
+        _latest.put(config)
         with suppress(AttributeError, TypeError):  # an object that takes no attributes has no handles
             add_handles(function, worker_type)
         return function
@@ -98,6 +100,11 @@ def config_of(function: Callable[..., Any]) -> WorkerConfig:
 def declared() -> list[WorkerConfig]:
     """Return all workers that have been declared in this process so far, also by factories and in loops."""
     return [*_declared]
+
+
+def latest_declared() -> WorkersList:
+    """Return the workers that have been declared in this process, of each type the latest."""
+    return _latest
 
 
 def workers_of(*modules: ModuleType, besides: Iterable[WorkerConfig] = ()) -> WorkersList:

@@ -38,6 +38,9 @@ async def test_jobs_when_listed_then_the_newest_with_what_they_took(
     assert [job["_id"] for job in listed] == ["j04", "j03", "j02"]
     failed = orjson.loads((await in_thread(run, "jobs", "ls", "--failed", "--json")).stdout)
     assert [job["_id"] for job in failed] == ["j01"]
+    cancelled = orjson.loads((await in_thread(run, "jobs", "ls", "--cancelled", "--json")).stdout)
+    assert [job["_id"] for job in cancelled] == ["j03"]
+    assert (await in_thread(run, "jobs", "ls", "--cancelled", "--failed")).returncode == 2
     assert orjson.loads((await in_thread(run, "jobs", "ls", "--until", "1h", "--json")).stdout) == []
     assert len(orjson.loads((await in_thread(run, "jobs", "ls", "--since", "1h", "--json")).stdout)) == 6
     table = (await in_thread(run, "jobs", "ls")).stdout

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+
+import orjson
 import pytest
 
-from couchjobs.log import plain, redact
+from couchjobs.log import configure_logging, get_logger, plain, redact
 
 
 @pytest.mark.parametrize("password", ["secret", "pa@ssword", "a:b@c@d", "/Secret1", "p/w@x", "%40x"])
@@ -17,3 +22,32 @@ def test_redact_when_a_url_holds_a_password_then_nothing_of_it_is_shown(password
 def test_plain_when_text_steers_a_terminal_then_it_is_seen() -> None:
     """Escapes, changes of direction, carriage returns; lines and tabs stay."""
     assert plain("a\x1b[31mb\x9bc\u202ed\re\tf\n") == "a\\u001b[31mb\\u009bc\\u202ed\\u000de\tf\n"
+
+
+def test_log_when_nobody_watches_a_terminal_then_each_line_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other libraries, too, whatever they log."""
+    written = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", written)
+        handlers = [*logging.getLogger().handlers]
+        try:
+            logging.getLogger().handlers.clear()
+            configure_logging("info")
+            other = logging.getLogger("other.library")
+            other.warning("%d of %s at http://ann:s3cret@db/", "12")
+            try:
+                int("why")
+            except ValueError:
+                other.exception("failed")
+            get_logger("own").info("said", by="couchjobs")
+        finally:
+            logging.getLogger().handlers[:] = handlers
+    configure_logging("debug")
+    lines = [orjson.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["name"], line["level"]) for line in lines] == [
+        ("other.library", "warning"),
+        ("other.library", "error"),
+        ("own", "info"),
+    ]
+    assert "s3cret" not in written.getvalue()
+    assert "ValueError: invalid literal" in lines[1]["exception"]

@@ -102,7 +102,7 @@ async def change_many(request: web.Request) -> web.Response:
 
 
 async def _ids_of(api: Api, asked: JobFilter, state: State) -> list[str]:
-    wanted = replace(asked, state=asked.state or state, failed=True)
+    wanted = replace(asked, state=asked.state or state, cancelled=False)
     ids: list[str] = []
     async for document in each(api.connection, api.db, wanted):
         ids.append(document["_id"])
