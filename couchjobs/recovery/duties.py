@@ -30,6 +30,8 @@ _PAUSE_AT_REST = 1.0
 """Times as long as a step of removing took is the pause after it."""
 _PAUSE_AT_WORK = 9.0
 """The same where jobs run here: a tenth of the time is left to it then."""
+_PAUSE_BEHIND = 2.0
+"""The same where removing takes longer than from one sweep to the next: finished jobs would come faster than go."""
 _logger = get_logger(__name__)
 
 
@@ -108,12 +110,14 @@ class Duties:
         if not rules.rules:
             return
         loop, removed = asyncio.get_running_loop(), 0
-        began = loop.time()
+        began = first = loop.time()
         remover = Remover(self._store)
         async for count in remover.steps(rules, now()):
             removed += count
-            took = loop.time() - began
-            await asyncio.sleep(took * (_PAUSE_AT_WORK if self._claims.held else _PAUSE_AT_REST))
+            present = loop.time()
+            behind = present - first > self._settings.sweep_interval
+            at_work = _PAUSE_BEHIND if behind else _PAUSE_AT_WORK
+            await asyncio.sleep((present - began) * (at_work if self._claims.held else _PAUSE_AT_REST))
             began = loop.time()
         if remover.refused:
             _logger.warning("finished jobs may not be removed by this user", jobs=remover.refused)

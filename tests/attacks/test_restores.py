@@ -14,7 +14,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.doctor.examine import examine
 from couchjobs.prefixer import Prefixer
-from couchjobs.scheduler.positions import lost_positions
+from couchjobs.scheduler.positions import loss_of, read_positions
 
 EVENT = {"type": "@event", "arguments": "orders", "worker": "note", "message": None}
 
@@ -33,6 +33,12 @@ async def older_copy(connection: Connection, orders: Database, without: str) -> 
         body = orjson.dumps({"docs": kept, "new_edits": False})
         await connection.server.request("POST", f"{copy.path}/_bulk_docs", body=body)
     return copy
+
+
+async def losses_of(connection: Connection, db: Prefixer) -> dict[str, str]:
+    """What is told of positions that mean nothing any more, by doctype."""
+    positions = await read_positions(connection, db)
+    return {doctype: loss for doctype, one in positions.items() if (loss := loss_of(one))}
 
 
 async def test_source_when_an_older_copy_comes_back_under_a_running_daemon_then_all_that_is_new_fires(
@@ -99,14 +105,14 @@ async def test_position_when_it_was_lost_while_no_daemon_ran_then_said_until_som
     found = [one.what for one in await examine(connection, db) if one.kind == "checkpoint"]
     assert "older copy" in found[0]
     await begin(note)
-    losses = await eventually(lambda: lost_positions(connection, db), 20)
+    losses = await eventually(lambda: losses_of(connection, db), 20)
     assert "older copy" in losses["orders"]
     assert "backfill" in losses["orders"]
     await asyncio.sleep(0.3)
     await orders.put({"_id": "new"})
     await eventually(lambda: fired(connection, db), 15)
     assert await fired(connection, db) == ["new"]
-    assert await lost_positions(connection, db) == losses
+    assert await losses_of(connection, db) == losses
     (told,) = [one for one in await examine(connection, db, repair=True) if one.kind == "checkpoint"]
     assert told.done == "seen: not told again"
     await orders.put({"_id": "newer"})
@@ -115,4 +121,4 @@ async def test_position_when_it_was_lost_while_no_daemon_ran_then_said_until_som
         return await fired(connection, db) == ["new", "newer"]
 
     await eventually(both_fired, 15)
-    assert await lost_positions(connection, db) == {}
+    assert await losses_of(connection, db) == {}
