@@ -10,7 +10,7 @@ from aiohttp import web
 
 from couchjobs.broker.runtime import Runtime
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError
+from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.http.access import Access, is_local
 from couchjobs.http.api import API, Api
 from couchjobs.http.events import Events
@@ -118,7 +118,7 @@ class HttpServer:
             ConfigurationError: the address cannot be had, or is not of this machine alone, and there is no token.
         """
         host, port = self._address
-        if not is_local(host) and not await has_tokens(self._connection):
+        if not is_local(host) and not await self._has_tokens():
             raise ConfigurationError(
                 f"--http {host}:{port}: who may do what? make a token first (couchjobs tokens create), or listen on "
                 "127.0.0.1"
@@ -128,6 +128,12 @@ class HttpServer:
             self._socket = socket.create_server((host, port), family=family)
         except OSError as error:
             raise ConfigurationError(f"--http {host}:{port}: {error.strerror or error}") from None
+
+    async def _has_tokens(self) -> bool:
+        try:
+            return await has_tokens(self._connection)
+        except NotFound:  # a daemon makes its control database only now
+            return False
 
     async def start(self, runtime: Runtime | None = None) -> None:
         """Answer. `runtime`: what the daemon of this process runs jobs with; None: there is none here."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
-from aiohttp import CookieJar
+from aiohttp import ClientSession, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
+from daemons import DaemonProcess
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
@@ -140,3 +143,31 @@ async def test_tenants_when_they_come_and_go_then_noticed_and_few_are_kept_ready
     assert (await http.get("/jobs", headers={"Host": bob.domain})).status == 403
     await asyncio.to_thread(listed.unlink)  # what is not known now was known before
     assert await ids(http, f"/tenants/{bob.key}/jobs") == ["of-bob.example"]
+
+
+async def test_daemon_when_of_many_tenants_then_it_serves_their_pages_and_its_own_health(
+    connection: Connection, two: list[Prefixer], listed: Path, tmp_path: Path, server_url: str, name: str
+) -> None:
+    """As `couchjobs run --tenants FILE --http` begins; SIGTERM ends it, whoever still reads."""
+    (tmp_path / "work.py").write_text('from couchjobs import worker\n\n\n@worker("w")\ndef w(ctx):\n    return 1\n')
+    options = ("--tenants", str(listed), "--http", "127.0.0.1:0")
+    daemon = DaemonProcess(tmp_path, "work", "daemon", options, url=server_url, control_db=f"{name}-control")
+    try:
+        await eventually(lambda: daemon.says('"event": "HTTP"'), 30)
+        said = next(line for line in daemon.log.read_text().splitlines() if '"event": "HTTP"' in line)
+        async with ClientSession(orjson.loads(said)["url"]) as http:
+
+            async def is_done(key: str) -> bool:
+                listed = await (await http.get(f"/tenants/{key}/jobs")).json(content_type=None)
+                return [one["attributes"]["state"] for one in listed["data"]] == ["done"]
+
+            for db in two:
+                await eventually(lambda key=db.key: is_done(key), 20)
+            assert (await http.get("/health/live")).status == 200
+            assert "couchjobs_tries_total" in await (await http.get("/metrics")).text()
+            async with http.get(f"/tenants/{two[0].key}/events") as stream:
+                assert await stream.content.readline() == b": couchjobs\n"
+                daemon.signal(signal.SIGTERM)
+                assert await asyncio.to_thread(daemon.wait, 20) == 0
+    finally:
+        daemon.end()
