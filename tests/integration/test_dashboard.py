@@ -120,6 +120,26 @@ async def test_pages_when_a_token_is_wanted_then_asked_for_and_kept_in_a_cookie(
     assert (await http.get("/dashboard", allow_redirects=False)).status == 303
 
 
+async def test_overview_when_a_token_is_of_one_worker_then_its_row_alone(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """And no charts, which are of all of them."""
+    await http.post(
+        "/dashboard/login", data={"token": await create_token(connection, db, "w", ["queues:GET:w:worker"])}
+    )
+    for number, name in enumerate(("w", "hidden")):
+        queued = {"_id": f"j{number}", "worker": name, "message": None, "state": "queued"}
+        await connection.database(db.database("jobs")).put(queued)
+
+    async def seen() -> str:
+        page = await page_of(await http.get("/dashboard"))
+        return page if "worker=w" in page else ""
+
+    page = await eventually(seen)
+    assert "hidden" not in page
+    assert "minute by minute" not in page
+
+
 async def test_forms_when_a_reader_sends_them_all_the_same_then_refused(
     connection: Connection, db: Prefixer, http: TestClient[Any, Any]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -39,16 +40,7 @@ class Overview:
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /dashboard."""
-        api, present = request.app[API], now()
-        request[CALLER].check("GET", "queues")
-        rows = await self._queues(api)
-        try:
-            hour, day = (
-                await last_hour(api.connection, api.db, present),
-                await last_day(api.connection, api.db, present),
-            )
-        except CouchError:  # the control database is not for everybody
-            hour, day = [], []
+        api, rows = request.app[API], await self._shown(request)
         totals = {name: sum(row[name] for row in rows) for name in ("due", "running", "done", "failed", "queued")}
         return render(
             request,
@@ -57,23 +49,13 @@ class Overview:
             rows=rows,
             is_behind=self._is_behind,
             totals=totals,
-            charts=[
-                charts.ended(hour, "Ended, minute by minute"),
-                charts.waits(hour, "Wait, minute by minute"),
-                charts.ended(day, "Ended, hour by hour"),
-                charts.waits(day, "Wait, hour by hour"),
-            ],
+            charts=await _charts(api) if request[CALLER].may("GET", "queues") else [],
             daemons=await _daemons(api) if request[CALLER].may("GET", "daemons") else [],
         )
 
     async def queues(self, request: web.Request) -> web.Response:
         """GET /dashboard/queues."""
-        may = request[CALLER].may
-        rows = [
-            row
-            for row in await self._queues(request.app[API])
-            if may("GET", "queues", JobRequest(worker_type=row["worker"]))
-        ]
+        rows = await self._shown(request)
         return render(request, "queues.html", title="Queues", rows=rows, is_behind=self._is_behind)
 
     async def set_paused(self, request: web.Request) -> web.Response:
@@ -87,6 +69,12 @@ class Overview:
         self._until = 0.0
         return back(request, "/queues", f"{worker} is {action}d")
 
+    async def _shown(self, request: web.Request) -> list[dict[str, Any]]:
+        """Return the rows that the caller may see."""
+        may = request[CALLER].may
+        rows = await self._queues(request.app[API])
+        return [row for row in rows if may("GET", "queues", JobRequest(worker_type=row["worker"]))]
+
     async def _queues(self, api: Api) -> list[dict[str, Any]]:
         async with self._asking:
             if asyncio.get_running_loop().time() >= self._until:
@@ -94,6 +82,20 @@ class Overview:
                 self._rows, self._is_behind = await self._watch.rows()
                 self._until = asyncio.get_running_loop().time() + _KEPT_S
         return self._rows
+
+
+async def _charts(api: Api) -> list[charts.Chart]:
+    """Return the charts, which are of all worker types together."""
+    hour, day, present = [], [], now()
+    with suppress(CouchError):  # the control database is not for everybody
+        hour = await last_hour(api.connection, api.db, present)
+        day = await last_day(api.connection, api.db, present)
+    return [
+        charts.ended(hour, "Ended, minute by minute"),
+        charts.waits(hour, "Wait, minute by minute"),
+        charts.ended(day, "Ended, hour by hour"),
+        charts.waits(day, "Wait, hour by hour"),
+    ]
 
 
 async def _daemons(api: Api) -> list[dict[str, Any]]:
