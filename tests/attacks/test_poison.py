@@ -169,7 +169,7 @@ async def test_deep_documents_when_they_fill_the_window_then_jobs_behind_them_ru
     marked = await jobs.get("deep-0")
     assert "nested too deep" in marked["error"]
     assert "original.json" in marked["_attachments"]
-    assert (await jobs.get("good-49"))["state"] == "done"
+    assert (await wait(db, "good-49", 20)).state is State.DONE
 
 
 async def test_large_document_when_couchdb_takes_nothing_more_of_it_then_small_and_errored(
