@@ -70,7 +70,7 @@ class Duties:
             "unknown daemons": self._rescuer.suspect_unknown,
             "unnamed claims": self._rescue_unnamed,
             "conflicts": self._settle_conflicts,
-            "retention": self._remove_finished,
+            _RETENTION: self._remove_finished,
         }
 
     def start(self, tasks: Supervisor) -> None:
@@ -78,7 +78,8 @@ class Duties:
         _start(tasks, "unconfirmed claims", _UNCONFIRMED_LOOK_S, self._audit.unconfirmed)
         _start(tasks, "dead daemons", self._settings.look_interval, self.rescue)
         for name, duty in self._seldom.items():
-            _start(tasks, name, self._daemon.sweep_interval, duty)
+            often = name == _RETENTION  # with few jobs to remove at a time, whoever serves how many tenants
+            _start(tasks, name, self._settings.sweep_interval if often else self._daemon.sweep_interval, duty)
 
     async def rescue(self) -> None:
         """Take the jobs of daemons that have died."""
