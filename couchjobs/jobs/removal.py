@@ -19,6 +19,7 @@ from couchjobs.timestamps import format_time
 
 _MOST_IN_CONFLICT = 500
 _PAGE = 1000
+_LONGEST_TIME = 64
 STEP = 100
 """Jobs removed together: CouchDB purges 4,800 to 7,600 a second in requests of so many, two at a time."""
 
@@ -92,13 +93,14 @@ class Remover:
             "jobs/by_state", [group.worker, group.state], [group.worker, group.state, last], page=_PAGE, update="false"
         )
         async for rows in _in_steps(pages):
-            beyond = {row["id"] for row in rows if surplus is not None and _place(row) <= surplus}
+            beyond = {row["id"]: row["key"][-1] for row in rows if surplus is not None and _place(row) <= surplus}
             documents: list[Document] = []
             for one in await self._store.database.read(row["id"] for row in rows):
                 document = one.document
                 if document is None or document.get("state") != group.state:
                     continue
-                if one.doc_id in beyond or _ended_at(document) < ended_before:
+                stands_there = one.doc_id in beyond and beyond[one.doc_id] == _queued_at(document)
+                if stands_there or _ended_at(document) < ended_before:
                     documents.append(document)
             yield documents
             if not beyond and rule.keep is None:
@@ -139,6 +141,12 @@ def _ended_at(document: Document) -> datetime:
     """Return when a job ended, or, where a client has not said, when it was queued; never, where nobody can say."""
     job = Job.read(document)
     return job.finished_at or job.queued_at or datetime.max.replace(tzinfo=UTC)
+
+
+def _queued_at(document: Document) -> object:
+    """Return where the view puts a job that has ended; it was queued again where a row says otherwise."""
+    at = document.get("queued_at") or ""
+    return "" if isinstance(at, str) and len(at) > _LONGEST_TIME else at
 
 
 def _place(row: Row) -> tuple[str, str]:

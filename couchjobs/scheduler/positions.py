@@ -70,7 +70,7 @@ def loops_of(position: Document) -> dict[str, str]:
     told = {}
     for trigger_id, one in found.items() if isinstance(found, dict) else ():
         try:
-            at = parse_time(one["at"])
+            at = parse_time(str(one["at"]))
         except (KeyError, TypeError, ValueError):
             continue
         if at is not None and now() - at < _TOLD_FOR:

@@ -439,7 +439,7 @@ async def test_push_when_the_id_is_anothers_job_then_nothing_of_it_is_told(
     connection: Connection, db: Prefixer, http: TestClient[Any, Any]
 ) -> None:
     """Neither to whom may not see it, nor as if it were the one that was pushed."""
-    await http.post("/jobs/queue/secret", json=attributes(arguments="hidden", id="one"))
+    await http.post("/jobs/queue/private", json=attributes(arguments="hidden", id="one"))
     assert (await http.post("/jobs/queue/greet", json=attributes(arguments=1, id="one"))).status == 409
     token = await create_token(connection, db, "any", ["jobs:POST:greet:worker"])
     async with TestClient(TestServer(make_app(connection))) as guarded:

@@ -85,6 +85,20 @@ async def test_remover_when_others_remove_meanwhile_then_the_newest_stay(connect
     assert await _left(connection, db) == {f"w-{number}" for number in range(150, 250)}
 
 
+async def test_remover_when_a_job_ran_again_meanwhile_then_it_is_one_of_the_newest(
+    connection: Connection, db: Prefixer
+) -> None:
+    """The view is older than that."""
+    await _ended(connection, db, 250)
+    store = JobStore(connection, db)
+    steps = Remover(store).steps(read_rules([{"worker": "w", "at_most": 100}]), now())
+    assert await anext(steps) == 100
+    times = dict.fromkeys(("queued_at", "finished_at"), format_time(now()))
+    await store.database.put({**await store.database.get("w-120"), **times})
+    assert sum([count async for count in steps]) == 49
+    assert await _left(connection, db) == {"w-120"} | {f"w-{number}" for number in range(150, 250)}
+
+
 async def test_remover_when_this_hosts_clock_is_ahead_then_the_servers_counts(
     connection: Connection, db: Prefixer
 ) -> None:
