@@ -79,7 +79,7 @@ async def test_jobs_when_wiped_while_one_runs_then_new_ones_run(
     for number in range(20):
         await jobs.put({"_id": f"job-{number}", "worker": "note", "message": None, "state": "queued"})
     await remake(connection, jobs.name)
-    await eventually(lambda: jobs.find("_design/queue"), 30)
+    await eventually(lambda: jobs.find("_design/queue"), 75)  # a feed that has seen nothing: a sweep finds it
     await jobs.put({"_id": "again", "worker": "note", "message": None, "state": "queued"})
     assert (await wait(db, "again", 30)).state is State.DONE
 
