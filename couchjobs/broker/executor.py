@@ -129,6 +129,7 @@ class Executor:
             return False
         store, at = lane.store, now()
         if not await store.end(job, lambda: changes_of(outcome, job, at)):
+            lane.doubt_views()  # it was taken away, perhaps with its database
             return False
         self._count(job, outcome)
         level, event = _LINES[type(outcome)]

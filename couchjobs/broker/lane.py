@@ -122,6 +122,8 @@ class Lane:
         self.to_read = Signal()
         """For the reader: there is something to read, or may be."""
         self.to_sweep = Signal()
+        self.views_in_doubt = False
+        """Whether the views are to be looked at: they have changed, or the database may have been made anew."""
         """For the sweeper: the view is to be read, or may be."""
 
     @classmethod
@@ -145,6 +147,11 @@ class Lane:
         """Have the job read in so many seconds: there is something about it that no row of the feed will tell."""
         self.unread.read_again(job_id, time.monotonic() + in_s)
         self.to_read.set()
+
+    def doubt_views(self) -> None:
+        """Have the views looked at, and installed where they are missing."""
+        self.views_in_doubt = True
+        self.to_sweep.set()
 
     def note_conflict(self, job_id: str) -> None:
         """Take note that a job has other leaves: it is no candidate before all of them have been looked at."""

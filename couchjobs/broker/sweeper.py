@@ -57,7 +57,6 @@ class Sweeper:
         """For the feed: the view has been read as it is, or cannot be."""
         self._sweep_by = math.inf
         self._swept_at: float | None = None
-        self._views_changed = False
         self._refilled_at = 0.0
 
     def sweep_by(self, in_s: float) -> None:
@@ -68,8 +67,7 @@ class Sweeper:
     def note_views(self, changed: Iterable[str]) -> None:
         """Take note of the ids of documents that have changed: where they are views, those are looked at."""
         if not _DESIGN.isdisjoint(changed):
-            self._views_changed = True
-            self._lane.to_sweep.set()
+            self._lane.doubt_views()
 
     async def run(self) -> None:
         """Read the view of due jobs whenever it is time for it."""
@@ -93,8 +91,8 @@ class Sweeper:
             self._swept_at = time.monotonic()
             self.has_swept.set()
         while True:
-            if self._views_changed:
-                self._views_changed = False
+            if self._lane.views_in_doubt:
+                self._lane.views_in_doubt = False
                 await self._look_at_views()
             await self._refill()
             is_asked = time.monotonic() >= self._sweep_by

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
+from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
 
 EVENT = {"type": "@event", "arguments": "orders", "worker": "note", "message": None}
 EVERY = {"type": "@every", "arguments": "1s", "worker": "note", "message": None}
@@ -79,9 +83,31 @@ async def test_jobs_when_wiped_while_one_runs_then_new_ones_run(
     for number in range(20):
         await jobs.put({"_id": f"job-{number}", "worker": "note", "message": None, "state": "queued"})
     await remake(connection, jobs.name)
-    await eventually(lambda: jobs.find("_design/queue"), 75)  # a feed that has seen nothing: a sweep finds it
+    await eventually(lambda: jobs.find("_design/queue"), 30)
     await jobs.put({"_id": "again", "worker": "note", "message": None, "state": "queued"})
     assert (await wait(db, "again", 30)).state is State.DONE
+
+
+async def test_views_when_a_job_is_gone_as_it_ends_then_looked_at(
+    connection: Connection, db: Prefixer, begin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the database was made anew between two requests, and no answer has told: a sweep is a minute away."""
+    monkeypatch.setattr(Sweeper, "note_views", lambda *_: None)
+    runs, goes_on = asyncio.Event(), asyncio.Event()
+
+    @worker("waits")
+    async def waits(ctx: WorkerContext) -> None:
+        runs.set()
+        await goes_on.wait()
+
+    jobs = connection.database(db.database("jobs"))
+    await begin(waits)
+    await jobs.put({"_id": "job", "worker": "waits", "message": None, "state": "queued"})
+    await asyncio.wait_for(runs.wait(), 15)
+    for doc_id in ("job", "_design/jobs"):
+        await jobs.delete(doc_id, (await jobs.get(doc_id))["_rev"])
+    goes_on.set()
+    await eventually(lambda: jobs.find("_design/jobs"), 10)
 
 
 async def test_everything_when_compacted_while_it_runs_then_nothing_is_lost(
