@@ -9,7 +9,7 @@ from aiohttp import web
 
 from couchjobs.http import jobs, running, triggers
 from couchjobs.http.events import Events
-from couchjobs.http.jsonapi import Body
+from couchjobs.http.jsonapi import Body, refuse_parameter
 from couchjobs.http.metrics import Metrics
 from couchjobs.jobs.job import State
 
@@ -42,6 +42,7 @@ class Route:
             `health`, `text`, `events`; empty for nothing.
         body: the attributes that it takes.
         parameters: of the query.
+        takes_any: whether others are left alone: those who call it add what they like.
     """
 
     method: str
@@ -52,6 +53,21 @@ class Route:
     answers: str = ""
     body: type[Body] | None = None
     parameters: tuple[Parameter, ...] = ()
+    takes_any: bool = False
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer, where all parameters are ones that the route knows: a filter that is misspelt would let all through.
+
+        Raises:
+            ApiError: 400: one of them is none.
+        """
+        known = {one.name for one in self.parameters}
+        for name in request.query if not self.takes_any else ():
+            if name not in known:
+                refuse_parameter(
+                    name, f"there is none of that name here: {', '.join(sorted(known)) or 'there are none'}"
+                )
+        return await self.handler(request)
 
     @property
     def text(self) -> str:
@@ -123,6 +139,7 @@ def routes(events: Events, metrics: Metrics) -> list[Route]:
             triggers.webhook,
             status=204,
             parameters=(Parameter("Manual", "`true`: a person has asked for it."),),
+            takes_any=True,
         ),
         Route(
             "DELETE",
@@ -153,8 +170,8 @@ def routes(events: Events, metrics: Metrics) -> list[Route]:
         Route("POST", "/queues/{worker}/pause", running.pause, "queues:POST", answers="queue"),
         Route("POST", "/queues/{worker}/resume", running.resume, "queues:POST", answers="queue"),
         Route("GET", "/daemons", running.daemons, "daemons:GET", answers="daemons"),
-        Route("GET", "/health/live", running.live, answers="health"),
-        Route("GET", "/health/ready", running.ready, answers="health"),
+        Route("GET", "/health/live", running.live, answers="health", takes_any=True),
+        Route("GET", "/health/ready", running.ready, answers="health", takes_any=True),
         Route("GET", "/events", events.answer, "jobs:GET", answers="events", parameters=(_FILTERS[0],)),
-        Route("GET", "/metrics", metrics.answer, "metrics:GET", answers="text"),
+        Route("GET", "/metrics", metrics.answer, "metrics:GET", answers="text", takes_any=True),
     ]

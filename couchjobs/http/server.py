@@ -51,7 +51,7 @@ def make_app(
     app[API] = Api(connection, runtime, base)
     events = Events()
     served = routes(events, Metrics())
-    app.router.add_routes([web.route(one.method, one.path, one.handler) for one in served])
+    app.router.add_routes([web.route(one.method, one.path, one.answer) for one in served])
     app.router.add_get("/openapi.json", OpenApi(served, base).answer)
     pages.add_pages(app, access, served)
 

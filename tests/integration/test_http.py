@@ -470,6 +470,27 @@ async def test_request_when_it_is_none_then_refused_by_name(http: TestClient[Any
     assert (await http.post("/jobs/queue/echo", data=b"no gzip", headers=packed)).status == 400
 
 
+async def test_parameter_when_no_route_knows_it_then_refused_and_nothing_is_changed(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """A filter that is misspelt lets nothing through; who calls a webhook adds what he likes."""
+    jobs = connection.database(db.database("jobs"))
+    await jobs.put({"_id": "old", "worker": "w", "state": "done", "queued_at": "2020-01-01T00:00:00Z"})
+    await jobs.put({"_id": "new", "worker": "w", "message": None, "state": "queued"})
+    for verb, path, name in (
+        ("DELETE", "/jobs/purge?duration=1s&worker=nosuch", "worker"),
+        ("POST", "/jobs/cancel?wroker=nosuch", "wroker"),
+        ("POST", "/jobs/retry?Worker=nosuch", "Worker"),
+        ("GET", "/jobs?wroker=x", "wroker"),
+        ("GET", "/jobs/new?worker=x", "worker"),
+    ):
+        refused = (await body_of(await http.request(verb, path), 400))["errors"][0]
+        assert refused["source"] == {"parameter": name}
+    assert (await jobs.get("old"))["state"] == "done"
+    assert "cancel_requested" not in await jobs.get("new")
+    assert (await http.get("/health/live?from=probe")).status == 200
+
+
 def test_scope_when_it_is_none_then_refused() -> None:
     """By name."""
     for text in ("odd", "jobs:PUT", "jobs:GET::worker", "a:b:c:d:e", ""):
