@@ -26,7 +26,7 @@ from couchjobs.errors import BadRequest, NotFound, PositionRefused
 from couchjobs.http.access import CALLER, Caller
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import refuse_parameter
-from couchjobs.http.streams import BEAT, BEAT_S, Readers, begin, stream
+from couchjobs.http.streams import BEAT, BEAT_S, Readers, Stay, begin, stream
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.request import JobRequest
 from couchjobs.supervisor import Supervisor
@@ -117,7 +117,7 @@ class Events:
             await begin(response, request)
             async for events in self._before(api, positions, reader):
                 await response.write(_lines(events, positions))
-            await self._send(response, reader, positions)
+            await self._send(response, reader, positions, Stay(request))
         return response
 
     async def close(self) -> None:
@@ -161,9 +161,8 @@ class Events:
             except BadRequest:
                 positions[lane] = await current_sequence(database)
 
-    @staticmethod
-    async def _send(response: web.StreamResponse, reader: _Reader, positions: Positions) -> None:
-        while not reader.is_dropped:
+    async def _send(self, response: web.StreamResponse, reader: _Reader, positions: Positions, stay: Stay) -> None:
+        while self._readers.is_open and not reader.is_dropped and await stay.lasts():
             if some := reader.take():
                 await response.write(_lines(some, positions))
             elif not await reader.news.within(BEAT_S):

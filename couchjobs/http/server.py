@@ -14,6 +14,7 @@ from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.http.access import Access, is_local
 from couchjobs.http.api import API, Api
 from couchjobs.http.events import Events
+from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import tell_errors
 from couchjobs.http.metrics import Metrics
 from couchjobs.http.openapi import OpenApi
@@ -32,7 +33,7 @@ _LAST_ANSWERS_S = 2.0
 
 
 def make_app(
-    connection: Connection, runtime: Runtime | None = None, *, base: str = "", may_be_open: bool = True
+    connection: Connection, runtime: Runtime | None = None, *, base: str = "", gate: Gate | None = None
 ) -> web.Application:
     """Return the application for the tenant of the connection's settings.
 
@@ -40,10 +41,11 @@ def make_app(
         connection: to CouchDB.
         runtime: what the daemon of this process runs jobs with; None: there is none here.
         base: what its paths begin with, where others have gone before.
-        may_be_open: whether it is for everybody on this machine, where there is no token.
+        gate: what is remembered of those who ask, where it serves others, too; None: it serves this tenant alone, and
+            everybody on this machine where there is no token.
     """
     settings = connection.settings
-    access = Access(connection, settings.tenant, (*_OPEN, *pages.OPEN), may_be_open=may_be_open)
+    access = Access(connection, settings.tenant, (*_OPEN, *pages.OPEN), gate or Gate(connection))
     app = web.Application(
         middlewares=[_harden, tell_errors, tell_errors_as_pages, access.middleware],
         client_max_size=settings.max_message_bytes + _ENVELOPE,
@@ -62,7 +64,7 @@ def make_app(
     return app
 
 
-def make_front(connection: Connection, tenants: str, runtime: Runtime | None, *, may_be_open: bool) -> web.Application:
+def make_front(connection: Connection, tenants: str, runtime: Runtime | None, gate: Gate) -> web.Application:
     """Return the application for many tenants, `tenants` being which, as the option `--tenants` says it.
 
     Raises:
@@ -70,9 +72,9 @@ def make_front(connection: Connection, tenants: str, runtime: Runtime | None, *,
     """
 
     def make(connection: Connection, base: str) -> web.Application:
-        return make_app(connection, base=base, may_be_open=may_be_open)
+        return make_app(connection, base=base, gate=gate)
 
-    sites = Sites(connection, tenants, make, root=make_app(connection, runtime, may_be_open=may_be_open))
+    sites = Sites(connection, tenants, make, make_app(connection, runtime, gate=gate), gate)
     front = web.Application(
         middlewares=[_harden, tell_errors, sites.middleware],
         client_max_size=connection.settings.max_message_bytes + _ENVELOPE,
@@ -139,11 +141,11 @@ class HttpServer:
         """Answer. `runtime`: what the daemon of this process runs jobs with; None: there is none here."""
         if self._socket is None:
             await self.open()
-        may_be_open = is_local(self._address[0])
+        gate = Gate(self._connection, may_be_open=is_local(self._address[0]))
         if self._tenants is None:
-            app = make_app(self._connection, runtime, may_be_open=may_be_open)
+            app = make_app(self._connection, runtime, gate=gate)
         else:
-            app = make_front(self._connection, self._tenants, runtime, may_be_open=may_be_open)
+            app = make_front(self._connection, self._tenants, runtime, gate)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False)
         await self._runner.setup()
         await web.SockSite(self._runner, cast("socket.socket", self._socket)).start()

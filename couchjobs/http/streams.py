@@ -8,13 +8,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from aiohttp import web
 
+from couchjobs.http.access import STILL
 from couchjobs.supervisor import Supervisor
+from couchjobs.waits import Signal
 
-R = TypeVar("R")
+
+class Reader(Protocol):
+    """One who waits for events."""
+
+    news: Signal
+    """Set when there is something to tell."""
+
+
+R = TypeVar("R", bound=Reader)
 BEAT = b": beat\n\n"
 BEAT_S = 15.0
 """Seconds without an event after which the connection is shown to be alive: proxies cut what is silent."""
@@ -33,6 +43,22 @@ async def begin(response: web.StreamResponse, request: web.Request) -> None:
     await response.write(b": couchjobs\n\n")
 
 
+class Stay:
+    """Says whether a reader may still read: he is asked for again now and then, for tokens are revoked."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._still = request[STILL]
+        self._ask_at = asyncio.get_running_loop().time() + BEAT_S
+
+    async def lasts(self) -> bool:
+        """Return whether he may."""
+        present = asyncio.get_running_loop().time()
+        if present < self._ask_at:
+            return True
+        self._ask_at = present + BEAT_S
+        return bool(await self._still())
+
+
 class Readers(Generic[R]):
     """Those of one stream: `close` when done.
 
@@ -41,6 +67,7 @@ class Readers(Generic[R]):
 
     def __init__(self) -> None:
         self.present: set[R] = set()
+        self.is_open = True
         self._following: Supervisor | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -59,7 +86,10 @@ class Readers(Generic[R]):
                 self._end()
 
     async def close(self) -> None:
-        """Follow nothing more."""
+        """Follow nothing more, and have all readers end."""
+        self.is_open = False
+        for reader in self.present:
+            reader.news.set()
         self._end()
         await asyncio.gather(*self._ending)
 

@@ -8,7 +8,9 @@ one also tells of the daemon of this process, and an administrator which tenants
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import gc
+import re
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import quote, unquote
@@ -19,17 +21,28 @@ from yarl import URL
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchError, Unavailable
 from couchjobs.http.access import CALLER
+from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages.page import ROOT, render
+from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.tenants.named import named_by
 
+_logger = get_logger(__name__)
 _PATH = "/tenants/"
+_HEALTH = "/health/"
 LIST = f"{ROOT}/tenants"
 _LOOK_S = 5.0
 """Seconds within which a tenant is noticed that comes or goes."""
 _MOST = 100
-"""Tenants that are kept ready, some 0.3 MB each; more only where all of them are being answered."""
+"""Tenants that are kept ready, some 0.2 MB each; more only where all of them are being answered."""
+_COLLECT_AFTER = 50
+"""Dropped ones after which memory is taken back: each is a cycle, and the collector seldom looks by itself."""
+_PATIENCE_S = 0.5
+"""Seconds that a request waits for a newer list of tenants, where there is an older one."""
+_FIRST_S = 5.0
+"""The same where there is none."""
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
 
 
 class _Site:
@@ -37,7 +50,7 @@ class _Site:
         self.db = db
         self.base = base
         self.app = app
-        self.answering = 0
+        self.answering: set[asyncio.Task[Any]] = set()
 
 
 _SITE: web.RequestKey[_Site] = web.RequestKey("site", _Site)
@@ -52,6 +65,7 @@ class Sites:
         wanted: which tenants, as the option `--tenants` says it.
         make: makes the application of the tenant of a connection, whose paths begin with that.
         root: that of the tenant without a prefix.
+        gate: what is remembered of those who ask.
     """
 
     def __init__(
@@ -60,7 +74,9 @@ class Sites:
         wanted: str,
         make: Callable[[Connection, str], web.Application],
         root: web.Application,
+        gate: Gate,
     ) -> None:
+        self._gate = gate
         self._connection = connection
         self._named = named_by(connection, wanted)
         self._make = make
@@ -71,26 +87,33 @@ class Sites:
         self._known: dict[str, Prefixer] = {}
         self._hosts: dict[str, Prefixer] = {}
         self._look_at = 0.0
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+        self._told: set[str] = set()
+        """Domains that are said to be those of more than one tenant."""
+        self._dropped = 0
 
     async def find(self, request: web.Request) -> tuple[_Site, str]:
         """Return what answers a request, and the path that it has there.
 
         Raises:
-            ApiError: 404: there is no such tenant.
+            ApiError: 404: there is no such tenant; 400: the host is none; 429: whoever asks was refused too often.
             CouchError, ConfigurationError: which tenants there are cannot be said.
         """
-        await self._look()
         path = request.rel_url.raw_path
-        if (host := _host(request)) in self._hosts:
-            return await self._site(self._hosts[host], ""), path
+        if path.startswith(_HEALTH):  # of this process, whatever CouchDB does
+            return self._root, path
+        host = _host(request)
+        await self._look()
+        if host in self._hosts:
+            return await self._site(self._hosts[host], "", request), path
         if not path.startswith(_PATH):
             return self._root, path
         key, slash, rest = path.removeprefix(_PATH).partition("/")
         if unquote(key) not in self._known:
+            self._gate.check_stranger(request, cost=1)
             raise ApiError(404, f"there is no tenant {unquote(key)[:100]!r}")
         db = self._known[unquote(key)]
-        return await self._site(db, _base_of(db)), slash + rest or "/"
+        return await self._site(db, _base_of(db), request), slash + rest or "/"
 
     @web.middleware
     async def middleware(
@@ -99,12 +122,14 @@ class Sites:
         """Have a site stay as long as it answers."""
         if _FAILED in request:
             raise request[_FAILED]
-        site = request[_SITE]
-        site.answering += 1
+        site, task = request.get(_SITE), asyncio.current_task()
+        if site is None or task is None:  # no path at all
+            return await handler(request)
+        site.answering.add(task)
         try:
             return await handler(request)
         finally:
-            site.answering -= 1
+            site.answering.discard(task)
 
     async def index(self, request: web.Request) -> web.Response:
         """GET /dashboard/tenants: which there are, for who may do everything with all of them."""
@@ -116,29 +141,63 @@ class Sites:
 
     async def close(self) -> None:
         """End all of them."""
+        if self._looking is not None:
+            self._looking.cancel()
         for site in [*self._sites.values(), self._root]:
             await _end(site)
 
     async def _look(self) -> None:
-        """Know which tenants there are, as they were some seconds ago."""
-        async with self._looking:
-            present = asyncio.get_running_loop().time()
-            if present < self._look_at:
-                return
-            try:
-                tenants = await self._named.tenants()
-            except (ConfigurationError, CouchError):
-                if not self._look_at:
-                    raise
-            else:
-                self._known = {db.key: db for db in tenants}
-                self._hosts = {db.domain.lower(): db for db in tenants if db.domain}
-            self._look_at = asyncio.get_running_loop().time() + _LOOK_S
+        """Know which tenants there are, as they were some seconds ago, or longer where CouchDB does not say.
 
-    async def _site(self, db: Prefixer, base: str) -> _Site:
+        Raises:
+            CouchError, ConfigurationError: it has never said.
+        """
+        if self._looking is None:
+            if asyncio.get_running_loop().time() < self._look_at:
+                return
+            self._looking = asyncio.create_task(self._ask(), name="look for tenants")
+        asking = self._looking
+        await asyncio.wait([asking], timeout=_PATIENCE_S if self._look_at else _FIRST_S)
+        if self._look_at:
+            return
+        if not asking.done():
+            raise Unavailable("CouchDB does not say which tenants there are")
+        asking.result()
+
+    async def _ask(self) -> None:
+        try:
+            tenants = await self._named.tenants()
+            await self._know(tenants)
+            self._look_at = asyncio.get_running_loop().time() + _LOOK_S
+        except (ConfigurationError, CouchError) as error:
+            if not self._look_at:
+                raise
+            _logger.warning("which tenants there are is not known now", reason=str(error))
+            self._look_at = asyncio.get_running_loop().time() + _LOOK_S
+        finally:
+            self._looking = None
+
+    async def _know(self, tenants: list[Prefixer]) -> None:
+        """Serve these tenants, and no longer those that have gone."""
+        self._known = {db.key: db for db in tenants}
+        domains = Counter(db.domain.lower() for db in tenants if db.domain)
+        shared = {domain for domain, count in domains.items() if count > 1}
+        for domain in sorted(shared - self._told):
+            _logger.warning("two tenants have one domain: its host name is nobody's", domain=domain)
+        self._told = shared
+        self._hosts = {db.domain.lower(): db for db in tenants if db.domain and db.domain.lower() not in shared}
+        for name, site in [*self._sites.items()]:
+            if self._known.get(site.db.key) != site.db:
+                del self._sites[name]
+                for task in site.answering:  # streams, mostly
+                    task.cancel()
+                await _end(site)
+
+    async def _site(self, db: Prefixer, base: str, request: web.Request) -> _Site:
         name = f"{base} {db.key}"
         site = self._sites.get(name)
         if site is None or site.db != db:
+            self._gate.check_unknown(request)
             app = self._make(self._connection.of(db), base)
             app.pre_freeze()
             site = self._sites[name] = _Site(db, base, app)
@@ -152,6 +211,9 @@ class Sites:
             if not site.answering and site is not but:
                 del self._sites[name]
                 await _end(site)
+                self._dropped += 1
+                if self._dropped % _COLLECT_AFTER == 0:
+                    gc.collect()
                 return
 
 
@@ -166,7 +228,15 @@ def _base_of(db: Prefixer) -> str:
 
 
 def _host(request: web.Request) -> str:
-    return (URL(f"//{request.host}").host or "").lower()
+    """Return the name of the host that is asked for.
+
+    Raises:
+        ApiError: 400: it is none.
+    """
+    matched = _HOST.fullmatch(request.host)
+    if matched is None:
+        raise ApiError(400, "the header Host names no host")
+    return matched[1].lower()
 
 
 class _Resource(web.AbstractResource):

@@ -17,7 +17,7 @@ from waiting import eventually
 
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError
-from couchjobs.http import access, events
+from couchjobs.http import access, events, gate
 from couchjobs.http.address import read_address
 from couchjobs.http.scopes import read_scope
 from couchjobs.http.server import HttpServer, make_app
@@ -392,8 +392,8 @@ async def test_server_when_open_then_only_for_this_machine(
     with pytest.raises(ConfigurationError, match="in use"):
         await HttpServer(connection, ("127.0.0.1", port)).open()
     await server.stop()
-    monkeypatch.setattr(access, "_BURST", 3.0)
-    monkeypatch.setattr(access, "_PER_S", 0.1)
+    monkeypatch.setattr(gate, "_BURST", 3.0)
+    monkeypatch.setattr(gate, "_PER_S", 0.1)
     async with TestClient(TestServer(make_app(connection))) as slow:
         statuses = [(await slow.get("/jobs")).status for _ in range(5)]
     assert statuses == [200, 200, 200, 429, 429]
@@ -403,13 +403,13 @@ async def test_tokens_when_the_last_is_revoked_then_nobody_may_what_needed_one(
     connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither here, nor where it listens for other machines, which is never open."""
-    monkeypatch.setattr(access, "_LOOK_S", 0.0)
+    monkeypatch.setattr(gate, "_LOOK_S", 0.0)
     token = await create_token(connection, db, "any", ["*"])
     async with TestClient(TestServer(make_app(connection))) as here:
         assert (await here.get("/jobs")).status == 401
         await revoke_token(connection, db, token.split("_")[1])
         assert (await here.get("/jobs")).status == 401
-    async with TestClient(TestServer(make_app(connection, may_be_open=False))) as elsewhere:
+    async with TestClient(TestServer(make_app(connection, gate=gate.Gate(connection, may_be_open=False)))) as elsewhere:
         assert (await elsewhere.get("/jobs")).status == 401
     async with TestClient(TestServer(make_app(connection))) as open_one:
         assert (await open_one.get("/jobs")).status == 200

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from aiohttp import ClientSession, CookieJar
+from aiohttp import ClientError, ClientSession, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
 from daemons import DaemonProcess
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
-from couchjobs.http import tenants
+from couchjobs.http import events, streams, tenants
+from couchjobs.http.gate import Gate
 from couchjobs.http.server import make_front
-from couchjobs.http.tokens import create_token
+from couchjobs.http.tokens import create_token, revoke_token
 from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
 
@@ -47,7 +50,7 @@ def listed(two: list[Prefixer], tmp_path: Path) -> Path:
 @pytest.fixture
 async def http(connection: Connection, listed: Path) -> AsyncIterator[Client]:
     """A client of a server of both."""
-    front = make_front(connection.of(Prefixer()), str(listed), None, may_be_open=True)
+    front = make_front(connection.of(Prefixer()), str(listed), None, Gate(connection))
     async with TestClient(TestServer(front), cookie_jar=CookieJar(unsafe=True)) as client:
         yield client
 
@@ -88,7 +91,7 @@ async def test_jobs_when_a_host_name_is_a_tenants_then_its_own_and_his_tokens_al
     http: Client, connection: Connection, two: list[Prefixer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token of one is none of another, under whatever name; without one, only this machine's own names are taken."""
-    monkeypatch.setattr("couchjobs.http.access._LOOK_S", 0.0)
+    monkeypatch.setattr("couchjobs.http.gate._LOOK_S", 0.0)
     alice, bob = two
     assert (await http.get("/jobs", headers={"Host": alice.domain})).status == 403
     token = await create_token(connection, alice, "alice", ["*"])
@@ -106,7 +109,7 @@ async def test_pages_when_of_a_tenant_then_their_links_forms_and_cookies_stay_wi
     http: Client, connection: Connection, two: list[Prefixer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One signs in to each; the list of tenants leads to all."""
-    monkeypatch.setattr("couchjobs.http.access._LOOK_S", 0.0)
+    monkeypatch.setattr("couchjobs.http.gate._LOOK_S", 0.0)
     page = await (await http.get("/dashboard/tenants")).text()
     assert all(f'href="/tenants/{db.key}/dashboard"' in page for db in two)
     alice, bob = two
@@ -143,6 +146,84 @@ async def test_tenants_when_they_come_and_go_then_noticed_and_few_are_kept_ready
     assert (await http.get("/jobs", headers={"Host": bob.domain})).status == 403
     await asyncio.to_thread(listed.unlink)  # what is not known now was known before
     assert await ids(http, f"/tenants/{bob.key}/jobs") == ["of-bob.example"]
+
+
+async def test_health_when_couchdb_is_silent_then_told_at_once_and_the_old_list_serves(
+    http: Client, connection: Connection, two: list[Prefixer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever names the tenants does not answer."""
+    assert (await http.get(f"/tenants/{two[0].key}/dashboard/static/live.js")).status == 200
+
+    async def never(_: object) -> list[Prefixer]:
+        await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(tenants, "_LOOK_S", 0.0)
+    monkeypatch.setattr("couchjobs.tenants.named._File.tenants", never)
+    async with asyncio.timeout(10):
+        assert (await http.get("/health/live")).status == 200
+        for db in two:
+            assert (await http.get(f"/tenants/{db.key}/dashboard/static/live.js")).status == 200
+
+
+async def test_passwords_when_wrong_then_shown_to_couchdb_once_whatever_tenants_are_asked_for(
+    http: Client, connection: Connection, two: list[Prefixer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It locks an account after five; and who is refused for one tenant is so for all."""
+    asked = []
+
+    async def user_of(self: object, headers: dict[str, str]) -> None:
+        asked.append(headers)
+
+    monkeypatch.setattr("couchjobs.couch.client.CouchServer.user_of", user_of)
+    answers = []
+    for path, host in [(f"/tenants/{db.key}/jobs", "") for db in two] + [("/jobs", db.domain) for db in two]:
+        more = {"Host": host} if host else {}
+        for number in range(2):
+            shown = base64.b64encode(f"admin:wrong{number}".encode()).decode()
+            answers.append((await http.get(path, headers={"Authorization": f"Basic {shown}", **more})).status)
+    assert (answers[0], len(asked)) == (401, 1)
+    monkeypatch.setattr("couchjobs.http.gate._REFUSED_BURST", 3.0)
+    monkeypatch.setattr("couchjobs.http.gate._REFUSED_PER_S", 0.001)
+    statuses = [(await http.get(f"/tenants/{db.key}/jobs", headers=bearer("cj_bad"))).status for db in two * 3]
+    assert statuses[-1] == 429
+
+
+async def test_hosts_when_they_are_none_or_of_two_tenants_then_refused_or_nobodys(
+    http: Client, two: list[Prefixer], listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a fault of the server, and without taking one for another."""
+    for host in ("a:x", "[::1", "bob.example@alice.example", "alice.example/../x", "a b"):
+        assert (await http.get("/jobs", headers={"Host": host})).status == 400
+    assert (await http.get("/jobs", headers={"Host": "[::1]:80"})).status != 500
+    monkeypatch.setattr(tenants, "_LOOK_S", 0.0)
+    alice, bob = two
+    text = f"{alice.db_prefix} same.example\n{bob.db_prefix} same.example\n"
+    await asyncio.to_thread(listed.write_text, text)
+    refused = await http.get("/jobs", headers={"Host": "same.example"})
+    assert (refused.status, "127.0.0.1" in await refused.text()) == (403, True)
+
+
+async def test_stream_when_its_token_is_revoked_or_its_tenant_is_gone_then_ends(
+    http: Client, connection: Connection, two: list[Prefixer], listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next beat; at the next look."""
+    monkeypatch.setattr(streams, "BEAT_S", 0.2)
+    monkeypatch.setattr(events, "BEAT_S", 0.2)
+    monkeypatch.setattr(tenants, "_LOOK_S", 0.0)
+    alice = two[0]
+    tokens = [await create_token(connection, db, "any", ["*"]) for db in two]
+    paths = [f"/tenants/{db.key}/events" for db in two]
+    async with http.get(paths[0], headers=bearer(tokens[0])) as one:
+        other = await http.get(paths[1], headers=bearer(tokens[1]))
+        await revoke_token(connection, alice, tokens[0].split("_")[1])
+        async with asyncio.timeout(15):
+            await one.content.read()
+        await asyncio.to_thread(listed.write_text, f"{alice.db_prefix}\n")
+        assert (await http.get(paths[1], headers=bearer(tokens[1]))).status == 404
+        async with asyncio.timeout(15):
+            with suppress(ClientError):
+                await other.content.read()
 
 
 async def test_daemon_when_of_many_tenants_then_it_serves_their_pages_and_its_own_health(

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 
 from couchjobs.couch.connection import Connection
-from couchjobs.http import access
+from couchjobs.http import gate
 from couchjobs.http.events import Events
 from couchjobs.http.metrics import Metrics
 from couchjobs.http.routes import routes
@@ -31,8 +31,8 @@ async def test_routes_when_asked_by_schemathesis_then_no_500_and_no_answer_outsi
     connection: Connection, monkeypatch: Any, tmp_path: Path
 ) -> None:
     """All but the endless one; the limit of requests is as high as it needs."""
-    monkeypatch.setattr(access, "_PER_S", 100_000.0)
-    monkeypatch.setattr(access, "_BURST", 100_000.0)
+    monkeypatch.setattr(gate, "_PER_S", 100_000.0)
+    monkeypatch.setattr(gate, "_BURST", 100_000.0)
     async with TestServer(make_app(connection)) as server:
         command = [
             *(str(Path(sys.executable).parent / "schemathesis"), "run", str(server.make_url("/openapi.json"))),

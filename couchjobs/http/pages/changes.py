@@ -19,7 +19,7 @@ from couchjobs.couch.database import Database
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
-from couchjobs.http.streams import BEAT, BEAT_S, Readers, begin, stream
+from couchjobs.http.streams import BEAT, BEAT_S, Readers, Stay, begin, stream
 from couchjobs.jobs.lanes import stores
 from couchjobs.supervisor import Supervisor
 from couchjobs.waits import Signal
@@ -65,7 +65,8 @@ class Changes:
         joined = self._readers.joined_by(reader, partial(self._begin, request.app[API]))
         with joined, suppress(ConnectionError):
             await begin(response, request)
-            while True:
+            stay = Stay(request)
+            while self._readers.is_open and await stay.lasts():
                 changed = await reader.news.within(BEAT_S)
                 await response.write(reader.take() if changed else BEAT)
         return response

@@ -29,13 +29,13 @@ class Login:
 
     async def take(self, request: web.Request) -> web.Response:
         """POST /dashboard/login: a token, which becomes a cookie."""
-        self._access.check_stranger(request)
+        self._access.gate.check_stranger(request)
         check_origin(request)
         posted = await request.post()
         shown, where = str(posted.get("token", "")).strip(), _next(request, str(posted.get("next", "")))
         caller: Caller | None = await self._access.of_token(shown)
         if caller is None:
-            self._access.check_stranger(request, cost=1)
+            self._access.gate.check_stranger(request, cost=1)
             refused = "This token is none of this tenant, or no longer."
             return render(request, "login.html", status=401, title="Sign in", refused=refused, next=where)
         answer = back(request, where)

@@ -34,7 +34,7 @@ _POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _logger = get_logger(__name__)
-_SECRET: web.AppKey[bytes] = web.AppKey("csrf", bytes)
+_SECRET = secrets.token_bytes(32)
 _CSRF = "_csrf"
 _SAID = "couchjobs_said"
 """A cookie with what the next page says first: a link could have any page say anything."""
@@ -46,7 +46,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def set_up(app: web.Application) -> None:
     """Have an application make pages, and serve what belongs to them."""
-    app[_SECRET] = secrets.token_bytes(32)
     environment = aiohttp_jinja2.setup(
         app,
         loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
@@ -93,7 +92,7 @@ def _may(caller: Caller | None) -> Callable[..., bool]:
 def _csrf(request: web.Request, caller: Caller) -> str:
     """Return what the forms of a caller carry: made of what he has shown, so that all servers of a tenant know it."""
     shown = request.headers.get("Authorization", "") or request.cookies.get(TOKEN_COOKIE, "")
-    secret = shown.encode("utf-8", "replace") or request.app[_SECRET]
+    secret = shown.encode("utf-8", "replace") or _SECRET
     return hmac.new(secret, f"form of {caller.key}".encode("utf-8", "replace"), sha256).hexdigest()
 
 
