@@ -121,10 +121,11 @@ class _Stderr:
 class _Handler(logging.Handler):
     """Writes records of the logging module, credentials left out, and leaves them as they are for other handlers."""
 
-    def __init__(self, stream: _Stderr, formatter: logging.Formatter) -> None:
+    def __init__(self, stream: _Stderr, *, as_json: bool) -> None:
         super().__init__()
         self._stream = stream
-        self.setFormatter(formatter)
+        self._redact = (lambda text: text) if as_json else redact  # of JSON, before it is made: else it may be none
+        self.setFormatter(_json() if as_json else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record; one whose arguments do not fit its text is written with both."""
@@ -135,7 +136,7 @@ class _Handler(logging.Handler):
             own = copy.copy(record)
             own.msg, own.args, own.exc_info = f"{_told(record.msg)} {_told(record.args)}", (), None
             text = self.format(own)
-        self._stream.write(redact(text) + "\n")
+        self._stream.write(self._redact(text) + "\n")
 
 
 def _told(value: object) -> str:
@@ -172,7 +173,7 @@ def configure_logging(level: str = "info") -> None:
         terminal = sys.stderr.isatty()
     except (AttributeError, ValueError):  # closed
         terminal = False
-    _handlers[:] = [_Handler(stream, logging.Formatter("%(levelname)s %(name)s: %(message)s") if terminal else _json())]
+    _handlers[:] = [_Handler(stream, as_json=not terminal)]
     logging.basicConfig(level=max(number, logging.INFO), handlers=_handlers)
     shown: list[Any] = [_plain_event, structlog.dev.ConsoleRenderer()] if terminal else [_render_safely(_AS_JSON)]
     structlog.configure(
@@ -198,6 +199,7 @@ def _json() -> logging.Formatter:
             _add_name,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _redact_event,
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render_safely(_AS_JSON)],
     )
