@@ -31,6 +31,8 @@ class Api:
             base: what the paths of the tenant begin with.
         """
         self.base = base
+        self.is_of_many = False
+        """Whether it also stands for all the tenants of this process."""
         self.presence = runtime.presence if runtime else None
         self.stats = runtime.stats if runtime else None
         self._runtime = runtime
@@ -56,7 +58,7 @@ class Api:
 
     def serves(self, daemon: Document) -> bool:
         """Return whether a daemon, by its document, serves the tenant."""
-        return self.db.key in tenants_of(daemon)
+        return self.is_of_many or self.db.key in tenants_of(daemon)
 
     async def queue_len(self, worker: str) -> int:
         """Return how many jobs of a worker type are queued."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from couchjobs.cluster.peers import PREFIX as DAEMON
-from couchjobs.errors import CouchError
+from couchjobs.errors import CouchError, NotFound
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.overview import QueueWatch
@@ -151,9 +152,11 @@ class Metrics:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _ask(self, api: Api) -> None:
+        self._rows, self._daemons = [], None
         try:
             self._watch = self._watch or QueueWatch(api.connection, api.db, _PATIENCE_S)
-            self._rows, _ = await self._watch.rows()
+            with suppress(NotFound):  # a daemon of many tenants, none of which is without a prefix
+                self._rows, _ = await self._watch.rows()
             documents = await api.connection.control.with_prefix(DAEMON)
             self._daemons = sum(api.serves(one) for one in documents)
         except CouchError:

@@ -21,6 +21,7 @@ from yarl import URL
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchError, Unavailable
 from couchjobs.http.access import CALLER
+from couchjobs.http.api import API
 from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages.page import ROOT, render
@@ -81,6 +82,7 @@ class Sites:
         self._named = named_by(connection, wanted)
         self._make = make
         root.router.add_get(LIST, self.index)
+        root[API].is_of_many = True
         root.pre_freeze()
         self._root = _Site(Prefixer(), "", root)
         self._sites: OrderedDict[str, _Site] = OrderedDict()

@@ -110,7 +110,7 @@ async def test_pages_when_of_a_tenant_then_their_links_forms_and_cookies_stay_wi
 ) -> None:
     """One signs in to each; the list of tenants leads to all."""
     monkeypatch.setattr("couchjobs.http.gate._LOOK_S", 0.0)
-    page = await (await http.get("/dashboard/tenants")).text()
+    page = await (await http.get("/")).text()
     assert all(f'href="/tenants/{db.key}/dashboard"' in page for db in two)
     alice, bob = two
     base = f"/tenants/{alice.key}"
@@ -245,7 +245,10 @@ async def test_daemon_when_of_many_tenants_then_it_serves_their_pages_and_its_ow
             for db in two:
                 await eventually(lambda key=db.key: is_done(key), 20)
             assert (await http.get("/health/live")).status == 200
-            assert "couchjobs_tries_total" in await (await http.get("/metrics")).text()
+            told = await (await http.get("/metrics")).text()
+            assert "couchjobs_tries_total" in told
+            assert "couchjobs_couchdb_up 1.0" in told
+            assert "couchjobs_daemons 1.0" in told
             async with http.get(f"/tenants/{two[0].key}/events") as stream:
                 assert await stream.content.readline() == b": couchjobs\n"
                 daemon.signal(signal.SIGTERM)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from couchjobs.http.access import Access
+from couchjobs.http.api import API
 from couchjobs.http.pages import jobs, triggers
 from couchjobs.http.pages.changes import Changes
 from couchjobs.http.pages.login import Login
@@ -20,7 +21,7 @@ OPEN = ("/", f"{ROOT}{LOGIN}", f"{ROOT}/logout", f"{ROOT}/api", STATIC)
 
 
 async def _home(request: web.Request) -> web.Response:
-    return back(request)
+    return back(request, "/tenants" if request.app[API].is_of_many else "")
 
 
 def add_pages(app: web.Application, access: Access, routes: Sequence[Route]) -> None:
