@@ -24,7 +24,7 @@ from couchjobs.timestamps import now
 
 _logger = get_logger(__name__)
 _PREFIX = "figures:"
-_EVERY_S = 10.0
+EVERY_S = 10.0
 """Seconds between two writes, where something has been done: so old is the newest bar of a chart."""
 _KEPT = timedelta(hours=25)
 _MOST_WORKERS = 100
@@ -127,11 +127,20 @@ class FigureKeeper:
     async def run(self) -> None:
         """Write every ten seconds, where something has been done."""
         while True:
-            await asyncio.sleep(_EVERY_S)
-            try:
-                await self.write(now())
-            except CouchError as error:
-                _logger.debug("figures are written later", reason=str(error))
+            await asyncio.sleep(EVERY_S)
+            await self.try_to_write()
+
+    @property
+    def has_news(self) -> bool:
+        """Return whether something has been done since the last time."""
+        return self._is_unwritten or counted(self._stats) != self._told
+
+    async def try_to_write(self) -> None:
+        """Do so, or leave it to the next time."""
+        try:
+            await self.write(now())
+        except CouchError as error:
+            _logger.debug("figures are written later", reason=str(error))
 
     async def write(self, present: datetime) -> None:
         """Add what has been done since the last time to the present minute.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from couchjobs.couch.access import admit
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.design import install_design_document, read_design_document
@@ -11,10 +13,11 @@ from couchjobs.prefixer import Prefixer
 JOBS_DESIGN = ("queue", "jobs")
 JOBS_GUARD = "guard-jobs"
 TRIGGERS_GUARD = "guard-triggers"
-VERSIONS = {"queue": 2, "jobs": 2, JOBS_GUARD: 3, TRIGGERS_GUARD: 1}
+VERSIONS = {"queue": 2, "jobs": 2, JOBS_GUARD: 4, TRIGGERS_GUARD: 1}
 """Raised by one with each change of a design document: daemons of two versions then do not replace each other's."""
 WORKER_ROLE = "couchjobs-worker"
 PRODUCER_ROLE = "couchjobs-producer"
+"""Of producers of all tenants."""
 
 
 async def install(connection: Connection, db: Prefixer) -> list[str]:
@@ -66,11 +69,22 @@ async def secure(connection: Connection, db: Prefixer) -> list[str]:
 def roles_of(connection: Connection, db: Prefixer) -> dict[str, tuple[str, ...]]:
     """Return which roles may use which database. The control database holds what producers must not read."""
     settings = connection.settings
+    roles = (WORKER_ROLE, *dict.fromkeys((PRODUCER_ROLE, producer_role(db))))
     return {
-        **{db.database(lane): (WORKER_ROLE, PRODUCER_ROLE) for lane in settings.all_lanes},
-        db.database(settings.triggers_doctype): (WORKER_ROLE, PRODUCER_ROLE),
+        **{db.database(lane): roles for lane in settings.all_lanes},
+        db.database(settings.triggers_doctype): roles,
         settings.control_db: (WORKER_ROLE,),
     }
+
+
+def producer_role(db: Prefixer) -> str:
+    """Return the role of producers of that tenant alone; of the one without a prefix there is none but that of all."""
+    return f"{PRODUCER_ROLE}:{db.key}" if db.key else PRODUCER_ROLE
+
+
+def may_produce(db: Prefixer, roles: Collection[str]) -> bool:
+    """Return whether these roles are those of a producer of that tenant."""
+    return PRODUCER_ROLE in roles or producer_role(db) in roles
 
 
 async def guard(connection: Connection, db: Prefixer) -> list[str]:

@@ -50,9 +50,10 @@ class Traffic:
 
 
 class Stats:
-    """Those of one process."""
+    """Those of one process; or of a part of it, such as one tenant, which counts for the whole as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Stats | None = None) -> None:
+        self._whole = whole
         self.ended: Counter[tuple[str, str]] = Counter()
         """Tries whose outcome is stored, by worker type and outcome: done, failed, retry, cancelled, interrupted."""
         self.claims: Counter[str] = Counter()
@@ -61,3 +62,17 @@ class Stats:
         """By worker type, what tries took."""
         self.waited: defaultdict[str, Durations] = defaultdict(Durations)
         """By worker type, from when a job was due to its claim."""
+
+    def note_wait(self, worker: str, seconds: float) -> None:
+        """Count a job that was claimed so long after it was due."""
+        self.waited[worker].note(seconds)
+        if self._whole is not None:
+            self._whole.note_wait(worker, seconds)
+
+    def note_end(self, worker: str, outcome: str, seconds: float | None) -> None:
+        """Count a try whose outcome is stored; `seconds`: what it took, where that is known."""
+        self.ended[worker, outcome] += 1
+        if seconds is not None:
+            self.ran[worker].note(seconds)
+        if self._whole is not None:
+            self._whole.note_end(worker, outcome, seconds)

@@ -33,6 +33,7 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.duties import Duties
 from couchjobs.recovery.lost import LostJobs
+from couchjobs.stats import Stats
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import moment
 from couchjobs.waits import patiently
@@ -85,6 +86,8 @@ class CouchBroker:
         self._duties: list[Duties] = []
         self._life = Lifecycle("broker")
         self._grace_s = 0.0
+        self.stats = Stats()
+        """What has been done for this tenant here."""
 
     async def start_workers(self, workers: WorkersList) -> None:
         """Begin to run the jobs of these workers.
@@ -119,11 +122,13 @@ class CouchBroker:
 
     def _open_lanes(self, runtime: Runtime) -> None:
         processes, producer = runtime.processes, runtime.producer
+        self.stats = runtime.stats if self._shared is None else Stats(runtime.stats)
         for name, store in self._stores.items():
             some = WorkersList(one for one in self._configs if self._settings.lane_of(one.worker_type) == name)
             if some:
                 per_type = {one.worker_type: one.concurrency * processes.count for one in some}
                 lane = Lane.of(store, some, per_type, self.daemon, self._admin_proof)
+                lane.stats = self.stats
                 if processes.are_children:
                     store.writer.may_hold = processes.fills_the_cores
                 producer.add(lane)

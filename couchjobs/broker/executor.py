@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from couchjobs.broker.lane import Execution, Lane, Phase
@@ -64,9 +64,12 @@ class Executor:
         self._presence = presence
         self._processes = processes
         self._failures = failures
-        self.context = copy_context()
-        """That of the tasks in which jobs run: worker functions use the connection, too."""
-        self.context.run(connection.use)
+
+    def new_context(self) -> Context:
+        """Return what tasks run jobs in: the present context, in which worker functions use the connection, too."""
+        context = copy_context()
+        context.run(self._connection.use)
+        return context
 
     async def run(self, execution: Execution) -> float | None:
         """Claim, run and end the job; return in how many seconds it is to be read again, None for no time.
@@ -102,7 +105,7 @@ class Executor:
                 return claimed, None
             if execution.interrupted or self._presence.is_lost:
                 return claimed, Interrupted()
-            self._count_wait(job)
+            self._count_wait(lane, job)
             execution.attempt = attempt = self._processes.begin(job, self._presence.id)
             execution.phase = Phase.RUNNING
             if self._tells:
@@ -131,7 +134,8 @@ class Executor:
         if not await store.end(job, lambda: changes_of(outcome, job, at)):
             lane.doubt_views()  # it was taken away, perhaps with its database
             return False
-        self._count(job, outcome)
+        seconds = outcome.seconds if isinstance(outcome, Done | Failed | Retry) else None
+        lane.stats.note_end(job.worker, _NAMES[type(outcome)], seconds)
         level, event = _LINES[type(outcome)]
         if level > logging.INFO or self._tells:
             self._log.log(level, event, worker=job.worker, job=job.id, **_facts_of(job, outcome))
@@ -139,15 +143,10 @@ class Executor:
             await self._delete_trigger(store, job.trigger_id)
         return True
 
-    def _count_wait(self, job: Job) -> None:
+    def _count_wait(self, lane: Lane, job: Job) -> None:
         due = job.scheduled_at or job.queued_at
         if due is not None and job.started_at is not None and job.exec_count == 1:
-            self._stats.waited[job.worker].note(max(0.0, (job.started_at - due).total_seconds()))
-
-    def _count(self, job: Job, outcome: Outcome) -> None:
-        self._stats.ended[job.worker, _NAMES[type(outcome)]] += 1
-        if isinstance(outcome, Done | Failed | Retry) and outcome.seconds is not None:
-            self._stats.ran[job.worker].note(outcome.seconds)
+            lane.stats.note_wait(job.worker, max(0.0, (job.started_at - due).total_seconds()))
 
     async def _tell_of_failure(self, lane: Lane, job: Job, outcome: Failed) -> bool:
         """Tell those who want to hear that the job has failed for good; return False where it is not ours any more."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextvars import Context
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from couchjobs.broker.admin_proof import AdminProof
@@ -18,6 +19,7 @@ from couchjobs.couch.database import Document
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
+from couchjobs.stats import Stats
 from couchjobs.waits import Signal
 from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
@@ -93,6 +95,7 @@ class Lane:
         backlog: queued jobs that may be claimed.
         daemon: this daemon, among those of the tenant.
         admin_proof: what tells the tenant's jobs of administrators from others.
+        stats: where its jobs are counted.
     """
 
     store: JobStore
@@ -100,6 +103,7 @@ class Lane:
     backlog: Backlog
     daemon: Daemon
     admin_proof: AdminProof
+    stats: Stats = field(default_factory=Stats)
 
     def __post_init__(self) -> None:
         self.unread = Unread(self.daemon.settings.first_right_delay)
@@ -122,9 +126,11 @@ class Lane:
         self.to_read = Signal()
         """For the reader: there is something to read, or may be."""
         self.to_sweep = Signal()
+        """For the sweeper: the view is to be read, or may be."""
         self.views_in_doubt = False
         """Whether the views are to be looked at: they have changed, or the database may have been made anew."""
-        """For the sweeper: the view is to be read, or may be."""
+        self.context: Context | None = None
+        """That of the tasks in which its jobs run."""
 
     @classmethod
     def of(

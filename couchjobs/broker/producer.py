@@ -80,7 +80,8 @@ class Producer:
         presence.pauses.listeners.append(self._news.set)
 
     def add(self, lane: Lane) -> None:
-        """Take jobs from one more lane."""
+        """Take jobs from one more lane; what its lines of the log name beside them is what those of the caller do."""
+        lane.context = self._executor.new_context()
         self.lanes[lane] = None
 
     # --- what there is to do: called by feeds and sweepers ---
@@ -285,7 +286,7 @@ class Producer:
             lane.read_again(job.id)
             return
         execution = lane.executions[job.id] = Execution(lane, job, slot)
-        task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=self._executor.context)
+        task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=lane.context)
         lane.tasks.add(task)
         task.add_done_callback(lane.tasks.discard)
 

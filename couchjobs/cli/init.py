@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
 from couchjobs.couch.access import admit, give_role, is_open
 from couchjobs.couch.connection import Connection
-from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, secure
+from couchjobs.installation import WORKER_ROLE, guard, install, producer_role, secure
 from couchjobs.scheduler.sources import write_list
 
 _PASSWORD = "COUCHJOBS_NEW_PASSWORD"  # noqa: S105  the name of a variable
@@ -25,7 +26,10 @@ def init(
         str | None, typer.Option("--worker-user", help="Create a user for daemons, or give an existing one the role.")
     ] = None,
     producer_user: Annotated[
-        str | None, typer.Option("--producer-user", help="Create a user for programs that only write jobs.")
+        str | None,
+        typer.Option(
+            "--producer-user", help="Create a user for programs that only write jobs: of this --prefix alone."
+        ),
     ] = None,
     watch: Annotated[
         str | None,
@@ -49,7 +53,7 @@ def init(
         if watch is not None:
             changed += await _watch(connection, [one.strip() for one in watch.split(",") if one.strip()])
         passwords: dict[str, str] = {}
-        for name, role in ((worker_user, WORKER_ROLE), (producer_user, PRODUCER_ROLE)):
+        for name, role in ((worker_user, WORKER_ROLE), (producer_user, producer_role(tenant))):
             if name is None:
                 continue
             password = os.environ.get(_PASSWORD) or secrets.token_urlsafe(18)
@@ -75,8 +79,10 @@ async def _watch(connection: Connection, doctypes: list[str]) -> list[str]:
         changed.append(f"events may come from {', '.join(doctypes) or 'nowhere'}")
     for doctype in doctypes:
         database = None if "*" in doctype else connection.database(tenant.database(doctype))
-        if database is None or not await database.exists() or await is_open(database):
+        if database is None:
             continue
-        if await admit(database, (WORKER_ROLE,)):
+        if not await database.exists():
+            print(f"couchjobs: there is no database {database.name} yet", file=sys.stderr)
+        elif not await is_open(database) and await admit(database, (WORKER_ROLE,)):
             changed.append(f"database {database.name} is for the role {WORKER_ROLE} too")
     return changed

@@ -52,9 +52,7 @@ class Oddities:
         """Return a sentence for each oddity of the trigger."""
         notes = []
         if self._taken is not None and infos.worker not in self._taken:
-            alike = difflib.get_close_matches(infos.worker, self._taken, 1, _ALIKE)
-            meant = f": did you mean {alike[0]}?" if alike else ""
-            notes.append(f"no daemon has a worker {infos.worker!r} now{meant}")
+            notes.append(nobody_has(infos.worker, self._taken))
         names = sorted({_database(self._connection, doctype) for doctype in doctypes_of(infos)} & self._missing)
         empty = sorted(self._empty.intersection(_patterns_of(infos)))
         notes += [f"there is no database {name}" for name in names]
@@ -64,6 +62,12 @@ class Oddities:
             *(f"no database matches {pattern} yet" for pattern in empty),
             *(rules.notes if rules is not None else ()),
         ]
+
+
+def nobody_has(worker: str, taken: Iterable[str]) -> str:
+    """Return that no daemon has that worker, and the one of these that may be meant."""
+    alike = difflib.get_close_matches(worker, [*taken], 1, _ALIKE)
+    return f"no daemon has a worker {worker!r} now" + (f": did you mean {alike[0]}?" if alike else "")
 
 
 def doctypes_of(infos: TriggerInfos) -> frozenset[str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
+from couchjobs.cli.jobs import who_takes
+from couchjobs.cli.oddities import nobody_has
 from couchjobs.cli.options import Domain, Prefix, Url, say, with_connection
 from couchjobs.cluster.pauses import set_paused
+from couchjobs.couch.connection import Connection
+from couchjobs.log import plain
 
 Worker = Annotated[str, typer.Argument(help="The type of worker.")]
 
@@ -23,11 +28,12 @@ def resume(worker: Worker, url: Url = None, domain: Domain = None, prefix: Prefi
 
 
 def _set(worker: str, url: str | None, domain: str | None, prefix: str | None, *, is_paused: bool) -> None:
-    changed = with_connection(
-        url,
-        domain,
-        prefix,
-        lambda connection: set_paused(connection, connection.settings.tenant, worker, is_paused=is_paused),
-    )
+    async def work(connection: Connection) -> tuple[bool, set[str] | None]:
+        changed = await set_paused(connection, connection.settings.tenant, worker, is_paused=is_paused)
+        return changed, await who_takes(connection)
+
+    changed, taken = with_connection(url, domain, prefix, work)
     state = "paused" if is_paused else "not paused"
     say(f"{worker} is {state}" if changed else f"{worker} was {state} already")
+    if taken is not None and worker not in taken:
+        print(plain(f"couchjobs: {nobody_has(worker, taken)}"), file=sys.stderr)

@@ -10,6 +10,7 @@ import typer
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.cli.jobs import who_takes
+from couchjobs.cli.oddities import nobody_has
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
@@ -86,5 +87,5 @@ async def _store(connection: Connection, request: JobRequest) -> Job:
         print(f"couchjobs: there was a job {job.id} already: it is {job.state}{other}", file=sys.stderr)
     taken = await who_takes(connection)
     if taken is not None and job.worker not in taken:
-        print(f"couchjobs: job {job.id} is queued; no daemon has a worker {job.worker!r} now", file=sys.stderr)
+        print(f"couchjobs: job {job.id} is queued; {nobody_has(job.worker, taken)}", file=sys.stderr)
     return job

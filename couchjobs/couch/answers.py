@@ -10,7 +10,7 @@ of a proxy, an empty body, another status) says nothing, whatever its status: it
 | | the row says conflict | CONFLICT: another revision is there |
 | | the row names a refusal, or the whole answer is a 413 for this very document | REFUSED: it can never be stored |
 | | the request was refused as a whole | UNKNOWN; `alone` where it held this document only, and others go through |
-| | 429, or no connection was made | UNKNOWN, and `unsent`: it is surely not stored |
+| | 429, a 401 or 403 of CouchDB's, or no connection was made | UNKNOWN, and `unsent`: it is surely not stored |
 | | anything else, or nothing | UNKNOWN: it may be stored |
 | a read | the document's row is `ok` | the document |
 | | the row says not_found | absent: it was never there, is deleted, or that revision is gone |

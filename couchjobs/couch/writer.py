@@ -29,7 +29,7 @@ from couchjobs.couch.answers import (
 )
 from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import CouchError, NotFound, Unavailable, Unreachable
+from couchjobs.errors import CouchError, Forbidden, NotFound, Unauthorized, Unavailable, Unreachable
 
 _MAX_ANSWER = 4_000_000
 _MANY = 200
@@ -187,7 +187,7 @@ class GroupWriter:
 
 
 def _nothing_known(error: CouchError) -> WriteAnswer:
-    unsent = isinstance(error, Unreachable) or error.status == 429
+    unsent = isinstance(error, Unreachable | Unauthorized | Forbidden) or error.status == 429
     after = error.retry_after_s if isinstance(error, Unavailable) else 0.0
     return WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=unsent, retry_after_s=after)
 

@@ -2,8 +2,9 @@
 
 A token (`Authorization: Bearer cj_...`) may do what its scopes say. A user of CouchDB (`Authorization: Basic`, or the
 cookie of a session) may do what his roles allow him there: administrators and workers everything, producers push, see
-and cancel jobs. Without any token in the control database, whoever reaches this server on its own machine may do
-everything: then it listens nowhere else, and takes no request that a page of another host could have made.
+and cancel jobs of their tenant. Without any token in the control database, whoever reaches this server on its own
+machine may do everything: then it listens nowhere else, and takes no request that a page of another host could have
+made.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.scopes import Matcher, Scope, read_scopes
 from couchjobs.http.tokens import TokenCheck
-from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE
+from couchjobs.installation import WORKER_ROLE, may_produce
 from couchjobs.prefixer import Prefixer
 
 _ALL = read_scopes(["*"])
@@ -73,6 +74,7 @@ class Access:
 
     def __init__(self, connection: Connection, db: Prefixer, open_paths: tuple[str, ...], gate: Gate) -> None:
         self.gate = gate
+        self._db = db
         self._tokens = TokenCheck(connection, db)
         self._open_paths = open_paths
 
@@ -142,13 +144,13 @@ class Access:
 
     async def _user(self, request: web.Request) -> Caller | None:
         found = await self.gate.user(request)
-        return None if found is None else _of_roles(*found)
+        return None if found is None else _of_roles(self._db, *found)
 
 
-def _of_roles(name: str, roles: list[str]) -> Caller | None:
+def _of_roles(db: Prefixer, name: str, roles: list[str]) -> Caller | None:
     if "_admin" in roles or WORKER_ROLE in roles:
         return Caller(f"user {name}", _ALL, f"user {name}", is_of_all_tenants=True)
-    return Caller(f"user {name}", _PRODUCER, f"user {name}") if PRODUCER_ROLE in roles else None
+    return Caller(f"user {name}", _PRODUCER, f"user {name}") if may_produce(db, roles) else None
 
 
 def check_origin(request: web.Request) -> None:

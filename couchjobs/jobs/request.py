@@ -11,6 +11,7 @@ from couchjobs.errors import BadDocumentError, ConfigurationError, MessageUnmars
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import WORKER_TYPE, Job, JobOptions, State
 from couchjobs.jobs.message import Message
+from couchjobs.jobs.names import unknown_options
 from couchjobs.jobs.values import to_json
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
@@ -68,8 +69,11 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
 
     Raises:
         BadDocumentError: message, event or payload is nothing that JSON can hold; the text begins with the path to it.
+            Or an option is none, and no trigger has it so.
     """
     trigger_id = request.trigger_id or getattr(request.trigger, "id", None)
+    if trigger_id is None and request.options is not None and request.options.model_extra:
+        raise BadDocumentError("; ".join(unknown_options(request.options.model_extra)))
     return Job(
         id=request.id or new_id(),
         domain=db.domain,

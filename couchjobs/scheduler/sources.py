@@ -47,6 +47,8 @@ class Sources:
     guarded: bool
     others_write: bool
     """Whether anybody but administrators may write triggers."""
+    producers: tuple[str, ...] = (PRODUCER_ROLE,)
+    """The roles of those who may, but for workers."""
     _readable: dict[str, bool] = field(default_factory=dict)
 
     async def refusal(self, doctype: str) -> str:
@@ -71,7 +73,7 @@ class Sources:
             return ""
         return (
             f"producers may write triggers, and may not read {doctype}: guard the triggers (couchjobs init --guard), "
-            f"or let the role {PRODUCER_ROLE} read it"
+            f"or let the role{'s' * (len(self.producers) > 1)} {' and '.join(self.producers)} read it"
         )
 
     def _is_listed(self, doctype: str) -> bool:
@@ -91,7 +93,7 @@ class Sources:
                 return False
             members = security.get("members") or {}
             roles, names = members.get("roles") or [], members.get("names") or []
-            self._readable[doctype] = PRODUCER_ROLE in roles or not (roles or names)
+            self._readable[doctype] = not (roles or names) or set(self.producers) <= set(roles)
         return self._readable[doctype]
 
     async def _first_refusal(self, doctypes: Iterable[str]) -> str:
@@ -175,7 +177,7 @@ async def read_sources(connection: Connection, db: Prefixer) -> Sources:
     triggers = connection.database(db.database(connection.settings.triggers_doctype))
     listed = await connection.control.find(_LIST + triggers.name)
     guarded = await triggers.find(f"_design/{TRIGGERS_GUARD}") is not None
-    return Sources(connection, db, _read_list(listed), guarded, await _others_write(connection, triggers))
+    return Sources(connection, db, _read_list(listed), guarded, *await _writers(connection, triggers))
 
 
 async def write_list(connection: Connection, db: Prefixer, doctypes: Iterable[str]) -> bool:
@@ -207,27 +209,36 @@ def _read_list(document: Document | None) -> tuple[str, ...] | None:
     return tuple(one for one in doctypes if isinstance(one, str)) if isinstance(doctypes, list) else ()
 
 
-async def _others_write(connection: Connection, triggers: Database) -> bool:
-    """Return whether somebody who is no administrator may write into the database of triggers."""
+async def _writers(connection: Connection, triggers: Database) -> tuple[bool, tuple[str, ...]]:
+    """Return whether somebody who is no administrator may write triggers, and the roles of producers who may."""
     try:
         security = await triggers.security()
     except NotFound:
-        return False
+        return False, (PRODUCER_ROLE,)
     except (Forbidden, Unauthorized):
-        return True
+        return True, (PRODUCER_ROLE,)
     members, admins = security.get("members") or {}, security.get("admins") or {}
     names = {*(members.get("names") or []), *(admins.get("names") or [])}
     roles = {*(members.get("roles") or []), *(admins.get("roles") or [])} - {"_admin"}
     if not (members.get("names") or members.get("roles")):
-        return True  # open to everybody
+        return True, (PRODUCER_ROLE,)  # open to everybody
     if not names and not roles:
-        return False
+        return False, (PRODUCER_ROLE,)
+    producers = tuple(sorted(role for role in roles if str(role).partition(":")[0] == PRODUCER_ROLE))
+    known = await _known_users(connection)
+    if known is None:
+        return True, producers or (PRODUCER_ROLE,)
+    held = {role for user in known for role in user.get("roles") or []}
+    writes = bool(roles & held) or any(user.get("name") in names for user in known)
+    return writes, tuple(role for role in producers if role in held) or (PRODUCER_ROLE,)
+
+
+async def _known_users(connection: Connection) -> list[Document] | None:
+    """Return all users that there are; None where that cannot be known."""
     if "_admin" not in await connection.server.roles() or await connection.server.knows_users_elsewhere():
-        return True
+        return None
     try:
         known = await users(connection.server, _MOST_USERS + 1)
     except CouchError:
-        return True
-    return len(known) > _MOST_USERS or any(
-        user.get("name") in names or roles.intersection(user.get("roles") or []) for user in known if user is not None
-    )
+        return None
+    return None if len(known) > _MOST_USERS else [user for user in known if user is not None]

@@ -12,7 +12,7 @@ from typing import Any
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.couch.surely import write_or_raise, write_surely
-from couchjobs.errors import CouchjobsError, NotFound
+from couchjobs.errors import CouchjobsError, MalformedTriggerError, NotFound
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now, parse_time
@@ -169,6 +169,7 @@ async def lives_in(connection: Connection, db: Prefixer, triggers: Iterable[Trig
     parsed: dict[str, tuple[TriggerInfos, Schedule]] = {}
     lives: dict[str, Life | str] = {}
     for infos in triggers:
+        infos.prefix = db.prefix  # what a document says of its tenant is not asked
         try:
             schedule = parse_trigger(infos)
         except (CouchjobsError, ValueError) as error:
@@ -188,8 +189,7 @@ async def life_in(connection: Connection, db: Prefixer, infos: TriggerInfos) -> 
     Raises:
         MalformedTriggerError: it is none.
     """
-    parsed = parse_trigger(infos)
-    if isinstance(parsed, EventRules | OnDemand):
-        return None
-    name = connection.database(db.database(connection.settings.triggers_doctype)).name
-    return life_of(parsed, infos, state_of(await connection.control.find(state_id(name, infos.id))), now())
+    found = (await lives_in(connection, db, [infos])).get(infos.id)
+    if isinstance(found, str):
+        raise MalformedTriggerError(found)
+    return found

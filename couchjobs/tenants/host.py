@@ -19,6 +19,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.live_feeds import LiveFeeds
 from couchjobs.couch.updates import DatabaseUpdates
 from couchjobs.errors import ConfigurationError, CouchError
+from couchjobs.figures import EVERY_S
 from couchjobs.installation import install_control
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
@@ -44,6 +45,8 @@ _FEEDS_EACH = 3
 """Feeds of a tenant that is awake: jobs, triggers, and mostly one more. Where all have one, many are awake."""
 _HELP_AFTER_S = 2.0
 """Seconds until the daemon with the second right wakes a tenant that has changed; twice that for the third, ..."""
+_FIGURES_TOGETHER = 200
+"""Tenants whose figures are written at once: one group commit; ten seconds later the next."""
 _SLEEP_S = 90.0
 """A tenant that has nothing to do for less stays awake: to be woken costs CouchDB more than so long a watch."""
 _MOST_AWAKE = 3
@@ -121,6 +124,7 @@ class Host:
                 _logger.info(change)
             server.live_feeds = LiveFeeds(settings.most_feeds, await server.max_open_shards())
             tenants = await patiently(self._named.tenants, settings.request_timeout)
+            to_close.push_async_callback(self._write_figures)
             await self.runtime.start()
             to_close.push_async_callback(self.runtime.close)
             await self._presence.serve(self._named.told(tenants))
@@ -134,6 +138,7 @@ class Host:
             self._tasks.start("look for tenants", self._look_for_tenants)
             self._tasks.start("watch daemons", self._watch_daemons)
             self._tasks.start("wake tenants", self._run)
+            self._tasks.start("keep figures", self._keep_figures)
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Claim nothing more, let running jobs go on for `timeout` seconds, then put the others back in the queue.
@@ -164,6 +169,17 @@ class Host:
         await self._presence.take_triggers(False)
         await asyncio.gather(*(tenant.stop() for tenant in self._tenants.values()), return_exceptions=True)
 
+    async def _keep_figures(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self._write_figures()
+
+    async def _write_figures(self) -> None:
+        """Write down what was done for tenants: so many at a time, those first that have waited longest."""
+        news = [one for one in self._tenants.values() if one.figures is not None and one.figures.has_news]
+        news.sort(key=lambda one: one.figures_at)
+        await asyncio.gather(*(one.write_figures() for one in news[:_FIGURES_TOGETHER]))
+
     # --- which tenants there are ---
 
     def _databases(self) -> set[str]:
@@ -187,7 +203,7 @@ class Host:
             if tenant.db != wanted.get(key):
                 del self._tenants[key]
                 _logger.info("tenant dropped", tenant=key)
-                self._begin(f"{key}\n", tenant.close(self.connection.settings.shutdown_timeout))
+                self._begin(f"{key}\n", tenant, tenant.close(self.connection.settings.shutdown_timeout))
         spread = _LOOK_AFTER_S / max(1, len(wanted))
         for number, (key, db) in enumerate(wanted.items()):
             if key not in self._tenants and f"{key}\n" not in self._busy:
@@ -267,7 +283,7 @@ class Host:
             if tenant.is_awake:
                 at = self._sleeps_at(key, tenant, awake)
                 if at <= present:
-                    self._begin(key, self._have_sleep(key, tenant))
+                    self._begin(key, tenant, self._have_sleep(key, tenant))
             elif (at := self._wakes_at(key, tenant)) <= present:
                 due.append(tenant)
                 continue
@@ -275,7 +291,7 @@ class Host:
         due.sort(key=lambda tenant: tenant.changed_at is None)
         for tenant in due[: max(0, _WOKEN_TOGETHER - self._waking)]:  # the end of one wakes this loop again
             self._waking += 1
-            self._begin(tenant.db.key, self._wake(tenant))
+            self._begin(tenant.db.key, tenant, self._wake(tenant))
         return next_at
 
     def _wakes_at(self, key: str, tenant: Tenant) -> float:
@@ -290,8 +306,9 @@ class Host:
         many = awake * _FEEDS_EACH > self.connection.settings.most_feeds
         return max(tenant.last_change_at + (_SHORT_LINGER_S if many else _LINGER_S), self._try_at.get(key, 0.0))
 
-    def _begin(self, key: str, work: Coroutine[Any, Any, None]) -> None:
-        task = self._busy[key] = asyncio.create_task(work, name=f"tenant {key.strip()}")
+    def _begin(self, key: str, tenant: Tenant, work: Coroutine[Any, Any, None]) -> None:
+        name = f"tenant {key.strip()}"
+        task = self._busy[key] = asyncio.create_task(work, name=name, context=tenant.context.copy())
 
         def end(_: asyncio.Task[None]) -> None:
             del self._busy[key]

@@ -74,26 +74,48 @@ class _File:
     def __init__(self, path: Path, jobs_doctype: str) -> None:
         self._path = path
         self._jobs_doctype = jobs_doctype
+        self._served: list[Prefixer] | None = None
+        self._bad: set[str] = set()
 
     async def tenants(self) -> list[Prefixer]:
         try:
             text = await asyncio.to_thread(self._path.read_text, "utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{self._path} cannot be read: {error}") from None
-        found = []
+        found, bad = [], set()
         for number, line in enumerate(text.splitlines(), 1):
-            words = line.partition("#")[0].split()
-            if not words:
-                continue
-            if len(words) > 2:
-                raise ConfigurationError(f"{self._path}, line {number}: a prefix, and perhaps a domain: {line[:80]!r}")
-            db = Prefixer(words[1] if len(words) > 1 else "", words[0])
             try:
-                db.database(self._jobs_doctype)
+                db = self._read(line)
             except ConfigurationError as error:
-                raise ConfigurationError(f"{self._path}, line {number}: {error}") from None
-            found.append(db)
-        return _apart(found, str(self._path))
+                bad.add(f"{self._path}, line {number}: {error}")
+            else:
+                found += [db] if db is not None else []
+        return _apart(found + self._kept(bad, found), str(self._path))
+
+    def _read(self, line: str) -> Prefixer | None:
+        words = line.partition("#")[0].split()
+        if not words:
+            return None
+        if len(words) > 2:
+            raise ConfigurationError(f"a prefix, and perhaps a domain: {line[:80]!r}")
+        db = Prefixer(words[1] if len(words) > 1 else "", words[0])
+        db.database(self._jobs_doctype)
+        return db
+
+    def _kept(self, bad: set[str], found: list[Prefixer]) -> list[Prefixer]:
+        """Return whom the bad lines may mean: who is served already and stands in no good one.
+
+        Raises:
+            ConfigurationError: there are bad lines, and nobody is served yet.
+        """
+        if bad and self._served is None:
+            raise ConfigurationError("; ".join(sorted(bad)))
+        for one in sorted(bad - self._bad):
+            _logger.warning("a line names no tenant, and nobody is dropped until it is mended", reason=one)
+        keys = {db.key for db in found}
+        kept = [db for db in self._served or () if bad and db.key not in keys]
+        self._bad, self._served = bad, found + kept
+        return kept
 
     def told(self, tenants: list[Prefixer]) -> Tenants:
         return _listed(tenants)

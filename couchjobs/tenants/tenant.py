@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from contextvars import copy_context
+
+from structlog.contextvars import bind_contextvars
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.runtime import Runtime
 from couchjobs.errors import ClosedError, CouchError
+from couchjobs.figures import FigureKeeper
 from couchjobs.installation import install
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -32,11 +36,18 @@ class Tenant:
 
     def __init__(self, db: Prefixer, runtime: Runtime, attention: Attention) -> None:
         self.db = db
+        self.context = copy_context()
+        """That of its tasks: each of their lines in the log names the tenant."""
+        self.context.run(bind_contextvars, tenant=db.key)
         self._connection = runtime.presence.connection
         self._runtime = runtime
         self._attention = attention
         self._broker, self._scheduler = self._new()
         self._started = False
+        self.figures: FigureKeeper | None = None
+        """For charts, once it has begun."""
+        self.figures_at = 0.0
+        """When they were last written."""
         self._turn = asyncio.Lock()
         self.is_awake = False
         self.due_at: float | None = time.monotonic()
@@ -98,6 +109,7 @@ class Tenant:
             self._broker, self._scheduler = self._new()
             raise
         self._started = True
+        self.figures = FigureKeeper(self._connection, self.db, self._runtime.presence.id, self._broker.stats)
 
     async def look_after(self) -> None:
         """Do once what is done now and then.
@@ -149,6 +161,12 @@ class Tenant:
             await self._pause()
             self.is_awake = False
             await self._scheduler.remember()
+
+    async def write_figures(self) -> None:
+        """Write down what was done, for charts."""
+        self.figures_at = time.monotonic()
+        if self.figures is not None:
+            await self.figures.try_to_write()
 
     async def close(self, grace_s: float) -> None:
         """End it for good: running jobs may go on for so many seconds."""

@@ -75,6 +75,11 @@ def parse_every(arguments: str, anchor: datetime | None = None) -> EveryTrigger:
     return EveryTrigger(timedelta(seconds=max(_SHORTEST_S, duration("@every", arguments))), anchor)
 
 
+def is_finer(arguments: str) -> bool:
+    """Return whether these arguments of `@every`, which are some, name less than the second that is made of it."""
+    return duration("@every", arguments) < _SHORTEST_S
+
+
 def every_descriptor(arguments: str) -> EveryTrigger:
     """Return the schedule of the cron descriptor `@every D`: whole seconds, one where the duration is less.
 

@@ -5,8 +5,8 @@
     @weekly  on mon,wed-fri after 10pm
     @monthly on the 1-5,16
 
-The moment is chosen by a digest of domain, worker and message as they were when the trigger was first seen: the same on
-every daemon, after every restart and after every edit of those, and spread evenly over many triggers. Where a month is
+The moment is chosen by a digest of tenant, id, worker and message as they were when the trigger was first seen: the
+same on every daemon, after every restart and after every edit, and spread evenly over many triggers. Where a month is
 too short for each of the days of @monthly, its last day is meant. A later clause overrules an earlier one of its kind.
 """
 
@@ -173,7 +173,7 @@ def parse_periodic(infos: TriggerInfos, seed: str = "") -> PeriodicTrigger:
 
     Args:
         infos: the trigger.
-        seed: 64 hexadecimal digits that choose the moment; where empty, a digest of domain, worker and message.
+        seed: 64 hexadecimal digits that choose the moment; where empty, a digest of tenant, id, worker and message.
 
     Raises:
         MalformedTriggerError: the window or the time zone cannot be understood.
@@ -199,7 +199,7 @@ def parse_periodic(infos: TriggerInfos, seed: str = "") -> PeriodicTrigger:
 
 
 def _digest_of(infos: TriggerInfos) -> str:
-    identity = [infos.domain, infos.worker, infos.message]
+    identity = [infos.prefix or "", infos.id, infos.worker, infos.message]
     return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from couchjobs.timestamps import format_time
+from couchjobs.triggers.every import EveryTrigger, is_finer
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.life import Life, State, seen
 from couchjobs.triggers.schedule import Schedule
@@ -35,6 +36,8 @@ def notes_on(life: Life, now: datetime, *, is_stored: bool = True) -> list[str]:
     notes: list[str] = [f"ended: {infos.ended}"] if infos.ended else []
     if infos.arguments.startswith(("TZ=", "CRON_TZ=")) and infos.timezone:
         notes.append(f"its timezone, {infos.timezone}, is not used: the arguments name one")
+    if isinstance(life.schedule, EveryTrigger) and infos.type == "@every" and is_finer(infos.arguments):
+        notes.append("it fires once a second: no schedule is finer")
     if infos.disabled:
         return [*notes, "it is disabled"]
     plan = life.plan(now)

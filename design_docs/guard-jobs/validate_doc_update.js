@@ -6,6 +6,11 @@ function (newDoc, oldDoc, userCtx) {
   function has(role) {
     return userCtx.roles.indexOf(role) >= 0;
   }
+  function produces() { // of which tenant the role is, the security object of the database has looked at
+    return userCtx.roles.some(function (role) {
+      return role === "couchjobs-producer" || role.indexOf("couchjobs-producer:") === 0;
+    });
+  }
   function same(one, other) {
     if (one === other) return true;
     if (!one || !other || typeof one !== "object" || typeof other !== "object") return false;
@@ -28,7 +33,7 @@ function (newDoc, oldDoc, userCtx) {
   if (newDoc._id.indexOf("_design/") === 0) return; // only administrators of the database may, CouchDB sees to it
   var old = oldDoc && !oldDoc._deleted ? oldDoc : null;
   var works = has("_admin") || has("couchjobs-worker");
-  if (!works && !has("couchjobs-producer")) {
+  if (!works && !produces()) {
     forbid("writing needs the role couchjobs-producer or couchjobs-worker");
   }
   if (newDoc._deleted) {

@@ -18,12 +18,14 @@ from daemons import DaemonProcess
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
+from couchjobs.figures import last_hour
 from couchjobs.http import events, streams, tenants
 from couchjobs.http.gate import Gate
 from couchjobs.http.server import make_front
 from couchjobs.http.tokens import create_token, revoke_token
 from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now
 
 Client = TestClient[Any, Any]
 
@@ -229,7 +231,7 @@ async def test_stream_when_its_token_is_revoked_or_its_tenant_is_gone_then_ends(
 async def test_daemon_when_of_many_tenants_then_it_serves_their_pages_and_its_own_health(
     connection: Connection, two: list[Prefixer], listed: Path, tmp_path: Path, server_url: str, name: str
 ) -> None:
-    """As `couchjobs run --tenants FILE --http` begins; SIGTERM ends it, whoever still reads."""
+    """As `couchjobs run --tenants FILE --http` begins; its log names them; SIGTERM ends it, whoever still reads."""
     (tmp_path / "work.py").write_text('from couchjobs import worker\n\n\n@worker("w")\ndef w(ctx):\n    return 1\n')
     options = ("--tenants", str(listed), "--http", "127.0.0.1:0")
     daemon = DaemonProcess(tmp_path, "work", "daemon", options, url=server_url, control_db=f"{name}-control")
@@ -249,9 +251,19 @@ async def test_daemon_when_of_many_tenants_then_it_serves_their_pages_and_its_ow
             assert "couchjobs_tries_total" in told
             assert "couchjobs_couchdb_up 1.0" in told
             assert "couchjobs_daemons 1.0" in told
+            for db in two:
+                assert any(
+                    f'"tenant": "{db.key}"' in line
+                    and '"event": "job done"' in line
+                    and f'"job": "of-{db.domain}"' in line
+                    for line in daemon.log.read_text().splitlines()
+                )
             async with http.get(f"/tenants/{two[0].key}/events") as stream:
                 assert await stream.content.readline() == b": couchjobs\n"
                 daemon.signal(signal.SIGTERM)
                 assert await asyncio.to_thread(daemon.wait, 20) == 0
+        for db in two:  # what it did is in its charts
+            bars = await last_hour(connection, db, now())
+            assert sum(bar.figures.done for bar in bars) == 1
     finally:
         daemon.end()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from couchjobs.client import Couchjobs
-from couchjobs.couch.access import give_role
+from couchjobs.couch.access import admit, give_role
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
-from couchjobs.errors import Forbidden, Refused, Unauthorized
-from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, secure
+from couchjobs.errors import Forbidden, Refused, Unauthorized, Unavailable
+from couchjobs.http.gate import Gate
+from couchjobs.http.server import make_front
+from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, producer_role, secure
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.sources import read_sources, write_list
 from couchjobs.settings import Settings
 
 REFUSED = (Forbidden, Refused, Unauthorized)
@@ -81,6 +86,66 @@ async def test_role_when_it_asks_then_as_the_table_says_and_nothing_is_stored_wh
             with pytest.raises(REFUSED):
                 await call(clients[role], number)
             assert await stored(jobs, triggers, number) == before, what
+
+
+@pytest.fixture
+async def own_users(connection: Connection, name: str) -> AsyncIterator[None]:
+    """Users whose names begin with that of the test are removed after it."""
+    yield
+    users = Database(connection.server, "_users")
+    for user in await users.with_prefix(f"org.couchdb.user:{name}"):
+        await users.delete(user["_id"], user["_rev"])
+
+
+@pytest.mark.usefixtures("own_users")
+async def test_producer_when_of_one_tenant_then_no_other_is_his(
+    connection: Connection, name: str, server_url: str, settings_for: Callable[..., Settings]
+) -> None:
+    """As `init --prefix alice --producer-user` makes him: by CouchDB, guarded, and over HTTP."""
+    alice, bob = (Prefixer("", f"{name}-{one}") for one in ("alice", "bob"))
+    for db in (alice, bob):
+        await install(connection, db)
+        await secure(connection, db)
+        await guard(connection, db)
+    at, user = urlsplit(server_url), f"{name}-shop"
+    await give_role(connection.server, user, producer_role(alice), "pw")
+    url = f"http://{user}:pw@{at.hostname}:{at.port}"
+    async with Couchjobs(settings=settings_for(url=url, prefix=alice.prefix)) as his:
+        assert (await his.push("w", 1, id="mine")).created
+        assert [job.id for job in await his.jobs()] == ["mine"]
+    async with Couchjobs(settings=settings_for(url=url, prefix=bob.prefix, push_timeout=0.5)) as others:
+        with pytest.raises((*REFUSED, Unavailable)):
+            await others.push("w", 1, id="not-mine")
+        with pytest.raises(REFUSED):
+            await others.jobs()
+    assert await connection.database(bob.database("jobs")).find("not-mine") is None
+
+    shown = {"Authorization": "Basic " + base64.b64encode(f"{user}:pw".encode()).decode()}
+    front = make_front(connection.of(Prefixer()), "all", None, Gate(connection))
+    async with TestClient(TestServer(front)) as http:
+        for db, status in ((alice, 200), (bob, 401)):
+            asked = await http.get(f"/tenants/{db.key}/jobs", headers=shown)
+            assert asked.status == status, await asked.text()
+
+
+@pytest.mark.usefixtures("own_users")
+async def test_sources_when_two_producer_roles_write_triggers_then_both_must_read_what_fires(
+    connection: Connection, name: str
+) -> None:
+    """That of the tenant is one of them: an event carries nothing to him that he may not read."""
+    db = Prefixer("", f"{name}-alice")
+    await install(connection, db)
+    await secure(connection, db)
+    await connection.server.create_database(db.database("orders"))
+    orders = connection.database(db.database("orders"))
+    await write_list(connection, db, ["orders"])
+    await admit(orders, (PRODUCER_ROLE,))
+    for number, role in enumerate((PRODUCER_ROLE, producer_role(db))):
+        await give_role(connection.server, f"{name}-{number}", role, "pw")
+    sources = await read_sources(connection, db)
+    assert f"let the roles {PRODUCER_ROLE} and {producer_role(db)} read it" in await sources.refusal("orders")
+    await admit(orders, (producer_role(db),))
+    assert await (await read_sources(connection, db)).refusal("orders") == ""
 
 
 async def stored(jobs: Database, triggers: Database, number: int) -> list[Any]:

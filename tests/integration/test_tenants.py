@@ -266,3 +266,18 @@ async def test_tenants_when_what_names_them_cannot_be_read_then_refused(connecti
     listed.write_text("a.b  # one\na-b\nc c.example\n")
     found = await named_by(connection, str(listed)).tenants()
     assert found == [Prefixer("", "a.b"), Prefixer("c.example", "c")]
+
+
+async def test_tenants_when_a_line_is_broken_while_they_are_served_then_nobody_is_dropped(
+    connection: Connection, tmp_path: Path
+) -> None:
+    """New ones are taken on beside it; once it is mended, those that stand nowhere go."""
+    listed = tmp_path / "tenants"
+    listed.write_text("a\nb\nc\n")
+    named = named_by(connection, str(listed))
+    assert [db.key for db in await named.tenants()] == ["a", "b", "c"]
+    listed.write_text("a\nb of something else\nd\n")
+    for _ in range(2):
+        assert sorted(db.key for db in await named.tenants()) == ["a", "b", "c", "d"]
+    listed.write_text("a\nd\n")
+    assert [db.key for db in await named.tenants()] == ["a", "d"]
