@@ -53,23 +53,26 @@ async def install_control(connection: Connection) -> list[str]:
     return [f"created database {name}"] * await _create(connection, name)
 
 
-async def secure(connection: Connection, db: Prefixer) -> list[str]:
+async def secure(connection: Connection, db: Prefixer, *, own_producers: bool = False) -> list[str]:
     """Leave no database open: workers may use all, producers those of jobs and triggers; return what was changed.
+
+    `own_producers`: producers of this tenant alone may use them as well.
 
     Raises:
         Forbidden: only an administrator may.
     """
     changed: list[str] = []
-    for name, roles in roles_of(connection, db).items():
+    for name, roles in roles_of(connection, db, own_producers=own_producers).items():
         if await admit(connection.database(name), roles):
             changed.append(f"database {name} is for the roles {' and '.join(roles)}")
     return changed
 
 
-def roles_of(connection: Connection, db: Prefixer) -> dict[str, tuple[str, ...]]:
+def roles_of(connection: Connection, db: Prefixer, *, own_producers: bool = False) -> dict[str, tuple[str, ...]]:
     """Return which roles may use which database. The control database holds what producers must not read."""
     settings = connection.settings
-    roles = (WORKER_ROLE, *dict.fromkeys((PRODUCER_ROLE, producer_role(db))))
+    own = (producer_role(db),) if own_producers else ()
+    roles = tuple(dict.fromkeys((WORKER_ROLE, PRODUCER_ROLE, *own)))
     return {
         **{db.database(lane): roles for lane in settings.all_lanes},
         db.database(settings.triggers_doctype): roles,

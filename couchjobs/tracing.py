@@ -22,18 +22,23 @@ _NAME = "couchjobs"
 
 def carried() -> dict[str, str] | None:
     """Return the context of the present span, for a job that is pushed in it; None where there is none."""
-    if _propagate is None:
+    if _trace is None or _trace.get_current_span() is _trace.INVALID_SPAN:
         return None
     found: dict[str, str] = {}
     _propagate.inject(found)
     return found or None
 
 
+def _is_traced() -> bool:
+    """Return whether the program has said where spans go."""
+    return not isinstance(_trace.get_tracer_provider(), _trace.ProxyTracerProvider)
+
+
 def span_of_try(
     worker: str, job_id: str, exec_count: int, carrier: Mapping[str, Any] | None
 ) -> AbstractContextManager[Any]:
     """Return a span for one try of a job, entered around its function; an error of that is recorded in it."""
-    if _trace is None:
+    if _trace is None or not (carrier or _is_traced()):
         return nullcontext()
     told = {name: value for name, value in carrier.items() if isinstance(value, str)} if carrier else {}
     attributes = {

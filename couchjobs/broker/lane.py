@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -113,10 +114,10 @@ class Lane:
         self.follower: ChangesFollower | None = None
         """Its feed, once that is followed."""
         self.executions: dict[str, Execution] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
-        """Those of the executions."""
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        """Those of the executions, by job."""
         self.claims = OwnClaims(self.executions)
-        self.in_conflict: dict[str, None] = {}
+        self.in_conflict: OrderedDict[str, None] = OrderedDict()
         """Jobs of which not all leaves have been looked at."""
         self.marks: dict[str, asyncio.Task[None]] = {}
         """What is being written to jobs that are not run, by id."""
@@ -163,5 +164,5 @@ class Lane:
         """Take note that a job has other leaves: it is no candidate before all of them have been looked at."""
         self.backlog.forget(job_id)
         if len(self.in_conflict) >= _MOST_IN_CONFLICT:
-            del self.in_conflict[next(iter(self.in_conflict))]
+            self.in_conflict.popitem(last=False)
         self.in_conflict[job_id] = None

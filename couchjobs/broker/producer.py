@@ -287,8 +287,7 @@ class Producer:
             return
         execution = lane.executions[job.id] = Execution(lane, job, slot)
         task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=lane.context)
-        lane.tasks.add(task)
-        task.add_done_callback(lane.tasks.discard)
+        lane.tasks[job.id] = task
 
     async def _execute(self, execution: Execution) -> None:
         lane, job = execution.lane, execution.job
@@ -297,6 +296,7 @@ class Producer:
             again_in = await self._executor.run(execution)
         finally:
             del lane.executions[job.id]
+            del lane.tasks[job.id]
             if execution.is_to_be_read():
                 lane.read_again(job.id)
             elif again_in is not None:
@@ -335,7 +335,7 @@ class Producer:
 
     @staticmethod
     def _running(lanes: Iterable[Lane]) -> list[asyncio.Task[None]]:
-        return [task for lane in lanes for task in lane.tasks]
+        return [task for lane in lanes for task in lane.tasks.values() if not task.done()]
 
     async def close(self, timeout: float) -> None:
         """Let running jobs go on for `timeout` seconds, interrupt the others, and store what became of all of them."""

@@ -10,6 +10,7 @@ assigned to meanwhile. Where there are too many rows the oldest are dropped: the
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
@@ -28,8 +29,8 @@ class Unread:
         self._delay_s = delay_s
         self._again: dict[str, float] = {}
         self._times: list[tuple[float, str]] = []
-        self._rows: dict[str, float] = {}
-        """The oldest first; since when."""
+        self._rows: OrderedDict[str, float] = OrderedDict()
+        """The oldest first; since when. (Of a plain dict, the first takes long to find once others before it went.)"""
 
     def __bool__(self) -> bool:
         """Return whether there are any."""
@@ -45,7 +46,7 @@ class Unread:
         self._rows.pop(job_id, None)
         self._rows[job_id] = now
         if len(self._rows) > _MOST_ROWS:
-            del self._rows[next(iter(self._rows))]
+            self._rows.popitem(last=False)
 
     def forget_row(self, job_id: str) -> None:
         """Drop what an older row said of the job."""

@@ -47,7 +47,8 @@ def init(
 
     async def work(connection: Connection) -> tuple[list[str], dict[str, str]]:
         tenant = connection.settings.tenant
-        changed = await install(connection, tenant) + await secure(connection, tenant)
+        changed = await install(connection, tenant)
+        changed += await secure(connection, tenant, own_producers=producer_user is not None)
         if guarded:
             changed += await guard(connection, tenant)
         if watch is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -92,7 +93,7 @@ class EventFollower:
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._rereads = False
         """Whether it reads old rows again: where it is among them is no position for anybody else."""
-        self._created: dict[str, str] = {}
+        self._created: OrderedDict[str, str] = OrderedDict()
         self._loops = Loops()
         self._most_seen = connection.settings.max_seen_documents
         self._seen: Seen | None = None
@@ -371,7 +372,7 @@ class EventFollower:
         if not first or self._created.setdefault(change.doc_id, change.rev) != change.rev:
             return (UPDATED,)
         if len(self._created) > _REMEMBERED:
-            del self._created[next(iter(self._created))]
+            self._created.popitem(last=False)
         return _NEW
 
     async def _parents(self, documents: list[Document]) -> dict[str, Document]:

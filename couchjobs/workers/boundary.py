@@ -27,7 +27,8 @@ import inspect
 import os
 import signal
 import traceback
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -68,17 +69,15 @@ class Call:
 
     def __init__(self, function: Callable[[], Awaitable[Any]], name: str) -> None:
         loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = loop.create_future()
+        self._over: asyncio.Future[Ended | None] = loop.create_future()
         self._again: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[Ended] = loop.create_task(_kept(function), name=name)
-        self.task.add_done_callback(self._end)
+        call = self._kept(function)
+        call.send(None)  # up to where its task begins: one that is cancelled before that has an end, too
+        self.task: asyncio.Task[None] = loop.create_task(call, name=name)
 
     async def over(self) -> Ended | None:
         """Return how the call has ended, as soon as it has; None where it is left behind."""
-        await self._over
-        if not self.task.done():
-            return None
-        return Ended(error=asyncio.CancelledError()) if self.task.cancelled() else self.task.result()
+        return await self._over
 
     def cancel(self, grace_s: float = GRACE_S) -> None:
         """Ask the function to end; after so many seconds it is left behind. Later calls may only shorten that."""
@@ -101,28 +100,31 @@ class Call:
             self.task.cancel()
             self._leave_at(deadline)
 
-    def _end(self, _: object) -> None:
+    async def _kept(self, function: Callable[[], Awaitable[Any]]) -> None:
+        pid = os.getpid()
+        ended = Ended()
+        try:
+            await _beginning()
+            IN_FUNCTION.set(True)
+            ended = Ended(await function())
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is how the call has ended
+            if type(error) is RuntimeError and isinstance(error.__cause__, StopIteration):
+                ended = Ended(error=error.__cause__)  # which a coroutine cannot raise
+            else:
+                ended = Ended(error=error)
+        _end_if_forked(pid, ended.error)
+        keep_standard_streams()
         if self._again is not None:
             self._again.cancel()
-        if not self._over.done():
-            self._over.set_result(None)
+        if not self._over.done() and not self._over.get_loop().is_closed():
+            self._over.set_result(ended)
+        del self, ended  # an error holds this frame
 
 
-async def _kept(function: Callable[[], Awaitable[Any]]) -> Ended:
-    pid = os.getpid()
-    error: BaseException | None = None
-    IN_FUNCTION.set(True)
-    try:
-        return Ended(await function())
-    except BaseException as raised:  # noqa: BLE001  whatever it is, it is how the call has ended
-        error = raised
-        if type(error) is RuntimeError and isinstance(error.__cause__, StopIteration):
-            error = error.__cause__  # which a coroutine cannot raise
-        return Ended(error=error)
-    finally:
-        _end_if_forked(pid, error)
-        keep_standard_streams()
-        error = None
+@types.coroutine
+def _beginning() -> Generator[None, None, None]:
+    """Give up control once."""
+    yield
 
 
 def in_thread(threads: Executor | None, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Ended]:

@@ -14,7 +14,7 @@ from couchjobs.couch.client import CouchServer
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.database import Database
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
-from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, producer_role, secure
+from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, secure
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.jobs.request import JobRequest
@@ -172,7 +172,7 @@ async def test_secure_when_databases_are_open_then_closed_and_others_kept(connec
     assert await secure(connection, db) == []
     assert not await is_open(control)
     security = await jobs.security()
-    assert security["members"] == {"names": ["ann"], "roles": [WORKER_ROLE, PRODUCER_ROLE, producer_role(db)]}
+    assert security["members"] == {"names": ["ann"], "roles": [WORKER_ROLE, PRODUCER_ROLE]}
     assert security["admins"]["names"] == ["root"]
 
 

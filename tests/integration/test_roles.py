@@ -105,7 +105,7 @@ async def test_producer_when_of_one_tenant_then_no_other_is_his(
     alice, bob = (Prefixer("", f"{name}-{one}") for one in ("alice", "bob"))
     for db in (alice, bob):
         await install(connection, db)
-        await secure(connection, db)
+        await secure(connection, db, own_producers=True)
         await guard(connection, db)
     at, user = urlsplit(server_url), f"{name}-shop"
     await give_role(connection.server, user, producer_role(alice), "pw")
@@ -135,7 +135,7 @@ async def test_sources_when_two_producer_roles_write_triggers_then_both_must_rea
     """That of the tenant is one of them: an event carries nothing to him that he may not read."""
     db = Prefixer("", f"{name}-alice")
     await install(connection, db)
-    await secure(connection, db)
+    await secure(connection, db, own_producers=True)
     await connection.server.create_database(db.database("orders"))
     orders = connection.database(db.database("orders"))
     await write_list(connection, db, ["orders"])

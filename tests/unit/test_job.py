@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from couchjobs.errors import BadDocumentError
 from couchjobs.jobs import transitions
-from couchjobs.jobs.job import Job, State, is_job
+from couchjobs.jobs.job import Job, JobError, JobOptions, State, is_job
 from couchjobs.jobs.request import JobRequest, new_job
 from couchjobs.prefixer import Prefixer
 
@@ -168,6 +168,35 @@ def test_document_when_it_holds_anything_then_a_job_or_a_reason(document: dict[s
     except BadDocumentError as error:
         assert str(error)
     assert Job.read(document).document() == document
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": st.sampled_from(["", "j"]),
+            "prefix": st.sampled_from([None, "", "p"]),
+            "message": JSON,
+            "payload": JSON,
+            "priority": st.sampled_from([None, 0, 3]),
+            "manual_execution": st.booleans(),
+            "queued_at": st.sampled_from([None, NOW, NOW.astimezone(timezone(timedelta(hours=2)))]),
+            "options": st.sampled_from([None, JobOptions(), JobOptions(timeout=5)]),
+            "errors": st.sampled_from([[], [JobError(at=NOW, error="e")]]),
+            "trace_context": st.sampled_from([None, {"traceparent": "x"}]),
+            "seconds": st.sampled_from([None, 0.0, 1.5]),
+            "mine": JSON,
+        },
+    )
+)
+def test_document_when_of_a_new_job_then_what_its_model_says(fields: dict[str, Any]) -> None:
+    """By the short way and by the long one: what is not its default, and the state and message always."""
+    job = Job(worker="w", **fields)
+    own = {name: fields[name] for name in ("message", "payload") if fields.get(name) is not None}
+    dumped = job.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude_none=True, exclude={"message", "payload"}
+    )
+    assert job.document() == {**dumped, "state": "queued", "message": None, **own}
 
 
 def test_clone_when_changed_then_the_original_stays() -> None:

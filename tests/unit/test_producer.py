@@ -64,9 +64,11 @@ class Ends:
     """An executor whose jobs run until they are told to end."""
 
     def __init__(self) -> None:
-        self.context = None
         self.running: dict[str, asyncio.Event] = {}
         self.order: list[str] = []
+
+    def new_context(self) -> None:
+        """Return none: the present one does."""
 
     async def run(self, execution: Execution) -> float | None:
         """Begin, wait, free the slot."""
