@@ -98,13 +98,13 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
             if server_cpu is not None:
                 server_cpu = (server_cpu_s(connection.server.url) or server_cpu) - server_cpu
             await until_quiet(connection.server)
-            drain_few = await measure_drain(connection, tenants[2], jobs, FEW_SLOTS)
-            await until_quiet(connection.server)
             end_to_end, latencies = await measure_end_to_end(connection, tenants[3], jobs)
             await until_quiet(connection.server)
             at_half_load = await measure_half_load(connection, tenants[3], end_to_end / 2)
             await until_quiet(connection.server)
             bulk, single = await measure_enqueue(connection, tenants[4], jobs)
+            await until_quiet(connection.server)
+            drain_few = await measure_drain(connection, tenants[2], jobs, FEW_SLOTS)  # after what older ones have, too
             on_disk = await measure_bytes(connection.database(tenants[1].database(settings.jobs_doctype)))
             shares = await scale(connection, name, jobs) if scaled else None
         finally:

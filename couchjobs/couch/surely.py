@@ -85,9 +85,9 @@ async def write_surely(
 
 
 async def _write_by(last_moment: float, writer: GroupWriter, doc: Document) -> WriteAnswer:
-    """Write one document and return its answer; UNKNOWN where there is none by then. A timer costs half a timeout."""
+    """Write one document and return its answer; UNKNOWN where there is none by then."""
     answer = writer.submit(doc)
-    timer = asyncio.get_running_loop().call_at(last_moment, _give_up, answer)
+    timer = writer.deadlines.call_at(last_moment, _give_up, answer)
     try:
         return await answer
     finally:

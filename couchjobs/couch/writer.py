@@ -29,6 +29,7 @@ from couchjobs.couch.answers import (
 )
 from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database, Document
+from couchjobs.deadlines import Deadlines
 from couchjobs.errors import CouchError, Forbidden, NotFound, Unauthorized, Unavailable, Unreachable
 
 _MAX_ANSWER = 4_000_000
@@ -61,6 +62,8 @@ class GroupWriter:
         self._hold: asyncio.TimerHandle | None = None
         self._context = Context()
         """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
+        self.deadlines = Deadlines()
+        """Of those who wait for answers."""
         self.may_hold: Callable[[], bool] = lambda: False
         """Whether a few documents may wait for others, 20 ms at most beyond the request that is out."""
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import Any
 
+from couchjobs.deadlines import Deadline, Deadlines
 from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.message import unmarshal
@@ -67,6 +68,8 @@ class Worker:
         self.config = config
         self.longest_delay = longest_delay
         self.executor = executor
+        self.deadlines = Deadlines()
+        """Of its tries."""
         self.is_coroutine = config.is_coroutine
         self.resources = Resources(config.worker_type)
 
@@ -111,7 +114,8 @@ class Try:
         self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
         self._call: Call | None = None
         self._thread: asyncio.Future[Ended] | None = None
-        self._limit: asyncio.TimerHandle | None = None
+        self._deadlines = worker.deadlines
+        self._limit: Deadline | None = None
         self._late = ""
         self._seconds = 0.0
         self._stopped_as: Cancelled | Interrupted | None = None
@@ -176,7 +180,8 @@ class Try:
     def _end_in(self, seconds: float, told: float) -> None:
         if self._limit is not None:
             self._limit.cancel()
-        self._limit = asyncio.get_running_loop().call_later(seconds, self._end_late, told)
+        at = asyncio.get_running_loop().time() + seconds
+        self._limit = self._deadlines.call_at(at, self._end_late, told)
 
     def _end_late(self, seconds: float) -> None:
         self._late = f"no end within {round(seconds, 3):g} s"

@@ -1,0 +1,47 @@
+"""Deadlines that share timers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from couchjobs import deadlines as module
+from couchjobs.deadlines import Deadlines
+
+
+async def test_deadline_when_near_or_far_then_called_in_time_and_not_if_it_was_called_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Never early; a far one at most a quarter of a second late; one that fails, or calls others off, harms nobody."""
+    monkeypatch.setattr(module, "_NEAR_S", 0.1)
+    loop = asyncio.get_running_loop()
+    failed: list[Any] = []
+    loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
+    all_of_them, called = Deadlines(), {}
+    began, over = loop.time(), asyncio.Event()
+
+    def call(name: str) -> None:
+        called[name] = loop.time() - began
+        if name == "last":
+            over.set()
+
+    def fail() -> None:
+        other.cancel()
+        raise KeyError("mine")
+
+    all_of_them.call_at(began + 0.02, call, "near")
+    all_of_them.call_at(began + 0.02, call, "near, called off").cancel()
+    all_of_them.call_at(began + 0.3, fail)
+    other = all_of_them.call_at(began + 0.3, call, "far, called off by another")
+    all_of_them.call_at(began + 0.3, call, "far")
+    all_of_them.call_at(began + 0.3, call, "far, called off").cancel()
+    all_of_them.call_at(began + 0.7, call, "last")
+    await asyncio.wait_for(over.wait(), 30)
+    assert sorted(called) == ["far", "last", "near"]
+    assert called["near"] >= 0.02
+    assert called["far"] >= 0.3
+    assert called["last"] >= 0.7
+    assert [type(error) for error in failed] == [KeyError]
+    assert not all_of_them._slices
