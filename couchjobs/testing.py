@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from couchjobs.couch.connection import no_server
 from couchjobs.durations import read_seconds
+from couchjobs.errors import JobNotFoundError
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest, moment_of
@@ -30,6 +31,8 @@ from couchjobs.timestamps import now
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
+
+_TOLD = 10
 
 
 class ManualClock:
@@ -51,10 +54,16 @@ class TestSystem:
     """Workers, a broker and a scheduler in memory, with a clock to move by hand. Use as an async context manager."""
 
     __test__ = False
-    db = Prefixer("test.example")
 
-    def __init__(self, *workers: Callable[..., Any], clock: ManualClock | None = None) -> None:
-        """Take functions that are decorated with @worker."""
+    def __init__(
+        self,
+        *workers: Callable[..., Any],
+        clock: ManualClock | None = None,
+        prefix: str | None = None,
+        domain: str = "test.example",
+    ) -> None:
+        """Take functions that are decorated with @worker; `prefix` and `domain` are those of the tenant."""
+        self.db = Prefixer(domain, prefix)
         self.clock = clock or ManualClock()
         self._guard = ExitStack()
         self.broker = MemBroker(self.clock, auto=False)
@@ -102,8 +111,16 @@ class TestSystem:
         return job
 
     def job(self, job_id: str) -> Job:
-        """Return the job as it is now."""
-        return self.broker.jobs[job_id]
+        """Return the job as it is now.
+
+        Raises:
+            JobNotFoundError: there is none with that id.
+        """
+        try:
+            return self.broker.jobs[job_id]
+        except KeyError:
+            there = ", ".join([*self.broker.jobs][:_TOLD]) or "none"
+            raise JobNotFoundError(f"no job {job_id!r}; there are: {there}") from None
 
     async def run_pending(self) -> int:
         """Run every job that is due; return how many tries that were."""
@@ -150,12 +167,13 @@ class TestSystem:
         await self.broker.cancel(job_id)
 
     async def advance(self, duration: float | str | timedelta) -> None:
-        """Move the clock on, from one due moment to the next: ticks that come fire, jobs that are due run.
+        """Run what is due, then move the clock on, from one due moment to the next: ticks fire, jobs that are due run.
 
         `duration`: seconds, text such as "1h", or a timedelta.
         """
         seconds = duration.total_seconds() if isinstance(duration, timedelta) else read_seconds(duration)
         end = self.clock() + timedelta(seconds=seconds)
+        await self.run_pending()
         while (present := self.clock()) < end:
             moments = (self.scheduler.next_time(), self.broker.next_time())
             due = min((one for one in moments if one is not None and one > present), default=end)

@@ -106,3 +106,31 @@ def test_worker_when_declared_without_its_name_or_with_odd_hooks_then_refused() 
     for odd in ({"on_failed": "x"}, {"strict_priority": "yes"}, {"worker_init": 5}):
         with pytest.raises(ConfigurationError):
             worker("w", **odd)(lambda ctx: None)
+
+
+async def test_system_when_as_the_documentation_shows_it_then_so() -> None:
+    """docs/testing.md: a trigger on documents, a day that goes by, a job that is not there, a tenant."""
+    whose: list[str | None] = []
+
+    @worker("receipt")
+    async def receipt(ctx: WorkerContext) -> None:
+        whose.append(ctx.job.prefix)
+
+    @worker("nightly", cron="0 3 * * *")
+    async def nightly(ctx: WorkerContext) -> None:
+        whose.append(ctx.job.prefix)
+
+    async with TestSystem(receipt, nightly, prefix="acme") as system:
+        await system.add_trigger(
+            {"_id": "paid", "type": "@event", "arguments": "orders:CREATED,UPDATED:=>paid:status", "worker": "receipt"}
+        )
+        await system.change("orders", {"_id": "1", "status": "new"})
+        await system.change("orders", {"_id": "1", "status": "paid"})
+        (job,) = system.assert_pushed("receipt")
+        assert system.job(job.id).state is State.QUEUED
+        await system.advance("1d")  # what is due now runs first
+        assert system.job(job.id).state is State.DONE
+        system.assert_pushed("nightly", times=1)
+        assert whose == ["acme", "acme"]
+        with pytest.raises(JobNotFoundError, match=f"no job 'x'; there are: {job.id}"):
+            system.job("x")
