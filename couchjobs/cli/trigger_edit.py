@@ -13,6 +13,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict
 from couchjobs.log import plain
+from couchjobs.scheduler.declared import FIELDS, MARK
 from couchjobs.scheduler.states import life_in
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now
@@ -78,6 +79,11 @@ def _edit(
         print_json(infos.document())
     else:
         say(infos.id)
+        if (infos.model_extra or {}).get(MARK) is True and FIELDS.intersection(changes):
+            print(
+                "couchjobs: it is declared in code, which a daemon that starts puts back: change it there",
+                file=sys.stderr,
+            )
         tell_of(life)
 
 

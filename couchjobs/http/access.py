@@ -24,6 +24,7 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.scopes import Matcher, Scope, read_scopes
 from couchjobs.http.tokens import TokenCheck
 from couchjobs.installation import WORKER_ROLE, may_produce
+from couchjobs.jobs.job import WORKER_TYPE
 from couchjobs.prefixer import Prefixer
 
 _ALL = read_scopes(["*"])
@@ -52,6 +53,11 @@ class Caller:
     def may(self, verb: str, doctype: str, thing: Matcher | None = None) -> bool:
         """Return whether that may be done with a thing; None: with all of that doctype."""
         return any(scope.allows(verb, doctype, thing) for scope in self.scopes)
+
+    def workers(self, verb: str) -> tuple[str, ...]:
+        """Return the worker types that rules name with whose jobs that may be done."""
+        rules = [one for one in self.scopes if one.doctype in ("*", "jobs") and one.selector == WORKER_TYPE]
+        return tuple(sorted({value for one in rules if verb in one.verbs for value in one.values}))
 
     def check(self, verb: str, doctype: str, thing: Matcher | None = None) -> None:
         """Check that it may.

@@ -107,7 +107,8 @@ class Events:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """GET /events: of all workers, or of `worker`."""
         api, worker = request.app[API], request.query.get("worker")
-        request[CALLER].check("GET", "jobs", JobRequest(worker_type=worker) if worker else None)
+        if worker is not None or not request[CALLER].workers("GET"):
+            request[CALLER].check("GET", "jobs", JobRequest(worker_type=worker) if worker else None)
         present = {lane.name: await current_sequence(lane) for lane in _lanes(api)}
         positions = _positions(request.headers.get("Last-Event-ID"), present)
         reader = _Reader(request[CALLER], worker, request.transport)

@@ -20,11 +20,11 @@ from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, JobOptions, State
 from couchjobs.jobs.lanes import find_job, stores
-from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, newest, place_of
+from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, newest, past, place_of
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.request import JobRequest, moment_of
 from couchjobs.jobs.retention import Retention, read_rules
-from couchjobs.timestamps import format_time, now, parse_time
+from couchjobs.timestamps import format_time, now
 
 _PAGE = 50
 _MOST = 500
@@ -133,8 +133,7 @@ async def end(request: web.Request) -> web.Response:
 async def index(request: web.Request) -> web.Response:
     """GET /jobs: the newest first, a page at a time; `links.next` goes on."""
     api = request.app[API]
-    wanted = filter_in(request.query)
-    request[CALLER].check("GET", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
+    wanted = narrowed(request, filter_in(request.query))
     size = number_in(request.query, "page[size]", _PAGE, _MOST)
     wanted = replace(wanted, after=read_cursor(request.query.get("page[cursor]")))
     found = await newest(api.connection, api.db, wanted, size + 1)
@@ -143,6 +142,20 @@ async def index(request: web.Request) -> web.Response:
         query = {**request.query, "page[cursor]": cursor_of(page[-1])}
         links["next"] = str(request.rel_url.with_query(query))
     return answer([shown(api, Job.read(document)) for document in page], links=links)
+
+
+def narrowed(request: web.Request, wanted: JobFilter) -> JobFilter:
+    """Return which of these jobs the caller may see: all, or those of the worker types that his rules name.
+
+    Raises:
+        ApiError: 403: with none.
+    """
+    caller = request[CALLER]
+    workers = () if wanted.worker is not None else caller.workers("GET")
+    if workers and not caller.may("GET", "jobs"):
+        return replace(wanted, workers=workers)
+    caller.check("GET", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
+    return wanted
 
 
 def cursor_of(last: dict[str, Any]) -> str:
@@ -178,7 +191,7 @@ def filter_in(query: Mapping[str, str]) -> JobFilter:
         refuse_parameter("state", f"{state!r} is none of {', '.join(State)}")
     since = query.get("since")
     try:
-        from_then = None if since is None else parse_time(since)
+        from_then = past(since)
     except ValueError as error:
         refuse_parameter("since", str(error))
     return JobFilter(
@@ -238,9 +251,7 @@ async def cancel_many(request: web.Request) -> web.Response:
 async def _change_many(request: web.Request, state: State, change: Any) -> web.Response:
     api = request.app[API]
     asked = filter_in(request.query)
-    wanted = JobFilter(
-        worker=asked.worker, state=asked.state or state, trigger=asked.trigger, since=asked.since, cancelled=False
-    )
+    wanted = replace(asked, state=asked.state or state, cancelled=False)
     request[CALLER].check("POST", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
     ids = []
     async for document in each(api.connection, api.db, wanted):

@@ -80,7 +80,7 @@ _FILTERS = (
     Parameter("worker", "Of this worker type."),
     Parameter("state", "In this state.", one_of=tuple(State)),
     Parameter("trigger", "Of this trigger."),
-    Parameter("since", "Queued since then: an RFC 3339 time.", format="date-time"),
+    Parameter("since", "Queued since then: an RFC 3339 time, a date, or a duration back from now, such as `1h`."),
 )
 _PAGE = (
     Parameter("page[size]", "How many at most; 50 unless given.", "integer", most=500),

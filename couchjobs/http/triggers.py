@@ -108,14 +108,14 @@ async def _check_sources_are_listed(api: Api) -> None:
 async def index(request: web.Request) -> web.Response:
     """GET /jobs/triggers: of these workers and types, with commas between."""
     api = request.app[API]
+    if not any(scope.doctype in ("*", "triggers") and "GET" in scope.verbs for scope in request[CALLER].scopes):
+        request[CALLER].check("GET", "triggers")
     workers, types = (set(filter(None, request.query.get(name, "").split(","))) for name in ("Worker", "Type"))
     found = []
     for infos in await api.client.triggers.list():
-        if (not workers or infos.worker in workers) and (not types or infos.type in types):
-            if request[CALLER].may("GET", "triggers", infos):
-                found.append(await shown(api, infos))
-            elif not (workers or types):
-                request[CALLER].check("GET", "triggers")
+        asked_for = (not workers or infos.worker in workers) and (not types or infos.type in types)
+        if asked_for and request[CALLER].may("GET", "triggers", infos):
+            found.append(await shown(api, infos))
     return answer(found)
 
 

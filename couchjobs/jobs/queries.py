@@ -102,6 +102,8 @@ class JobFilter:
     """Which jobs; None asks for nothing. Times are those at which jobs were queued."""
 
     worker: str | None = None
+    workers: tuple[str, ...] | None = None
+    """Of one of these, where `worker` asks for nothing."""
     state: State | None = None
     trigger: str | None = None
     since: datetime | None = None
@@ -115,6 +117,7 @@ class JobFilter:
         """Return whether the document is such a job, its time left out, which the views have looked at."""
         return (
             self.worker in (None, document.get("worker"))
+            and (self.workers is None or document.get("worker") in self.workers)
             and self.state in (None, document.get("state"))
             and self.trigger in (None, document.get("trigger_id"))
             and self.cancelled in (None, bool(document.get("cancelled")))
@@ -189,7 +192,9 @@ async def _ranges(database: Database, wanted: JobFilter, update: Update) -> list
     if wanted.trigger is not None:
         return [([wanted.trigger, high], [wanted.trigger, *low])]
     if _by_state(wanted):
-        workers = [wanted.worker] if wanted.worker is not None else await _worker_types(database, update)
+        workers = [wanted.worker] if wanted.worker is not None else wanted.workers
+        if workers is None:
+            workers = await _worker_types(database, update)
         states = [wanted.state] if wanted.state else [*State]
         return [([worker, state, high], [worker, state, *low]) for worker in workers for state in states]
     return [(high, low[0] if low else None)]
@@ -197,7 +202,7 @@ async def _ranges(database: Database, wanted: JobFilter, update: Update) -> list
 
 def _by_state(wanted: JobFilter) -> bool:
     """Return whether the view by worker type and state tells: without it all jobs would be looked at for a state."""
-    return wanted.trigger is None and (wanted.worker is not None or wanted.state is not None)
+    return wanted.trigger is None and not (wanted.worker is None and wanted.workers is None and wanted.state is None)
 
 
 async def _worker_types(database: Database, update: Update) -> list[str]:

@@ -20,7 +20,8 @@ from couchjobs.workers.config import WorkerConfig
 
 _logger = get_logger(__name__)
 MARK = "declared_in_code"
-_FIELDS = ("type", "arguments", "timezone", "worker")
+FIELDS = frozenset({"type", "arguments", "timezone", "worker"})
+"""Those that the code says."""
 
 
 def declared_by(config: WorkerConfig) -> Document | None:
@@ -93,9 +94,9 @@ async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None
                 domain = {"domain": store.db.domain, **({"prefix": store.db.prefix} if store.db.prefix else {})}
                 await store.database.put({**domain, **wanted})
                 return
-            if not changes or all(present.get(name) == wanted.get(name) for name in _FIELDS):
+            if not changes or all(present.get(name) == wanted.get(name) for name in FIELDS):
                 return
-            kept = {name: value for name, value in present.items() if name not in _FIELDS}
+            kept = {name: value for name, value in present.items() if name not in FIELDS}
             await store.database.put({**kept, **wanted})
         except Conflict:
             continue

@@ -292,7 +292,8 @@ ALLOWED = [
     ("POST", "/jobs/queue/other", attributes(arguments=1), ADMIN),
     ("GET", "/jobs/queue/sendmail", None, MAIL | WATCH | ADMIN),
     ("GET", "/jobs/queue/other", None, WATCH | ADMIN),
-    ("GET", "/jobs", None, WATCH | ADMIN),
+    ("GET", "/jobs", None, MAIL | WATCH | ADMIN),
+    ("GET", "/jobs/triggers", None, TRIGGERS | ADMIN),
     ("GET", "/jobs?worker=sendmail", None, MAIL | WATCH | ADMIN),
     ("GET", "/jobs/mine", None, MAIL | WATCH | ADMIN),
     ("GET", "/jobs/theirs", None, WATCH | ADMIN),
@@ -332,6 +333,10 @@ async def test_tokens_when_used_then_allowed_what_their_scopes_say(
                 assert (response.status != 403) is allowed, (name, verb, path, response.status)
                 assert response.status < 500
             assert (await guarded.request(verb, path, json=body)).status == 401
+        for path, name, seen in (("/jobs", "mail", {"mine"}), ("/jobs", "watch", {"mine", "theirs"})):
+            listed = await guarded.get(path, headers={"Authorization": f"Bearer {made[name]}"})
+            found = {one["id"] for one in (await listed.json(content_type=None))["data"]}
+            assert found & {"mine", "theirs"} == seen
         assert (await guarded.get("/jobs", headers={"Authorization": "Bearer cj_odd"})).status == 401
         wrong = made["admin"][:-1] + ("0" if made["admin"][-1] != "0" else "1")
         assert (await guarded.get("/jobs", headers={"Authorization": f"Bearer {wrong}"})).status == 401
@@ -524,8 +529,8 @@ async def test_events_when_read_then_what_becomes_of_jobs_and_what_came_meanwhil
     every = {"Authorization": f"Bearer {await create_token(connection, db, 'all', ['*'])}"}
     async with TestClient(TestServer(make_app(connection))) as guarded:
         headers = {"Authorization": f"Bearer {token}"}
-        assert (await guarded.get("/events", headers=headers)).status == 403
-        async with guarded.get("/events?worker=echo", headers=headers) as stream:
+        assert (await guarded.get("/events?worker=other", headers=headers)).status == 403
+        async with guarded.get("/events", headers=headers) as stream:
             assert (stream.status, stream.content_type) == (200, "text/event-stream")
             for job_id, name in (("hidden", "other"), ("one", "echo")):
                 await guarded.post(f"/jobs/queue/{name}", json=attributes(arguments=1, id=job_id), headers=every)

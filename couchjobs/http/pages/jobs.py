@@ -15,14 +15,13 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.errors import CouchjobsError, JobNotFoundError
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
-from couchjobs.http.jobs import cursor_of, filter_in, read_cursor
+from couchjobs.http.jobs import cursor_of, filter_in, narrowed, read_cursor
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job
 from couchjobs.jobs.queries import JobFilter, each, newest, past
-from couchjobs.jobs.request import JobRequest
 from couchjobs.timestamps import format_time
 
 _PAGE = 50
@@ -39,8 +38,7 @@ async def index(request: web.Request) -> web.Response:
     if "id" in query:
         return back(request, f"/jobs/{segment(query['id'].strip())}")
     _read_since(query)
-    asked = filter_in(query)
-    request[CALLER].check("GET", "jobs", JobRequest(worker_type=asked.worker) if asked.worker else None)
+    asked = narrowed(request, filter_in(query))
     wanted = replace(asked, after=read_cursor(query.get("page[cursor]")))
     documents, is_behind = await _newest(api, wanted, _PAGE + 1)
     page = [Job.read(document) for document in documents[:_PAGE]]
