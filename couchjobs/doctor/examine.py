@@ -22,6 +22,7 @@ from couchjobs.doctor.setup import (
     check_versions,
     check_views,
 )
+from couchjobs.doctor.tenants import check_tenants
 from couchjobs.errors import NotFound
 from couchjobs.prefixer import Prefixer
 
@@ -35,6 +36,7 @@ _OF_THE_TENANT: tuple[Check, ...] = (
     check_triggers,
     check_schedules,
     check_zones,
+    check_tenants,
 )
 _OF_EACH_LANE: tuple[Check, ...] = (
     check_views,

@@ -8,12 +8,13 @@ from typing import Protocol
 
 from couchjobs.cluster.peers import Tenants
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Document
 from couchjobs.errors import ConfigurationError, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer, escape
 
 _logger = get_logger(__name__)
-_DOCUMENT = "tenant:"
+DOCUMENT = "tenant:"
 ALL = "all"
 DOCUMENTS = "documents"
 
@@ -130,27 +131,34 @@ class _Documents:
 
     async def tenants(self) -> list[Prefixer]:
         found = []
-        for document in await self._connection.control.with_prefix(_DOCUMENT):
+        for document in await self._connection.control.with_prefix(DOCUMENT):
             doc_id = str(document["_id"])
             try:
-                found.append(self._read(doc_id.removeprefix(_DOCUMENT), document.get("prefix")))
+                found.append(read_tenant(document, self._connection.settings.jobs_doctype))
             except ConfigurationError as error:
                 if doc_id not in self._bad:
                     _logger.warning("a document names no tenant", document=doc_id, reason=str(error))
                 self._bad.add(doc_id)
             else:
                 self._bad.discard(doc_id)
-        return _apart(found, f"{_DOCUMENT}...")
-
-    def _read(self, domain: str, prefix: object) -> Prefixer:
-        if not isinstance(prefix, str):
-            raise ConfigurationError(f"its prefix is no text, but {prefix!r:.80}")
-        db = Prefixer(domain, prefix)
-        db.database(self._connection.settings.jobs_doctype)
-        return db
+        return _apart(found, f"{DOCUMENT}...")
 
     def told(self, tenants: list[Prefixer]) -> Tenants:
         return _listed(tenants)
+
+
+def read_tenant(document: Document, jobs_doctype: str) -> Prefixer:
+    """Return the tenant that a document `tenant:<domain>` names.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    prefix = document.get("prefix")
+    if not isinstance(prefix, str):
+        raise ConfigurationError(f"its prefix is no text, but {prefix!r:.80}")
+    db = Prefixer(str(document["_id"]).removeprefix(DOCUMENT), prefix)
+    db.database(jobs_doctype)
+    return db
 
 
 def _listed(tenants: list[Prefixer]) -> Tenants:

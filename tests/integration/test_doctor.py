@@ -35,6 +35,18 @@ async def test_doctor_when_all_is_well_then_finds_nothing(connection: Connection
     assert await examine(connection, db) == []
 
 
+async def test_doctor_when_documents_name_no_tenant_then_found(connection: Connection, db: Prefixer) -> None:
+    """One without a prefix, one that CouchDB allows no database for, two for the same databases."""
+    await secure(connection, db)
+    for domain, prefix in (("a.example", "a.b"), ("b.example", 7), ("c.example", "1c"), ("d.example", "a-b")):
+        await connection.control.put({"_id": f"tenant:{domain}", "prefix": prefix})
+    found = {one.where: one.what for one in await examine(connection, db) if one.kind == "tenant"}
+    assert sorted(found) == ["tenant:b.example", "tenant:c.example", "tenant:d.example"]
+    assert "its prefix is no text, but 7" in found["tenant:b.example"]
+    assert "no name for a database" in found["tenant:c.example"]
+    assert "those of tenant:a.example" in found["tenant:d.example"]
+
+
 async def test_doctor_when_troubles_are_planted_then_found_and_mended(
     connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
