@@ -9,6 +9,8 @@ from couchjobs.errors import ConfigurationError
 
 _LEGAL = re.compile(r"^[a-z][a-z0-9_$()+/-]*$")
 _MAX_LENGTH = 238
+USERS = "_users"
+"""The database of users, which is the server's, whatever the tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Prefixer:
         Raises:
             ConfigurationError: CouchDB allows no such name.
         """
+        if doctype == USERS:
+            return USERS
         name = escape(f"{self.prefix}/{doctype}" if self.prefix else doctype)
         if not _LEGAL.match(name) or len(name) > _MAX_LENGTH:
             raise ConfigurationError(

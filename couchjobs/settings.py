@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from couchjobs.durations import Seconds
 from couchjobs.errors import ConfigurationError
 from couchjobs.log import redact
-from couchjobs.prefixer import Prefixer
+from couchjobs.prefixer import USERS, Prefixer
 
 _PREFIX = "COUCHJOBS_"
 _ELSEWHERE = {
@@ -103,6 +103,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _lanes_are_apart(self) -> Self:
+        if USERS in (self.jobs_doctype, self.triggers_doctype, self.control_db, *self.lanes.values()):
+            raise ValueError(f"{USERS} is CouchDB's own database")
         taken = {self.triggers_doctype, self.control_db} & {self.jobs_doctype, *self.lanes.values()}
         if taken:
             raise ValueError(f"jobs need a database of their own, and {taken.pop()!r} is something else's")

@@ -13,6 +13,7 @@ from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_co
 from couchjobs.couch.access import admit, give_role, is_open
 from couchjobs.couch.connection import Connection
 from couchjobs.installation import WORKER_ROLE, guard, install, producer_role, secure
+from couchjobs.prefixer import USERS
 from couchjobs.scheduler.sources import write_list
 
 _PASSWORD = "COUCHJOBS_NEW_PASSWORD"  # noqa: S105  the name of a variable
@@ -81,6 +82,9 @@ async def _watch(connection: Connection, doctypes: list[str]) -> list[str]:
     for doctype in doctypes:
         database = None if "*" in doctype else connection.database(tenant.database(doctype))
         if database is None:
+            continue
+        if doctype == USERS:
+            print("couchjobs: only a daemon with an administrator's rights may follow the users", file=sys.stderr)
             continue
         if not await database.exists():
             print(f"couchjobs: there is no database {database.name} yet", file=sys.stderr)

@@ -12,13 +12,15 @@ from couchjobs.jobs.job import Job, is_job
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.log import get_logger
-from couchjobs.prefixer import Prefixer
+from couchjobs.prefixer import USERS, Prefixer
 from couchjobs.scheduler.trigger import EventTrigger
 
 _logger = get_logger(__name__)
 CREATED, UPDATED = "CREATED", "UPDATED"
 ONCE = "once"
 """Instead of a revision, in the id of the one job that a document is to have."""
+_SECRETS = frozenset({"password", "password_scheme", "password_sha", "derived_key", "salt", "iterations", "pbkdf2_prf"})
+"""Of `_users`. Source: CouchDB docs, intro/security, "Users documents"."""
 CHAIN = "triggered_by"
 """The field of a job made by the change of another job that names the triggers of all jobs before it."""
 
@@ -48,6 +50,8 @@ def event_of(
     """
     if trigger.id in makers_of(document):
         return None
+    if doctype == USERS:
+        document, old = without_secrets(document), old and without_secrets(old)
     for verb in verbs:
         before = None if verb == CREATED else old
         if len(verbs) > 1 and verb == UPDATED and old is None:
@@ -61,6 +65,11 @@ def event_of(
         except Exception:  # no document and no rule may stop the others
             _logger.exception("rule cannot be applied", trigger=trigger.id, document=document["_id"])
     return None
+
+
+def without_secrets(user: Document) -> Document:
+    """Return the document of a user of CouchDB without what proves his password: others read the job that has it."""
+    return {name: value for name, value in user.items() if name not in _SECRETS}
 
 
 def job_of(db: Prefixer, doctype: str, trigger: EventTrigger, happened: Happened, largest: int) -> Job:

@@ -6,6 +6,7 @@ A daemon copies what it reads there into jobs, which producers can read, and it 
   triggers or the list names them (and a trigger never fires for a job that it has made, itself or by others);
 - an administrator lists the sources (`couchjobs init --watch orders,invoices`; the list is `sources:<triggers
   database>` in the control database, which producers cannot write);
+- the database of users, only where it is listed by its name; what proves passwords is left out;
 - without a list every database is a source only where nobody but administrators may write triggers: the case of one
   user;
 - where others may write triggers, and the database of triggers is not guarded, a source must be one that producers may
@@ -26,7 +27,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.errors import ConfigurationError, CouchError, Forbidden, NotFound, Unauthorized
 from couchjobs.installation import PRODUCER_ROLE, TRIGGERS_GUARD
-from couchjobs.prefixer import Prefixer, escape
+from couchjobs.prefixer import USERS, Prefixer, escape
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.settings import Settings
 
@@ -62,6 +63,8 @@ class Sources:
             return reason
         if self.db.database(doctype) in (self.db.database(lane) for lane in settings.all_lanes):
             return ""  # whoever may write triggers reads the jobs anyway
+        if doctype == USERS and USERS not in (self.listed or ()):
+            return f"the users of the server are followed only where the list names them: {_HOW} {USERS}"
         if self.listed is None:
             if not self.others_write and not self.guarded:
                 return ""

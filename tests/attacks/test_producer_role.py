@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from triggering import jobs_of, note, triggers_of
+from triggering import jobs_of, note, so_many_jobs_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.client import CouchServer
@@ -54,6 +54,39 @@ async def test_trigger_when_a_producer_names_what_he_may_not_read_then_no_job_ca
     await eventually(lambda: len(system.scheduler._feeds._refused) == len(rules), 10)
     async for page in connection.database(db.database("jobs")).all_docs():
         assert {document["_id"] for document in page} == {"one"}
+
+
+async def test_users_when_they_are_listed_by_name_then_their_events_prove_no_password(
+    connection: Connection, db: Prefixer, begin: Any, name: str
+) -> None:
+    """Not listed, or by a pattern alone: no source. No rule sees what proves a password, either."""
+    users, user_id = Database(connection.server, "_users"), f"org.couchdb.user:{name}"
+    sources = await read_sources(connection, db)
+    assert "only where the list names them" in await sources.refusal("_users")
+    await write_list(connection, db, ["orders", "*"])
+    assert "only where the list names them" in await (await read_sources(connection, db)).refusal("_users")
+    await write_list(connection, db, ["orders", "_users"])
+    await guard(connection, db)
+    triggers = triggers_of(connection, db)
+    await triggers.put({"_id": "new", **EVENT, "arguments": "_users:CREATED,UPDATED"})
+    guess = {"doctype": "_users", "selector": {"derived_key": {"$exists": True}}}
+    await triggers.put({"_id": "guess", **EVENT, "rules": [guess]})
+    await begin(note)
+    await eventually(lambda: connection.control.find("checkpoint:_users"), 10)
+    try:
+        user = {"_id": user_id, "name": name, "type": "user", "roles": [], "password": "secret"}
+        await users.put(user)
+        (job,) = await eventually(lambda: jobs_of(connection, db, "new"), 20)
+        assert job["event"]["doc"]["name"] == name
+        assert not {"derived_key", "salt", "iterations", "password", "password_scheme"} & set(job["event"]["doc"])
+        present = await users.get(user_id)
+        assert "derived_key" in present
+        await users.put({**present, "roles": ["x"]})
+        jobs = await eventually(lambda: so_many_jobs_of(connection, db, "new", 2), 20)
+        assert "derived_key" not in str(jobs)
+        assert not await jobs_of(connection, db, "guess")
+    finally:
+        await users.delete(user_id, (await users.get(user_id))["_rev"])
 
 
 async def test_trigger_when_the_list_names_its_database_then_it_fires_where_producers_may_read_it(
