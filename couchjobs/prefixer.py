@@ -51,6 +51,14 @@ class Prefixer:
             )
         return name
 
+    def followed_as(self, doctype: str) -> str:
+        """Return by which name is kept how far this tenant has followed the database for `doctype`: it is its own.
+
+        Raises:
+            ConfigurationError: CouchDB allows no such name.
+        """
+        return f"{self.key}/{USERS}" if doctype == USERS and self.key else self.database(doctype)
+
 
 def escape(name: str) -> str:
     """Return `name` as a database name: lower case, `.` and `:` as `-`."""

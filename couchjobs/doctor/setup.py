@@ -87,12 +87,12 @@ async def check_views(patient: Patient) -> AsyncIterator[Finding]:
 async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
     """Find positions in feeds that no longer exist, or that have been left far behind."""
     for checkpoint in await patient.control.with_prefix(CHECKPOINT):
-        if doctype_of(checkpoint, patient.db) is None:
+        doctype = doctype_of(checkpoint, patient.db)
+        if doctype is None:
             continue
         if loss := loss_of(checkpoint):
             yield Finding("checkpoint", checkpoint["_id"], loss, partial(_note_seen, patient, checkpoint))
-        name = checkpoint["_id"].removeprefix(CHECKPOINT)
-        database = patient.connection.database(name)
+        database = patient.connection.database(patient.db.database(doctype))
         seq = str(checkpoint.get("seq"))
         try:
             is_another = await is_another_than(
@@ -114,7 +114,7 @@ async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _go_on_from_present(patient: Patient, checkpoint: Document) -> str:
-    database = patient.connection.database(checkpoint["_id"].removeprefix(CHECKPOINT))
+    database = patient.connection.database(patient.db.database(str(checkpoint["doctype"])))
     present = {"seq": await current_sequence(database), "instance": "", "last": []}
     try:
         await patient.control.put({**checkpoint, **present})

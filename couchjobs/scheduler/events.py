@@ -82,6 +82,7 @@ class EventFollower:
         self._doctype = doctype
         self._firing = firing
         self._database = connection.database(db.database(doctype))
+        self._name = db.followed_as(doctype)
         self._control = connection.control
         self._writer = connection.writer(self._control.name)
         self._heartbeat_s = connection.settings.feed_heartbeat
@@ -196,7 +197,7 @@ class EventFollower:
         """Write down what has been seen, unless it is written, or of more than so many documents."""
         self._remember_at = time.monotonic() + _REMEMBERED_EACH_S
         if self._seen is not None and not self._is_remembered and not self._rereads and len(self._seen) <= most:
-            self._is_remembered = await remember(self._control, self._database.name, self._instance, self._seen)
+            self._is_remembered = await remember(self._control, self._name, self._instance, self._seen)
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
@@ -238,7 +239,7 @@ class EventFollower:
                 raise PositionRefused(str(error)) from error
             seen.forget(change.doc_id for change in later)
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
-            if unsure and (known := await remembered(self._control, self._database.name, self._instance)) is not None:
+            if unsure and (known := await remembered(self._control, self._name, self._instance)) is not None:
                 seen.adopt(known, (change.doc_id for change in later))
                 unsure = set()
             for witness in self._witnesses():  # what is known of the last rows before the position

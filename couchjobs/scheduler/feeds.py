@@ -182,7 +182,9 @@ class Feeds:
 
     async def _keep_positions(self) -> None:
         """Write the position of each follower that is not there any more, as when the control database was wiped."""
-        followers = {CHECKPOINT + self._db.database(doctype): one.follower for doctype, one in self._followed.items()}
+        followers = {
+            CHECKPOINT + self._db.followed_as(doctype): one.follower for doctype, one in self._followed.items()
+        }
         if followers:
             stored = await self._connection.control.get_many(followers)
             for doc_id in followers.keys() - stored.keys():
@@ -280,9 +282,9 @@ class Feeds:
         return {doctype for document in documents if (doctype := doctype_of(document, self._db)) is not None}
 
     def _name_of(self, doctype: str) -> str:
-        """Return the name of the database; empty where none can have it."""
+        """Return by which name is kept how far it was followed; empty where no database can have it."""
         try:
-            return self._db.database(doctype)
+            return self._db.followed_as(doctype)
         except ConfigurationError:
             return ""
 

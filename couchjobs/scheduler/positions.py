@@ -30,7 +30,7 @@ BACKFILL = "documents of before that may have fired nothing: couchjobs triggers 
 def new_position(db: Prefixer, doctype: str) -> Document:
     """Return the document of a position that has not been written yet."""
     return {
-        "_id": CHECKPOINT + db.database(doctype),
+        "_id": CHECKPOINT + db.followed_as(doctype),
         "domain": db.domain,
         "prefix": db.db_prefix,
         "doctype": doctype,

@@ -23,7 +23,7 @@ from couchjobs.figures import EVERY_S
 from couchjobs.installation import install_control
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
-from couchjobs.prefixer import Prefixer
+from couchjobs.prefixer import USERS, Prefixer
 from couchjobs.scheduler.attention import Attention
 from couchjobs.supervisor import Supervisor
 from couchjobs.tenants.named import Named, named_by
@@ -223,6 +223,10 @@ class Host:
                 if live is not None:
                     live.are_told = updates.are_told
                     live.tell(name)
+                if name == USERS:
+                    for one in self._tenants.values():
+                        changed |= one.note_change(name)
+                    continue
                 tenant = self._owner(name)
                 if tenant is None:
                     self._look.set()

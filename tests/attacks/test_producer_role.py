@@ -72,7 +72,7 @@ async def test_users_when_they_are_listed_by_name_then_their_events_prove_no_pas
     guess = {"doctype": "_users", "selector": {"derived_key": {"$exists": True}}}
     await triggers.put({"_id": "guess", **EVENT, "rules": [guess]})
     await begin(note)
-    await eventually(lambda: connection.control.find("checkpoint:_users"), 10)
+    await eventually(lambda: connection.control.find(f"checkpoint:{db.key}/_users"), 10)
     try:
         user = {"_id": user_id, "name": name, "type": "user", "roles": [], "password": "secret"}
         await users.put(user)
