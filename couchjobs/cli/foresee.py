@@ -23,6 +23,7 @@ from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life
 from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.periodic import PERIODIC
 from couchjobs.triggers.prospects import coming_times, life_of, notes_on
 
 _BAD = (BadDocumentError, MalformedTriggerError, UnknownTriggerError, ValueError)
@@ -61,6 +62,8 @@ def next_times(
         raise ConfigurationError(answer["reason"])
     else:
         print("\n".join(answer["next"]) or "never")
+        if trigger_id is None and kind in PERIODIC:
+            print("note: an example: each stored trigger has a moment of its own in that window", file=sys.stderr)
 
 
 def _answer_stored(

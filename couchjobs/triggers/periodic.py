@@ -39,6 +39,7 @@ _ALL = {
     "day_of_week": tuple(range(7)),
 }
 _LAST_DAY_OF_EVERY_MONTH = 28
+PERIODIC = ("@hourly", "@daily", "@weekly", "@monthly")
 
 
 @dataclass(frozen=True, slots=True)
