@@ -176,3 +176,4 @@ class Tenant:
             with suppress(ClosedError):
                 await self._broker.shutdown_workers(grace_s)
             self.is_awake = False
+            await self.write_figures()
