@@ -11,7 +11,7 @@ import asyncio
 import gc
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -21,6 +21,7 @@ from yarl import URL
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchError, Unavailable
 from couchjobs.http.access import CALLER
+from couchjobs.http.all_paths import AllPaths
 from couchjobs.http.api import API
 from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import ApiError
@@ -116,6 +117,18 @@ class Sites:
             raise ApiError(404, f"there is no tenant {unquote(key)[:100]!r}")
         db = self._known[unquote(key)]
         return await self._site(db, _base_of(db), request), slash + rest or "/"
+
+    async def resolve(self, request: web.Request) -> Any:
+        """Return what answers a request: a route of its tenant's application; None where nobody can."""
+        try:
+            request[_SITE], path = await self.find(request)
+        except (ApiError, ConfigurationError, CouchError) as error:
+            request[_FAILED] = Unavailable(str(error)) if isinstance(error, ConfigurationError) else error
+            return None
+        app = request[_SITE].app
+        found = await app.router.resolve(request.clone(rel_url=URL(path, encoded=True)))
+        found.add_app(app)
+        return found
 
     @web.middleware
     async def middleware(
@@ -241,66 +254,9 @@ def _host(request: web.Request) -> str:
     return matched[1].lower()
 
 
-class _Resource(web.AbstractResource):
-    """All paths: those of a tenant are resolved by its own application."""
-
-    def __init__(self, sites: Sites) -> None:
-        super().__init__()
-        self._sites = sites
-
-    @property
-    def canonical(self) -> str:
-        """Return what all paths begin with."""
-        return "/"
-
-    async def resolve(self, request: web.Request) -> tuple[Any, set[str]]:
-        """Return what answers."""
-        try:
-            request[_SITE], path = await self._sites.find(request)
-        except (ApiError, ConfigurationError, CouchError) as error:
-            request[_FAILED] = Unavailable(str(error)) if isinstance(error, ConfigurationError) else error
-            return None, set()
-        app = request[_SITE].app
-        found = await app.router.resolve(request.clone(rel_url=URL(path, encoded=True)))
-        found.add_app(app)
-        return found, set()
-
-    def url_for(self, **_: str) -> URL:
-        """Return nothing: nobody asks.
-
-        Raises:
-            NotImplementedError: somebody does.
-        """
-        raise NotImplementedError
-
-    def add_prefix(self, prefix: str) -> None:
-        """Refuse: nothing is before it.
-
-        Raises:
-            NotImplementedError: somebody asks for it.
-        """
-        raise NotImplementedError(prefix)
-
-    def get_info(self) -> Any:
-        """Return nothing worth telling."""
-        return {}
-
-    def raw_match(self, path: str) -> bool:
-        """Return whether it is the path itself."""
-        return path == "/"
-
-    def __len__(self) -> int:
-        """Return that it has no route of its own."""
-        return 0
-
-    def __iter__(self) -> Iterator[web.AbstractRoute]:
-        """Yield none."""
-        return iter(())
-
-
 def add_sites(front: web.Application, sites: Sites) -> None:
     """Have an application answer by these."""
-    front.router.register_resource(_Resource(sites))
+    front.router.register_resource(AllPaths(sites.resolve))
 
     async def close(_: web.Application) -> None:
         await sites.close()
