@@ -43,7 +43,10 @@ def _with_days(text: str) -> float:
     if not found or not found.end():
         return parse_duration(text)
     days = 7.0 * float(found[1] or 0) + float(found[2] or 0)
-    return 86_400.0 * days + (parse_duration(text[found.end() :]) if found.end() < len(text) else 0.0)
+    try:
+        return 86_400.0 * days + (parse_duration(text[found.end() :]) if found.end() < len(text) else 0.0)
+    except ValueError:
+        raise ValueError(f"{text[:_MAX_LENGTH]!r} {_FORM}") from None
 
 
 def read_seconds(value: object) -> float:

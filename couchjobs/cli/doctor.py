@@ -6,11 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from couchjobs.cli.options import Domain, Json, Prefix, Tenants, Url, print_json, say, tenants_of, with_connection
+from couchjobs.cli.options import (
+    Domain,
+    Json,
+    Prefix,
+    Tenants,
+    Url,
+    not_set_up,
+    print_json,
+    say,
+    tenants_of,
+    with_connection,
+)
 from couchjobs.couch.connection import Connection
 from couchjobs.doctor.examine import examine
 from couchjobs.doctor.finding import Finding
-from couchjobs.errors import ConfigurationError, NotFound
+from couchjobs.errors import NotFound
 
 
 def doctor(
@@ -28,7 +39,7 @@ def doctor(
     try:
         found = with_connection(url, domain, prefix, lambda connection: _examine(connection, tenants, repair=repair))
     except NotFound as error:
-        raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        raise not_set_up(error) from error
     if as_json:
         print_json([_as_json(one, tenant if tenants else None) for tenant, one in found])
     elif not found:

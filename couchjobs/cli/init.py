@@ -12,7 +12,11 @@ import typer
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, with_connection
 from couchjobs.couch.access import admit, give_role, is_open
 from couchjobs.couch.connection import Connection
-from couchjobs.installation import WORKER_ROLE, guard, install, producer_role, secure
+from couchjobs.doctor.documents import check_triggers
+from couchjobs.doctor.finding import Patient
+from couchjobs.errors import ConfigurationError
+from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, producer_role, secure
+from couchjobs.log import plain
 from couchjobs.prefixer import USERS
 from couchjobs.scheduler.sources import write_list
 
@@ -56,12 +60,10 @@ def init(
             changed += await _watch(connection, [one.strip() for one in watch.split(",") if one.strip()])
         passwords: dict[str, str] = {}
         for name, role in ((worker_user, WORKER_ROLE), (producer_user, producer_role(tenant))):
-            if name is None:
-                continue
-            password = os.environ.get(_PASSWORD) or secrets.token_urlsafe(18)
-            if await give_role(connection.server, name, role, password):
-                changed.append(f"created user {name} with the role {role}")
-                passwords |= {name: password} if _PASSWORD not in os.environ else {}
+            if name is not None:
+                changed += await _give_role(connection, name, role, passwords)
+        if (worker_user, producer_user, watch) != (None, None, None):
+            await _tell_of_triggers(connection)
         return changed, passwords
 
     changed, passwords = with_connection(url, domain, prefix, work)
@@ -71,6 +73,27 @@ def init(
     print("\n".join(changed) or "everything is there already")
     for name, password in passwords.items():
         print(f"password of {name}: {password}")
+
+
+async def _give_role(connection: Connection, name: str, role: str, passwords: dict[str, str]) -> list[str]:
+    """See to it that there is that user with that role; return what was changed. `passwords` takes one that is made."""
+    if not name.strip():
+        raise ConfigurationError("a user has a name: --worker-user NAME, --producer-user NAME")
+    given = os.environ.get(_PASSWORD)
+    password = given or secrets.token_urlsafe(18)
+    done = await give_role(connection.server, name, role, password)
+    if done.startswith("created") and given is None:
+        passwords[name] = password
+    if role == PRODUCER_ROLE:
+        print(f"couchjobs: {name} may push jobs of all tenants; with --prefix, of one", file=sys.stderr)
+    return [done] if done else []
+
+
+async def _tell_of_triggers(connection: Connection) -> None:
+    """Say which triggers may not fire as things are now."""
+    async for finding in check_triggers(Patient(connection, connection.settings.tenant)):
+        if "may not fire" in finding.what:
+            print(plain(f"couchjobs: trigger {finding.where} {finding.what}"), file=sys.stderr)
 
 
 async def _watch(connection: Connection, doctypes: list[str]) -> list[str]:

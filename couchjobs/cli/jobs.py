@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Annotated
 
@@ -11,7 +12,18 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from couchjobs.cli.many import Failed, OfState, OfTrigger, Since, Worker, cancel, filter_of, retry, rm
-from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_document, print_json, say, with_connection
+from couchjobs.cli.options import (
+    Domain,
+    Json,
+    Prefix,
+    Url,
+    cell,
+    not_set_up,
+    print_document,
+    print_json,
+    say,
+    with_connection,
+)
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import taken_types
 from couchjobs.couch.changes import ChangesFollower, current_sequence
@@ -28,6 +40,7 @@ from couchjobs.timestamps import format_time
 
 app = typer.Typer(help="Look at jobs, try them again, cancel them.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
+_SEQUENCE = re.compile(r"\d+(-|$)", re.ASCII)
 _NOBODY = "no daemon has this worker"
 
 
@@ -60,7 +73,7 @@ def ls(
         try:
             found = await newest(connection, connection.settings.tenant, wanted, limit)
         except NotFound as error:
-            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+            raise not_set_up(error) from error
         return found, await who_takes(connection)
 
     documents, taken = with_connection(url, domain, prefix, work)
@@ -123,6 +136,8 @@ def watch(
 ) -> None:
     """Follow the changes feed and print each state of a job as it is reached."""
     tell = print_json if as_json else _print_state
+    if since not in ("now", "0") and not _SEQUENCE.match(since):
+        raise ConfigurationError(f"--since {since}: now, 0, or a position of the feed")
 
     async def work(connection: Connection) -> None:
         if job_id is None:

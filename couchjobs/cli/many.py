@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, say, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, say, with_connection
 from couchjobs.client import Couchjobs, present
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, Conflict, JobNotFoundError, NotFound
@@ -208,7 +208,7 @@ async def _ids_of(connection: Connection, work: _Work, wanted: JobFilter) -> lis
     try:
         return [document["_id"] async for document in documents if document.get("state") in work.states]
     except NotFound as error:
-        raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        raise not_set_up(error) from error
 
 
 async def _all_of(work: _Work, ids: list[str]) -> tuple[int, list[str]]:

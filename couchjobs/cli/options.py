@@ -16,7 +16,7 @@ from rich.text import Text
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.login import split_urls
-from couchjobs.errors import ConfigurationError
+from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.log import configure_logging, plain
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings, load_settings
@@ -76,6 +76,13 @@ def with_connection(
             return await work(connection)
 
     return asyncio.run(run())
+
+
+def not_set_up(error: NotFound) -> ConfigurationError:
+    """Return what to tell where the databases of the tenant are not there."""
+    return ConfigurationError(
+        f"{error}; run `couchjobs init` first, unless another tenant is meant (--prefix, COUCHJOBS_PREFIX)"
+    )
 
 
 async def tenants_of(connection: Connection, wanted: str | None) -> list[Prefixer]:

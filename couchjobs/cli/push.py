@@ -11,7 +11,7 @@ import typer
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.cli.jobs import who_takes
 from couchjobs.cli.oddities import nobody_has
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.jobs.job import MAX_NAME, Job, State
@@ -78,7 +78,7 @@ async def _store(connection: Connection, request: JobRequest) -> Job:
     try:
         result = await CouchBroker(connection).push(connection.settings.tenant, request)
     except NotFound as error:
-        raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        raise not_set_up(error) from error
     if result is None:
         raise ConfigurationError("the worker does not want this job")
     job = result.job

@@ -8,9 +8,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from couchjobs.cli.options import Domain, Json, Prefix, Tenants, Url, cell, print_json, tenants_of, with_connection
+from couchjobs.cli.options import (
+    Domain,
+    Json,
+    Prefix,
+    Tenants,
+    Url,
+    cell,
+    not_set_up,
+    print_json,
+    tenants_of,
+    with_connection,
+)
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError, NotFound
+from couchjobs.errors import NotFound
 from couchjobs.overview import queues as overview
 from couchjobs.prefixer import Prefixer
 
@@ -49,4 +60,4 @@ async def _rows(connection: Connection, tenant: Prefixer) -> list[dict[str, Any]
     try:
         return await overview(connection, tenant)
     except NotFound as error:
-        raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+        raise not_set_up(error) from error

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Forbidden, NotFound
@@ -103,7 +103,7 @@ async def _purge(connection: Connection, rule: Rule, *, dry_run: bool) -> int:
                     removed += count
                     bar.advance(task, count)
             except NotFound as error:
-                raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+                raise not_set_up(error) from error
             if remover.refused:
                 raise Forbidden(f"{remover.refused:,} jobs are not removed: that needs a worker or an administrator")
     return removed

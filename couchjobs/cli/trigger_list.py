@@ -16,6 +16,7 @@ from couchjobs.cli.options import (
     Prefix,
     Url,
     cell,
+    not_set_up,
     print_json,
     with_connection,
 )
@@ -23,7 +24,6 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import (
     BadDocumentError,
-    ConfigurationError,
     Forbidden,
     MalformedTriggerError,
     NotFound,
@@ -59,7 +59,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
         try:
             documents = [document async for page in _all_documents(connection) for document in page]
         except NotFound as error:
-            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+            raise not_set_up(error) from error
         limit = asyncio.Semaphore(_AT_A_TIME)
         refused = await _refused(connection, documents)
         positions = await read_positions(connection, connection.settings.tenant)

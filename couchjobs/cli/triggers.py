@@ -14,6 +14,7 @@ from couchjobs.cli.options import (
     Json,
     Prefix,
     Url,
+    not_set_up,
     print_document,
     print_json,
     read_json,
@@ -118,7 +119,7 @@ def add(
             stored = await _store(connection).add(TriggerInfos.from_document(document))
             return stored, (await Oddities.of(connection, [stored])).notes(stored)
         except NotFound as error:
-            raise ConfigurationError(f"{error}; run `couchjobs init` first") from error
+            raise not_set_up(error) from error
         except Conflict as error:
             raise ConfigurationError(
                 f"there is a trigger {trigger_id!r} already; choose another --id, or remove it"

@@ -39,8 +39,10 @@ async def is_open(database: Database) -> bool:
     return not (members.get("names") or members.get("roles"))
 
 
-async def give_role(server: CouchServer, name: str, role: str, password: str) -> bool:
-    """Make sure that there is such a user, with that role; return whether it had to be created, with that password.
+async def give_role(server: CouchServer, name: str, role: str, password: str) -> str:
+    """Make sure that there is such a user, with that role; return what was done, in words; nothing where he has it.
+
+    A user who is created, which the words begin with, has that password.
 
     Raises:
         Forbidden: only an administrator may.
@@ -50,10 +52,12 @@ async def give_role(server: CouchServer, name: str, role: str, password: str) ->
     user = await users.find(_USER + name)
     if user is None:
         await users.put({"_id": _USER + name, "name": name, "type": "user", "roles": [role], "password": password})
-        return True
-    if role not in user.get("roles", []):
-        await users.put({**user, "roles": [*user.get("roles", []), role]})
-    return False
+        return f"created user {name} with the role {role}"
+    roles = user.get("roles", [])
+    if role in roles:
+        return ""
+    await users.put({**user, "roles": [*roles, role]})
+    return f"gave user {name} the role {role}" + (f", beside {', '.join(map(str, roles))}" if roles else "")
 
 
 async def users(server: CouchServer, most: int) -> list[Document | None]:

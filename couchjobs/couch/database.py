@@ -325,6 +325,7 @@ class Database:
         descending: bool = False,
         update: Update = "true",
         docid: str | None = None,
+        stable: bool = False,
     ) -> AsyncIterator[list[Row]]:
         """Yield the rows of a view between two keys, both included, in pages that begin where the last one ended.
 
@@ -336,10 +337,18 @@ class Database:
             descending: read from the end.
             update: `false` reads the index as it is; needs Apache CouchDB, others may update it all the same.
             docid: of the rows with the first key, the one of this document comes first.
+            stable: ask the same copies of a cluster as all who say so: each copy has an index of its own.
         """
         while True:
             rows = await self.view(
-                view, startkey, endkey, limit=page + 1, descending=descending, update=update, startkey_docid=docid
+                view,
+                startkey,
+                endkey,
+                limit=page + 1,
+                descending=descending,
+                update=update,
+                startkey_docid=docid,
+                stable=stable,
             )
             if rows:
                 yield rows[:page]
@@ -358,6 +367,7 @@ class Database:
         update: Update = "true",
         startkey_docid: str | None = None,
         skip: int = 0,
+        stable: bool = False,
     ) -> list[Row]:
         """Return at most `limit` rows of a view between two keys, both included, but for the first `skip`."""
         params: dict[str, Any] = {
@@ -373,6 +383,8 @@ class Database:
             params["startkey_docid"] = startkey_docid
         if skip:
             params["skip"] = skip
+        if stable:
+            params["stable"] = True
         return await self._rows(self._view_path(view), params)
 
     async def _rows(self, path: str, params: dict[str, Any]) -> list[Row]:
@@ -389,12 +401,21 @@ class Database:
         return rows
 
     async def reduced(
-        self, view: str, startkey: Any, endkey: Any, *, group_level: int | None = None, update: Update = "true"
+        self,
+        view: str,
+        startkey: Any,
+        endkey: Any,
+        *,
+        group_level: int | None = None,
+        update: Update = "true",
+        stable: bool = False,
     ) -> list[Row]:
         """Return the reduced rows of a view between two keys: one without key, or one for each group."""
         params: dict[str, Any] = {"startkey": startkey, "endkey": endkey, "reduce": True, "update": update}
         if group_level is not None:
             params["group_level"] = group_level
+        if stable:
+            params["stable"] = True
         answer = await self.server.request("GET", self._view_path(view), params=params, has="rows")
         rows: list[Row] = answer["rows"]
         return rows

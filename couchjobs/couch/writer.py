@@ -172,7 +172,7 @@ class GroupWriter:
         elif len(batch) == 1 and refuses_document(error, batch[0].doc_id):
             _answer_all(batch, WriteAnswer(Written.REFUSED, reason=str(error)))
         elif not await self._takes_anything():
-            _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason=str(error)))
+            _answer_all(batch, _nothing_known(error))
         elif len(batch) == 1:
             _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason=str(error), alone=True))
         else:

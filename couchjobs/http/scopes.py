@@ -15,6 +15,8 @@ from couchjobs.errors import ConfigurationError
 
 DOCTYPES = ("jobs", "triggers", "queues", "daemons", "metrics")
 _VERBS = ("GET", "POST", "PATCH", "DELETE")
+_SELECTORS = ("worker", "type", "state")
+"""What `match` of a job or trigger answers."""
 _ALL = "ALL"
 _PARTS = 4
 
@@ -72,6 +74,8 @@ def read_scope(text: str) -> Scope:
     some = frozenset(value.strip() for value in values.split(",") if value.strip())
     if selector and not some:
         raise ConfigurationError(f"{text!r}: a selector without values")
+    if selector and selector.strip() not in _SELECTORS:
+        raise ConfigurationError(f"{text!r}: {selector!r} is none of {', '.join(_SELECTORS)}")
     return Scope(doctype, frozenset(_VERBS) if _ALL in wanted else wanted, some, selector.strip())
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from aiohttp import web
+from structlog.contextvars import bound_contextvars
 from yarl import URL
 
 from couchjobs.couch.connection import Connection
@@ -142,7 +143,8 @@ class Sites:
             return await handler(request)
         site.answering.add(task)
         try:
-            return await handler(request)
+            with bound_contextvars(tenant=site.db.key):
+                return await handler(request)
         finally:
             site.answering.discard(task)
 

@@ -157,6 +157,8 @@ class Job(BaseModel):
     """Of an @event: `verb`, `doc`, and `old`, the document before. Written by the daemon that fires."""
     payload: Any = None
     """Of a @webhook: what it was called with; where it is debounced, `{"payloads": [...]}`."""
+    payload_headers: Any = None
+    """Of a @webhook over HTTP: the headers that its trigger lists and that came, by name. Written by who takes it."""
     payload_ids: list[str] | None = None
     """Which payloads of a debounced webhook are in it. Written by whoever fires."""
     manual_execution: bool = False

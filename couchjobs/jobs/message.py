@@ -75,10 +75,11 @@ def _adapter_of(model: Any) -> TypeAdapter[Any]:
     return TypeAdapter(model)
 
 
+_TOLD = {"extra_forbidden": "there is no such field", "missing": "it is missing"}
+"""What pydantic says in words of its own."""
+
+
 def reasons(error: ValidationError) -> str:
     """Return pydantic's reasons in one line: `field.path: what is wrong; ...`."""
-    lines = (
-        f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg'].removeprefix('Value error, ')}"
-        for one in error.errors()
-    )
-    return "; ".join(lines)
+    told = ((one["loc"], _TOLD.get(one["type"]) or one["msg"].removeprefix("Value error, ")) for one in error.errors())
+    return "; ".join(f"{'.'.join(map(str, where)) or 'value'}: {what}" for where, what in told)

@@ -68,7 +68,7 @@ class Remover:
             return None
 
     async def _groups(self, retention: Retention) -> list[_Group]:
-        rows = await self._store.database.reduced("jobs/by_state", [""], [{}], group_level=2)
+        rows = await self._store.database.reduced("jobs/by_state", [""], [{}], group_level=2, stable=True)
         groups = []
         for row in rows:
             worker, state = row["key"]
@@ -89,9 +89,8 @@ class Remover:
             return
         ended_before = now - timedelta(seconds=rule.keep) if rule.keep is not None else datetime.min.replace(tzinfo=UTC)
         last = format_time(ended_before) if surplus is None else {}
-        pages = self._store.database.view_pages(
-            "jobs/by_state", [group.worker, group.state], [group.worker, group.state, last], page=_PAGE, update="false"
-        )
+        low, high = [group.worker, group.state], [group.worker, group.state, last]
+        pages = self._store.database.view_pages("jobs/by_state", low, high, page=_PAGE, update="false", stable=True)
         async for rows in _in_steps(pages):
             beyond = {row["id"]: row["key"][-1] for row in rows if surplus is not None and _place(row) <= surplus}
             documents: list[Document] = []
@@ -112,7 +111,9 @@ class Remover:
         if at_most is None or group.count <= at_most:
             return None
         high, low = [group.worker, group.state, {}], [group.worker, group.state]
-        rows = await self._store.database.view("jobs/by_state", high, low, limit=1, descending=True, skip=at_most)
+        rows = await self._store.database.view(
+            "jobs/by_state", high, low, limit=1, descending=True, skip=at_most, stable=True
+        )
         return _place(rows[0]) if rows else None
 
     async def _remove(self, documents: list[Document]) -> int:

@@ -117,6 +117,8 @@ class JobStore:
             answer = await write_surely(self.writer, document, patience_s=self._patience_s)
         else:
             answer = await write_surely(self.writer, document, patience_s=patience_s, longest_s=patience_s + _ANSWER_S)
+        if answer.written is Written.REFUSED and await self.database.find(job.id) is not None:
+            return False  # a guard was asked before it was seen that there is one with that id
         if answer.written is Written.CONFLICT:
             return False
         if not answer.stored:

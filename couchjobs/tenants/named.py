@@ -46,7 +46,9 @@ def named_by(connection: Connection, wanted: str) -> Named:
         return _Documents(connection)
     path = Path(wanted)
     if not path.is_file():
-        raise ConfigurationError(f"--tenants {wanted}: {ALL}, {DOCUMENTS} or a file of prefixes, one a line")
+        raise ConfigurationError(
+            f"--tenants {wanted}: there is no such file; write {ALL}, {DOCUMENTS} or a file of prefixes, one a line"
+        )
     return _File(path, connection.settings.jobs_doctype)
 
 

@@ -15,6 +15,7 @@ Sources: docs.github.com "Validating webhook deliveries"; docs.stripe.com/webhoo
 from __future__ import annotations
 
 import base64
+import difflib
 import hashlib
 import hmac
 from collections import defaultdict
@@ -27,7 +28,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from couchjobs.couch.codec import decode
 from couchjobs.errors import CouchjobsError, MalformedTriggerError
-from couchjobs.jobs.message import reasons
 from couchjobs.triggers.infos import TriggerInfos
 
 Kind = Literal["json", "form", "text", "raw"]
@@ -35,6 +35,15 @@ _TOLERANCE_S = 300.0
 _MOST_SIGNATURES = 10
 _MOST_FIELDS = 10_000
 _STRIPE = "Stripe-Signature"
+_ALIKE = 0.8
+"""So like a field is one that is nearly that: a signature that nobody checks would be the worst to overlook."""
+_HOW = {
+    "verify": 'write {"hmac": "sha1, sha256 or sha512", "header": ..., "secret": <name>, "prefix": ..., "encoding": '
+    '"hex or base64"}, or {"stripe": <name>, "tolerance": <seconds>}',
+    "headers": "write a list of names",
+    "unique_by": "write header:NAME or body:PATH",
+    "accept": "write json, form, text, raw, or a list of them",
+}
 
 
 class RefusedDelivery(CouchjobsError):
@@ -151,6 +160,11 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
         MalformedTriggerError: it cannot be understood, or says it of a trigger that nothing is sent to.
     """
     given = {name: getattr(infos, name) for name in _Fields.model_fields if getattr(infos, name) is not None}
+    for name in (infos.model_extra or {}) if infos.type == "@webhook" else ():
+        if close := difflib.get_close_matches(name, _Fields.model_fields, 1, _ALIKE):
+            raise MalformedTriggerError(
+                f"{name} is no field: did you mean {close[0]}? Nothing is taken until that is clear"
+            )
     if given and infos.type != "@webhook":
         raise MalformedTriggerError(f"{', '.join(sorted(given))}: for a @webhook, and this is {infos.type}")
     if infos.unique_by is not None and infos.debounce:
@@ -158,7 +172,8 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
     try:
         return Delivery(_Fields.model_validate(given))
     except ValidationError as error:
-        raise MalformedTriggerError(reasons(error)) from None
+        wrong = sorted({str(one["loc"][0]) for one in error.errors()})
+        raise MalformedTriggerError("; ".join(f"{name} is none: {_HOW[name]}" for name in wrong)) from None
 
 
 def payload_of(kind: Kind, raw: bytes, content_type: str) -> Any:

@@ -113,6 +113,12 @@ class WorkerContext:
         return self._given.trigger_id
 
     @property
+    def payload_headers(self) -> dict[str, str]:
+        """Return the headers of a delivery to a @webhook: those that its trigger lists and that came."""
+        headers = self.job.payload_headers
+        return headers if isinstance(headers, dict) else {}
+
+    @property
     def tick(self) -> datetime | None:
         """Return the moment of its schedule at which the trigger fired; None where it was not the clock."""
         return self._given.tick

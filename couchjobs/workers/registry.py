@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -56,7 +57,11 @@ def worker(worker_type: str, **options: Any) -> Declare:
                 **options,
             )
         except TypeError as error:
-            raise ConfigurationError(f"@worker({worker_type!r}): {error}") from None
+            unknown = options.keys() - WorkerConfig.__dataclass_fields__.keys()
+            close = difflib.get_close_matches(min(unknown, default=""), WorkerConfig.__dataclass_fields__, 1)
+            told = f"there is no option {min(unknown)!r}" if unknown else str(error)
+            meant = f": did you mean {close[0]}?" if close else ""
+            raise ConfigurationError(f"@worker({worker_type!r}): {told}{meant}") from None
         setattr(function, MARK, config)
         _declared.append(config)
         _latest.put(config)

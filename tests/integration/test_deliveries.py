@@ -147,6 +147,21 @@ def test_hmac_when_base64_then_compared_so() -> None:
         delivery.check(b"body", {"X-Sign": shown.lower()}, "key", 0.0)
 
 
+async def test_delivery_when_its_trigger_misspells_what_it_checks_then_nothing_is_taken(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """Whoever wrote it believes that signatures are checked; who sends something is told nothing of it."""
+    triggers = TriggerStore(connection, db).database
+    for name, field in (("a", {"verfy": GITHUB}), ("b", {"verify": {"hmac": "md5"}}), ("c", {"verified_by": "ann"})):
+        await triggers.put({"_id": name, "type": "@webhook", "worker": "w", "message": None, **field})
+        answered = await http.post(f"/jobs/webhooks/{name}", json={})
+        assert answered.status == (204 if name == "c" else 403)
+        assert "hmac" not in await answered.text()
+    assert [job["trigger_id"] for job in await jobs_of(connection, db)] == ["c"]
+    with pytest.raises(MalformedTriggerError, match=r"verfy is no field: did you mean verify\?"):
+        parse_trigger(webhook(verfy=GITHUB))
+
+
 @pytest.mark.parametrize(
     "fields",
     [

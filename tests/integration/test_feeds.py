@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from copies import put_on_all
 from fault_proxy import Answer, FaultProxy, Refusal
 from waiting import eventually
 
@@ -82,7 +83,7 @@ async def test_page_when_asked_then_rows_after_the_sequence(connection: Connecti
 async def test_follower_when_since_is_now_then_only_what_comes(connection: Connection, db: Prefixer) -> None:
     """`current_sequence` and "now" both begin at the present state."""
     database = connection.database(db.database("triggers"))
-    await database.put({"_id": "before"})
+    await put_on_all(database, {"_id": "before"})
     for since in ("now", "present"):
         follower = ChangesFollower(database, "now" if since == "now" else await current_sequence(database))
         waiting = asyncio.create_task(take(follower))

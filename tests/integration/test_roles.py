@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from waiting import eventually
 
 from couchjobs.client import Couchjobs
 from couchjobs.couch.access import admit, give_role
@@ -30,6 +31,7 @@ Call = Callable[[Couchjobs, int], Awaitable[Any]]
 TABLE: list[tuple[str, Call, bool, bool]] = [
     ("push", lambda one, n: one.push("w", 1, id=f"new-{n}"), True, True),
     ("push with a delay", lambda one, n: one.push("w", 1, id=f"later-{n}", delay="1h", priority=3), True, True),
+    ("push of an id that is there", lambda one, n: one.push("w", 1, id=f"queued-{n}"), True, True),
     ("get", lambda one, n: one.get(f"queued-{n}"), True, True),
     ("jobs", lambda one, n: one.jobs(worker="w"), True, True),
     ("queue_len", lambda one, n: one.queue_len("w"), True, True),
@@ -112,7 +114,7 @@ async def test_producer_when_of_one_tenant_then_no_other_is_his(
     url = f"http://{user}:pw@{at.hostname}:{at.port}"
     async with Couchjobs(settings=settings_for(url=url, prefix=alice.prefix)) as his:
         assert (await his.push("w", 1, id="mine")).created
-        assert [job.id for job in await his.jobs()] == ["mine"]
+        assert [job.id for job in await eventually(his.jobs)] == ["mine"]
     async with Couchjobs(settings=settings_for(url=url, prefix=bob.prefix, push_timeout=0.5)) as others:
         with pytest.raises((*REFUSED, Unavailable)):
             await others.push("w", 1, id="not-mine")

@@ -225,8 +225,10 @@ async def test_try_when_the_function_raises_what_is_no_exception_then_an_outcome
 
 def test_worker_when_declared_wrongly_then_configuration_error() -> None:
     """What, where, how to mend it."""
-    with pytest.raises(ConfigurationError, match="unexpected keyword argument 'colour'"):
+    with pytest.raises(ConfigurationError, match="there is no option 'colour'"):
         worker("w", colour=1)(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match=r"there is no option 'timout': did you mean timeout\?"):
+        worker("w", timout=1)(lambda ctx: None)
     with pytest.raises(ConfigurationError, match=r"must take \(ctx\) or \(ctx, message\)"):
         worker("w")(lambda: None)
     with pytest.raises(ConfigurationError, match="concurrency must be at least 1"):
