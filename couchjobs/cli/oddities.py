@@ -53,6 +53,8 @@ class Oddities:
         notes = []
         if self._taken is not None and infos.worker not in self._taken:
             notes.append(nobody_has(infos.worker, self._taken))
+        if infos.timezone and infos.type in ("@event", "@webhook", "@client"):
+            notes.append(f"its timezone, {infos.timezone}, is not used: {infos.type} fires by no clock")
         names = sorted({_database(self._connection, doctype) for doctype in doctypes_of(infos)} & self._missing)
         empty = sorted(self._empty.intersection(_patterns_of(infos)))
         notes += [f"there is no database {name}" for name in names]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from couchjobs.cli.oddities import Oddities
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
@@ -65,16 +66,17 @@ def _edit(
     *,
     as_json: bool,
 ) -> None:
-    async def work(connection: Connection) -> tuple[TriggerInfos, Life | None]:
+    async def work(connection: Connection) -> tuple[TriggerInfos, Life | None, list[str]]:
         store = TriggerStore(connection, connection.settings.tenant)
         while True:
             try:
                 infos = await store.replace(trigger_id, changes)
             except Conflict:
                 continue  # somebody else has edited it meanwhile: on top of that
-            return infos, await life_in(connection, connection.settings.tenant, infos)
+            odd = (await Oddities.of(connection, [infos])).notes(infos)
+            return infos, await life_in(connection, connection.settings.tenant, infos), odd
 
-    infos, life = with_connection(url, domain, prefix, work)
+    infos, life, odd = with_connection(url, domain, prefix, work)
     if as_json:
         print_json(infos.document())
     else:
@@ -84,6 +86,8 @@ def _edit(
                 "couchjobs: it is declared in code, which a daemon that starts puts back: change it there",
                 file=sys.stderr,
             )
+        for note in odd:
+            print(plain(f"note: {note}"), file=sys.stderr)
         tell_of(life)
 
 
