@@ -1,7 +1,8 @@
 """Deadlines that are nearly always called off: of tries, of pushes. A timer of the event loop costs more than a try.
 
 Those that are far away share the timers of the event loop, one for each quarter of a second, and may come so much late;
-near ones have one of their own.
+those that are more than a minute away share longer spans, of a 256th to a 128th of how far away they are, so that there
+are never many timers. Near ones have one of their own.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from math import frexp
 from typing import Any, Protocol
 
 _NEAR_S = 2.0
 """Seconds: a deadline within them is met to the millisecond."""
-_SLICES_PER_S = 4
+_SHORTEST_S = 0.25
+_SLICES = 256
 
 
 class Deadline(Protocol):
@@ -40,26 +43,29 @@ class Deadlines:
     """Those of whatever has many at a time, in the event loop that runs."""
 
     def __init__(self) -> None:
-        self._slices: dict[int, Calls] = {}
+        self._slices: dict[tuple[float, int], Calls] = {}
+        """By their length, and how manieth they are."""
         self._context = Context()
         """That of shared timers: they are nobody's."""
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Deadline:
-        """Call back at that time of the event loop, or up to a quarter of a second later where it is far away."""
+        """Call back at that time of the event loop, or later by less than a hundredth where it is far away."""
         loop = asyncio.get_running_loop()
-        if when - loop.time() < _NEAR_S:
+        away = when - loop.time()
+        if away < _NEAR_S:
             return loop.call_at(when, callback, *args)
-        number = int(when * _SLICES_PER_S) + 1
-        calls = self._slices.get(number)
+        length = max(_SHORTEST_S, 2.0 ** frexp(away / _SLICES)[1])
+        place = length, int(when // length) + 1
+        calls = self._slices.get(place)
         if calls is None:
-            calls = self._slices[number] = {}
-            loop.call_at(number / _SLICES_PER_S, self._call, number, context=self._context)
+            calls = self._slices[place] = {}
+            loop.call_at(place[1] * length, self._call, place, context=self._context)
         far = _Far(calls)
         calls[far] = callback, args
         return far
 
-    def _call(self, number: int) -> None:
-        calls = self._slices.pop(number)
+    def _call(self, place: tuple[float, int]) -> None:
+        calls = self._slices.pop(place)
         for far in [*calls]:
             if far not in calls:  # called off by one before it
                 continue

@@ -286,8 +286,10 @@ class Producer:
             lane.read_again(job.id)
             return
         execution = lane.executions[job.id] = Execution(lane, job, slot)
-        task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=lane.context)
-        lane.tasks[job.id] = task
+        context = lane.context and lane.context.copy()
+        task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=context)
+        if job.id in lane.executions:  # an eager task may have ended already
+            lane.tasks[job.id] = task
 
     async def _execute(self, execution: Execution) -> None:
         lane, job = execution.lane, execution.job
@@ -296,7 +298,7 @@ class Producer:
             again_in = await self._executor.run(execution)
         finally:
             del lane.executions[job.id]
-            del lane.tasks[job.id]
+            lane.tasks.pop(job.id, None)
             if execution.is_to_be_read():
                 lane.read_again(job.id)
             elif again_in is not None:

@@ -140,7 +140,8 @@ class Sweeper:
 
     async def _sweep_part(self, worker_type: str | None, part: str, update: Update) -> None:
         """Read rows until there are as many candidates as this daemon looks ahead, or none more that are due soon."""
-        horizon = format_time(now() + timedelta(seconds=_AHEAD * self._interval))
+        until = now() + timedelta(seconds=_AHEAD * self._interval)
+        horizon = format_time(until)
         low, most = [worker_type, part], self._most
         high = [*low, horizon if part == "due" else {}]
         docid: str | None = None
@@ -149,7 +150,7 @@ class Sweeper:
             rows = await self._lane.store.database.view(
                 "queue/due", low, high, limit=most + by_id + 1, update=update, startkey_docid=docid
             )
-            await self._take([row for row in rows[:most] if str(row["key"][-1]) <= horizon])
+            await self._take([row for row in rows[:most] if _due_time(row) <= until.timestamp()])
             if len(rows) <= most:
                 if part == "due":
                     await self._look_beyond(worker_type, horizon, update)
@@ -162,8 +163,8 @@ class Sweeper:
 
     def _leave_out(self, worker_type: str, rows: list[Row], count: int) -> None:
         """Keep the ids of so many rows, as far as they are due, and note from when on there is more than that."""
-        lane, present = self._lane, format_time(now())
-        due = [row for row in rows[:count] if row["value"] is None and str(row["key"][-1]) <= present]
+        lane, present = self._lane, now().timestamp()
+        due = [row for row in rows[:count] if row["value"] is None and _due_time(row) <= present]
         may_have = lane.daemon.partition.may_have
         ids = [row["id"] for row in due if row["id"] not in lane.executions and may_have(row["id"])]
         for row in rows[:count]:

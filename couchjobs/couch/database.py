@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from couchjobs.couch.answers import Found, as_error, leaf_rank, read_documents, read_write_row
 from couchjobs.couch.client import CouchServer
-from couchjobs.couch.codec import encode
+from couchjobs.couch.codec import decode, encode
 from couchjobs.errors import NotFound, Unavailable, Unreadable
 
 Document = dict[str, Any]
@@ -53,6 +53,17 @@ class Witness(NamedTuple):
     doc_id: str
     rev: str
     deleted: bool = False
+
+
+def is_readable(answer: bytes) -> bool:
+    """Return whether an answer with a document can be read: it is not too large, and JSON, not nested too deep."""
+    if len(answer) > _BULK_BYTES:
+        return False
+    try:
+        decode(answer)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class Database:

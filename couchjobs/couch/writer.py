@@ -122,7 +122,8 @@ class GroupWriter:
             self._hold = None
         while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
             writing = self._write_batch(self._next_batch())
-            request = asyncio.create_task(writing, name=f"write {self.database.name}", context=self._context)
+            context = self._context.copy()  # a task that is eager enters it at once, and this may run in it
+            request = asyncio.create_task(writing, name=f"write {self.database.name}", context=context)
             self._requests.add(request)
             request.add_done_callback(self._request_ended, context=self._context)
 

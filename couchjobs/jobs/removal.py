@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from couchjobs.couch.answers import Written
 from couchjobs.couch.database import Document, Row
@@ -81,32 +82,44 @@ class Remover:
         """Yield the jobs of a group that are kept no longer, the oldest first.
 
         The view is read as it was when the groups were counted: to bring it up to date takes it longer, where jobs run,
-        than all the rest, and what has ended since is to be kept for a while yet.
+        than all the rest, and what has ended since is to be kept for a while yet. Which of two is the newer one, the
+        view alone says: it orders what people write for times in a way of its own.
         """
-        rule = group.rule
-        surplus = await self._newest_surplus(group)
-        if rule.keep is None and surplus is None:
-            return
-        ended_before = now - timedelta(seconds=rule.keep) if rule.keep is not None else datetime.min.replace(tzinfo=UTC)
-        last = format_time(ended_before) if surplus is None else {}
+        rule, surplus = group.rule, await self._newest_surplus(group)
+        ended_before = datetime.min.replace(tzinfo=UTC)
+        if rule.keep is not None:
+            ended_before = now - timedelta(seconds=rule.keep)
+            async for rows in self._rows(group, format_time(ended_before)):
+                yield [one for _, one in await self._read(group, rows) if _ended_at(one) < ended_before]
+        if surplus is not None:
+            async for rows in self._rows(group, surplus["key"][-1]):
+                older = [row for row in rows if row["key"] != surplus["key"] or row["id"] <= surplus["id"]]
+                yield [
+                    one
+                    for row, one in await self._read(group, older)
+                    if row["key"][-1] == _queued_at(one) and _ended_at(one) >= ended_before
+                ]
+
+    async def _rows(self, group: _Group, last: Any) -> AsyncIterator[list[Row]]:
+        """Yield the rows of a group up to that time, in steps."""
         low, high = [group.worker, group.state], [group.worker, group.state, last]
         pages = self._store.database.view_pages("jobs/by_state", low, high, page=_PAGE, update="false", stable=True)
-        async for rows in _in_steps(pages):
-            beyond = {row["id"]: row["key"][-1] for row in rows if surplus is not None and _place(row) <= surplus}
-            documents: list[Document] = []
-            for one in await self._store.database.read(row["id"] for row in rows):
-                document = one.document
-                if document is None or document.get("state") != group.state:
-                    continue
-                stands_there = one.doc_id in beyond and beyond[one.doc_id] == _queued_at(document)
-                if stands_there or _ended_at(document) < ended_before:
-                    documents.append(document)
-            yield documents
-            if not beyond and rule.keep is None:
-                return
+        async for rows in pages:
+            for begin in range(0, len(rows), STEP):
+                yield rows[begin : begin + STEP]
 
-    async def _newest_surplus(self, group: _Group) -> tuple[str, str] | None:
-        """Return the place of the newest job that is one too many: whatever others remove, the newer ones stay."""
+    async def _read(self, group: _Group, rows: list[Row]) -> list[tuple[Row, Document]]:
+        """Return the rows with their documents, but for those that have another state by now."""
+        by_id = {row["id"]: row for row in rows}
+        found = await self._store.database.read(by_id)
+        return [
+            (by_id[one.doc_id], one.document)
+            for one in found
+            if one.document is not None and one.document.get("state") == group.state
+        ]
+
+    async def _newest_surplus(self, group: _Group) -> Row | None:
+        """Return the row of the newest job that is one too many: whatever others remove, the newer ones stay."""
         at_most = group.rule.at_most
         if at_most is None or group.count <= at_most:
             return None
@@ -114,7 +127,7 @@ class Remover:
         rows = await self._store.database.view(
             "jobs/by_state", high, low, limit=1, descending=True, skip=at_most, stable=True
         )
-        return _place(rows[0]) if rows else None
+        return rows[0] if rows else None
 
     async def _remove(self, documents: list[Document]) -> int:
         if not documents:
@@ -130,12 +143,6 @@ class Remover:
         answers = await asyncio.gather(*(self._store.writer.write(deletion) for deletion in deletions))
         self.refused += sum(answer.written is Written.REFUSED for answer in answers)
         return sum(answer.stored for answer in answers)
-
-
-async def _in_steps(pages: AsyncIterator[list[Row]]) -> AsyncIterator[list[Row]]:
-    async for rows in pages:
-        for begin in range(0, len(rows), STEP):
-            yield rows[begin : begin + STEP]
 
 
 def _ended_at(document: Document) -> datetime:

@@ -27,7 +27,7 @@ from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Document, is_readable
 from couchjobs.couch.surely import write_surely
 from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
@@ -291,6 +291,8 @@ class JobStore:
             rev, original = await self.database.raw(job_id)
         except NotFound:
             return True
+        if is_readable(original):  # it was the answer that could not be read, and not the document
+            return False
         _logger.warning("bad job", job=job_id, reason=reason)
         answer = await self._reduce({"_id": job_id, "_rev": rev}, original, f"bad job: {reason}")
         return answer.written is not Written.UNKNOWN

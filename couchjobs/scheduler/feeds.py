@@ -88,9 +88,9 @@ class Feeds:
 
     async def stop(self) -> None:
         """End all followers; what they know stays, for when this runs again."""
-        await self._tasks.stop()
         self._paused |= {doctype: one.follower for doctype, one in self._followed.items()}
         self._followed.clear()
+        await self._tasks.stop()
 
     async def remember(self) -> None:
         """Have all followers write down what they have seen: nobody may follow for a while."""
@@ -265,8 +265,14 @@ class Feeds:
             if self._patterns.is_new(doctype):
                 await follower.note_absent()  # it was, when its pattern was first looked at
         task = self._tasks.start(f"follow {doctype}", follower.run)
-        task.add_done_callback(lambda _: self._ended.set())
         self._followed[doctype] = _Followed(follower, task)
+        task.add_done_callback(lambda ended: self._note_end(doctype, ended))
+
+    def _note_end(self, doctype: str, task: asyncio.Task[None]) -> None:
+        """Take note that a follower has ended by itself: one that is stopped here is no news."""
+        followed = self._followed.get(doctype)
+        if followed is not None and followed.task is task:
+            self._ended.set()
 
     def _new_follower(self, doctype: str) -> EventFollower:
         return EventFollower(self._connection, self._db, doctype, self._firing, self._may_follow)
@@ -282,17 +288,18 @@ class Feeds:
         return {doctype for document in documents if (doctype := doctype_of(document, self._db)) is not None}
 
     def _name_of(self, doctype: str) -> str:
-        """Return by which name is kept how far it was followed; empty where no database can have it."""
+        """Return the name of the database; empty where none can have it."""
         try:
-            return self._db.followed_as(doctype)
+            return self._db.database(doctype)
         except ConfigurationError:
             return ""
 
     async def _drop_checkpoint(self, doctype: str) -> None:
         """Forget the position where no trigger is left: a later one begins at the database's present state."""
         control = self._connection.control
-        await forget(control, self._name_of(doctype))
-        checkpoint = await control.find(CHECKPOINT + self._name_of(doctype))
+        name = self._db.followed_as(doctype) if self._name_of(doctype) else ""
+        await forget(control, name)
+        checkpoint = await control.find(CHECKPOINT + name)
         if checkpoint is not None:
             try:
                 await control.delete(checkpoint["_id"], checkpoint["_rev"])

@@ -76,6 +76,36 @@ async def test_remover_when_rules_keep_some_then_the_others_go(
     assert sum([count async for count in remover.steps(rules, now())]) == 0
 
 
+async def test_remover_when_times_are_written_oddly_then_the_newest_are_those_of_the_view(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Numbers, small letters: CouchDB orders them in its own way, and no job that it has for one of the newest goes."""
+    store = JobStore(connection, db)
+    ended = {"worker": "w", "message": None, "state": "errored", "error": "e", "finished_at": format_time(now())}
+    for number in range(6):
+        await put_on_all(store.database, {"_id": f"odd-{number}", **ended, "queued_at": 9})
+        await put_on_all(
+            store.database, {"_id": f"small-{number}", **ended, "queued_at": f"2026-11-28t00:00:0{number}z"}
+        )
+        await put_on_all(store.database, {"_id": f"new-{number}", **ended, "queued_at": f"2026-11-29T00:00:0{number}Z"})
+    rules = read_rules([{"worker": "w", "at_most": 8}])
+    assert sum([count async for count in Remover(store).steps(rules, now())]) == 10
+    wanted = {f"new-{number}" for number in range(6)} | {"small-4", "small-5"}
+    await eventually(lambda: _is_left(connection, db, wanted))
+
+
+async def test_remover_when_both_age_and_number_count_then_each_job_goes_once(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Those that are too old, and of the others those that are too many."""
+    await _ended(connection, db, 8)
+    remover = Remover(JobStore(connection, db))
+    rules = read_rules([{"worker": "w", "keep": "132h", "at_most": 4}])
+    for dry in (True, False):
+        assert sum([count async for count in remover.steps(rules, now(), dry=dry)]) == 4
+    await eventually(lambda: _is_left(connection, db, {f"w-{number}" for number in range(4, 8)}))
+
+
 async def test_remover_when_others_remove_meanwhile_then_the_newest_stay(connection: Connection, db: Prefixer) -> None:
     """However many are left by then: what was one too many at the beginning, and nothing newer."""
     await _ended(connection, db, 250)

@@ -155,6 +155,7 @@ async def test_tenants_when_asleep_then_delays_ticks_and_events_wake_them(serve:
     await tenants.put("event", "orders", {"_id": "another"})
     await eventually(lambda: tenants.done("event", 2), 40)
     assert len(await tenants.jobs("event")) == 2
+    await eventually(lambda: not host._tenants[tenants.db("event").key].is_awake, 40)
 
 
 async def test_tenants_when_documents_name_them_then_noticed_and_dropped(

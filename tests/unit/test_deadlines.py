@@ -45,3 +45,14 @@ async def test_deadline_when_near_or_far_then_called_in_time_and_not_if_it_was_c
     assert called["last"] >= 0.7
     assert [type(error) for error in failed] == [KeyError]
     assert not all_of_them._slices
+
+
+async def test_deadlines_when_very_many_are_called_off_then_few_timers_are_left() -> None:
+    """However far away they are, and however different: each would keep a kilobyte until its time."""
+    now, all_of_them = asyncio.get_running_loop().time(), Deadlines()
+    for number in range(20_000):
+        all_of_them.call_at(now + 100_000 + 37.1 * number, print).cancel()
+        all_of_them.call_at(now + 60 + number / 1000, print).cancel()
+    assert len(all_of_them._slices) < 2000
+    near = min(length * number for length, number in all_of_them._slices)
+    assert now + 60 <= near < now + 61
