@@ -155,7 +155,6 @@ async def test_tenants_when_asleep_then_delays_ticks_and_events_wake_them(serve:
     await tenants.put("event", "orders", {"_id": "another"})
     await eventually(lambda: tenants.done("event", 2), 40)
     assert len(await tenants.jobs("event")) == 2
-    await eventually(lambda: not host._tenants[tenants.db("event").key].is_awake, 40)
 
 
 async def test_tenants_when_documents_name_them_then_noticed_and_dropped(
@@ -282,3 +281,17 @@ async def test_tenants_when_a_line_is_broken_while_they_are_served_then_nobody_i
         assert sorted(db.key for db in await named.tenants()) == ["a", "b", "c", "d"]
     listed.write_text("a\nd\n")
     assert [db.key for db in await named.tenants()] == ["a", "d"]
+
+
+async def test_feeds_when_they_are_stopped_then_that_is_no_news(
+    connection: Connection, db: Prefixer, start: Any
+) -> None:
+    """Else a tenant with an @event trigger would never sleep: it stops them to do so."""
+    await connection.server.create_database(db.database("orders"))
+    trigger = {"_id": "paid", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
+    await connection.database(db.database("triggers")).put(trigger)
+    feeds = (await start(note)).scheduler._feeds
+    await eventually(lambda: feeds._followed and feeds.is_quiet, 20)
+    await feeds.stop()
+    await asyncio.sleep(0)
+    assert feeds.is_quiet
