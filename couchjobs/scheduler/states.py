@@ -168,8 +168,8 @@ async def lives_in(connection: Connection, db: Prefixer, triggers: Iterable[Trig
     name = connection.database(db.database(connection.settings.triggers_doctype)).name
     parsed: dict[str, tuple[TriggerInfos, Schedule]] = {}
     lives: dict[str, Life | str] = {}
-    for infos in triggers:
-        infos.prefix = db.prefix  # what a document says of its tenant is not asked
+    for written in triggers:
+        infos = written.model_copy(update={"prefix": db.prefix})  # what a document says of its tenant is not asked
         try:
             schedule = parse_trigger(infos)
         except (CouchjobsError, ValueError) as error:
