@@ -54,6 +54,10 @@ class Caller:
         """Return whether that may be done with a thing; None: with all of that doctype."""
         return any(scope.allows(verb, doctype, thing) for scope in self.scopes)
 
+    def may_some(self, verb: str, doctype: str) -> bool:
+        """Return whether that may be done with anything of that doctype."""
+        return any(one.doctype in ("*", doctype) and verb in one.verbs for one in self.scopes)
+
     def workers(self, verb: str) -> tuple[str, ...]:
         """Return the worker types that rules name with whose jobs that may be done."""
         rules = [one for one in self.scopes if one.doctype in ("*", "jobs") and one.selector == WORKER_TYPE]

@@ -109,7 +109,7 @@ async def _check_sources_are_listed(api: Api) -> None:
 async def index(request: web.Request) -> web.Response:
     """GET /jobs/triggers: of these workers and types, with commas between."""
     api = request.app[API]
-    if not any(scope.doctype in ("*", "triggers") and "GET" in scope.verbs for scope in request[CALLER].scopes):
+    if not request[CALLER].may_some("GET", "triggers"):
         request[CALLER].check("GET", "triggers")
     workers, types = (set(filter(None, request.query.get(name, "").split(","))) for name in ("Worker", "Type"))
     found = []
