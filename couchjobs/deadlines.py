@@ -49,7 +49,10 @@ class Deadlines:
         """That of shared timers: they are nobody's."""
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Deadline:
-        """Call back at that time of the event loop, or later by less than a hundredth where it is far away."""
+        """Call back at that time of the event loop; where that is far away, later by a quarter of a second at most.
+
+        Beyond a minute, by a 128th of how far away it is.
+        """
         loop = asyncio.get_running_loop()
         away = when - loop.time()
         if away < _NEAR_S:

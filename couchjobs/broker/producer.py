@@ -286,7 +286,7 @@ class Producer:
             lane.read_again(job.id)
             return
         execution = lane.executions[job.id] = Execution(lane, job, slot)
-        context = lane.context and lane.context.copy()
+        context = None if lane.context is None else lane.context.copy()
         task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=context)
         if job.id in lane.executions:  # an eager task may have ended already
             lane.tasks[job.id] = task
