@@ -8,7 +8,7 @@ from typing import Any
 
 from couchjobs.cluster.pauses import paused
 from couchjobs.cluster.peers import PREFIX as DAEMON
-from couchjobs.cluster.peers import takers
+from couchjobs.cluster.peers import taken_types, takers
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Update
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
@@ -23,6 +23,14 @@ _QUICK_S = 0.1
 """Seconds up to which an update of the views was next to nothing."""
 _TIMES_AS_LONG = 20
 """Times as long as an update took until the next one."""
+
+
+async def who_takes(connection: Connection, tenant: Prefixer) -> set[str] | None:
+    """Return the worker types whose jobs somebody takes; None for who may not know, as producers may not."""
+    try:
+        return taken_types(await connection.control.with_prefix(DAEMON), tenant)
+    except (Forbidden, NotFound, Unauthorized):
+        return None
 
 
 async def queues(connection: Connection, tenant: Prefixer, *, update: Update = "true") -> list[dict[str, Any]]:

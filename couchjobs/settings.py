@@ -14,6 +14,7 @@ from couchjobs.durations import Seconds
 from couchjobs.errors import ConfigurationError
 from couchjobs.log import redact
 from couchjobs.prefixer import USERS, Prefixer
+from couchjobs.reasons import reasons
 
 _PREFIX = "COUCHJOBS_"
 _ELSEWHERE = {
@@ -149,5 +150,4 @@ def load_settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ConfigurationError(f"settings: {reasons}") from None
+        raise ConfigurationError(f"settings: {reasons(error)}") from None

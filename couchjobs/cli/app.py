@@ -79,6 +79,10 @@ def root(
 
 
 _NOT_THE_USERS_FAULT = (errors.Unavailable,)
+_NOT_ALLOWED = (
+    "; a producer pushes jobs and looks at jobs and triggers, all else is for workers and administrators:"
+    " SECURITY.md says who may do what"
+)
 
 
 def main() -> None:
@@ -86,5 +90,6 @@ def main() -> None:
     try:
         app()
     except errors.CouchjobsError as error:
-        print(f"couchjobs: {plain(redact(str(error)))}", file=sys.stderr)
+        hint = _NOT_ALLOWED if isinstance(error, errors.Forbidden) else ""
+        print(f"couchjobs: {plain(redact(str(error)).rstrip('.'))}{hint}", file=sys.stderr)
         process.leave(1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2)  # threads of a program may go on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import orjson
 import typer
 
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
-from couchjobs.cli.trigger_edit import tell_of
+from couchjobs.cli.trigger_edit import tell_of, zone_of
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTriggerError, UnknownTriggerError
 from couchjobs.scheduler.states import life_in
@@ -61,7 +62,10 @@ def next_times(
     elif answer["error"]:
         raise ConfigurationError(answer["reason"])
     else:
-        print("\n".join(answer["next"]) or "never")
+        for tick, local in zip_longest(answer["next"], answer.get("local", ()), fillvalue=""):
+            print(f"{tick}  {local}".rstrip())
+        if not answer["next"]:
+            print("never")
         if trigger_id is None and kind in PERIODIC:
             print("note: an example: each stored trigger has a moment of its own in that window", file=sys.stderr)
 
@@ -88,7 +92,14 @@ def _answer_stored(
         if life is None:
             raise MalformedTriggerError(f"trigger {trigger_id!r} does not fire by the clock")
         start = (parse_time(after) if after else None) or now()
-        return {"next": [_as_text(tick) for tick in coming_times(life, start, count)], "error": False}
+        ticks = coming_times(life, start, count)
+        zone = zone_of(life)
+        local = (
+            {}
+            if zone.key == "UTC"
+            else {"local": [f"{tick.astimezone(zone):%a %Y-%m-%d %H:%M:%S} {zone.key}" for tick in ticks]}
+        )
+        return {"next": [_as_text(tick) for tick in ticks], **local, "error": False}
     except _BAD as error:
         return {"next": [], "error": True, "reason": str(error)}
 

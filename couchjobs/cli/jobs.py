@@ -24,18 +24,17 @@ from couchjobs.cli.options import (
     say,
     with_connection,
 )
-from couchjobs.cluster.peers import PREFIX as DAEMON
-from couchjobs.cluster.peers import taken_types
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import ConfigurationError, Forbidden, NotFound, Unauthorized
+from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
 from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.queries import newest
 from couchjobs.jobs.store import JobStore
+from couchjobs.overview import who_takes
 from couchjobs.timestamps import format_time
 
 app = typer.Typer(help="Look at jobs, try them again, cancel them.", no_args_is_help=True)
@@ -74,7 +73,7 @@ def ls(
             found = await newest(connection, connection.settings.tenant, wanted, limit)
         except NotFound as error:
             raise not_set_up(error) from error
-        return found, await who_takes(connection)
+        return found, await who_takes(connection, connection.settings.tenant)
 
     documents, taken = with_connection(url, domain, prefix, work)
     notes = [_note(document, taken) for document in documents]
@@ -92,14 +91,6 @@ def ls(
         state_told = "cancelled" if job.cancelled else job.state
         table.add_row(*map(cell, (job.id, job.worker, state_told, queued, took, job.exec_count, daemon, note)))
     Console(width=None if Console().is_terminal else 200).print(table)
-
-
-async def who_takes(connection: Connection) -> set[str] | None:
-    """Return the worker types whose jobs somebody takes; None for who may not know, as producers may not."""
-    try:
-        return taken_types(await connection.control.with_prefix(DAEMON), connection.settings.tenant)
-    except (Forbidden, NotFound, Unauthorized):
-        return None
 
 
 def _note(document: Document, taken: set[str] | None) -> str:

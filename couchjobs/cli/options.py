@@ -85,6 +85,19 @@ def not_set_up(error: NotFound) -> ConfigurationError:
     )
 
 
+async def check_set_up(connection: Connection) -> None:
+    """Check that the tenant is there, before something is written that would be of nobody.
+
+    Raises:
+        ConfigurationError: it has no database of jobs.
+    """
+    settings = connection.settings
+    try:
+        await connection.database(settings.tenant.database(settings.jobs_doctype)).info()
+    except NotFound as error:
+        raise not_set_up(error) from None
+
+
 async def tenants_of(connection: Connection, wanted: str | None) -> list[Prefixer]:
     """Return the tenants that `--tenants` names; that of the settings where it names none.
 

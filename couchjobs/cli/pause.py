@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from couchjobs.cli.jobs import who_takes
-from couchjobs.cli.oddities import nobody_has
-from couchjobs.cli.options import Domain, Prefix, Url, say, with_connection
+from couchjobs.cli.options import Domain, Prefix, Url, check_set_up, say, with_connection
 from couchjobs.cluster.pauses import set_paused
 from couchjobs.couch.connection import Connection
 from couchjobs.log import plain
+from couchjobs.overview import who_takes
+from couchjobs.remarks import nobody_has
 
 Worker = Annotated[str, typer.Argument(help="The type of worker.")]
 
@@ -29,8 +29,9 @@ def resume(worker: Worker, url: Url = None, domain: Domain = None, prefix: Prefi
 
 def _set(worker: str, url: str | None, domain: str | None, prefix: str | None, *, is_paused: bool) -> None:
     async def work(connection: Connection) -> tuple[bool, set[str] | None]:
+        await check_set_up(connection)
         changed = await set_paused(connection, connection.settings.tenant, worker, is_paused=is_paused)
-        return changed, await who_takes(connection)
+        return changed, await who_takes(connection, connection.settings.tenant)
 
     changed, taken = with_connection(url, domain, prefix, work)
     state = "paused" if is_paused else "not paused"

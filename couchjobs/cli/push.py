@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.cli.jobs import who_takes
-from couchjobs.cli.oddities import nobody_has
 from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, NotFound
 from couchjobs.jobs.job import MAX_NAME, Job, State
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, as_stored, moment_of
+from couchjobs.overview import who_takes
+from couchjobs.remarks import nobody_has
 from couchjobs.timestamps import parse_time
 
 
@@ -85,7 +85,7 @@ async def _store(connection: Connection, request: JobRequest) -> Job:
     if not result.created:
         other = ", and its message is another" if job.message != as_stored(request.message, "message") else ""
         print(f"couchjobs: there was a job {job.id} already: it is {job.state}{other}", file=sys.stderr)
-    taken = await who_takes(connection)
+    taken = await who_takes(connection, connection.settings.tenant)
     if taken is not None and job.worker not in taken:
         print(f"couchjobs: job {job.id} is queued; {nobody_has(job.worker, taken)}", file=sys.stderr)
     return job

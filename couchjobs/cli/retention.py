@@ -8,7 +8,18 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, read_json, say, with_connection
+from couchjobs.cli.options import (
+    Domain,
+    Json,
+    Prefix,
+    Url,
+    check_set_up,
+    not_set_up,
+    print_json,
+    read_json,
+    say,
+    with_connection,
+)
 from couchjobs.couch.connection import Connection
 from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError, Forbidden, NotFound
@@ -47,6 +58,7 @@ def set_(
     count = len(read_rules(wanted).rules)
 
     async def work(connection: Connection) -> None:
+        await check_set_up(connection)
         await store_rules(connection, connection.settings.tenant, wanted)
 
     with_connection(url, domain, prefix, work)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from couchjobs.cli.options import Domain, Prefix, Url, say, with_connection
+from couchjobs.cli.options import Domain, Prefix, Url, check_set_up, say, with_connection
+from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError
 from couchjobs.scheduler.secrets import write_secret
 
@@ -22,9 +23,12 @@ def set_(name: Name, url: Url = None, domain: Domain = None, prefix: Prefix = No
     value = typer.prompt("secret", hide_input=True) if asked else sys.stdin.readline().rstrip("\n")
     if not value:
         raise ConfigurationError("the secret is empty")
-    with_connection(
-        url, domain, prefix, lambda connection: write_secret(connection, connection.settings.tenant, name, value)
-    )
+
+    async def work(connection: Connection) -> None:
+        await check_set_up(connection)
+        await write_secret(connection, connection.settings.tenant, name, value)
+
+    with_connection(url, domain, prefix, work)
     say(f"{name} is stored")
 
 

@@ -20,6 +20,7 @@ from couchjobs.cli.options import (
     Tenants,
     Url,
     cell,
+    check_set_up,
     check_tenants,
     print_json,
     say,
@@ -89,13 +90,12 @@ def create(
     prefix: Prefix = None,
 ) -> None:
     """Make a token, and print it: it is shown once, and nobody can read it again."""
-    token = with_connection(
-        url,
-        domain,
-        prefix,
-        lambda connection: create_token(connection, connection.settings.tenant, name, scopes),
-    )
-    say(token)
+
+    async def work(connection: Connection) -> str:
+        await check_set_up(connection)
+        return await create_token(connection, connection.settings.tenant, name, scopes)
+
+    say(with_connection(url, domain, prefix, work))
 
 
 @app.command("ls")

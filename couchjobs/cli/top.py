@@ -36,8 +36,8 @@ class _Look:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
-    minute: Figures = field(default_factory=Figures)
-    """Of the last whole minute."""
+    minute: Figures | None = field(default_factory=Figures)
+    """Of the last whole minute; None where this user may not know."""
     trouble: str = ""
 
 
@@ -77,10 +77,11 @@ async def _look(connection: Connection) -> _Look:
         running = await newest(connection, tenant, JobFilter(state=State.RUNNING), _RUNNING)
     except NotFound as error:
         raise not_set_up(error) from error
+    minute: Figures | None
     try:
         minute = (await last_hour(connection, tenant, present))[-2].figures
     except Exception:  # noqa: BLE001  who may not see the control database sees the rest
-        minute = Figures()
+        minute = None
     return _Look(rows, [Job.read(document) for document in running], minute)
 
 
@@ -92,13 +93,17 @@ def _shown(look: _Look) -> Group:
 
 
 def _head(look: _Look) -> Text:
-    minute = look.minute
-    wait = minute.waited_s / minute.waited if minute.waited else 0.0
-    text = Text(f"last minute: {minute.done:,} done, {minute.failed:,} failed, {minute.retried:,} tried again")
-    text.append(f", waited {wait:.3g} s on average" if minute.waited else "")
+    text = Text("last minute: " + _minute(look.minute))
     if look.trouble:
         text.append("\n").append(cell(f"as it was: {look.trouble}"), style="bold red")
     return text
+
+
+def _minute(minute: Figures | None) -> str:
+    if minute is None:
+        return "not known: the control database cannot be read"
+    told = f"{minute.done:,} done, {minute.failed:,} failed, {minute.retried:,} tried again"
+    return told + (f", waited {minute.waited_s / minute.waited:.3g} s on average" if minute.waited else "")
 
 
 def _queues(rows: list[dict[str, Any]]) -> Table:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
-from couchjobs.cli.oddities import Oddities
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict
 from couchjobs.log import plain
+from couchjobs.remarks import Remarks
 from couchjobs.scheduler.declared import FIELDS, MARK
 from couchjobs.scheduler.states import life_in
 from couchjobs.scheduler.store import TriggerStore
@@ -34,7 +35,32 @@ Grace = Annotated[str | None, typer.Option("--grace", help="How late a tick may 
 Starts = Annotated[str | None, typer.Option("--starts", help="No tick before this RFC 3339 time.")]
 Ends = Annotated[str | None, typer.Option("--ends", help="No tick after this RFC 3339 time.")]
 Anchor = Annotated[str | None, typer.Option("--anchor", help="For @every: one of its ticks, as an RFC 3339 time.")]
+Verify = Annotated[
+    str | None, typer.Option("--verify", help='For @webhook: how it is signed, as JSON: {"stripe": "<secret name>"}.')
+]
+Headers = Annotated[
+    str | None, typer.Option("--headers", help="For @webhook: those that reach the job, parted by commas.")
+]
+UniqueBy = Annotated[
+    str | None, typer.Option("--unique-by", help="For @webhook: one job for each header:NAME or body:PATH.")
+]
+Accept = Annotated[
+    str | None, typer.Option("--accept", help="For @webhook: json, form, text or raw; several with commas between.")
+]
 _TOLD = 3
+
+
+def webhook_fields(
+    verify: str | None, headers: str | None, unique_by: str | None, accept: str | None
+) -> dict[str, Any]:
+    """Return the fields of a @webhook that options give; None for one that an empty text removes."""
+    given = {
+        "verify": verify and read_json("--verify", verify),
+        "headers": headers and [name.strip() for name in headers.split(",")],
+        "unique_by": unique_by,
+        "accept": accept and [kind.strip() for kind in accept.split(",")],
+    }
+    return {name: value or None for name, value in given.items() if value is not None}
 
 
 def tell_of(life: Life | None, *, file: Any = sys.stderr) -> None:
@@ -48,10 +74,15 @@ def tell_of(life: Life | None, *, file: Any = sys.stderr) -> None:
         print(plain(f"note: {note}"), file=file)
 
 
+def zone_of(life: Life) -> ZoneInfo:
+    """Return the time zone in which people think of a schedule; UTC where it names none."""
+    schedule = life.schedule
+    return schedule.zone if isinstance(schedule, CronTrigger) else parse_zone(life.infos.timezone)
+
+
 def _local(tick: datetime, life: Life) -> str:
     in_utc = f"{tick:%a} {format_time(tick).replace('.000000Z', 'Z')}"
-    schedule = life.schedule
-    zone = schedule.zone if isinstance(schedule, CronTrigger) else parse_zone(life.infos.timezone)
+    zone = zone_of(life)
     if zone.key == "UTC":
         return in_utc
     return f"{tick.astimezone(zone):%a %Y-%m-%d %H:%M:%S} {zone.key} ({in_utc[4:]})"
@@ -73,8 +104,9 @@ def _edit(
                 infos = await store.replace(trigger_id, changes)
             except Conflict:
                 continue  # somebody else has edited it meanwhile: on top of that
-            odd = (await Oddities.of(connection, [infos])).notes(infos)
-            return infos, await life_in(connection, connection.settings.tenant, infos), odd
+            db = connection.settings.tenant
+            odd = (await Remarks.of(connection, db, [infos])).notes(infos, changes)
+            return infos, await life_in(connection, db, infos), odd
 
     infos, life, odd = with_connection(url, domain, prefix, work)
     if as_json:
@@ -105,6 +137,10 @@ def update(
     starts: Starts = None,
     ends: Ends = None,
     anchor: Anchor = None,
+    verify: Verify = None,
+    headers: Headers = None,
+    unique_by: UniqueBy = None,
+    accept: Accept = None,
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
@@ -123,6 +159,7 @@ def update(
         "anchor": anchor,
     }
     changes: Document = {name: value or None for name, value in given.items() if value is not None}
+    changes |= webhook_fields(verify, headers, unique_by, accept)
     if arguments == "":
         changes["arguments"] = ""
     if message is not None:

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from couchjobs.cli.oddities import Oddities, doctypes_of
 from couchjobs.cli.options import (
     Domain,
     Json,
@@ -32,12 +31,9 @@ from couchjobs.errors import (
 )
 from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.trigger_state import get_trigger_state
-from couchjobs.scheduler.patterns import Patterns
-from couchjobs.scheduler.positions import loops_of, loss_of, read_positions
-from couchjobs.scheduler.sources import read_sources
+from couchjobs.remarks import Remarks
 from couchjobs.scheduler.states import state_id, state_of
 from couchjobs.scheduler.store import TriggerStore
-from couchjobs.scheduler.trigger import EventTrigger, new_trigger
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
@@ -61,11 +57,8 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
         except NotFound as error:
             raise not_set_up(error) from error
         limit = asyncio.Semaphore(_AT_A_TIME)
-        refused = await _refused(connection, documents)
-        positions = await read_positions(connection, connection.settings.tenant)
-        lost = {doctype: loss for doctype, position in positions.items() if (loss := loss_of(position))}
-        loops = {trigger_id: note for position in positions.values() for trigger_id, note in loops_of(position).items()}
-        odd = await _odd(connection, documents)
+        understood = {infos.id: infos for document in documents if (infos := _understood(document))}
+        remarks = await Remarks.of(connection, connection.settings.tenant, understood.values())
 
         async def describe(document: Document) -> dict[str, Any]:
             async with limit:
@@ -73,10 +66,11 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
                     found = await _describe(connection, document)
                 except Exception as error:  # noqa: BLE001  no document may hide the others
                     return {**document, "bad": f"bad: {type(error).__name__}: {error}"}
-            if reason := refused.get(document["_id"]):
-                return {**found, "bad": f"does not fire: {reason}"}
-            more = [*odd.get(document["_id"], []), *filter(None, [loops.get(document["_id"])])]
-            return {**found, **_lost_of(document, lost), "notes": [*found.get("notes", []), *more]}
+            infos = understood.get(document["_id"])
+            if infos is None:
+                return {**found, "notes": near_misses(document, TriggerInfos)}
+            bad = {"bad": trouble} if (trouble := remarks.trouble(infos)) else {}
+            return {**found, **bad, "notes": [*found.get("notes", []), *remarks.notes(infos, document)]}
 
         return await asyncio.gather(*(describe(document) for document in documents))
 
@@ -88,8 +82,8 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
     for one in found:
         state = one.get("current_state", {})
         notes = ["it is disabled"] if one.get("disabled") and not one.get("notes") else []
-        notes = [*notes, *one.get("notes", []), *near_misses(one, TriggerInfos)]
-        note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
+        notes = [*notes, *one.get("notes", [])]
+        note = one.get("bad") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
         table.add_row(*map(cell, (*texts, last, note)))
@@ -102,45 +96,11 @@ async def _all_documents(connection: Connection) -> AsyncIterator[list[Document]
         yield [one.document or {"_id": one.doc_id, "unreadable": one.reason} for one in page if not one.absent]
 
 
-async def _odd(connection: Connection, documents: list[Document]) -> dict[str, list[str]]:
-    """Return what is odd about triggers that fire, by id."""
-    firing = []
-    for document in documents:
-        try:
-            infos = TriggerInfos.from_document(document)
-        except Exception:  # noqa: BLE001, S112  it is shown as a bad one
-            continue
-        if not infos.disabled:
-            firing.append(infos)
-    oddities = await Oddities.of(connection, firing)
-    return {infos.id: oddities.notes(infos) for infos in firing}
-
-
-async def _refused(connection: Connection, documents: list[Document]) -> dict[str, str]:
-    """Return why @event triggers may not fire, by id; nothing where one may not know."""
-    db, events = connection.settings.tenant, []
-    for document in documents:
-        try:
-            trigger = new_trigger(db, TriggerInfos.from_document(document))
-        except Exception:  # noqa: BLE001, S112  it is shown as a bad one
-            continue
-        if isinstance(trigger, EventTrigger) and not trigger.infos.disabled:
-            events.append(trigger)
+def _understood(document: Document) -> TriggerInfos | None:
     try:
-        existing = await Patterns(connection, db).named_by(events)
-        return (await (await read_sources(connection, db)).admitted(events, existing))[1] if events else {}
-    except (Forbidden, Unauthorized):
-        return {}
-
-
-def _lost_of(document: Document, lost: dict[str, str]) -> dict[str, str]:
-    """Return the note of a trigger of whose databases one has lost its position; nothing where none has."""
-    try:
-        doctypes = doctypes_of(TriggerInfos.from_document(document))
-    except BadDocumentError:
-        return {}
-    notes = [lost[doctype] for doctype in sorted(doctypes) if doctype in lost]
-    return {"lost": "; ".join(notes)} if notes else {}
+        return TriggerInfos.from_document(document)
+    except Exception:  # noqa: BLE001  whatever it holds: it is shown as a bad one
+        return None
 
 
 async def _describe(connection: Connection, document: Document) -> dict[str, Any]:
@@ -155,7 +115,10 @@ async def _describe(connection: Connection, document: Document) -> dict[str, Any
     state = await get_trigger_state(connection.settings.tenant, infos.id)
     found = {**document, "current_state": state.model_dump(mode="json", exclude_none=True)}
     if not isinstance(parsed, EventRules | OnDemand):
-        stored = state_of(await connection.control.find(state_id(_store(connection).database.name, infos.id)))
+        try:
+            stored = state_of(await connection.control.find(state_id(_store(connection).database.name, infos.id)))
+        except (Forbidden, Unauthorized):
+            return {**found, "notes": ["its next time is not known: this user may not read the control database"]}
         life, present = life_of(parsed, infos, stored, now()), now()
         if notes := notes_on(life, present, is_stored=stored is not None):
             found["notes"] = notes

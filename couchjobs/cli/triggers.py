@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.cli.oddities import Oddities
 from couchjobs.cli.options import (
     Domain,
     Json,
@@ -22,15 +21,20 @@ from couchjobs.cli.options import (
     with_connection,
 )
 from couchjobs.cli.trigger_edit import (
+    Accept,
     Anchor,
     Debounce,
     Ends,
     Grace,
+    Headers,
     Misfire,
     Starts,
     Timezone,
     TriggerId,
+    UniqueBy,
+    Verify,
     tell_of,
+    webhook_fields,
 )
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
@@ -41,9 +45,9 @@ from couchjobs.errors import (
     TriggerNotFoundError,
 )
 from couchjobs.jobs.job import Job
-from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.request import new_job
 from couchjobs.log import plain
+from couchjobs.remarks import Remarks
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.declared import MARK
 from couchjobs.scheduler.store import TriggerStore
@@ -86,6 +90,10 @@ def add(
     starts: Starts = None,
     ends: Ends = None,
     anchor: Anchor = None,
+    verify: Verify = None,
+    headers: Headers = None,
+    unique_by: UniqueBy = None,
+    accept: Accept = None,
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
@@ -109,6 +117,7 @@ def add(
         "anchor": anchor,
     }
     document |= {name: value for name, value in optional.items() if value is not None}
+    document |= webhook_fields(verify, headers, unique_by, accept)
     for name, text in (("rules", rules), ("options", options)):
         if text is not None:
             document[name] = read_json(f"--{name}", text)
@@ -117,7 +126,8 @@ def add(
     async def work(connection: Connection) -> tuple[TriggerInfos, list[str]]:
         try:
             stored = await _store(connection).add(TriggerInfos.from_document(document))
-            return stored, (await Oddities.of(connection, [stored])).notes(stored)
+            remarks = await Remarks.of(connection, connection.settings.tenant, [stored])
+            return stored, remarks.notes(stored, document)
         except NotFound as error:
             raise not_set_up(error) from error
         except Conflict as error:
@@ -130,7 +140,7 @@ def add(
         print_json(infos.document())
     else:
         say(infos.id)
-        for note in [*odd, *near_misses(document, TriggerInfos)]:
+        for note in odd:
             print(plain(f"note: {note}"), file=sys.stderr)
         parsed = parse_trigger(infos)
         if not isinstance(parsed, EventRules | OnDemand):

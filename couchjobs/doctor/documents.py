@@ -20,6 +20,7 @@ from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.scheduler.patterns import Patterns
+from couchjobs.scheduler.secrets import without_secret
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import EventTrigger
@@ -126,6 +127,7 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
     """Find triggers that cannot be understood, that may not fire, or that may not mean what they say."""
     triggers = TriggerStore(patient.connection, patient.db)
     events: list[EventTrigger] = []
+    webhooks: list[TriggerInfos] = []
     async for documents_of_page in triggers.database.all_docs():
         for document in documents_of_page:
             try:
@@ -138,6 +140,10 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
                 yield Finding("trigger", document["_id"], note)
             if isinstance(parsed, EventRules) and not infos.disabled:
                 events.append(EventTrigger(patient.db, infos, parsed))
+            elif infos.type == "@webhook" and not infos.disabled:
+                webhooks.append(infos)
+    for trigger_id, note in (await without_secret(patient.connection, patient.db, webhooks)).items():
+        yield Finding("trigger", trigger_id, note)
     if events:
         sources = await read_sources(patient.connection, patient.db)
         existing = await Patterns(patient.connection, patient.db).named_by(events)

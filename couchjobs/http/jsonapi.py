@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from couchjobs import errors
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.database import Document
-from couchjobs.jobs.message import reasons
 from couchjobs.log import get_logger
+from couchjobs.reasons import reasons
 
 _logger = get_logger(__name__)
 MEDIA_TYPE = "application/vnd.api+json"

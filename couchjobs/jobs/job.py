@@ -18,9 +18,10 @@ from structlog.typing import FilteringBoundLogger
 from couchjobs.couch.database import Document
 from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
-from couchjobs.jobs.message import decode_message, reasons
+from couchjobs.jobs.message import decode_message
 from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
+from couchjobs.reasons import reasons
 from couchjobs.timestamps import Timestamp, TimestampOrNone, format_time
 
 WORKER_TYPE = "worker"

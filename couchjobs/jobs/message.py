@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from couchjobs.couch.codec import decode, encode, is_deeper
 from couchjobs.errors import MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.values import MAX_DEPTH, to_json
+from couchjobs.reasons import reasons
 
 Message = Any
 """Any JSON value: None, bool, int, float, str, list, dict."""
@@ -53,7 +54,7 @@ def unmarshal(value: Message, model: type[T]) -> T:
 
     Raises:
         MessageNilError: there is no value.
-        MessageUnmarshalError: it does not fit; the text holds pydantic's reasons.
+        MessageUnmarshalError: it does not fit; the text holds the reasons.
     """
     decoded = decode_message(value)
     try:
@@ -73,13 +74,3 @@ def unmarshal(value: Message, model: type[T]) -> T:
 def _adapter_of(model: Any) -> TypeAdapter[Any]:
     """Return what reads JSON as that type: as JSON, so that strict models read what they have written."""
     return TypeAdapter(model)
-
-
-_TOLD = {"extra_forbidden": "there is no such field", "missing": "it is missing"}
-"""What pydantic says in words of its own."""
-
-
-def reasons(error: ValidationError) -> str:
-    """Return pydantic's reasons in one line: `field.path: what is wrong; ...`."""
-    told = ((one["loc"], _TOLD.get(one["type"]) or one["msg"].removeprefix("Value error, ")) for one in error.errors())
-    return "; ".join(f"{'.'.join(map(str, where)) or 'value'}: {what}" for where, what in told)

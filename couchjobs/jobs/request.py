@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
+
 from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, ConfigurationError, MessageUnmarshalError
 from couchjobs.jobs.ids import new_id
@@ -14,6 +16,7 @@ from couchjobs.jobs.message import Message
 from couchjobs.jobs.names import unknown_options
 from couchjobs.jobs.values import to_json
 from couchjobs.prefixer import Prefixer
+from couchjobs.reasons import reasons
 from couchjobs.timestamps import now
 from couchjobs.tracing import carried
 
@@ -69,32 +72,39 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
 
     Raises:
         BadDocumentError: message, event or payload is nothing that JSON can hold; the text begins with the path to it.
-            Or an option is none, and no trigger has it so.
+            Or a field is none: `worker: must not be empty`, or an option, and no trigger has it so.
     """
     trigger_id = request.trigger_id or getattr(request.trigger, "id", None)
+    if request.options is not None and not isinstance(request.options, JobOptions):
+        raise BadDocumentError(f"options: JobOptions(...), and not {request.options!r:.80}")
     if trigger_id is None and request.options is not None and request.options.model_extra:
         raise BadDocumentError("; ".join(unknown_options(request.options.model_extra)))
-    return Job(
-        id=request.id or new_id(),
-        domain=db.domain,
-        prefix=db.prefix,
-        worker=request.worker_type,
-        trigger_id=trigger_id,
-        message=as_stored(request.message, "message"),
-        event=as_stored(request.event, "event"),
-        payload=as_stored(request.payload, "payload"),
-        manual_execution=request.manual,
-        debounced=request.debounced,
-        forward_logs=request.forward_logs,
-        options=request.options,
-        priority=request.priority,
-        scheduled_at=request.scheduled_at,
-        state=State.QUEUED,
-        queued_at=request.queued_at or now(),
-        tick=request.tick,
-        previous_tick=request.previous_tick,
-        trace_context=carried(),
-    )
+    if request.id == "":
+        raise BadDocumentError("id: must not be empty; None is for a fresh one")
+    try:
+        return Job(
+            id=new_id() if request.id is None else request.id,
+            domain=db.domain,
+            prefix=db.prefix,
+            worker=request.worker_type,
+            trigger_id=trigger_id,
+            message=as_stored(request.message, "message"),
+            event=as_stored(request.event, "event"),
+            payload=as_stored(request.payload, "payload"),
+            manual_execution=request.manual,
+            debounced=request.debounced,
+            forward_logs=request.forward_logs,
+            options=request.options,
+            priority=request.priority,
+            scheduled_at=request.scheduled_at,
+            state=State.QUEUED,
+            queued_at=request.queued_at or now(),
+            tick=request.tick,
+            previous_tick=request.previous_tick,
+            trace_context=carried(),
+        )
+    except ValidationError as error:
+        raise BadDocumentError(reasons(error)) from None
 
 
 def as_stored(value: Any, where: str) -> Any:
@@ -113,11 +123,13 @@ def moment_of(delay: float | str | timedelta | None, at: datetime | None) -> dat
     """Return when a job may run at the earliest; None: at once.
 
     Raises:
-        ConfigurationError: `delay` is no duration, `at` has no time zone, or there are both.
+        ConfigurationError: `delay` is no duration, `at` is no datetime with a time zone, or there are both.
     """
     if at is not None:
         if delay is not None:
             raise ConfigurationError("a job has a delay or a time (at), not both")
+        if not isinstance(at, datetime):
+            raise ConfigurationError(f"at: a datetime with a time zone, and not {at!r:.80}")
         if at.tzinfo is None:
             raise ConfigurationError("at has no time zone: datetime(..., tzinfo=UTC)")
         return at

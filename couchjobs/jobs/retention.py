@@ -20,8 +20,10 @@ from couchjobs.durations import read_seconds
 from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import ENDED
 from couchjobs.prefixer import Prefixer
+from couchjobs.reasons import reason
 
 _PREFIX = "retention:"
+_NO_FIELD = "there is no such field: worker, state, keep and at_most are"
 _EVERY = "*"
 
 
@@ -79,17 +81,12 @@ def read_rules(rules: object) -> Retention:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ConfigurationError(f"rules[{number}]{'.' + where if where else ''}: {_reason(first)}") from None
+            what = _NO_FIELD if first["type"] == "extra_forbidden" else reason(first)
+            raise ConfigurationError(f"rules[{number}]{'.' + where if where else ''}: {what}") from None
     seen = {(rule.worker, rule.state) for rule in found}
     if len(seen) < len(found):
         raise ConfigurationError("two rules are for the same worker and state")
     return Retention(found)
-
-
-def _reason(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "there is no such field: worker, state, keep and at_most are"
-    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def document_id(connection: Connection, db: Prefixer) -> str:

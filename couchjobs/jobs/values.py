@@ -29,6 +29,7 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
 from couchjobs.errors import MessageUnmarshalError
+from couchjobs.reasons import reasons
 
 MAX_DEPTH = 200
 """How deep a job's document may be nested. orjson writes 254 levels, of which couchjobs itself needs a few: in
@@ -145,8 +146,8 @@ def _dumped(model: BaseModel, where: str) -> Any:
     except MessageUnmarshalError:
         raise
     except ValidationError as error:
-        reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
-        raise MessageUnmarshalError(f"{where}: {type(model).__name__} cannot be read again: {reason}") from None
+        what = f"{where}: {type(model).__name__} cannot be read again: {reasons(error)}"
+        raise MessageUnmarshalError(what[:_LONGEST]) from None
     except Exception as error:  # a serializer of the user's may raise anything
         what = f"{where}: {type(model).__name__} cannot be written as JSON: {type(error).__name__}: {error}"
         raise MessageUnmarshalError(what[:_LONGEST]) from error

@@ -5,10 +5,14 @@ They are in the control database, which producers must not be able to read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict
+from couchjobs.errors import Conflict, MalformedTriggerError
 from couchjobs.prefixer import Prefixer
-from couchjobs.triggers.delivery import RefusedDelivery
+from couchjobs.triggers.delivery import RefusedDelivery, read_delivery
+from couchjobs.triggers.infos import TriggerInfos
 
 _PREFIX = "secret:webhook:"
 
@@ -28,6 +32,25 @@ async def read_secret(connection: Connection, db: Prefixer, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise RefusedDelivery(f"there is no secret {name!r}: couchjobs secrets set {name}")
     return value
+
+
+async def without_secret(connection: Connection, db: Prefixer, triggers: Iterable[TriggerInfos]) -> dict[str, str]:
+    """Return what to tell of each @webhook whose secret is not stored, by the id of the trigger.
+
+    Raises:
+        Forbidden: the control database is not for this user.
+    """
+    named: dict[str, str] = {}
+    for infos in triggers:
+        with suppress(MalformedTriggerError):  # which is told elsewhere
+            if name := read_delivery(infos).secret:
+                named[infos.id] = name
+    stored = await connection.control.get_many({_id_of(db, name) for name in named.values()})
+    return {
+        trigger_id: f"there is no secret {name!r}, so nothing that is sent is taken: couchjobs secrets set {name}"
+        for trigger_id, name in named.items()
+        if _id_of(db, name) not in stored
+    }
 
 
 async def write_secret(connection: Connection, db: Prefixer, name: str, value: str | None) -> None:

@@ -11,8 +11,9 @@ from couchjobs.couch.database import Document
 from couchjobs.durations import Seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
 from couchjobs.jobs.job import CLIENT_WORKER, GO_DURATIONS, MAX_NAME, WORKER_TYPE, JobOptions, without_nulls
-from couchjobs.jobs.message import decode_message, reasons
+from couchjobs.jobs.message import decode_message
 from couchjobs.jobs.request import JobRequest, as_stored
+from couchjobs.reasons import reasons
 from couchjobs.timestamps import Timestamp
 
 _BOOL = TypeAdapter(bool)

@@ -40,6 +40,7 @@ def run(program: Path, settings_for: Callable[..., Settings]) -> Run:
             [sys.executable, "-m", "couchjobs", *arguments],
             cwd=program,
             env={**environment, **more},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
@@ -136,6 +137,57 @@ async def test_triggers_when_nobody_has_the_worker_or_there_is_no_database_then_
         assert f"there is no database {db.database('odrers')}" in told
         assert "no database matches userdb-* yet" in told
         assert db.database("orders") not in told
+
+
+@pytest.mark.usefixtures("connection")
+async def test_webhook_when_added_then_its_fields_are_options_and_a_missing_secret_is_told(run: Run) -> None:
+    """By `add`, by `ls` and by `doctor`; no more once it is there."""
+    signed = ("--verify", '{"hmac": "sha256", "header": "X-S", "secret": "shop"}')
+    fields = (*signed, "--headers", "X-A, X-B", "--unique-by", "body:id", "--accept", "json,form")
+    added = await in_thread(run, "triggers", "add", "@webhook", "--worker", "w", "--id", "hook", *fields)
+    assert (added.returncode, "there is no secret 'shop'" in added.stderr) == (0, True), added.stderr
+    document = orjson.loads((await in_thread(run, "triggers", "show", "hook", "--json")).stdout)
+    assert [document[name] for name in ("headers", "accept", "unique_by")] == [
+        ["X-A", "X-B"],
+        ["json", "form"],
+        "body:id",
+    ]
+    for command in (("triggers", "ls", "--json"), ("doctor",)):
+        assert "couchjobs secrets set shop" in (await in_thread(run, *command)).stdout
+    # a secret is read from standard input, and an empty one is none
+    empty = await in_thread(run, "secrets", "set", "shop")
+    assert (empty.returncode, "the secret is empty" in empty.stderr) == (2, True)
+    removed = await in_thread(run, "triggers", "update", "hook", "--verify", "", "--headers", "", "--json")
+    assert {"verify", "headers"} & orjson.loads(removed.stdout).keys() == set()
+    assert "secret" not in (await in_thread(run, "triggers", "ls", "--json")).stdout
+
+
+@pytest.mark.usefixtures("connection")
+async def test_next_when_a_trigger_has_a_zone_then_local_times_beside(run: Run) -> None:
+    """The first column stays as it was."""
+    schedule = ("@cron", "0 30 8 * * *", "--timezone", "Europe/Paris")
+    await in_thread(run, "triggers", "add", *schedule, "--worker", "w", "--id", "early")
+    told = (await in_thread(run, "triggers", "next", "early", "--after", "2030-06-01T00:00:00Z")).stdout
+    assert told.splitlines()[0] == "2030-06-01T06:30:00Z  Sat 2030-06-01 08:30:00 Europe/Paris"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pause", "w"),
+        ("resume", "w"),
+        ("retention", "set", '[{"worker": "*", "keep": "1d"}]'),
+        ("tokens", "create", "jobs:GET"),
+        ("triggers", "add", "@hourly", "--worker", "w"),
+        ("push", "w"),
+    ],
+)
+async def test_command_when_it_writes_for_a_tenant_that_is_not_there_then_refused(
+    run: Run, name: str, command: tuple[str, ...]
+) -> None:
+    """A misspelt prefix: nothing is written that would be of nobody."""
+    done = await in_thread(run, *command, COUCHJOBS_PREFIX=f"{name}-nobody")
+    assert (done.returncode, "run `couchjobs init`" in done.stderr) == (2, True), done.stderr
 
 
 async def test_watch_when_a_job_runs_then_prints_its_states(

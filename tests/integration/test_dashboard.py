@@ -21,6 +21,7 @@ from couchjobs.http.server import make_app
 from couchjobs.http.tokens import create_token
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.sources import write_list
 from couchjobs.stats import Stats
 
 PAGES = ("", "/queues", "/jobs", "/triggers", "/trouble")
@@ -196,6 +197,23 @@ async def test_jobs_when_their_views_take_long_then_shown_as_they_are_and_said_s
     page = await page_of(await http.get("/dashboard/jobs"))
     assert "brought up to date" in page
     assert "one" in page
+
+
+async def test_triggers_when_odd_then_told_on_both_pages(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any]
+) -> None:
+    """What `triggers ls` says: a field that is misspelt, events that may not come, a secret that is not there."""
+    await write_list(connection, db, {"orders"})
+    triggers = connection.database(db.database("triggers"))
+    base = {"worker": "w", "message": None}
+    await triggers.put({"_id": "odd", "type": "@hourly", "debounse": "5s", **base})
+    await triggers.put({"_id": "barred", "type": "@event", "arguments": "salaries:CREATED", **base})
+    await triggers.put({"_id": "hook", "type": "@webhook", "verify": {"stripe": "shop"}, **base})
+    page = await page_of(await http.get("/dashboard/triggers"))
+    told = {"odd": "did you mean debounce?", "barred": "does not fire", "hook": "there is no secret"}
+    for trigger_id, what in told.items():
+        assert what in page
+        assert what in await page_of(await http.get(f"/dashboard/triggers/{trigger_id}"))
 
 
 async def test_trouble_when_examined_then_found_and_mended_at_a_click(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,6 +91,38 @@ async def test_role_when_it_asks_then_as_the_table_says_and_nothing_is_stored_wh
             with pytest.raises(REFUSED):
                 await call(clients[role], number)
             assert await stored(jobs, triggers, number) == before, what
+
+
+async def test_producer_when_he_looks_from_the_command_line_then_told_what_he_may_not_know(
+    connection: Connection, db: Prefixer, clients: dict[str, Couchjobs]
+) -> None:
+    """A good schedule is not a bad one; what is refused says who may."""
+    await connection.database(db.database("triggers")).put({"_id": "tick", **TRIGGER})
+    settings = clients[PRODUCER_ROLE].settings
+    told = {
+        "URL": settings.url,
+        "PREFIX": settings.prefix,
+        "DOMAIN": settings.domain,
+        "CONTROL_DB": settings.control_db,
+    }
+    environment = {**os.environ, **{f"COUCHJOBS_{name}": value or "" for name, value in told.items()}}
+
+    async def run(*arguments: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "couchjobs", *arguments),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        return process.returncode or await process.wait(), (await process.communicate())[0].decode()
+
+    code, text = await run("triggers", "ls")
+    assert (code, "bad" in text, "its next time is not known" in text) == (0, False, True), text
+    code, text = await run("top", "--once")
+    assert (code, "last minute: not known" in text) == (0, True), text
+    for refused in (("doctor",), ("retention", "show"), ("pause", "w"), ("tokens", "ls"), ("triggers", "next", "tick")):
+        code, text = await run(*refused)
+        assert (code, "for workers and administrators" in text) == (2, True), (refused, text)
 
 
 @pytest.fixture

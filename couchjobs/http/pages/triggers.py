@@ -18,6 +18,7 @@ from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.http.triggers import fire
 from couchjobs.jobs.queries import get_jobs
+from couchjobs.remarks import Remarks
 from couchjobs.scheduler.states import life_in, lives_in
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now
@@ -40,6 +41,7 @@ class Row:
 
     infos: TriggerInfos
     trouble: str = ""
+    notes: list[str] = field(default_factory=list)
     next: datetime | None = None
     ticks: list[float] = field(default_factory=list)
     """Where its firings of the next 24 hours stand in the strip."""
@@ -51,7 +53,8 @@ async def index(request: web.Request) -> web.Response:
     may = request[CALLER].may
     found = [infos for infos in await api.client.triggers.list() if may("GET", "triggers", infos)]
     lives = await lives_in(api.connection, api.db, found)
-    rows = [_row(infos, lives.get(infos.id), present) for infos in found]
+    remarks = await Remarks.of(api.connection, api.db, found)
+    rows = [_row(infos, lives.get(infos.id), remarks, present) for infos in found]
     rows.sort(key=lambda row: (row.next is None, row.next or present, row.infos.id))
     return render(request, "triggers.html", title="Triggers", rows=rows, width=STRIP_WIDTH, bad=await _bad(api))
 
@@ -69,14 +72,16 @@ async def _bad(api: Api) -> int:
     return found
 
 
-def _row(infos: TriggerInfos, life: Life | str | None, present: datetime) -> Row:
+def _row(infos: TriggerInfos, life: Life | str | None, remarks: Remarks, present: datetime) -> Row:
     if isinstance(life, str):
         return Row(infos, trouble=life)
+    row = Row(infos, trouble=remarks.trouble(infos), notes=remarks.notes(infos, infos.document()))
     if life is None or infos.disabled:
-        return Row(infos)
+        return row
     times = coming_times(life, present, _MOST_TICKS)
     ticks = [(tick - present) / _STRIP * STRIP_WIDTH for tick in times if tick - present < _STRIP]
-    return Row(infos, next=times[0] if times else None, ticks=[round(max(0.0, tick), 1) for tick in ticks])
+    row.next, row.ticks = times[0] if times else None, [round(max(0.0, tick), 1) for tick in ticks]
+    return row
 
 
 async def show(request: web.Request) -> web.Response:
@@ -101,6 +106,7 @@ async def _page(request: web.Request, infos: TriggerInfos, **tried: Any) -> web.
         life = await life_in(api.connection, api.db, infos)
     except (CouchjobsError, ValueError) as error:
         trouble = str(error)
+    remarks = await Remarks.of(api.connection, api.db, [infos])
     with using(api.connection):
         jobs = await get_jobs(api.db, infos.id, _JOBS)
     return render(
@@ -108,23 +114,15 @@ async def _page(request: web.Request, infos: TriggerInfos, **tried: Any) -> web.
         "trigger.html",
         title="Trigger",
         infos=infos,
-        trouble=trouble,
+        trouble=trouble or remarks.trouble(infos),
         times=coming_times(life, present, _NEXT) if life is not None and not infos.disabled else [],
-        notes=notes_on(life, present) if life is not None else _notes_on_rules(infos),
+        notes=[*(notes_on(life, present) if life is not None else ()), *remarks.notes(infos, infos.document())],
         jobs=jobs,
         document=infos.document(),
         is_event=infos.type == "@event",
         verbs=VERBS,
         **({"answers": None, "given": "", "verb": "CREATED", "refused": ""} | tried),
     )
-
-
-def _notes_on_rules(infos: TriggerInfos) -> list[str]:
-    try:
-        rules = parse_trigger(infos)
-    except CouchjobsError:
-        return []
-    return rules.notes if isinstance(rules, EventRules) else []
 
 
 async def attempt(request: web.Request) -> web.Response:
