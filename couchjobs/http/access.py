@@ -24,11 +24,12 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.scopes import Matcher, Scope, read_scopes
 from couchjobs.http.tokens import TokenCheck
 from couchjobs.installation import WORKER_ROLE, may_produce
-from couchjobs.jobs.job import WORKER_TYPE
+from couchjobs.jobs.job import WORKER_TYPE, Job
 from couchjobs.prefixer import Prefixer
 
 _ALL = read_scopes(["*"])
-_PRODUCER = read_scopes(["jobs:GET,POST,PATCH", "queues:GET"])
+_PRODUCER = (Scope("jobs", frozenset({"GET", "PUSH", "CANCEL"})), Scope("queues", frozenset({"GET"})))
+"""What CouchDB lets a producer do in guarded mode, and not what this server could do for him."""
 TOKEN_COOKIE = "couchjobs_token"  # noqa: S105  the name of a cookie
 _LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -56,12 +57,12 @@ class Caller:
 
     def may_some(self, verb: str, doctype: str) -> bool:
         """Return whether that may be done with anything of that doctype."""
-        return any(one.doctype in ("*", doctype) and verb in one.verbs for one in self.scopes)
+        return any(one.is_about(verb, doctype) for one in self.scopes)
 
     def workers(self, verb: str) -> tuple[str, ...]:
         """Return the worker types that rules name with whose jobs that may be done."""
-        rules = [one for one in self.scopes if one.doctype in ("*", "jobs") and one.selector == WORKER_TYPE]
-        return tuple(sorted({value for one in rules if verb in one.verbs for value in one.values}))
+        rules = [one for one in self.scopes if one.is_about(verb, "jobs") and one.selector == WORKER_TYPE]
+        return tuple(sorted({value for one in rules for value in one.values}))
 
     def check(self, verb: str, doctype: str, thing: Matcher | None = None) -> None:
         """Check that it may.
@@ -71,6 +72,20 @@ class Caller:
         """
         if not self.may(verb, doctype, thing):
             raise ApiError(403, f"{self.name} may not {verb} {doctype}")
+
+    def may_retry(self, job: Job) -> bool:
+        """Return whether he may have a job run again; what an administrator has pushed, only who may everything."""
+        return self.may("RETRY", "jobs", job) and (job.admin_proof is None or self.may_all)
+
+    def check_retry(self, job: Job) -> None:
+        """Check that he may have a job run again.
+
+        Raises:
+            ApiError: 403: he may not.
+        """
+        self.check("RETRY", "jobs", job)
+        if not self.may_retry(job):
+            raise ApiError(403, f"{self.name} may not have a job run again that was pushed with admin=True")
 
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)

@@ -76,7 +76,7 @@ async def push(request: web.Request) -> web.Response:
         id=wanted.id,
         scheduled_at=moment_of(wanted.delay, None),
     )
-    request[CALLER].check("POST", "jobs", asked)
+    request[CALLER].check("PUSH", "jobs", asked)
     result = await api.broker.push(api.db, asked)
     if result is None:
         raise ApiError(422, "a before_hook does not want this job")
@@ -219,47 +219,52 @@ def number_in(query: Mapping[str, str], name: str, default: int, most: int) -> i
 async def retry(request: web.Request) -> web.Response:
     """POST /jobs/{id}/retry: queue a job again that has failed; with `again=true` also one that is done."""
     api = request.app[API]
-    return await _change(request, lambda job_id: api.client.retry(job_id, again=_is_true(request, "again")))
+    job = await _wanted(request)
+    request[CALLER].check_retry(job)
+    return answer(shown(api, await api.client.retry(job.id, again=_is_true(request, "again"))))
 
 
 async def cancel(request: web.Request) -> web.Response:
     """POST /jobs/{id}/cancel."""
-    return await _change(request, request.app[API].client.cancel)
+    api, job = request.app[API], await _wanted(request)
+    request[CALLER].check("CANCEL", "jobs", job)
+    return answer(shown(api, await api.client.cancel(job.id)))
 
 
 def _is_true(request: web.Request, name: str) -> bool:
     return request.query.get(name, "").lower() == "true"
 
 
-async def _change(request: web.Request, change: Any) -> web.Response:
-    api, job_id = request.app[API], request.match_info["id"]
-    _, job = await find_job(api.connection, api.db, job_id)
-    request[CALLER].check("POST", "jobs", job)
-    return answer(shown(api, await change(job_id)))
+async def _wanted(request: web.Request) -> Job:
+    api = request.app[API]
+    return (await find_job(api.connection, api.db, request.match_info["id"]))[1]
 
 
 async def retry_many(request: web.Request) -> web.Response:
     """POST /jobs/retry: all that the filters name and that have failed; 10,000 at most."""
-    return await _change_many(request, State.ERRORED, request.app[API].client.retry)
+    return await _change_many(request, "RETRY", State.ERRORED, request.app[API].client.retry)
 
 
 async def cancel_many(request: web.Request) -> web.Response:
     """POST /jobs/cancel: all that the filters name and that have not ended; 10,000 at most."""
-    return await _change_many(request, State.QUEUED, request.app[API].client.cancel)
+    return await _change_many(request, "CANCEL", State.QUEUED, request.app[API].client.cancel)
 
 
-async def _change_many(request: web.Request, state: State, change: Any) -> web.Response:
-    api = request.app[API]
+async def _change_many(request: web.Request, verb: str, state: State, change: Any) -> web.Response:
+    api, caller = request.app[API], request[CALLER]
     asked = filter_in(request.query)
     wanted = replace(asked, state=asked.state or state, cancelled=False)
-    request[CALLER].check("POST", "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
-    ids = []
+    caller.check(verb, "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
+    ids, refused = [], 0
     async for document in each(api.connection, api.db, wanted):
+        if verb == "RETRY" and not caller.may_retry(Job.read(document)):
+            refused += 1
+            continue
         ids.append(document["_id"])
         if len(ids) == _MANY:
             break
     changed = await api.all(ids, change, _CHANGED_TOGETHER)
-    return answer(None, meta={"changed": changed, "refused": len(ids) - changed})
+    return answer(None, meta={"changed": changed, "refused": refused + len(ids) - changed})
 
 
 async def purge(request: web.Request) -> web.Response:

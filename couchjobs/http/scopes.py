@@ -15,6 +15,8 @@ from couchjobs.errors import ConfigurationError
 
 DOCTYPES = ("jobs", "triggers", "queues", "daemons", "metrics")
 _VERBS = ("GET", "POST", "PATCH", "DELETE")
+_KINDS_OF_POST = ("PUSH", "CANCEL", "RETRY")
+"""What is done to jobs by POST. Rules of tokens allow all of it as POST; those of a role may name one of them alone."""
 _SELECTORS = ("worker", "type", "state")
 """What `match` of a job or trigger answers."""
 _ALL = "ALL"
@@ -41,9 +43,14 @@ class Scope:
     values: frozenset[str] = frozenset()
     selector: str = ""
 
+    def is_about(self, verb: str, doctype: str) -> bool:
+        """Return whether it allows that with anything of that doctype."""
+        wanted = {verb, "POST"} if verb in _KINDS_OF_POST else {verb}
+        return self.doctype in ("*", doctype) and not wanted.isdisjoint(self.verbs)
+
     def allows(self, verb: str, doctype: str, thing: Matcher | None) -> bool:
         """Return whether that may be done with a thing; None: with all of that doctype."""
-        if self.doctype not in ("*", doctype) or verb not in self.verbs:
+        if not self.is_about(verb, doctype):
             return False
         if not self.values:
             return True

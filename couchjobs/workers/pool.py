@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from couchjobs.errors import BadRequest, ConfigurationError
@@ -88,7 +89,7 @@ class _Child:
 class RemoteTry:
     """One try of one job, in a child process."""
 
-    def __init__(self, pool: ChildPool, config: WorkerConfig, job: Job, daemon: str) -> None:
+    def __init__(self, pool: ChildPool, config: WorkerConfig, job: Job, daemon: str, begin_before: float) -> None:
         loop = asyncio.get_running_loop()
         self._pool = pool
         self._config = config
@@ -96,6 +97,7 @@ class RemoteTry:
         self._job = job
         self.worker_type = job.worker
         self._daemon = daemon
+        self._begin_before = begin_before
         self._number = next(pool.numbers)
         self._child: _Child | None = None
         self._stopped_as: Cancelled | Interrupted | None = None
@@ -115,7 +117,8 @@ class RemoteTry:
         child.begin(self._number, self)
         self._pool.has_begun(child)
         try:
-            facts = {"daemon": self._daemon, "domain": self._job.domain, "prefix": self._job.prefix}
+            facts: dict[str, Any] = {"daemon": self._daemon, "domain": self._job.domain, "prefix": self._job.prefix}
+            facts["begin_before"] = None if self._begin_before == inf else self._begin_before
             send(child.writer, {"try": self._number, "job": self._job.document(), **facts})
         except BadRequest as error:
             child.end(self._number)
@@ -287,9 +290,9 @@ class ChildPool:
         """Return how many children take new jobs now."""
         return len(self._children)
 
-    def begin(self, job: Job, daemon: str = "") -> RemoteTry:
+    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> RemoteTry:
         """Return a try of the job, not yet running."""
-        return RemoteTry(self, self._workers.get(job.worker), job, daemon)
+        return RemoteTry(self, self._workers.get(job.worker), job, daemon, begin_before)
 
     def fills_the_cores(self) -> bool:
         """Return whether more plain functions run than this host has cores: while one waits, no core is idle."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import Any, Protocol
 
 from couchjobs.jobs.job import Job
@@ -54,8 +55,12 @@ class Processes(Protocol):
     def fills_the_cores(self) -> bool:
         """Return whether no core of this host would be idle where a job waits a moment."""
 
-    def begin(self, job: Job, daemon: str = "") -> Attempt:
-        """Return a try of the job, not yet running."""
+    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> Attempt:
+        """Return a try of the job, not yet running.
+
+        `begin_before`: by the monotonic clock. A process may stand still; later than that another daemon may have the
+        job, and the function does not begin any more.
+        """
 
     async def close(self) -> None:
         """Let the worker types end."""
@@ -94,13 +99,13 @@ class InProcess:
         """Return False: a job that waits is a function that waits."""
         return False
 
-    def begin(self, job: Job, daemon: str = "") -> Try:
+    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> Try:
         """Return a try of the job, not yet running.
 
         Raises:
             KeyError: there is no such worker.
         """
-        return self._workers[job.worker].begin(job, daemon)
+        return self._workers[job.worker].begin(job, daemon, begin_before)
 
     async def close(self) -> None:
         """Call `worker_stop` of each type that has begun; exceptions are logged, functions that hang left behind."""

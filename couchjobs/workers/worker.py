@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from couchjobs.deadlines import Deadline, Deadlines
@@ -97,21 +98,22 @@ class Worker:
     def _given(self, hook: Any) -> tuple[Resources, ...]:
         return (self.resources,) if self.config.takes_resources(hook) else ()
 
-    def begin(self, job: Job, daemon: str = "") -> Try:
+    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> Try:
         """Return a try of the job, not yet running."""
-        return Try(self, job, daemon)
+        return Try(self, job, daemon, begin_before)
 
 
 class Try:
     """One try of one job."""
 
-    def __init__(self, worker: Worker, job: Job, daemon: str) -> None:
+    def __init__(self, worker: Worker, job: Job, daemon: str, begin_before: float) -> None:
         self._config = worker.config
         self._is_coroutine = worker.is_coroutine
         self._executor = worker.executor
         self._longest_delay = worker.longest_delay
         self._job = job
         self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
+        self._begin_before = begin_before
         self._call: Call | None = None
         self._thread: asyncio.Future[Ended] | None = None
         self._deadlines = worker.deadlines
@@ -191,11 +193,24 @@ class Try:
 
     async def _body(self) -> Any:
         """Call what the user gave: middleware, `worker_start`, the function."""
+        self._check_time()
+        if self._config.middleware or self._config.worker_start is not None:
+            self._begin_before = inf  # what the user gave begins now, and may take its time
         begin_job(self._context)
         job = self._job
         carrier = job.trace_context if isinstance(job.trace_context, dict) else None
         with span_of_try(job.worker, job.id, job.exec_count, carrier):
             return await self._call_within()
+
+    def _check_time(self) -> None:
+        """Check that the job is still ours: the process may have stood still between its claim and now.
+
+        Raises:
+            CancelledError: others may have it.
+        """
+        if time.monotonic() > self._begin_before:
+            self._stopped_as = self._stopped_as or Interrupted()
+            raise asyncio.CancelledError
 
     async def _call_within(self) -> Any:
         """Call `worker_start` and the function, with the middleware around them."""
@@ -225,8 +240,18 @@ class Try:
             arguments.append(message if model is None else unmarshal(message, model))
         if self._is_coroutine:
             return await config.worker_func(*arguments)
-        self._thread = in_thread(self._executor, _within, around, config.worker_func, *arguments)
+        self._thread = in_thread(self._executor, self._within, around, config.worker_func, *arguments)
         return await result_of(self._thread)
+
+    def _within(self, around: list[AbstractContextManager[Any]], function: Any, *arguments: Any) -> Any:
+        self._check_time()
+        if not around:
+            return function(*arguments)
+        with ExitStack() as stack:
+            for manager in around:
+                stack.enter_context(manager)
+            return function(*arguments)
+        raise RuntimeError("a middleware has swallowed the error of the function")
 
     async def _start(self, worker_start: Any) -> None:
         context = await call_hook(self._executor, worker_start, self._context)
@@ -297,13 +322,3 @@ class Try:
             if is_cancelled():
                 raise
             self._context.logger.warning("worker_commit failed", error=describe(raised))
-
-
-def _within(around: list[AbstractContextManager[Any]], function: Any, *arguments: Any) -> Any:
-    if not around:
-        return function(*arguments)
-    with ExitStack() as stack:
-        for manager in around:
-            stack.enter_context(manager)
-        return function(*arguments)
-    raise RuntimeError("a middleware has swallowed the error of the function")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -20,7 +21,8 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.errors import Forbidden, Refused, Unauthorized, Unavailable
 from couchjobs.http.gate import Gate
-from couchjobs.http.server import make_front
+from couchjobs.http.server import make_app, make_front
+from couchjobs.http.tokens import create_token
 from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, producer_role, secure
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import read_sources, write_list
@@ -163,6 +165,65 @@ async def test_producer_when_of_one_tenant_then_no_other_is_his(
         for db, status in ((alice, 200), (bob, 401)):
             asked = await http.get(f"/tenants/{db.key}/jobs", headers=shown)
             assert asked.status == status, await asked.text()
+
+
+@pytest.mark.usefixtures("own_users")
+async def test_producer_when_he_asks_over_http_then_no_more_than_couchdb_lets_him_do(
+    connection: Connection, db: Prefixer, name: str
+) -> None:
+    """The server's own rights are larger: by routes and by pages he pushes, sees and cancels, and nothing else."""
+    await secure(connection, db)
+    await guard(connection, db)
+    await give_role(connection.server, f"{name}-shop", PRODUCER_ROLE, "pw")
+    jobs = connection.database(db.database("jobs"))
+    ended = {"worker": "w", "message": None, "queued_at": "2026-01-01T00:00:00.000000Z", "exec_count": 1}
+    await jobs.put({"_id": "failed", **ended, "state": "errored"})
+    await jobs.put({"_id": "done", **ended, "state": "done", "admin_proof": "of an administrator"})
+    await jobs.put({"_id": "waits", **ended, "state": "queued", "exec_count": 0})
+    await jobs.put({"_id": "browser", **ended, "worker": "client", "state": "queued", "exec_count": 0})
+    before = {one: await jobs.get(one) for one in ("failed", "done", "browser")}
+    front = make_app(connection.of(db))
+    shown = {"Authorization": "Basic " + base64.b64encode(f"{name}-shop:pw".encode()).decode()}
+    async with TestClient(TestServer(front), headers=shown) as http:
+        told = {"data": {"attributes": {"state": "done", "result": "forged"}}}
+        for path in ("/jobs/failed/retry", "/jobs/done/retry?again=true", "/jobs/retry?worker=w"):
+            assert (await http.post(path)).status == 403, path
+        assert (await http.patch("/jobs/browser", json=told)).status == 403
+        assert (await http.delete("/jobs/purge?duration=1s")).status == 403
+        page = await (await http.get("/dashboard/jobs/failed")).text()
+        assert "Retry" not in page
+        csrf = re.search(r'name="_csrf" value="([^"]+)"', await (await http.get("/dashboard/jobs")).text())
+        assert csrf is not None
+        for path in ("/dashboard/jobs/failed/retry", "/dashboard/jobs/done/again"):
+            answer = await http.post(path, data={"_csrf": csrf[1]}, allow_redirects=False)
+            assert answer.status == 403, path
+        chosen = {"_csrf": csrf[1], "action": "retry", "job": "failed"}
+        assert (await http.post("/dashboard/jobs", data=chosen)).status == 200
+        assert {one: await jobs.get(one) for one in before} == before
+        attributes = {"data": {"attributes": {"arguments": 1}}}
+        assert (await http.post("/jobs/queue/w", json=attributes)).status == 202
+        assert (await http.post("/jobs/waits/cancel")).status == 200
+    assert (await jobs.get("waits"))["cancel_requested"] is True
+
+
+async def test_token_when_it_may_post_then_what_an_administrator_has_pushed_is_not_run_again(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Its proof does not expire; others of that worker it may."""
+    jobs = connection.database(db.database("jobs"))
+    ended = {"worker": "w", "message": None, "queued_at": "2026-01-01T00:00:00.000000Z", "state": "errored"}
+    await jobs.put({"_id": "failed", **ended})
+    await jobs.put({"_id": "proved", **ended, "admin_proof": "of an administrator"})
+    narrow, wide = [await create_token(connection, db, "", scopes) for scopes in (["jobs:POST:w:worker"], ["*"])]
+    async with TestClient(TestServer(make_app(connection.of(db)))) as http:
+
+        async def retry(path: str, token: str) -> Any:
+            return await http.post(path, headers={"Authorization": f"Bearer {token}"})
+
+        assert (await retry("/jobs/proved/retry", narrow)).status == 403
+        many = await (await retry("/jobs/retry?worker=w", narrow)).json()
+        assert many["meta"] == {"changed": 1, "refused": 1}
+        assert (await retry("/jobs/proved/retry", wide)).status == 200
 
 
 @pytest.mark.usefixtures("own_users")

@@ -166,6 +166,40 @@ async def test_try_when_stopped_before_it_began_then_never_runs() -> None:
     assert await running.run() == Interrupted()
 
 
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("hooked", [False, True])
+async def test_try_when_the_process_stood_still_before_it_began_then_never_runs(plain: bool, hooked: bool) -> None:
+    """It was claimed in time; while a neighbour blocked the event loop the others took this daemon for dead."""
+    began: list[str] = []
+
+    async def coroutine(ctx: WorkerContext) -> None:
+        began.append("function")
+
+    def start(ctx: WorkerContext) -> WorkerContext:
+        began.append("worker_start")
+        return ctx
+
+    hooks: dict[str, Any] = {"worker_start": start} if hooked else {}
+    function = (lambda ctx: began.append("function")) if plain else coroutine
+    config = config_of(worker("w", **hooks, worker_commit=lambda ctx, error: began.append("commit"))(function))
+    task = asyncio.create_task(Worker(config).begin(job(), "d", time.monotonic() + 0.02).run())
+    time.sleep(0.03)  # noqa: ASYNC251  that is it
+    assert await task == Interrupted()
+    assert began == []
+
+
+async def test_try_when_its_hook_takes_longer_than_a_beat_then_goes_on() -> None:
+    """What the user gave has begun: whether the daemon is lost meanwhile is watched elsewhere."""
+
+    async def start(ctx: WorkerContext) -> WorkerContext:
+        await asyncio.sleep(0.03)
+        return ctx
+
+    config = config_of(worker("w", worker_start=start)(lambda ctx: 1))
+    outcome = await Worker(config).begin(job(), "d", time.monotonic() + 0.02).run()
+    assert isinstance(outcome, Done)
+
+
 async def test_try_when_the_task_itself_is_cancelled_then_cancelled_passes() -> None:
     """CancelledError is never swallowed."""
 

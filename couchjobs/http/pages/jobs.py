@@ -112,12 +112,11 @@ async def _ids_of(api: Api, asked: JobFilter, state: State) -> list[str]:
 async def _act(request: web.Request, job_id: str, action: str) -> None:
     api = request.app[API]
     _, job = await find_job(api.connection, api.db, job_id)
-    request[CALLER].check("POST", "jobs", job)
-    if action == "retry":
-        await api.client.retry(job_id)
-    elif action == "again":
-        await api.client.retry(job_id, again=True)
+    if action in ("retry", "again"):
+        request[CALLER].check_retry(job)
+        await api.client.retry(job_id, again=action == "again")
     elif action == "cancel":
+        request[CALLER].check("CANCEL", "jobs", job)
         await api.client.cancel(job_id)
     else:
         raise ApiError(404, f"{action}: retry, again or cancel")

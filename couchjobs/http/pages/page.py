@@ -76,6 +76,7 @@ def render(request: web.Request, template: str, *, status: int = 200, **context:
         "tenant": request.app[API].db,
         "said": unquote(request.cookies.get(_SAID, "")),
         "may": _may(caller),
+        "may_retry": (lambda _: False) if caller is None else caller.may_retry,
     }
     response = aiohttp_jinja2.render_template(template, request, common | context, status=status)
     if _SAID in request.cookies:
