@@ -18,6 +18,7 @@ from couchjobs.broker.producer import Producer
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.changes import ChangesFollower, current_sequence, position_before
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.identity import instance_of, purges_of
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.log import get_logger
@@ -95,9 +96,14 @@ class JobsFeed:
         database = self._lane.store.database
         info = await database.info()
         since = await self._newest() if info["doc_count"] > _LARGE_DATABASE else "0"
-        instance = str(info.get("instance_start_time", ""))
-        heartbeat_s = self._settings.feed_heartbeat
-        return ChangesFollower(database, since, heartbeat_s=heartbeat_s, leaves=True, instance=instance)
+        return ChangesFollower(
+            database,
+            since,
+            heartbeat_s=self._settings.feed_heartbeat,
+            leaves=True,
+            instance=instance_of(info),
+            purges=purges_of(info),
+        )
 
     async def _newest(self) -> str:
         """Return where to begin in a large database: where the view, as it is, has many older jobs, they come first."""

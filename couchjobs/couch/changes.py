@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from couchjobs.couch.database import Database, Document, Witness, generation, sequence_number
+from couchjobs.couch.database import Database, Document, Witness
+from couchjobs.couch.identity import Known, is_another_than
 from couchjobs.errors import (
     BadRequest,
     CouchError,
@@ -40,8 +41,6 @@ _AT_ONCE_S = 0.3
 """An empty or cut answer that took longer is how some proxies end a wait; one that came sooner is no wait at all."""
 _WITNESSES = 16
 """Rows before a position that vouch for it: a copy may be older in some shards of a database alone."""
-_REMEMBERED_REVS = 100
-"""Further changes of a document of which CouchDB surely remembers; of much older ones it does not (`_revs_limit`)."""
 MAX_PAGE_BYTES = 16 * 1024 * 1024
 PAGE = 1000
 """Rows of a page, unless a reader asks for fewer."""
@@ -77,7 +76,8 @@ class ChangesFollower:
         limit: rows of a page.
         leaves: whether to tell which documents are in conflict.
         instance: the database's `instance_start_time`, where it is known.
-        witnesses: documents and their revisions, of rows before `since`: a database without one is an older copy.
+        witnesses: documents and their revisions, of rows before `since`: see identity.
+        purges: how many purges the database has seen, where that is known; who reads it may say later ones.
         in_any_case: whether it waits at the server however many feeds do.
     """
 
@@ -92,11 +92,13 @@ class ChangesFollower:
         leaves: bool = False,
         instance: str = "",
         witnesses: Sequence[Witness] = (),
+        purges: int = 0,
         in_any_case: bool = False,
     ) -> None:
         self._in_any_case = in_any_case
         self.database = database
         self.witnesses: deque[Witness] = deque(witnesses, _WITNESSES)
+        self.purges = purges
         self.since = since
         self._heartbeat_s = heartbeat_s
         self._silence_s = max(silence_s, 3 * heartbeat_s)
@@ -116,7 +118,7 @@ class ChangesFollower:
         """Take note that the rows of the page have been dealt with: they need not come again."""
         self.since = page.last_seq
         self.witnesses.extend(
-            Witness(change.doc_id, change.rev, change.deleted) for change in page.changes[-_WITNESSES:]
+            Witness(change.doc_id, change.rev, change.deleted, self.purges) for change in page.changes[-_WITNESSES:]
         )
 
     async def next_page(self, limit: int | None = None, *, documents: bool = False) -> Page:
@@ -176,7 +178,7 @@ class ChangesFollower:
             PositionRefused: it was made anew, or is an older copy: it has seen fewer changes than this follower.
         """
         try:
-            is_another = await is_another_than(self.database, self.since, self._instance, self.witnesses)
+            is_another = await is_another_than(self.database, Known(self.since, self._instance, [*self.witnesses]))
         except CouchError:
             return
         self._interrupted = False
@@ -288,28 +290,6 @@ def _read_page(answer: Any) -> Page:
         for row in answer["results"]
     ]
     return Page(changes, str(answer["last_seq"]))
-
-
-async def is_another_than(database: Database, position: str, instance: str, witnesses: Iterable[Witness]) -> bool:
-    """Return whether a database is another one than that of the position: made anew, or an older copy of it.
-
-    An older copy may have seen more changes by now than the position says; but it has not seen the same.
-
-    Raises:
-        NotFound: it does not exist.
-        Unavailable: CouchDB does not say.
-    """
-    info = await database.info()
-    if instance and str(info.get("instance_start_time", "")) != instance:
-        return True
-    witnesses = [*witnesses]
-    if not witnesses:  # a node of a cluster that has just come back counts less than the others, which proves nothing
-        return sequence_number(str(info.get("update_seq", ""))) < sequence_number(position)
-    for witness in await database.missing_revisions(witnesses):
-        present = await database.find(witness.doc_id)
-        if present is None or generation(present["_rev"]) < generation(witness.rev) + _REMEMBERED_REVS:
-            return True
-    return False
 
 
 async def pages_since(

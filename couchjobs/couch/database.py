@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -53,6 +53,8 @@ class Witness(NamedTuple):
     doc_id: str
     rev: str
     deleted: bool = False
+    purges: int = 0
+    """How many purges the database had seen before, as far as that is known."""
 
 
 def is_readable(answer: bytes) -> bool:
@@ -195,7 +197,7 @@ class Database:
                     raise Unavailable(f"{doc_id} at {one.rev} in database {self.name}: {one.reason}")
         return found
 
-    async def missing_revisions(self, wanted: Iterable[Witness]) -> list[Witness]:
+    async def missing_revisions(self, wanted: Collection[Witness]) -> list[Witness]:
         """Return which of these revisions the database has never had, deleted and compacted ones included."""
         by_id: dict[str, list[str]] = {}
         for one in wanted:
@@ -209,7 +211,7 @@ class Database:
             if isinstance(part, dict) and isinstance(part.get("missing"), list)
             for rev in part["missing"]
         }
-        return [Witness(doc_id, rev) for doc_id, revs in by_id.items() for rev in revs if (doc_id, rev) in missing]
+        return [one for one in wanted if (one.doc_id, one.rev) in missing]
 
     async def raw(self, doc_id: str) -> tuple[str, bytes]:
         """Return the winning revision of a document that cannot be read, and the answer that holds it, as bytes.

@@ -10,10 +10,11 @@ from importlib.metadata import version
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import told_other_lanes
 from couchjobs.couch.access import is_open
-from couchjobs.couch.changes import changes_after, current_sequence, is_another_than
+from couchjobs.couch.changes import changes_after, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.couch.design import is_installed, outdated, read_design_document, unindexed
+from couchjobs.couch.identity import Known, is_another_than
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadRequest, Conflict, NotFound
 from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure
@@ -95,9 +96,8 @@ async def check_checkpoints(patient: Patient) -> AsyncIterator[Finding]:
         database = patient.connection.database(patient.db.database(doctype))
         seq = str(checkpoint.get("seq"))
         try:
-            is_another = await is_another_than(
-                database, seq, str(checkpoint.get("instance", "")), witnesses_of(checkpoint)
-            )
+            known = Known(seq, str(checkpoint.get("instance", "")), witnesses_of(checkpoint))
+            is_another = await is_another_than(database, known)
             behind = await changes_after(database, seq)
         except NotFound:
             continue  # it is waited for

@@ -30,11 +30,11 @@ from couchjobs.couch.changes import (
     ChangesFollower,
     Page,
     current_sequence,
-    is_another_than,
     pages_since,
 )
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, generation
+from couchjobs.couch.identity import Known, instance_of, is_another_than, purges_of
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
@@ -44,7 +44,7 @@ from couchjobs.scheduler.between import changes_between
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.loops import Loops
-from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of
+from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of, written
 from couchjobs.scheduler.remembered import remember, remembered
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
@@ -149,14 +149,14 @@ class EventFollower:
     async def _follow(self, present: str) -> None:
         await self._begin(present)
         info = await self._database.info()
-        instance = str(info.get("instance_start_time", ""))
+        instance = instance_of(info)
         known = str(self._checkpoint.get("instance", "")) or instance
         self._checkpoint["instance"] = self._instance = instance
         if known != instance:
             _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
             self._seen = Seen() if self._seen is None else self._seen.renewed()
             await self._save("0")
-        elif await is_another_than(self._database, self._position or "0", instance, self._witnesses()):
+        elif await is_another_than(self._database, Known(self._position or "0", instance, self._witnesses())):
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self._seen is None:
             await self._look_back(info)
@@ -170,14 +170,17 @@ class EventFollower:
             heartbeat_s=self._heartbeat_s,
             instance=instance,
             witnesses=self._witnesses(),
+            purges=purges_of(info),
         )
         while True:
             page = await follower.next_page()
-            if str((await self._database.info()).get("instance_start_time", "")) != instance:
+            info = await self._database.info()
+            if instance_of(info) != instance:
                 raise PositionRefused("the database was made anew")  # for others, perhaps: nothing of it is fired
             await self._fire(page)
             self._position = page.last_seq
             follower.done(page)
+            follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
             self._rereads = self._rereads and len(page.changes) >= PAGE
             if not self._rereads:
                 await self._save(page.last_seq, follower.witnesses)
@@ -248,7 +251,7 @@ class EventFollower:
         self._seen, self._unsure = seen, unsure
 
     async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
-        last = [{"id": one.doc_id, "rev": one.rev, **({"deleted": True} if one.deleted else {})} for one in witnesses]
+        last = [written(one) for one in witnesses]
         while True:
             told = {**({LOST: lost} if lost else {}), **({LOOPS: self._loops.found} if self._loops.found else {})}
             self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **told}

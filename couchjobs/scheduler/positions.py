@@ -49,11 +49,22 @@ def witnesses_of(position: Document) -> list[Witness]:
     last: Any = position.get("last")
     found = last if isinstance(last, list) else []
     return [
-        Witness(one["id"], one["rev"], one.get("deleted") is True)
+        Witness(one["id"], one["rev"], one.get("deleted") is True, _number(one.get("purges")))
         for one in found
         if isinstance(one, dict) and isinstance(one.get("id"), str) and _IS_REV.match(str(one.get("rev")))
         if one["id"] and (not one["id"].startswith("_") or one["id"].startswith("_design/"))
     ]
+
+
+def written(witness: Witness) -> Document:
+    """Return a witness as it stands in a position."""
+    deleted = {"deleted": True} if witness.deleted else {}
+    purges = {"purges": witness.purges} if witness.purges else {}
+    return {"id": witness.doc_id, "rev": witness.rev, **deleted, **purges}
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def loss_of(position: Document) -> str:

@@ -1,0 +1,89 @@
+"""Whether a database is still the one that a position in its feed is of: not made anew, not an older copy of it.
+
+Rows that were read before the position vouch for it: an older copy may have seen more changes by now than the position
+says, but it has not seen the same. That one of them is unknown proves that only where nothing else explains it:
+
+- a purge takes documents as though they had never been there; a database counts its purges (`purge_seq`);
+- of a document that has changed often, CouchDB forgets the oldest revisions (`_revs_limit`), so that it is known only
+  of the revisions that its newest one still lists.
+
+Source: CouchDB docs, api/database/misc (`_purge`, `_revs_limit`), and what 3.5 answers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from couchjobs.couch.database import Database, Document, Witness, generation, sequence_number
+from couchjobs.errors import NotFound, Unavailable, Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a database that has come as far as a position.
+
+    Args:
+        position: in its feed.
+        instance: its `instance_start_time`; empty where that is not known.
+        witnesses: documents and their revisions, of rows before the position.
+    """
+
+    position: str
+    instance: str = ""
+    witnesses: Sequence[Witness] = ()
+
+
+def instance_of(info: Document) -> str:
+    """Return when a database was made, by what it says of itself: it is another one where that changes."""
+    return str(info.get("instance_start_time", ""))
+
+
+def purges_of(info: Document) -> int:
+    """Return how many purges a database has seen, by what it says of itself."""
+    return sequence_number(str(info.get("purge_seq", "")))
+
+
+async def is_another_than(database: Database, known: Known) -> bool:
+    """Return whether a database is another one than what is known: made anew, or an older copy of it.
+
+    Raises:
+        NotFound: it does not exist.
+        Unavailable: CouchDB does not say.
+    """
+    info = await database.info()
+    if known.instance and instance_of(info) != known.instance:
+        return True
+    # that a node of a cluster which has just come back counts less than the others proves nothing by itself
+    is_behind = sequence_number(str(info.get("update_seq", ""))) < sequence_number(known.position)
+    if not known.witnesses:
+        return is_behind
+    missing = await database.missing_revisions(known.witnesses)
+    if not missing:
+        return False
+    purges = purges_of(info)
+    if any(one.purges < purges for one in missing):
+        return is_behind
+    return any([generation(one.rev) >= await _oldest_known(database, one.doc_id) for one in missing])
+
+
+async def _oldest_known(database: Database, doc_id: str) -> int:
+    """Return the generation from which on the revisions of a document are known, by all its leaves; 0: there is none.
+
+    Raises:
+        Unavailable: CouchDB does not say.
+    """
+    quoted = quote(doc_id, safe="/" if doc_id.startswith("_design/") else "")
+    path, params = f"{database.path}/{quoted}", {"open_revs": "all", "revs": True}
+    try:
+        answer = await database.server.request("GET", path, params=params, has=list)
+        listed = [leaf["ok"]["_revisions"] for leaf in answer]
+        return max((int(one["start"]) - len(one["ids"]) + 1 for one in listed), default=0)
+    except NotFound:
+        return 0
+    except Unreadable:  # it is there, and nothing more is to be had
+        return sys.maxsize
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unavailable(f"{doc_id} in database {database.name}: its revisions are not told: {error!r}") from error
