@@ -19,6 +19,7 @@ from couchjobs.errors import BadDocumentError, ConfigurationError, MalformedTrig
 from couchjobs.scheduler.states import life_in
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now, parse_time
+from couchjobs.triggers.effort import TakesTooLongError
 from couchjobs.triggers.event import VERBS, EventRules, parse_event
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
@@ -27,7 +28,7 @@ from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.periodic import PERIODIC
 from couchjobs.triggers.prospects import coming_times, life_of, notes_on
 
-_BAD = (BadDocumentError, MalformedTriggerError, UnknownTriggerError, ValueError)
+_BAD = (BadDocumentError, MalformedTriggerError, TakesTooLongError, UnknownTriggerError, ValueError)
 _MOST = 1000
 After = Annotated[str | None, typer.Option("--after", help="An RFC 3339 time; now, where absent.")]
 Lines = Annotated[bool, typer.Option("--jsonl", help="Read rows of JSON from stdin and answer each with one.")]
@@ -198,7 +199,7 @@ def explain(
     before = _document_in("--old", old) if old else None
     if verb not in VERBS:
         raise ConfigurationError(f"--verb {verb!r}: CREATED, UPDATED or DELETED")
-    answers = [{"rule": rule.text, "why_not": rule.why_not(verb, document, before)} for rule in rules.rules]
+    answers = [{"rule": text, "why_not": why} for text, why in rules.explain(verb, document, before)]
     if as_json:
         print_json(answers)
         return

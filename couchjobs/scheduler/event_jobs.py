@@ -14,6 +14,7 @@ from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.log import get_logger
 from couchjobs.prefixer import USERS, Prefixer
 from couchjobs.scheduler.trigger import EventTrigger
+from couchjobs.triggers.effort import TakesTooLongError
 
 _logger = get_logger(__name__)
 CREATED, UPDATED = "CREATED", "UPDATED"
@@ -60,6 +61,8 @@ def event_of(
             lost = verb != CREATED and before is None
             if trigger.rules.matches(doctype, verb, document, before, lost=lost):
                 return Happened(verb, document, before, lost and trigger.rules.wants_each(doctype))
+        except TakesTooLongError as error:
+            _logger.warning("does not fire", trigger=trigger.id, document=document["_id"], reason=str(error))
         except RecursionError:  # nobody can tell, and nothing may be missed
             return Happened(verb, document, before)
         except Exception:  # no document and no rule may stop the others

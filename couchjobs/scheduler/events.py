@@ -322,14 +322,14 @@ class EventFollower:
         debounced: set[str] = set()
         began = time.monotonic()
         for document in documents:
-            if time.monotonic() - began > _SLICE_S:
-                await asyncio.sleep(0)
-                began = time.monotonic()
             document.pop("_revisions", None)
             old, possible_now = parents.get(document["_id"]), verbs[document["_id"]]
             changes = _to_look_at(triggers, each, between.get(document["_id"], []), (possible_now, document, old))
             for some, possible, present, before in changes:
                 for trigger in some:
+                    if time.monotonic() - began > _SLICE_S:
+                        await asyncio.sleep(0)
+                        began = time.monotonic()
                     if trigger.id in debounced:
                         continue
                     event = event_of(trigger, self._doctype, possible, present, before)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from couchjobs.couch.codec import encode
 from couchjobs.errors import MalformedTriggerError
+from couchjobs.triggers.effort import TakesTooLongError, effort
 
 VERBS = ("CREATED", "UPDATED", "DELETED")
 _EVERY = "ALL"
@@ -179,8 +180,29 @@ class EventRules:
     def matches(
         self, doctype: str, verb: str, doc: dict[str, Any], old: dict[str, Any] | None, *, lost: bool = False
     ) -> bool:
-        """Return whether the trigger fires."""
-        return any(rule.matches(verb, doc, old, lost=lost) for rule in self._of(doctype))
+        """Return whether the trigger fires.
+
+        Raises:
+            TakesTooLongError: nobody can wait for the answer.
+        """
+        with effort:
+            for rule in self._of(doctype):
+                if rule.matches(verb, doc, old, lost=lost):
+                    return True
+                effort.left_s()
+        return False
+
+    def explain(self, verb: str, doc: dict[str, Any], old: dict[str, Any] | None = None) -> list[tuple[str, str]]:
+        """Return each rule, as it is written, and why it does not match; nothing where it does."""
+        told: list[tuple[str, str]] = []
+        with effort:
+            for rule in self.rules:
+                try:
+                    effort.left_s()
+                    told.append((rule.text, rule.why_not(verb, doc, old)))
+                except TakesTooLongError as error:
+                    told.append((rule.text, str(error)))
+        return told
 
 
 def parse_event(arguments: str, further: Iterable[Rule] = ()) -> EventRules:

@@ -20,11 +20,14 @@ import regex
 
 from couchjobs.couch.codec import is_deeper
 from couchjobs.errors import MalformedTriggerError
+from couchjobs.triggers.effort import effort
 
 Test = Callable[[Any], bool]
 
 _ABSENT = object()
 _MOST_CONDITIONS = 1000
+_MOST_LETTERS = 10_000
+"""Of regular expressions: longer ones take seconds to be read."""
 _DEEPEST = 50
 _REGEX_S = 0.05
 """Seconds that a regular expression may take; one that takes longer does not match."""
@@ -53,26 +56,43 @@ def compile_selector(selector: Any) -> Test:
         raise MalformedTriggerError(f"a selector is nested too deep: more than {_DEEPEST} levels")
     if not isinstance(selector, dict):
         raise MalformedTriggerError(f"a selector is an object such as {{'status': 'paid'}}, not {selector!r:.100}")
-    return _Compiler().all_of(selector, (), negated=False) if selector else lambda _: True
+    return _Compiler(_Size()).all_of(selector, (), negated=False) if selector else lambda _: True
+
+
+class _Size:
+    """How large a selector is, with all that is in it."""
+
+    def __init__(self) -> None:
+        self._conditions = 0
+        self._letters = 0
+
+    def add(self, name: str, value: Any) -> None:
+        """Take note of one more condition.
+
+        Raises:
+            MalformedTriggerError: it is one too many, or its regular expressions are too long together.
+        """
+        self._conditions += 1 + (len(value) if isinstance(value, list) and name in ("$all", "$in", "$nin") else 0)
+        if self._conditions > _MOST_CONDITIONS:
+            raise MalformedTriggerError(f"a selector has more than {_MOST_CONDITIONS:,} conditions")
+        self._letters += len(value) if isinstance(value, str) and name == "$regex" else 0
+        if self._letters > _MOST_LETTERS:
+            raise MalformedTriggerError(f"the $regex of a selector have more than {_MOST_LETTERS:,} letters together")
 
 
 class _Compiler:
     """Makes tests of selectors. `inner`: of those for the elements of a list, in which CouchDB moves no negation."""
 
-    def __init__(self, *, inner: bool = False, conditions: int = 0) -> None:
+    def __init__(self, size: _Size, *, inner: bool = False) -> None:
         self._inner = inner
-        self._conditions = conditions
+        self._size = size
 
     def all_of(self, selector: dict[str, Any], path: tuple[str, ...], *, negated: bool) -> Test:
         tests = [self._one(name, value, path, negated=negated) for name, value in selector.items()]
         return tests[0] if len(tests) == 1 else partial(_any if negated else _all, tests)
 
     def _one(self, name: str, value: Any, path: tuple[str, ...], *, negated: bool) -> Test:
-        self._conditions += 1
-        if isinstance(value, list) and name in ("$all", "$in", "$nin"):
-            self._conditions += len(value)
-        if self._conditions > _MOST_CONDITIONS:
-            raise MalformedTriggerError(f"a selector has more than {_MOST_CONDITIONS:,} conditions")
+        self._size.add(name, value)
         if name == "$nor" and self._inner:
             raise MalformedTriggerError("$nor is not understood within the elements of a list: write $not and $or")
         if name in ("$and", "$or", "$nor"):
@@ -104,7 +124,7 @@ class _Compiler:
             name, negated = _NEGATED[name], False
         if name in _INNER:
             _check(name, value, isinstance(value, dict), "a selector")
-            inner = _Compiler(inner=True, conditions=self._conditions)
+            inner = _Compiler(self._size, inner=True)
             test: Test = partial(
                 _INNER[name], inner.all_of(value, (), negated=False) if value else partial(_equals, {})
             )
@@ -114,6 +134,7 @@ class _Compiler:
 
 
 def _at(path: tuple[str, ...], test: Test, negated: bool, doc: Any) -> bool:
+    effort.step()
     found = _find(doc, path)
     return found is not _ABSENT and test(found) != negated
 
@@ -177,7 +198,11 @@ class _Among:
             return found in self._texts or (not self._raw and not found.isascii() and _composed(found) in self._texts)
         if _TYPES[_type(found)] == "number":
             return found in self._numbers
-        return any(compare(found, one) == 0 for one in self._others)
+        for one in self._others:
+            effort.step()
+            if compare(found, one) == 0:
+                return True
+        return False
 
 
 def _composed(text: str) -> str:
@@ -193,7 +218,9 @@ def _regex(value: Any) -> Test:
 
     def test(found: Any) -> bool:
         try:
-            return isinstance(found, str) and pattern.search(found, timeout=_REGEX_S) is not None
+            if not isinstance(found, str):
+                return False
+            return pattern.search(found, timeout=min(_REGEX_S, effort.left_s())) is not None
         except TimeoutError:
             return False
 
@@ -211,6 +238,7 @@ def _holds_all(wanted: list[Any], found: Any) -> bool:
     nested = [value for value in found if isinstance(value, list | dict)]
 
     def is_there(one: Any) -> bool:
+        effort.left_s()
         if isinstance(one, list | dict):
             return any(_is_identical(one, value) for value in nested)
         return (type(one), one) in plain

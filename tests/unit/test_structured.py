@@ -81,6 +81,11 @@ def test_rules_when_beside_arguments_then_either_fires() -> None:
         ({"doctype": "orders", "selector": {"a": {"$in": 1}}}, r"\$in takes a list"),
         ({"doctype": "orders", "selector": {"a": {"$mod": [0, 1]}}}, r"\$mod takes two whole numbers"),
         ({"doctype": "orders", "selector": {"a": {"$regex": "("}}}, "no regular expression"),
+        ({"doctype": "orders", "selector": {"a": {"$regex": "|".join(["a"] * 6000)}}}, "more than 10,000 letters"),
+        (
+            {"doctype": "orders", "selector": {"$and": [{"a": {"$elemMatch": {"$in": [*range(90)]}}}] * 20}},
+            "more than 1,000 conditions",
+        ),
         ({"doctype": "orders", "selector": {"$or": []}}, "at least one"),
         ({"doctype": "orders", "changed": ["a..b"]}, "no name of a field"),
         ({"doctype": "orders", "ids": "x"}, "ids is a list of texts"),

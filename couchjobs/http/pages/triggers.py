@@ -138,8 +138,7 @@ async def attempt(request: web.Request) -> web.Response:
             raise BadDocumentError(f"{infos.type} is not fired by documents")
     except (CouchjobsError, ValueError, RecursionError) as error:
         return await _page(request, infos, given=given, verb=verb, refused=str(error))
-    answers = [(rule.text, rule.why_not(verb, document, None)) for rule in rules.rules]
-    return await _page(request, infos, given=given, verb=verb, answers=answers)
+    return await _page(request, infos, given=given, verb=verb, answers=rules.explain(verb, document))
 
 
 async def change(request: web.Request) -> web.Response:
