@@ -62,6 +62,15 @@ def shown(api: Api, job: Job) -> dict[str, Any]:
     return resource(api.settings.jobs_doctype, job.document(), f"{api.base}/jobs", arguments=job.message)
 
 
+def shown_to(request: web.Request, job: Job) -> dict[str, Any]:
+    """Return a job as a resource, for who has changed it: who may not see it learns what has become of it, no more."""
+    api = request.app[API]
+    if request[CALLER].may("GET", "jobs", job):
+        return shown(api, job)
+    told = {"_id": job.id, "_rev": job.rev, "worker": job.worker, "state": job.state.value}
+    return resource(api.settings.jobs_doctype, told, f"{api.base}/jobs")
+
+
 async def push(request: web.Request) -> web.Response:
     """POST /jobs/queue/{worker}: 202 with the job, once it is stored."""
     api, worker = request.app[API], request.match_info["worker"]
@@ -127,7 +136,7 @@ async def end(request: web.Request) -> web.Response:
             await store.update(job, **changes)
         except Conflict:  # somebody else has changed it: on top of that
             continue
-        return answer(shown(api, job))
+        return answer(shown_to(request, job))
 
 
 async def index(request: web.Request) -> web.Response:
@@ -221,14 +230,14 @@ async def retry(request: web.Request) -> web.Response:
     api = request.app[API]
     job = await _wanted(request)
     request[CALLER].check_retry(job)
-    return answer(shown(api, await api.client.retry(job.id, again=_is_true(request, "again"))))
+    return answer(shown_to(request, await api.client.retry(job.id, again=_is_true(request, "again"))))
 
 
 async def cancel(request: web.Request) -> web.Response:
     """POST /jobs/{id}/cancel."""
     api, job = request.app[API], await _wanted(request)
     request[CALLER].check("CANCEL", "jobs", job)
-    return answer(shown(api, await api.client.cancel(job.id)))
+    return answer(shown_to(request, await api.client.cancel(job.id)))
 
 
 def _is_true(request: web.Request, name: str) -> bool:

@@ -13,6 +13,7 @@ from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import number_in
 from couchjobs.http.jobs import shown as shown_job
+from couchjobs.http.jobs import shown_to as shown_job_to
 from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, resource
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.queries import get_jobs
@@ -21,7 +22,9 @@ from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.log import get_logger
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.triggers.delivery import RefusedDelivery
+from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.kinds import parse_trigger
 
 _MOST_JOBS = 500
 _JOBS = 50
@@ -92,18 +95,20 @@ async def add(request: web.Request) -> web.Response:
     infos = TriggerInfos.from_document({name: value for name, value in document.items() if value is not None})
     request[CALLER].check("POST", "triggers", infos)
     if infos.type == "@event" and not request[CALLER].may_all:
-        await _check_sources_are_listed(api)
+        await _check_sources_are_listed(api, infos)
     return answer(await shown(api, await api.client.triggers.add(infos)), 201)
 
 
-async def _check_sources_are_listed(api: Api) -> None:
-    """Check that it is said from which databases events may come: their documents are copied into jobs.
+async def _check_sources_are_listed(api: Api, infos: TriggerInfos) -> None:
+    """Check that an administrator has listed each database that its events come from, that of jobs, too.
 
     Raises:
-        ApiError: 403: without a list it would be all that this server may read.
+        ApiError: 403: documents that this server may read, and the caller may not, would be copied into jobs.
     """
-    if (await read_sources(api.connection, api.db)).listed is None:
-        raise ApiError(403, "no list says which databases events may come from: couchjobs init --watch")
+    sources, rules = await read_sources(api.connection, api.db), parse_trigger(infos)
+    if isinstance(rules, EventRules) and (unlisted := sources.unlisted(rules)):
+        told = ", ".join(unlisted)
+        raise ApiError(403, f"no list says that events may come from {told}: couchjobs init --watch")
 
 
 async def index(request: web.Request) -> web.Response:
@@ -147,7 +152,11 @@ async def change(request: web.Request) -> web.Response:
             changes["message"] = attributes[name]
     if wanted.disabled is not None:
         changes["disabled"] = True if wanted.disabled else None
-    return answer(await shown(api, await api.client.triggers.update(infos.id, **changes)))
+    changed = await api.client.triggers.update(infos.id, **changes)
+    if request[CALLER].may("GET", "triggers", changed):
+        return answer(await shown(api, changed))
+    told = {"_id": changed.id, "_rev": changed.rev, "type": changed.type, "worker": changed.worker}
+    return answer(resource(api.settings.triggers_doctype, told, f"{api.base}/jobs/triggers"))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -178,7 +187,9 @@ async def jobs(request: web.Request) -> web.Response:
 async def launch(request: web.Request) -> web.Response:
     """POST /jobs/triggers/{id}/launch: 201 with the job of a firing by hand."""
     api, infos = request.app[API], await _wanted(request, "POST")
-    return answer(shown_job(api, await fire(api, infos)), 201)
+    job = await fire(api, infos)
+    his = request[CALLER].may("GET", "triggers", infos)
+    return answer(shown_job(api, job) if his else shown_job_to(request, job), 201)
 
 
 async def fire(api: Api, infos: TriggerInfos) -> Job:

@@ -75,6 +75,11 @@ def without_secrets(user: Document) -> Document:
     return {name: value for name, value in user.items() if name not in _SECRETS}
 
 
+def without_proof(job: Document) -> Document:
+    """Return the document of a job without what proves that an administrator has pushed it: that does not expire."""
+    return {name: value for name, value in job.items() if name != "admin_proof"}
+
+
 def job_of(db: Prefixer, doctype: str, trigger: EventTrigger, happened: Happened, largest: int) -> Job:
     """Return the job of a firing, the same whoever makes it; an event of more than `largest` bytes has no documents."""
     document = happened.document

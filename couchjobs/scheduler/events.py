@@ -41,7 +41,7 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.between import Change as Left
 from couchjobs.scheduler.between import changes_between
-from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of
+from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of, without_proof
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.loops import Loops
 from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of, written
@@ -96,6 +96,7 @@ class EventFollower:
         """Whether it reads old rows again: where it is among them is no position for anybody else."""
         self._created: OrderedDict[str, str] = OrderedDict()
         self._loops = Loops()
+        self._holds_jobs = self._database.name in (db.database(lane) for lane in connection.settings.all_lanes)
         self._most_seen = connection.settings.max_seen_documents
         self._seen: Seen | None = None
         """None before it is filled, and where the database is too large for it."""
@@ -326,13 +327,14 @@ class EventFollower:
             old, possible_now = parents.get(document["_id"]), verbs[document["_id"]]
             changes = _to_look_at(triggers, each, between.get(document["_id"], []), (possible_now, document, old))
             for some, possible, present, before in changes:
+                now_is, was = self._shown(present), before and self._shown(before)
                 for trigger in some:
                     if time.monotonic() - began > _SLICE_S:
                         await asyncio.sleep(0)
                         began = time.monotonic()
                     if trigger.id in debounced:
                         continue
-                    event = event_of(trigger, self._doctype, possible, present, before)
+                    event = event_of(trigger, self._doctype, possible, now_is, was)
                     if event is None:
                         continue
                     if trigger.infos.debounce:
@@ -344,6 +346,10 @@ class EventFollower:
         for error in results:
             if error is not None:
                 raise error
+
+    def _shown(self, document: Document) -> Document:
+        """Return what of a document an event may carry."""
+        return without_proof(document) if self._holds_jobs else document
 
     def _chain(self, document: Document) -> list[str]:
         """Return the revisions of which the feed has shown the last alone, and the one before them ("": none was).

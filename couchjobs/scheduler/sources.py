@@ -30,6 +30,7 @@ from couchjobs.installation import PRODUCER_ROLE, TRIGGERS_GUARD
 from couchjobs.prefixer import USERS, Prefixer, escape
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.settings import Settings
+from couchjobs.triggers.event import EventRules
 
 _LIST = "sources:"
 _MOST_USERS = 2000
@@ -63,7 +64,7 @@ class Sources:
             return reason
         if self.db.database(doctype) in (self.db.database(lane) for lane in settings.all_lanes):
             return ""  # whoever may write triggers reads the jobs anyway
-        if doctype == USERS and USERS not in (self.listed or ()):
+        if doctype == USERS and USERS not in self._names:
             return f"the users of the server are followed only where the list names them: {_HOW} {USERS}"
         if self.listed is None:
             if not self.others_write and not self.guarded:
@@ -79,11 +80,21 @@ class Sources:
             f"or let the role{'s' * (len(self.producers) > 1)} {' and '.join(self.producers)} read it"
         )
 
+    def unlisted(self, rules: EventRules) -> list[str]:
+        """Return what the rules name and the list does not, in which a pattern does not stand for jobs and users."""
+        by_name = {USERS, *self.connection.settings.all_lanes}
+        wanted = rules.doctypes | rules.patterns
+        return sorted(one for one in wanted if not self._is_listed(one) or (one in by_name and one not in self._names))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.listed or ()
+
     def _is_listed(self, doctype: str) -> bool:
         return self.listed is not None and any(fnmatchcase(doctype, pattern) for pattern in self.listed)
 
     def _jobs_may(self, doctype: str) -> bool:
-        return doctype in (self.listed or ()) or (self.guarded and self.listed is None) or not self.others_write
+        return doctype in self._names or (self.guarded and self.listed is None) or not self.others_write
 
     async def _producers_read(self, doctype: str) -> bool:
         if doctype not in self._readable:
@@ -117,7 +128,8 @@ class Sources:
 
     async def existing_of(self, patterns: Iterable[str], existing: Mapping[str, Iterable[str]]) -> frozenset[str]:
         """Return the doctypes that exist and match, less those that events must not come from."""
-        found = {doctype for pattern in patterns for doctype in existing.get(pattern, ())}
+        own = {*self.connection.settings.all_lanes} - {*self._names}  # nobody means those by a pattern
+        found = {doctype for pattern in patterns for doctype in existing.get(pattern, ())} - own
         return frozenset([doctype for doctype in sorted(found) if not await self.refusal(doctype)])
 
     async def admitted(

@@ -29,6 +29,7 @@ from couchjobs.scheduler.sources import read_sources, write_list
 from couchjobs.settings import Settings
 
 REFUSED = (Forbidden, Refused, Unauthorized)
+OLD = "2026-01-01T00:00:00.000000Z"
 TRIGGER = {"type": "@every", "arguments": "1h", "worker": "w", "message": None}
 Call = Callable[[Couchjobs, int], Awaitable[Any]]
 
@@ -224,6 +225,50 @@ async def test_token_when_it_may_post_then_what_an_administrator_has_pushed_is_n
         many = await (await retry("/jobs/retry?worker=w", narrow)).json()
         assert many["meta"] == {"changed": 1, "refused": 1}
         assert (await retry("/jobs/proved/retry", wide)).status == 200
+
+
+async def test_token_when_it_makes_event_triggers_then_of_what_the_list_names_and_no_more(
+    connection: Connection, db: Prefixer
+) -> None:
+    """The daemon could copy all jobs into those of a trigger, whose jobs whoever may see the trigger sees."""
+    await write_list(connection, db, ["orders", "*s"])
+    token = await create_token(connection, db, "", ["triggers:ALL:@event:type"])
+    status = {"orders:CREATED": 201, "users": 201, "jobs:CREATED": 403, "orders jobs": 403, "_users": 403, "o*s": 201}
+    status |= {"u*": 403, "log": 403}
+    headers = {"Authorization": f"Bearer {token}"}
+    async with TestClient(TestServer(make_app(connection.of(db))), headers=headers) as http:
+        for arguments, wanted in status.items():
+            attributes = {"type": "@event", "arguments": arguments, "worker": "w", "message": None}
+            answer = await http.post("/jobs/triggers", json={"data": {"attributes": attributes}})
+            assert answer.status == wanted, (arguments, await answer.text())
+    sources = await read_sources(connection, db)
+    assert await sources.existing_of(["*s"], {"*s": ["orders", "jobs", "triggers"]}) == {"orders"}
+
+
+async def test_token_when_it_may_post_alone_then_told_no_more_than_what_has_become_of_it(
+    connection: Connection, db: Prefixer
+) -> None:
+    """The answer of a change holds nothing of a job or trigger that he may not see."""
+    jobs, triggers = (connection.database(db.database(doctype)) for doctype in ("jobs", "triggers"))
+    secret = {"card": "4111"}
+    await jobs.put({"_id": "ended", "worker": "w", "message": secret, "state": "done", "queued_at": OLD})
+    await jobs.put({"_id": "waits", "worker": "w", "message": secret, "state": "queued", "queued_at": OLD})
+    await jobs.put({"_id": "theirs", "worker": "client", "message": secret, "state": "queued", "queued_at": OLD})
+    await triggers.put({"_id": "tick", **TRIGGER, "message": secret})
+    scopes = ["jobs:POST,PATCH", "triggers:POST,PATCH"]
+    headers = {"Authorization": f"Bearer {await create_token(connection, db, '', scopes)}"}
+    async with TestClient(TestServer(make_app(connection.of(db))), headers=headers) as http:
+        ended, off = ({"data": {"attributes": one}} for one in ({"state": "done"}, {"disabled": True}))
+        answers = [
+            await http.post("/jobs/ended/retry?again=true"),
+            await http.post("/jobs/waits/cancel"),
+            await http.patch("/jobs/theirs", json=ended),
+            await http.post("/jobs/triggers/tick/launch"),
+            await http.patch("/jobs/triggers/tick", json=off),
+        ]
+        for answer in answers:
+            text = await answer.text()
+            assert (answer.status // 100, "4111" in text) == (2, False), text
 
 
 @pytest.mark.usefixtures("own_users")
