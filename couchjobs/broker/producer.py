@@ -92,11 +92,13 @@ class Producer:
         unread: list[str] = []
         left, present, few = 0, time.monotonic(), len(changes) <= _FEW
         for job_id, rev, deleted, document, in_conflict in changes:
-            if rev in lane.claims.revisions or lane.backlog.knows(job_id, rev):
+            if not in_conflict and (rev in lane.claims.revisions or lane.backlog.knows(job_id, rev)):
                 continue
             lane.backlog.forget(job_id)
             lane.unread.forget_row(job_id)
             execution = lane.executions.get(job_id)
+            if in_conflict and execution is not None:  # its end looks at that
+                lane.note_conflict(job_id)
             if deleted or job_id.startswith("_design/") or (execution is not None and execution.note_row(rev)):
                 continue
             mine = execution is not None or lane.daemon.partition.may_have(job_id)
@@ -299,7 +301,9 @@ class Producer:
         finally:
             del lane.executions[job.id]
             lane.tasks.pop(job.id, None)
-            if execution.is_to_be_read():
+            if job.id in lane.in_conflict:
+                self._marks.settle(lane, job.id)
+            elif execution.is_to_be_read():
                 lane.read_again(job.id)
             elif again_in is not None:
                 lane.read_again(job.id, again_in)

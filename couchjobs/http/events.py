@@ -26,6 +26,7 @@ from couchjobs.errors import BadRequest, NotFound, PositionRefused
 from couchjobs.http.access import CALLER, Caller
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import refuse_parameter
+from couchjobs.http.limits import LIMITS
 from couchjobs.http.streams import BEAT, BEAT_S, Readers, Stay, begin, stream
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.request import JobRequest
@@ -35,6 +36,8 @@ from couchjobs.waits import Signal
 _MOST_BEHIND = 5000
 """Events that wait for a reader, who share them; one for whom more wait is dropped."""
 _PAGE = 1000
+_TOGETHER = 50
+"""Documents that are in memory at once for a reader who comes back."""
 _PAUSE_A_READER_S = 0.0005
 """Between two pages, for each reader: what becomes of a job meanwhile is one event, and jobs go before readers."""
 _FEW = 20
@@ -116,9 +119,12 @@ class Events:
         joined = self._readers.joined_by(reader, partial(self._begin, api, present))  # what comes from now on waits
         with joined, suppress(ConnectionError):
             await begin(response, request)
-            async for events in self._before(api, positions, reader):
+            stay = Stay(request)
+            async for events in self._before(request, positions, reader):
+                if reader.is_dropped or not await stay.lasts():
+                    return response
                 await response.write(_lines(events, positions))
-            await self._send(response, reader, positions, Stay(request))
+            await self._send(response, reader, positions, stay)
         return response
 
     async def close(self) -> None:
@@ -148,16 +154,21 @@ class Events:
             await asyncio.sleep(min(_LONGEST_PAUSE_S, pause_s))
 
     @staticmethod
-    async def _before(api: Api, positions: Positions, reader: _Reader) -> AsyncIterator[list[Event]]:
+    async def _before(request: web.Request, positions: Positions, reader: _Reader) -> AsyncIterator[list[Event]]:
         """Yield what has happened since then, page by page."""
+        api, limits, caller = request.app[API], request.app[LIMITS], request[CALLER]
         for lane, seq in [*positions.items()]:
             database = api.connection.database(lane)
             try:
                 async for page in pages_since(database, seq, _PAGE):
-                    ids = [change.doc_id for change in page.changes if not change.deleted]
-                    documents = await database.get_many(ids)
-                    rows = [change._replace(document=documents.get(change.doc_id)) for change in page.changes]
-                    yield [event for event in _events(rows, lane, page.last_seq) if reader.wants(event.worker)]
+                    events: list[Event] = []
+                    async with limits.long_answer(caller.key):
+                        for first in range(0, len(page.changes), _TOGETHER):
+                            some = page.changes[first : first + _TOGETHER]
+                            documents = await database.get_many(one.doc_id for one in some if not one.deleted)
+                            rows = [one._replace(document=documents.get(one.doc_id)) for one in some]
+                            events += _events(rows, lane, page.last_seq)
+                    yield [event for event in events if reader.wants(event.worker)]
                     positions[lane] = page.last_seq
             except BadRequest:
                 positions[lane] = await current_sequence(database)

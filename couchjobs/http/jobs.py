@@ -12,15 +12,17 @@ import orjson
 from aiohttp import web
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import using
 from couchjobs.durations import read_seconds
 from couchjobs.errors import Conflict
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
+from couchjobs.http.limits import MOST_BYTES, long_answer
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, JobOptions, State
 from couchjobs.jobs.lanes import find_job, stores
-from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, newest, past, place_of
+from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, page_of, past, place_of
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.request import JobRequest, moment_of
 from couchjobs.jobs.retention import Retention, read_rules
@@ -94,15 +96,18 @@ async def push(request: web.Request) -> web.Response:
     return answer(shown(api, result.job), 202, meta={"created": result.created})
 
 
+@long_answer
 async def queued(request: web.Request) -> web.Response:
     """GET /jobs/queue/{worker}: the queued jobs of a type, and how many they are."""
     api, worker = request.app[API], request.match_info["worker"]
     request[CALLER].check("GET", "jobs", JobRequest(worker_type=worker))
     found: list[dict[str, Any]] = []
+    size = 0
     with using(api.connection):
         async for job in iter_queued_jobs(api.db, worker):
             found.append(shown(api, job))
-            if len(found) == _MOST:
+            size += len(encode(job.document()))
+            if len(found) == _MOST or size > MOST_BYTES:
                 break
         count = await api.queue_len(worker)
     return answer(found, meta={"count": max(count, len(found))})
@@ -139,15 +144,16 @@ async def end(request: web.Request) -> web.Response:
         return answer(shown_to(request, job))
 
 
+@long_answer
 async def index(request: web.Request) -> web.Response:
     """GET /jobs: the newest first, a page at a time; `links.next` goes on."""
     api = request.app[API]
     wanted = narrowed(request, filter_in(request.query))
     size = number_in(request.query, "page[size]", _PAGE, _MOST)
     wanted = replace(wanted, after=read_cursor(request.query.get("page[cursor]")))
-    found = await newest(api.connection, api.db, wanted, size + 1)
-    page, links = found[:size], {}
-    if len(found) > size:
+    page, has_more = await page_of(api.connection, api.db, wanted, size, most_bytes=MOST_BYTES)
+    links = {}
+    if has_more and page:
         query = {**request.query, "page[cursor]": cursor_of(page[-1])}
         links["next"] = str(request.rel_url.with_query(query))
     return answer([shown(api, Job.read(document)) for document in page], links=links)

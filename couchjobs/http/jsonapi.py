@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
@@ -20,6 +21,8 @@ _logger = get_logger(__name__)
 MEDIA_TYPE = "application/vnd.api+json"
 _TAKEN = (MEDIA_TYPE, "application/json")
 _HIDDEN = ("_id", "_rev", "admin_proof", "claim", "ending")
+_BODY_S = 30.0
+"""Seconds within which a body must have come."""
 _STATUS: dict[type[BaseException], int] = {
     errors.JobNotFoundError: 404,
     errors.TriggerNotFoundError: 404,
@@ -55,6 +58,7 @@ class Body(BaseModel):
 
 
 B = TypeVar("B", bound=Body)
+T = TypeVar("T")
 
 
 def answer(data: Any, status: int = 200, **more: Any) -> web.Response:
@@ -74,6 +78,19 @@ def resource(kind: str, document: Document, path: str, **more: Any) -> dict[str,
     }
 
 
+async def in_time(reading: Awaitable[T]) -> T:
+    """Return what a body is, as soon as all of it has come.
+
+    Raises:
+        ApiError: 408: it does not.
+    """
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await reading
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {_BODY_S:g} s") from None
+
+
 async def attributes_of(request: web.Request) -> dict[str, Any]:
     """Return the attributes that a request carries.
 
@@ -83,7 +100,7 @@ async def attributes_of(request: web.Request) -> dict[str, Any]:
     if request.content_type not in _TAKEN:
         raise ApiError(415, f"the body is {request.content_type}: send {MEDIA_TYPE}")
     try:
-        found = decode(await request.read())
+        found = decode(await in_time(request.read()))
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}") from None
     data = found.get("data") if isinstance(found, dict) else None

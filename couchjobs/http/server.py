@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -16,6 +17,7 @@ from couchjobs.http.api import API, Api
 from couchjobs.http.events import Events
 from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import tell_errors
+from couchjobs.http.limits import LIMITS, Limits, harden
 from couchjobs.http.metrics import Metrics
 from couchjobs.http.openapi import OpenApi
 from couchjobs.http.pages import routes as pages
@@ -33,7 +35,12 @@ _LAST_ANSWERS_S = 2.0
 
 
 def make_app(
-    connection: Connection, runtime: Runtime | None = None, *, base: str = "", gate: Gate | None = None
+    connection: Connection,
+    runtime: Runtime | None = None,
+    *,
+    base: str = "",
+    gate: Gate | None = None,
+    limits: Limits | None = None,
 ) -> web.Application:
     """Return the application for the tenant of the connection's settings.
 
@@ -43,13 +50,15 @@ def make_app(
         base: what its paths begin with, where others have gone before.
         gate: what is remembered of those who ask, where it serves others, too; None: it serves this tenant alone, and
             everybody on this machine where there is no token.
+        limits: what those who ask may take at once, where others serve them, too.
     """
     settings = connection.settings
     access = Access(connection, settings.tenant, (*_OPEN, *pages.OPEN), gate or Gate(connection))
     app = web.Application(
-        middlewares=[_harden, tell_errors, tell_errors_as_pages, access.middleware],
+        middlewares=[_guard, tell_errors, tell_errors_as_pages, access.middleware],
         client_max_size=settings.max_message_bytes + _ENVELOPE,
     )
+    app[LIMITS] = limits or Limits()
     app[API] = Api(connection, runtime, base)
     events = Events()
     served = routes(events, Metrics())
@@ -64,36 +73,37 @@ def make_app(
     return app
 
 
-def make_front(connection: Connection, tenants: str, runtime: Runtime | None, gate: Gate) -> web.Application:
+def make_front(
+    connection: Connection, tenants: str, runtime: Runtime | None, gate: Gate, limits: Limits | None = None
+) -> web.Application:
     """Return the application for many tenants, `tenants` being which, as the option `--tenants` says it.
 
     Raises:
         ConfigurationError: there is no such file.
     """
+    limits = limits or Limits()
 
     def make(connection: Connection, base: str) -> web.Application:
-        return make_app(connection, base=base, gate=gate)
+        return make_app(connection, base=base, gate=gate, limits=limits)
 
-    sites = Sites(connection, tenants, make, make_app(connection, runtime, gate=gate), gate)
+    sites = Sites(connection, tenants, make, make_app(connection, runtime, gate=gate, limits=limits), gate)
     front = web.Application(
-        middlewares=[_harden, tell_errors, sites.middleware],
+        middlewares=[_guard, tell_errors, sites.middleware],
         client_max_size=connection.settings.max_message_bytes + _ENVELOPE,
     )
+    front[LIMITS] = limits
     add_sites(front, sites)
     return front
 
 
 @web.middleware
-async def _harden(
+async def _guard(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Say to browsers that an answer is nothing but what it says it is, and nobody else's to keep."""
+    request.app[LIMITS].begun(request)
     response = await handler(request)
-    if response.prepared:  # it has been sent already, in pieces
-        return response
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
-    response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+    if not response.prepared:  # else it has been sent already
+        harden(response)
     return response
 
 
@@ -112,6 +122,8 @@ class HttpServer:
         self._tenants = tenants
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._limits = Limits()
 
     async def open(self) -> None:
         """Take the address: who connects waits until the start.
@@ -141,14 +153,16 @@ class HttpServer:
         """Answer. `runtime`: what the daemon of this process runs jobs with; None: there is none here."""
         if self._socket is None:
             await self.open()
-        gate = Gate(self._connection, may_be_open=is_local(self._address[0]))
+        gate, limits = Gate(self._connection, may_be_open=is_local(self._address[0])), self._limits
         if self._tenants is None:
-            app = make_app(self._connection, runtime, gate=gate)
+            app = make_app(self._connection, runtime, gate=gate, limits=limits)
         else:
-            app = make_front(self._connection, self._tenants, runtime, gate)
+            app = make_front(self._connection, self._tenants, runtime, gate, limits)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False)
         await self._runner.setup()
-        await web.SockSite(self._runner, cast("socket.socket", self._socket)).start()
+        door = limits.door(cast("web.Server", self._runner.server))
+        listening = cast("socket.socket", self._socket)
+        self._listener = await asyncio.get_running_loop().create_server(door, sock=listening)
         _logger.info("HTTP", url=self.url)
 
     @property
@@ -159,6 +173,8 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Listen no more; requests that are being answered have two seconds."""
+        if self._listener is not None:
+            self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
         elif self._socket is not None:

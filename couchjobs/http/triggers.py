@@ -14,9 +14,10 @@ from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import number_in
 from couchjobs.http.jobs import shown as shown_job
 from couchjobs.http.jobs import shown_to as shown_job_to
-from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, resource
+from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, in_time, read_body, resource
+from couchjobs.http.limits import MOST_BYTES, long_answer
 from couchjobs.jobs.job import Job, JobOptions
-from couchjobs.jobs.queries import get_jobs
+from couchjobs.jobs.queries import JobFilter, page_of
 from couchjobs.jobs.request import new_job
 from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.log import get_logger
@@ -175,13 +176,14 @@ async def state(request: web.Request) -> web.Response:
     return answer({"type": f"{api.settings.jobs_doctype}.state", "id": infos.id, "attributes": attributes})
 
 
+@long_answer
 async def jobs(request: web.Request) -> web.Response:
     """GET /jobs/triggers/{id}/jobs: its last jobs, `Limit` at most, 50 unless that is given."""
     api, infos = request.app[API], await _wanted(request, "GET")
     limit = number_in(request.query, "Limit", _JOBS, _MOST_JOBS)
-    with using(api.connection):
-        found = await get_jobs(api.db, infos.id, limit)
-    return answer([shown_job(api, job) for job in found])
+    wanted = JobFilter(trigger=infos.id)
+    found, _ = await page_of(api.connection, api.db, wanted, min(limit, _JOBS), most_bytes=MOST_BYTES)
+    return answer([shown_job(api, Job.read(document)) for document in found])
 
 
 async def launch(request: web.Request) -> web.Response:
@@ -205,7 +207,7 @@ async def webhook(request: web.Request) -> web.Response:
     """POST /jobs/webhooks/{id}: 204 once the job is stored. The id is the secret: nobody else is asked who he is."""
     api, trigger_id = request.app[API], request.match_info["id"]
     manual = request.query.get("Manual", request.query.get("manual", "")).lower() == "true"
-    raw = await request.read()
+    raw = await in_time(request.read())
     try:
         await api.scheduler.deliver(trigger_id, raw, request.content_type, request.headers, manual=manual)
     except (MalformedTriggerError, NotFound, RefusedDelivery) as error:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection, connected
 from couchjobs.couch.database import Database, Document, Row, Update
 from couchjobs.durations import read_seconds
@@ -24,6 +28,8 @@ from couchjobs.timestamps import format_time, now, parse_time
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MOST = 50
 _PAGE = 500
+_FIRST = 25
+"""Documents that are read first; then twice as many, and so on."""
 
 
 async def get_job(db: Prefixer, job_id: str) -> Job:
@@ -74,8 +80,8 @@ async def iter_queued_jobs(db: Prefixer, worker_type: str) -> AsyncIterator[Job]
         database = store_of(connection, db, worker_type).database
         for state in (State.QUEUED, State.RUNNING):
             async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, {}]):
-                for job in await _jobs(database, rows):
-                    if job.state is state:
+                async for document in _documents(database, rows):
+                    if (job := Job.read(document)).state is state:
                         yield job
 
 
@@ -153,12 +159,45 @@ async def newest(
     Raises:
         NotFound: the database of jobs, or its views, do not exist.
     """
-    found: list[Document] = []
+    return (await page_of(connection, db, wanted, limit, update=update))[0]
+
+
+async def page_of(
+    connection: Connection,
+    db: Prefixer,
+    wanted: JobFilter,
+    limit: int,
+    *,
+    most_bytes: int = sys.maxsize,
+    update: Update = "true",
+) -> tuple[list[Document], bool]:
+    """Return what `newest` returns, and whether there are more of these jobs.
+
+    `most_bytes`: of their documents together, as JSON: fewer than `limit` are returned rather than more than that, but
+    for those of one request to CouchDB, and one in any case.
+
+    Raises:
+        NotFound: the database of jobs, or its views, do not exist.
+    """
+    found: list[tuple[tuple[bool, str, str], int, Document]] = []
+    oldest, has_more = (False, "", ""), False
     for store in stores(connection, db):
         for start, end in await _ranges(store.database, wanted, update):
-            found += [one async for one in _walk(store.database, start, end, wanted, limit, update)]
-    found.sort(key=_order, reverse=True)
-    return found[:limit]
+            left = most_bytes
+            async for document in _walk(store.database, start, end, wanted, limit + 1, update):
+                place, size = _order(document), len(encode(document)) if most_bytes < sys.maxsize else 0
+                if place < oldest:
+                    break
+                found.append((place, size, document))
+                left -= size
+                if left < 0:
+                    break
+            found.sort(key=itemgetter(0), reverse=True)
+            sizes = [*accumulate(size for _, size, _ in found)]
+            if sizes and sizes[-1] > most_bytes:  # what is older, in other ranges too, is for the next page
+                found, has_more = found[: max(1, bisect_right(sizes, most_bytes))], True
+                oldest = found[-1][0]
+    return [document for _, _, document in found[:limit]], has_more or len(found) > limit
 
 
 async def each(connection: Connection, db: Prefixer, wanted: JobFilter) -> AsyncIterator[Document]:
@@ -224,13 +263,24 @@ async def _walk(
     last_id = wanted.after[1] if wanted.after else None
     page = min(_PAGE, limit + 1)
     async for rows in database.view_pages(view, start, end, page=page, descending=True, update=update, docid=last_id):
-        documents = await database.get_many(row["id"] for row in rows)
-        for document in (documents[row["id"]] for row in rows if row["id"] in documents):
+        async for document in _documents(database, rows):
             if wanted.matches(document) and document["_id"] != last_id:
                 yield document
                 left -= 1
                 if not left:
                     return
+
+
+async def _documents(database: Database, rows: list[Row]) -> AsyncIterator[Document]:
+    """Yield the documents of these rows. Of large ones, whoever has enough of them stops before many are read."""
+    first, count = 0, _FIRST
+    while first < len(rows):
+        ids = [row["id"] for row in rows[first : first + count]]
+        documents = await database.get_many(ids)
+        for doc_id in ids:
+            if doc_id in documents:
+                yield documents[doc_id]
+        first, count = first + count, 2 * count
 
 
 async def worker_queue_len(database: Database, worker_type: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from waiting import eventually
 
 from couchjobs.broker import producer
 from couchjobs.broker.feed import JobsFeed
-from couchjobs.broker.lane import Execution, Lane
+from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.broker.producer import Producer
 from couchjobs.broker.reader import Reader
 from couchjobs.broker.slots import Slots
@@ -19,6 +20,7 @@ from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.pauses import Pauses
 from couchjobs.couch.changes import Change
 from couchjobs.couch.connection import Connection, connect
+from couchjobs.errors import CouchError
 from couchjobs.jobs.store import JobStore
 from couchjobs.settings import Settings, load_settings
 from couchjobs.waits import Signal
@@ -80,6 +82,18 @@ class Ends:
         return None
 
 
+class Settles:
+    """What would write to jobs that are not run: it notes which conflicts it is to look at."""
+
+    def __init__(self) -> None:
+        self.settled: list[str] = []
+
+    def settle(self, lane: Lane, job_id: str) -> None:
+        """Look at a conflict, and find none."""
+        self.settled.append(job_id)
+        lane.in_conflict.pop(job_id, None)
+
+
 class World:
     """A producer and what surrounds it."""
 
@@ -88,7 +102,8 @@ class World:
         workers = WorkersList([WorkerConfig(worker_type="w", worker_func=nothing, concurrency=concurrency)])
         slots = Slots(workers, InProcess(workers, 1.0, CouchEngine(connection, workers)))
         self.daemon, self.executor = Alone(connection.settings), Ends()
-        self.producer = Producer(self.daemon, slots, self.executor, None)  # type: ignore[arg-type]
+        self.marks = Settles()
+        self.producer = Producer(self.daemon, slots, self.executor, self.marks)  # type: ignore[arg-type]
         settings = connection.settings
         for _ in range(2):
             store = JobStore(connection, settings.tenant)
@@ -262,3 +277,26 @@ async def test_signal_when_set_before_during_or_after_the_wait_then_never_missed
     signal.set()
     assert await waiting
     assert not await signal.within(0.001)
+
+
+@pytest.mark.parametrize("phase", [Phase.CLAIMING, Phase.RUNNING])
+async def test_conflict_when_the_feed_shows_it_while_the_job_runs_here_then_settled_at_its_end(
+    world: World, phase: Phase
+) -> None:
+    """No other row tells of it: those of the claim and the end are this daemon's own."""
+    await world.offer(world.lane, "j")
+    await world.until(lambda: "j" in world.executor.running)
+    execution = world.lane.executions["j"]
+    execution.phase = phase
+    with suppress(CouchError):  # the document is read, too, and there is no server here
+        await world.producer.take_rows(world.lane, [Change("j", "2-b", False, None, True)])
+    assert world.marks.settled == []
+    world.executor.running["j"].set()
+    await world.until(lambda: world.marks.settled == ["j"])
+
+
+async def test_conflict_when_the_row_is_of_an_own_revision_then_looked_at_all_the_same(world: World) -> None:
+    """The end of a job won over another branch, or came on top of it."""
+    world.lane.claims.revisions.add("3-c")
+    await world.producer.take_rows(world.lane, [Change("j", "3-c", False, None, True), Change("k", "3-c", False)])
+    assert world.marks.settled == ["j"]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -17,11 +18,12 @@ from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import cursor_of, filter_in, narrowed, read_cursor
 from couchjobs.http.jsonapi import ApiError
+from couchjobs.http.limits import MOST_BYTES, long_answer
 from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job
-from couchjobs.jobs.queries import JobFilter, each, newest, past
+from couchjobs.jobs.queries import JobFilter, each, page_of, past
 from couchjobs.timestamps import format_time
 
 _PAGE = 50
@@ -32,6 +34,7 @@ _TOGETHER = 50
 _CHILDREN = 50
 
 
+@long_answer
 async def index(request: web.Request) -> web.Response:
     """GET /dashboard/jobs."""
     api, query = request.app[API], {name: value for name, value in request.query.items() if value}
@@ -40,11 +43,11 @@ async def index(request: web.Request) -> web.Response:
     _read_since(query)
     asked = narrowed(request, filter_in(query))
     wanted = replace(asked, after=read_cursor(query.get("page[cursor]")))
-    documents, is_behind = await _newest(api, wanted, _PAGE + 1)
-    page = [Job.read(document) for document in documents[:_PAGE]]
+    documents, has_more, is_behind = await _newest(api, wanted)
+    page = [Job.read(document) for document in documents]
     older = ""
-    if len(documents) > _PAGE:
-        older = str(request.rel_url.with_query({**query, "page[cursor]": cursor_of(documents[_PAGE - 1])}))
+    if has_more and documents:
+        older = str(request.rel_url.with_query({**query, "page[cursor]": cursor_of(documents[-1])}))
     return render(
         request,
         "jobs.html",
@@ -69,13 +72,14 @@ def _read_since(query: dict[str, str]) -> None:
             query["since"] = format_time(since) if since else ""
 
 
-async def _newest(api: Api, wanted: JobFilter, count: int) -> tuple[list[Document], bool]:
-    """Return the newest of these jobs, and whether the views were behind."""
+async def _newest(api: Api, wanted: JobFilter) -> tuple[list[Document], bool, bool]:
+    """Return a page of the newest of these jobs, whether there are more, and whether the views were behind."""
+    ask = partial(page_of, api.connection, api.db, wanted, _PAGE, most_bytes=MOST_BYTES)
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            return await newest(api.connection, api.db, wanted, count), False
+            return *await ask(), False
     except TimeoutError:
-        return await newest(api.connection, api.db, wanted, count, update="false"), True
+        return *await ask(update="false"), True
 
 
 async def change_many(request: web.Request) -> web.Response:

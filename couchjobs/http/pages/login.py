@@ -8,6 +8,7 @@ from aiohttp import web
 
 from couchjobs.http.access import TOKEN_COOKIE, Access, Caller, check_origin
 from couchjobs.http.api import API
+from couchjobs.http.jsonapi import in_time
 from couchjobs.http.pages.page import LOGIN, back, page_at, render
 
 _LASTS_S = 7 * 86_400
@@ -31,7 +32,7 @@ class Login:
         """POST /dashboard/login: a token, which becomes a cookie."""
         self._access.gate.check_stranger(request)
         check_origin(request)
-        posted = await request.post()
+        posted = await in_time(request.post())
         shown, where = str(posted.get("token", "")).strip(), _next(request, str(posted.get("next", "")))
         caller: Caller | None = await self._access.of_token(shown)
         if caller is None:

@@ -21,7 +21,7 @@ from aiohttp import web
 from couchjobs import errors
 from couchjobs.http.access import CALLER, TOKEN_COOKIE, Caller
 from couchjobs.http.api import API
-from couchjobs.http.jsonapi import ApiError, told
+from couchjobs.http.jsonapi import ApiError, in_time, told
 from couchjobs.http.pages import text
 from couchjobs.log import get_logger
 
@@ -105,7 +105,7 @@ async def form_of(request: web.Request) -> dict[str, list[str]]:
     """
     if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data"):
         raise ApiError(415, f"a form is wanted, and not {request.content_type}")
-    posted = await request.post()
+    posted = await in_time(request.post())
     fields: dict[str, list[str]] = {}
     for name, value in posted.items():
         if isinstance(value, str):

@@ -15,9 +15,18 @@ function isInUse(part) {
     String(document.getSelection()).length > 0 && part.contains(document.getSelection().anchorNode);
 }
 
+// A row may be away for a moment (a copy of a cluster that is behind), and is chosen still when it is back.
+const chosen = new Set([...document.querySelectorAll("input[name=job]:checked")].map((box) => box.value));
+
+function choose(box, isChosen) {
+  box.checked = isChosen;
+  if (isChosen) chosen.add(box.value); else chosen.delete(box.value);
+}
+
 function keep(before, after) {
-  const chosen = new Set([...before.querySelectorAll("input[type=checkbox]:checked")].map((box) => box.value));
-  for (const box of after.querySelectorAll("input[type=checkbox]")) box.checked = chosen.has(box.value);
+  for (const box of after.querySelectorAll("input[name=job]")) box.checked = chosen.has(box.value);
+  const all = before.querySelector("#all"), next = after.querySelector("#all");
+  if (all && next) next.checked = all.checked;
   const open = [...before.querySelectorAll("details")].map((one) => one.open);
   [...after.querySelectorAll("details")].forEach((one, place) => { one.open = Boolean(open[place]); });
 }
@@ -80,10 +89,10 @@ function listen() {
   });
 }
 
-document.addEventListener("change", (event) => { if (event.target.id === "all") chooseAll(event); });
-function chooseAll(event) {
-  for (const box of document.querySelectorAll("input[name=job]")) box.checked = event.target.checked;
-}
+document.addEventListener("change", ({ target }) => {
+  const boxes = target.id === "all" ? document.querySelectorAll("input[name=job]") : target.name === "job" ? [target] : [];
+  for (const box of boxes) choose(box, target.checked);
+});
 document.addEventListener("submit", (event) => {
   const question = event.submitter?.dataset.ask;
   if (question && !confirm(question)) event.preventDefault();
