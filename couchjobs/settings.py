@@ -125,6 +125,13 @@ class Settings(BaseSettings):
         """Return how often a daemon looks at its own beats and at those of the others, in seconds."""
         return self.dead_after / 30
 
+    @model_validator(mode="after")
+    def _beats_are_in_time(self) -> Self:
+        if self.dead_after < 2 * self.beat_interval:
+            told = f"dead_after is {self.dead_after:g} s, and beats come each {self.beat_interval:g} s"
+            raise ValueError(f"{told}: a daemon needs two beats at least before it is dead (beat_interval)")
+        return self
+
     @property
     def tenant(self) -> Prefixer:
         """Return the tenant that this process works for."""

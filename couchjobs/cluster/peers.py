@@ -20,6 +20,8 @@ from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import CLIENT_WORKER
 from couchjobs.prefixer import Prefixer, escape
 
+_LONGEST_S = 3600.0
+"""Seconds that a daemon may ask to be still."""
 PREFIX = "daemon:"
 """What the ids of daemon documents begin with."""
 
@@ -54,6 +56,8 @@ class Peer:
     """A digest of its data of time zones; empty where it has not said."""
     still_since: float | None = None
     """Since when it has stood still according to others."""
+    dead_after: float = 0.0
+    """Seconds that it may be still by its own settings; 0 where it has not said."""
 
 
 class Peers:
@@ -104,7 +108,7 @@ class Peers:
         return {
             daemon: {"beat": self._peers[daemon].beat, "seconds": round(silence, 1)}
             for daemon, silence in seconds.items()
-            if silence > self._dead_after / 2
+            if silence > self._patience(self._peers[daemon]) / 2
         }
 
     def gone(self, daemon: str) -> None:
@@ -128,15 +132,15 @@ class Peers:
         return self._peers[daemon].beat if daemon in self._peers else None
 
     def living(self, tenant: str | None = None, within: float | None = None) -> Iterator[tuple[str, Peer]]:
-        """Yield the daemons that have been still for less than `within` seconds; None: `dead_after`.
+        """Yield the daemons that have been still for less than `within` seconds; None: so long as makes them dead.
 
         `tenant`: the key of one whose daemons are wanted; None: all.
         """
-        longest = self._dead_after if within is None else within
         return (
             (daemon, peer)
             for daemon, peer in self._peers.items()
-            if (tenant is None or tenant in peer.tenants) and self._silence_of(peer) <= longest
+            if (tenant is None or tenant in peer.tenants)
+            and self._silence_of(peer) <= (self._patience(peer) if within is None else within)
         )
 
     def is_dead(self, daemon: str, times: float = 1.0) -> bool:
@@ -148,12 +152,16 @@ class Peers:
             return False
         known = self._peers.get(daemon)
         if known is not None:
-            return self._silence_of(known) > times * self._dead_after
+            return self._silence_of(known) > times * self._patience(known)
         return self._silence(self._absent.setdefault(daemon, time.monotonic())) > times * self._dead_after
 
     def suspects(self) -> list[str]:
         """Return the daemons that are dead by now, or soon may be: those that are still, and those that are gone."""
         return [daemon for daemon in (*self._peers, *self._absent) if self.is_dead(daemon)]
+
+    def _patience(self, peer: Peer) -> float:
+        """Return after how many seconds it is dead: who beats more seldom than this daemon does has longer."""
+        return max(self._dead_after, peer.dead_after)
 
     def _silence_of(self, peer: Peer) -> float:
         seen = self._silence(peer.seen)
@@ -212,7 +220,13 @@ def _read(document: Document, beat: object, *, moved: bool) -> Peer:
         moved,
         declares=_texts(document.get("declares")),
         zones=str(document.get("zones") or ""),
+        dead_after=_seconds(document.get("dead_after")),
     )
+
+
+def _seconds(value: object) -> float:
+    is_told = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST_S
+    return float(value) if is_told else 0.0  # type: ignore[arg-type]
 
 
 def _texts(value: object) -> frozenset[str]:

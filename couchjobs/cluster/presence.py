@@ -308,6 +308,7 @@ class Presence:
             "slots": self._slots,
             "schedules": self.schedules,
             "zones": self.zones,
+            "dead_after": self.connection.settings.dead_after,
             "beat": self._beat,
             "at": format_time(now()),
         }

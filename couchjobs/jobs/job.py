@@ -310,7 +310,7 @@ class Job(BaseModel):
 
     def belongs_to(self, domain: str, prefix: str | None) -> None:
         """Take for its tenant the one whose database it is in, whatever its author wrote; the document stays."""
-        self.__dict__.update(domain=domain or self.domain, prefix=prefix)
+        self.__dict__.update(domain=domain, prefix=prefix)
 
     def for_function(self) -> Self:
         """Return a copy for the function of a try: whatever it does to that, this job and its document stay."""

@@ -20,6 +20,8 @@ from couchjobs.reasons import reasons
 from couchjobs.timestamps import now
 from couchjobs.tracing import carried
 
+_HIGHEST = 10**9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
@@ -79,6 +81,8 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         raise BadDocumentError(f"options: JobOptions(...), and not {request.options!r:.80}")
     if trigger_id is None and request.options is not None and request.options.model_extra:
         raise BadDocumentError("; ".join(unknown_options(request.options.model_extra)))
+    if isinstance(request.priority, int) and abs(request.priority) > _HIGHEST:
+        raise BadDocumentError(f"priority: must be from {-_HIGHEST:,} to {_HIGHEST:,}")
     if request.id == "":
         raise BadDocumentError("id: must not be empty; None is for a fresh one")
     try:

@@ -29,7 +29,7 @@ from couchjobs.scheduler.ticker import Ticker
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import now
-from couchjobs.triggers.delivery import delivery_id, payload_of, read_delivery
+from couchjobs.triggers.delivery import charset_of, delivery_id, payload_of, read_delivery
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.waits import patiently
 
@@ -186,8 +186,8 @@ class CouchScheduler:
             delivery.check(
                 raw, headers, await read_secret(self._connection, self._db, delivery.secret), now().timestamp()
             )
-        kind = delivery.kind_of(content_type if raw else "application/json")
-        payload = payload_of(kind, raw, content_type)
+        kind = delivery.kind_of(content_type, is_empty=not raw)
+        payload = payload_of(kind, raw, content_type, charset_of(headers))
         key = delivery.key(headers, payload)
         more: Document = {}
         if kept := delivery.kept(headers):

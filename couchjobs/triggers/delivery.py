@@ -21,6 +21,7 @@ import hmac
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
@@ -111,8 +112,8 @@ class Delivery:
                 if not hmac.compare_digest(_as_bytes(shown.strip()), _as_bytes(f"{signed.prefix}{wanted}")):
                     raise RefusedDelivery(f"its signature in {signed.header} is not the secret's")
 
-    def kind_of(self, content_type: str) -> Kind:
-        """Return as what a body of that media type is taken.
+    def kind_of(self, content_type: str, *, is_empty: bool = False) -> Kind:
+        """Return as what a body of that media type is taken; an empty one has none, and is what is expected.
 
         Raises:
             RefusedDelivery: it is not.
@@ -120,6 +121,8 @@ class Delivery:
         accept = self.fields.accept
         taken = [accept] if isinstance(accept, str) else accept
         kind: Kind = "raw"
+        if is_empty:
+            return taken[0]
         if content_type == "application/json" or content_type.endswith("+json"):
             kind = "json"
         elif content_type == "application/x-www-form-urlencoded":
@@ -134,7 +137,10 @@ class Delivery:
 
     def kept(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the headers that reach the job."""
-        return {name: headers[name] for name in self.fields.headers if name in headers}
+        found = {name: headers[name] for name in self.fields.headers if name in headers}
+        return {
+            name: value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name, value in found.items()
+        }
 
     def key(self, headers: Mapping[str, str], payload: Any) -> str | None:
         """Return what tells this delivery from others; None where each is one of its own.
@@ -176,8 +182,8 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
         raise MalformedTriggerError("; ".join(f"{name} is none: {_HOW[name]}" for name in wrong)) from None
 
 
-def payload_of(kind: Kind, raw: bytes, content_type: str) -> Any:
-    """Return the payload that a body is.
+def payload_of(kind: Kind, raw: bytes, content_type: str, charset: str = "utf-8") -> Any:
+    """Return the payload that a body is. `charset`: that of text and forms.
 
     Raises:
         RefusedDelivery: it is none of that kind.
@@ -187,13 +193,22 @@ def payload_of(kind: Kind, raw: bytes, content_type: str) -> Any:
             case "json":
                 return decode(raw) if raw else None
             case "form":
-                return _form(raw.decode())
+                return _form(raw.decode(charset), charset)
             case "text":
-                return raw.decode()
+                return raw.decode(charset)
             case "raw":
                 return {"attachment": "payload", "content_type": content_type, "length": len(raw)}
+    except LookupError:
+        raise RefusedDelivery(f"the charset {charset[:40]!r} is not known", 415) from None
     except (ValueError, RecursionError) as error:
         raise RefusedDelivery(f"the body is no {kind}: {error}", 400) from None
+
+
+def charset_of(headers: Mapping[str, str]) -> str:
+    """Return the charset that the Content-Type names; UTF-8 where it names none."""
+    told = Message()
+    told["Content-Type"] = headers.get("Content-Type", "")
+    return told.get_content_charset("utf-8")
 
 
 def delivery_id(trigger_id: str, key: str) -> str:
@@ -202,9 +217,10 @@ def delivery_id(trigger_id: str, key: str) -> str:
     return f"delivery-{hashlib.sha256(told).hexdigest()[:40]}"
 
 
-def _form(text: str) -> dict[str, Any]:
+def _form(text: str, charset: str) -> dict[str, Any]:
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for name, value in parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS):
+    pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, encoding=charset, errors="strict")
+    for name, value in pairs:
         found[name].append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 

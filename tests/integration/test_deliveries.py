@@ -21,7 +21,7 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.secrets import write_secret
 from couchjobs.scheduler.store import TriggerStore
-from couchjobs.triggers.delivery import Delivery, RefusedDelivery, payload_of, read_delivery
+from couchjobs.triggers.delivery import Delivery, RefusedDelivery, charset_of, payload_of, read_delivery
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.workers.context import WorkerContext
@@ -204,3 +204,32 @@ def test_kind_when_the_media_type_is_another_then_raw_or_refused() -> None:
     assert kind("raw", "application/json") == "raw"
     with pytest.raises(RefusedDelivery):
         kind("json", "text/plain")
+
+
+def test_payload_when_in_another_charset_then_read_in_it() -> None:
+    """As the Content-Type says; one that nobody knows is refused."""
+    latin = {"Content-Type": "text/plain; charset=iso-8859-1"}
+    assert payload_of("text", "caf\u00e9".encode("latin-1"), "text/plain", charset_of(latin)) == "caf\u00e9"
+    assert payload_of("form", b"a=%E9&b=1", "", charset_of(latin)) == {"a": "\u00e9", "b": "1"}
+    assert charset_of({}) == charset_of({"Content-Type": "text/plain"}) == "utf-8"
+    for charset, raw, status in (
+        ("klingon", b"a", 415),
+        ("utf-8", b"a=%E9", 400),
+        ("utf-8", "\u00e9".encode("latin-1"), 400),
+    ):
+        with pytest.raises(RefusedDelivery) as caught:
+            payload_of("form", raw, "", charset)
+        assert caught.value.status == status
+
+
+def test_kind_when_the_body_is_empty_then_what_is_expected() -> None:
+    """It has no media type that would say anything."""
+    for accept, payload in (("json", None), ("form", {}), ("text", ""), (["form", "json"], {})):
+        delivery: Delivery = read_delivery(webhook(accept=accept))
+        assert payload_of(delivery.kind_of("application/octet-stream", is_empty=True), b"", "") == payload
+
+
+def test_headers_when_one_is_no_utf8_then_kept_as_far_as_it_can_be_read() -> None:
+    """It is no reason to refuse a delivery."""
+    delivery: Delivery = read_delivery(webhook(headers=["X-Odd"]))
+    assert delivery.kept({"X-Odd": b"caf\xe9".decode("utf-8", "surrogateescape")}) == {"X-Odd": "caf\ufffd"}

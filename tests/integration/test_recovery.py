@@ -293,6 +293,23 @@ def test_peers_when_time_passes_then_still_ones_are_dead_unless_nobody_could_see
     assert not peers.is_dead("own")
 
 
+def test_peer_when_it_beats_more_seldom_than_the_observer_then_it_has_its_own_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two daemons with other settings: each counts as dead by those of the more patient one."""
+    clock = [1000.0]
+    monkeypatch.setattr("couchjobs.cluster.peers.time.monotonic", lambda: clock[0])
+    peers = Peers("own", dead_after=5)
+    told: dict[str, Any] = {"a": 30, "b": None, "c": 1, "d": 10**9, "e": "30", "f": True}
+    peers.note([{"_id": f"daemon:{name}", "beat": 1, "dead_after": one} for name, one in told.items()], moved=False)
+    clock[0] += 6
+    assert sorted(peers.suspects()) == ["b", "c", "d", "e", "f"]
+    assert [daemon for daemon, _ in peers.living()] == ["a"]
+    assert "a" not in peers.still()
+    clock[0] += 25
+    assert peers.is_dead("a")
+
+
 def test_peers_when_another_daemon_has_watched_one_then_a_newcomer_believes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the very count that it sees, and of nothing else; a sign of life ends it."""
     present = 1000.0

@@ -85,6 +85,7 @@ def test_reasons_when_a_value_does_not_fit_then_where_and_what_in_plain_words(va
         ({"worker_type": "w" * 201}, "worker: is longer than 200 characters"),
         ({"priority": "high"}, "priority: must be a whole number, and is text"),
         ({"priority": 1.5}, "priority: must be a whole number, and has a fraction"),
+        ({"priority": 10**400}, "priority: must be from -1,000,000,000 to 1,000,000,000"),
         ({"id": 5}, "id: must be text, and is a number"),
         ({"id": ""}, "id: must not be empty"),
         ({"options": {"timeout": 5}}, "options: JobOptions"),
