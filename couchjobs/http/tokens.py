@@ -1,7 +1,8 @@
 """Tokens of programs: `token:<id>` = `{hash, scopes, tenant, name, created_at}` in the control database.
 
 A token is `cj_<id>_<secret>`; of the secret, which is 256 random bits, only a digest is stored. A token belongs to one
-tenant. One that is revoked is refused within a second.
+tenant. One that is revoked is refused within a second. `token:wanted` says that there was one once: from then on nobody
+may ask without one, though the last is revoked; whoever removes that document opens the server to its machine again.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import hmac
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import NamedTuple
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import ConfigurationError
+from couchjobs.errors import ConfigurationError, Conflict
 from couchjobs.http.scopes import Scope, read_scopes
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
 
 _PREFIX = "token:"
+_WANTED = f"{_PREFIX}wanted"
 _TOKEN = re.compile(r"^cj_([0-9a-f]{12})_([0-9a-f]{64})$")
 _KEPT_S = 1.0
 _MOST_KEPT = 1000
@@ -54,6 +57,9 @@ async def create_token(connection: Connection, db: Prefixer, name: str, scopes: 
             "created_at": format_time(now()),
         }
     )
+    if await connection.control.find(_WANTED) is None:
+        with suppress(Conflict):  # somebody else has just made his first one
+            await connection.control.put({"_id": _WANTED, "created_at": format_time(now())})
     return f"cj_{token_id}_{secret}"
 
 
@@ -76,7 +82,7 @@ async def revoke_token(connection: Connection, db: Prefixer, token_id: str) -> N
 
 
 async def has_tokens(connection: Connection) -> bool:
-    """Return whether there are any, of whatever tenant."""
+    """Return whether there are any, of whatever tenant, or were."""
     async for found in connection.control.revisions_with_prefix(_PREFIX):
         if found:
             return True

@@ -416,6 +416,10 @@ async def test_tokens_when_the_last_is_revoked_then_nobody_may_what_needed_one(
         assert (await here.get("/jobs")).status == 401
     async with TestClient(TestServer(make_app(connection, gate=gate.Gate(connection, may_be_open=False)))) as elsewhere:
         assert (await elsewhere.get("/jobs")).status == 401
+    async with TestClient(TestServer(make_app(connection))) as started_anew:
+        assert (await started_anew.get("/jobs")).status == 401
+    wanted = await connection.control.get("token:wanted")
+    await connection.control.delete("token:wanted", wanted["_rev"])
     async with TestClient(TestServer(make_app(connection))) as open_one:
         assert (await open_one.get("/jobs")).status == 200
         assert (await open_one.get("/jobs", headers={"Host": "127.0.0.1:99999"})).status == 200
