@@ -64,7 +64,7 @@ class Event(NamedTuple):
 
 
 class _Reader:
-    def __init__(self, caller: Caller, worker: str | None, transport: asyncio.BaseTransport | None = None) -> None:
+    def __init__(self, caller: Caller, worker: str | None, transport: asyncio.Transport | None = None) -> None:
         self.waiting: deque[Event] = deque()
         self.news = Signal()
         self.is_dropped = False
@@ -89,7 +89,7 @@ class _Reader:
         self.waiting.extend(events if self._wants_all else [one for one in events if self.wants(one.worker)])
         if len(self.waiting) > _MOST_BEHIND:
             self.is_dropped = True
-            if isinstance(self._transport, asyncio.Transport):
+            if self._transport is not None:
                 self._transport.abort()
         elif self.waiting:
             self.news.set()

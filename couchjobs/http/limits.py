@@ -13,6 +13,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 from aiohttp import web
 
@@ -98,8 +99,7 @@ LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 
 class _Closed(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+        cast("asyncio.Transport", transport).abort()  # uvloop's is no subclass of it
 
 
 def long_answer(handler: Handler) -> Handler:

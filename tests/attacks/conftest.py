@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import uvloop
 from daemons import AS_USERS_HAVE
 
 from couchjobs.broker.couch import CouchBroker
@@ -23,6 +25,14 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
 
 Begin = Callable[..., Any]
+_BOTH_LOOPS = ("test_http_limits.py",)
+"""Tests of what is another thing in the event loop of a daemon: uvloop's transports are not those of asyncio."""
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """The event loops in which a test runs."""
+    loops: dict[str, Callable[[], Any]] = {"asyncio": asyncio.new_event_loop}
+    return loops | {"uvloop": uvloop.new_event_loop} if item.path.name in _BOTH_LOOPS else loops
 
 
 @pytest.fixture
