@@ -26,6 +26,9 @@ _MOST_CONNECTIONS = 2000
 _OF_DESCRIPTORS = 0.5
 """Which part of the descriptors that the process may have: jobs and CouchDB need the others."""
 _FIRST_REQUEST_S = 30.0
+_TELL_EACH_S = 60.0
+_LONGEST_ANSWER_S = 300.0
+"""Seconds that somebody may take to read one."""
 _UNREAD_S = 60.0
 """Seconds that sent bytes may stay unread at the other end."""
 _LONG_ANSWERS = 16
@@ -44,24 +47,22 @@ class Limits:
         """Connections whose first request has not come."""
         self._long = asyncio.Semaphore(_LONG_ANSWERS)
         self._of: OrderedDict[str, asyncio.Semaphore] = OrderedDict()
-        self._most = min(_MOST_CONNECTIONS, int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _OF_DESCRIPTORS))
-        self._is_full = False
+        self._most = min(_MOST_CONNECTIONS, int(_descriptors() * _OF_DESCRIPTORS))
+        self._tell_at = 0.0
 
     def door(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
         """Return what makes the protocol of a new connection."""
 
         def enter() -> asyncio.Protocol:
-            is_full = len(server.connections) >= self._most
-            if is_full != self._is_full:
-                self._is_full = is_full
-                _logger.warning(
-                    "no more connections are taken" if is_full else "connections are taken", most=self._most
-                )
-            if is_full:
+            loop = asyncio.get_running_loop()
+            if len(server.connections) >= self._most:
+                if loop.time() >= self._tell_at:
+                    self._tell_at = loop.time() + _TELL_EACH_S
+                    _logger.warning("no more connections are taken", most=self._most)
                 return _Closed()
             handler = server()
             self._silent.add(handler)
-            asyncio.get_running_loop().call_later(_FIRST_REQUEST_S, self._look, handler)
+            loop.call_later(_FIRST_REQUEST_S, self._look, handler)
             return handler
 
         return enter
@@ -109,12 +110,28 @@ def long_answer(handler: Handler) -> Handler:
         async with request.app[LIMITS].long_answer(request[CALLER].key):
             response = await handler(request)
             harden(response)
-            with suppress(ConnectionError):
-                await response.prepare(request)
-                await response.write_eof()
+            try:
+                async with asyncio.timeout(_LONGEST_ANSWER_S):
+                    await response.prepare(request)
+                    await response.write_eof()
+            except (ConnectionError, TimeoutError):
+                if request.transport is not None:
+                    request.transport.abort()
         return response
 
     return limited
+
+
+def _descriptors() -> int:
+    """Return how many descriptors the process may have, of which it takes as many as it may: Unix gives 1,024 first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = int(_MOST_CONNECTIONS / _OF_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else soft
 
 
 def harden(response: web.StreamResponse) -> None:
