@@ -11,6 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 
 from couchjobs.cluster.pauses import PREFIX as PAUSED
@@ -47,6 +48,9 @@ _LEAVE_TRIES = 8
 """Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
 _FORGOTTEN_AFTER = 240
 """The same until it is forgotten for how long one is gone that has no document: two hours."""
+_CLOCK_EACH_S = 3600.0
+_OFF_S = 5.0
+"""Seconds that clocks may differ."""
 _SELDOM = 5
 """Times as long between two sweeps of each of many tenants."""
 _BURIED_AFTER = 4
@@ -78,6 +82,9 @@ class Presence:
         self._slots = 0
         self._beat = 0
         self._shown_at = time.monotonic()
+        self._clock_at = 0.0
+        self._ahead_s = 0.0
+        """Of this host's clock to the server's, when that was last looked at."""
         self._rev: str | None = None
         self._living: tuple[object, ...] = ()
         self._users = 0
@@ -250,6 +257,19 @@ class Presence:
                 untaken = 0
             self._notice_changes()
             await self._bury_dead()
+            if time.monotonic() >= self._clock_at:
+                await self._look_at_clock()
+
+    async def _look_at_clock(self) -> None:
+        """Note how far the clock of this host is off the server's; the next beat tells it."""
+        self._clock_at = time.monotonic() + _CLOCK_EACH_S
+        with suppress(CouchError):
+            self._ahead_s = await self.connection.server.clock_ahead_s() or 0.0
+        if abs(self._ahead_s) > _OFF_S:
+            _logger.error(
+                "the clock here is off the server's: schedules, delays and time limits go by it",
+                seconds=round(self._ahead_s),
+            )
 
     async def _make_again(self) -> None:
         """Make the control database again, where it is gone."""
@@ -316,6 +336,8 @@ class Presence:
             document["tenants"] = self._tenants.written()
         else:
             document |= {"domain": self.db.domain, "prefix": self.db.db_prefix}
+        if abs(self._ahead_s) > _OFF_S:
+            document["clock_ahead_s"] = round(self._ahead_s, 1)
         if self.declares:
             document["declares"] = sorted(self.declares)
         if lanes := self.connection.settings.lanes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
@@ -223,6 +224,14 @@ class CouchServer:
         """Return what the server says of itself: version, vendor, features."""
         found: dict[str, Any] = await self.request("GET", "", has="couchdb")
         return found
+
+    async def clock_ahead_s(self) -> float | None:
+        """Return how many seconds the clock of this host is ahead of the server's; None where that is not told."""
+        await self.welcome()
+        try:
+            return time.time() - parsedate_to_datetime(self.date or "").timestamp()
+        except ValueError:
+            return None
 
     async def all_databases(self) -> list[str]:
         """Return the names of all databases. Needs a server administrator."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib.metadata import version
 
@@ -20,10 +19,10 @@ from couchjobs.errors import BadRequest, Conflict, NotFound
 from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.positions import BACKFILL, CHECKPOINT, LOST, doctype_of, loss_of, witnesses_of
-from couchjobs.timestamps import now
 
 _OLDEST_MAJOR = 3
 _SKEW_S = 5.0
+_NTP = "schedules, delays and time limits go by it; have all hosts use NTP"
 _MANY = 1000
 
 
@@ -48,14 +47,16 @@ async def check_lanes(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def check_clock(patient: Patient) -> AsyncIterator[Finding]:
-    """Find a clock that differs from the server's. Jobs are not harmed, but times in documents are wrong."""
-    await patient.connection.server.welcome()
-    date = patient.connection.server.date
-    if date is not None:
-        skew = (now() - parsedate_to_datetime(date)).total_seconds()
-        if abs(skew) > _SKEW_S:
-            what = f"the clock here is {skew:+.0f} s off the server's: triggers fire by it; have both hosts use NTP"
-            yield Finding("clock", patient.connection.server.url, what)
+    """Find clocks that differ from the server's: this one, and those of daemons, which told of them when they began."""
+    ahead = await patient.connection.server.clock_ahead_s()
+    if ahead is not None and abs(ahead) > _SKEW_S:
+        yield Finding(
+            "clock", patient.connection.server.url, f"the clock here is {ahead:+.0f} s off the server's: {_NTP}"
+        )
+    for daemon in await patient.control.with_prefix(DAEMON):
+        told = daemon.get("clock_ahead_s")
+        if isinstance(told, int | float) and abs(told) > _SKEW_S:
+            yield Finding("clock", daemon["_id"], f"its clock is {told:+.0f} s off the server's: {_NTP}")
 
 
 async def check_security(patient: Patient) -> AsyncIterator[Finding]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 
 import orjson
 import pytest
+from waiting import eventually
 
-from couchjobs import timestamps
+from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
-from couchjobs.doctor import setup
 from couchjobs.doctor.examine import examine
 from couchjobs.installation import secure
 from couchjobs.jobs.job import State
@@ -35,6 +35,40 @@ async def test_doctor_when_all_is_well_then_finds_nothing(connection: Connection
     assert await examine(connection, db) == []
 
 
+async def hour_ahead(_: object) -> float:
+    """What the clock of another host tells."""
+    return 3600.0
+
+
+async def test_doctor_when_clocks_are_off_then_told_whose(connection: Connection, db: Prefixer) -> None:
+    """That of a daemon, too, which has told of it; this one is the server's, here."""
+    await secure(connection, db)
+    ahead = await connection.server.clock_ahead_s()
+    assert ahead is not None
+    assert abs(ahead) < 5
+    for name, told in (("a", 3600.0), ("b", 0.5), ("c", "1 h"), ("d", -7)):
+        await connection.control.put({"_id": f"daemon:{name}", "clock_ahead_s": told, "version": version("couchjobs")})
+    found = {one.where: one.what for one in await examine(connection, db) if one.kind == "clock"}
+    assert sorted(found) == ["daemon:a", "daemon:d"]
+    assert "+3600 s off" in found["daemon:a"]
+
+
+async def test_presence_when_the_clock_is_off_then_its_document_says_so(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its second beat on."""
+    monkeypatch.setattr(type(connection.server), "clock_ahead_s", hour_ahead)
+    connection.settings = connection.settings.model_copy(update={"beat_interval": 0.05})
+    presence = Presence(connection, db)
+    await presence.join()
+
+    async def told() -> bool:
+        return (await connection.control.get(f"daemon:{presence.id}")).get("clock_ahead_s") == 3600.0
+
+    await eventually(told)
+    await presence.leave()
+
+
 async def test_doctor_when_documents_name_no_tenant_then_found(connection: Connection, db: Prefixer) -> None:
     """One without a prefix, one that CouchDB allows no database for, two for the same databases."""
     await secure(connection, db)
@@ -54,7 +88,7 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
     await secure(connection, db)
     store, control = JobStore(connection, db), connection.control
     jobs, triggers = store.database, connection.database(db.database("triggers"))
-    monkeypatch.setattr(setup, "now", lambda: timestamps.now() + timedelta(hours=1))
+    monkeypatch.setattr(type(connection.server), "clock_ahead_s", hour_ahead)
     connection.settings = connection.settings.model_copy(update={"dead_after": 0.5})
     await control.set_security({})
     ddoc = await jobs.get("_design/jobs")
