@@ -20,7 +20,7 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeVar
@@ -47,9 +47,29 @@ _GROWTH = 100 * 1024 * 1024
 """Bytes by which the process may grow before garbage is looked for."""
 _MOST_GROWTH = 8 * _GROWTH
 """The same, where looking has found none: it takes 0.3 s where a thousand jobs of 100 kB are held."""
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "uvloop": uvloop.new_event_loop,
-    "asyncio": asyncio.new_event_loop,
+
+
+class _Apart:
+    """In a loop: a task factory that a function sets makes the tasks of functions alone."""
+
+    users: Any = None
+
+    def set_task_factory(self, factory: Any) -> None:
+        """Have tasks that functions begin be made so."""
+        self.users = factory
+
+    def get_task_factory(self) -> Any:
+        """Return what makes them."""
+        return self.users
+
+    def make_others_by(self, factory: Any) -> None:
+        """Have all others be made so."""
+        super().set_task_factory(factory)  # type: ignore[misc]
+
+
+LOOPS: dict[str, type[Any]] = {
+    "uvloop": type("UvLoop", (_Apart, uvloop.Loop), {}),
+    "asyncio": type("PlainLoop", (_Apart, asyncio.SelectorEventLoop), {}),
 }
 
 
@@ -71,7 +91,7 @@ def run(main: Coroutine[Any, Any, T], loop: str = "uvloop") -> T:
     event_loop = LOOPS[loop]()
     asyncio.set_event_loop(event_loop)
     try:
-        event_loop.set_task_factory(_make_task)
+        event_loop.make_others_by(_make_task)
         event_loop.set_exception_handler(_tell)
         task = event_loop.create_task(main, name="main")
         looking = event_loop.create_task(_look_at_memory(), name="memory")
@@ -83,16 +103,21 @@ def run(main: Coroutine[Any, Any, T], loop: str = "uvloop") -> T:
                     raise
                 _logger.error("something that a function began has tried to end this process", error=repr(error))  # noqa: TRY400
         looking.cancel()
-        return task.result()
+        result: T = task.result()
+        return result
     finally:
         _close(event_loop)
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) -> asyncio.Task[Any]:
     """Make a task; one of the engine is not among `asyncio.all_tasks()`, which functions cancel now and then."""
-    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **given)
     context = given.get("context")
-    if not (IN_FUNCTION.get() if context is None else context.get(IN_FUNCTION, False)):
+    is_functions = IN_FUNCTION.get() if context is None else context.get(IN_FUNCTION, False)
+    if is_functions and isinstance(loop, _Apart) and loop.users is not None:
+        made: asyncio.Task[Any] = loop.users(loop, coroutine, **{name: one for name, one in given.items() if one})
+        return made
+    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **given)
+    if not is_functions:
         asyncio._unregister_task(task)  # noqa: SLF001  documented, "Extending", for whoever makes tasks
     return task
 

@@ -197,6 +197,8 @@ class Host:
             except (ConfigurationError, CouchError) as error:
                 _logger.warning("which tenants there are is not known now", reason=str(error))
                 continue
+            if self._tenants and not tenants:
+                _logger.warning("no tenant is named any more: all are dropped")
             await self._presence.serve(self._named.told(tenants))
             await self._arrange(tenants)
 

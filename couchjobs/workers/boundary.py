@@ -12,6 +12,7 @@
 | raise what a future cannot hold (StopIteration) | an error like any other |
 | close the descriptors 0 to 2 | they are opened again, on nothing, when it ends; the log has one of its own |
 | stop the event loop | it is entered again |
+| set a task factory | it makes the tasks of functions, not those of the engine |
 | hold large objects in the frames of its error | they are let go when its outcome is known |
 | fork | the child process has signals as usual; where it comes back from the function, it ends there |
 

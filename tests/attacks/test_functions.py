@@ -117,6 +117,10 @@ async def act(ctx, what):
     elif what == "stop the loop":
         loop.stop()
         await asyncio.sleep(0.01)
+    elif what == "make tasks another way":
+        loop.set_task_factory(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop))
+        await asyncio.gather(asyncio.sleep(0.05))
+        return "made"
     elif what == "odd class":
         raise Sealed("its class says nothing")
     elif what == "log nonsense":
@@ -184,6 +188,7 @@ ACTS = {
     "clean up badly": "no end within 3 s",
     "mutate": "ValueError: after that",
     "log nonsense": None,
+    "make tasks another way": None,
     "fork and come back": None,
     "fork and end the child by a signal": None,
     "leave a thread": None,
