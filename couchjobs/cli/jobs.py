@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from couchjobs.cli.options import (
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import ConfigurationError, NotFound
+from couchjobs.errors import ConfigurationError, NotFound, PositionRefused
 from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
@@ -153,7 +154,12 @@ async def _watch(
     told = RecentRevisions()
     follower = ChangesFollower(database, start, heartbeat_s=connection.settings.feed_heartbeat)
     while True:
-        page = await follower.next_page()
+        try:
+            page = await follower.next_page()
+        except PositionRefused as error:
+            print(f"couchjobs: some states may be left out: {error}", file=sys.stderr)
+            follower = ChangesFollower(database, await current_sequence(database))
+            continue
         ids = [
             change.doc_id
             for change in page.changes

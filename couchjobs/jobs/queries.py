@@ -19,7 +19,7 @@ from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection, connected
 from couchjobs.couch.database import Database, Document, Row, Update
 from couchjobs.durations import read_seconds
-from couchjobs.errors import JobNotFoundError
+from couchjobs.errors import JobNotFoundError, PositionRefused
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, store_of, stores
 from couchjobs.prefixer import Prefixer
@@ -299,11 +299,15 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
     async with connected() as connection, asyncio.timeout(timeout):
         lanes = stores(connection, db)
         store = lanes[0] if len(lanes) == 1 else (await find_job(connection, db, job_id))[0]
-        since = await current_sequence(store.database)
+        follower = await _from_now(connection, store.database)
         job = await store.get(job_id)
-        follower = ChangesFollower(store.database, since, heartbeat_s=connection.settings.feed_heartbeat)
         while job.state not in ENDED:
-            page = await follower.next_page()
+            try:
+                page = await follower.next_page()
+            except PositionRefused:  # what has happened since, the document says
+                follower = await _from_now(connection, store.database)
+                job = await store.get(job_id)
+                continue
             for change in page.changes:
                 if change.doc_id == job_id:
                     if change.deleted:
@@ -311,6 +315,11 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
                     job = await store.get(job_id)
             follower.done(page)
         return job
+
+
+async def _from_now(connection: Connection, database: Database) -> ChangesFollower:
+    since = await current_sequence(database)
+    return ChangesFollower(database, since, heartbeat_s=connection.settings.feed_heartbeat)
 
 
 async def _jobs(database: Database, rows: list[Row]) -> list[Job]:

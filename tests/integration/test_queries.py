@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from waiting import eventually
 
+from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import JobNotFoundError
+from couchjobs.errors import JobNotFoundError, PositionRefused
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import (
     get_job,
@@ -23,6 +24,7 @@ from couchjobs.jobs.queries import (
     past,
     wait,
 )
+from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.trigger_state import get_trigger_state
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
@@ -154,3 +156,25 @@ def test_past_when_told_in_any_form_then_the_moment_that_is_meant() -> None:
     for wrong in ("soon", "2026-13-01", "0001-01-01T00:00:00Z"):
         with pytest.raises(ValueError, match=r"soon|2026-13-01|before all jobs"):
             past(wrong)
+
+
+async def test_wait_when_the_feed_cannot_go_on_then_from_now_and_the_document_tells_what_was_missed(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database came back as an older copy, say."""
+    store = JobStore(connection, db)
+    await store.database.put({"_id": "j", "worker": "w", "message": None, "state": "queued"})
+    next_page, refused = ChangesFollower.next_page, 0
+
+    async def refuse(self: ChangesFollower, *given: Any, **more: Any) -> Any:
+        nonlocal refused
+        refused += 1
+        if refused == 1:
+            document = await store.database.get("j")
+            await store.database.put({**document, "state": "done"})
+            raise PositionRefused("it is another one")
+        return await next_page(self, *given, **more)
+
+    monkeypatch.setattr(ChangesFollower, "next_page", refuse)
+    assert (await wait(db, "j", 10)).state is State.DONE
+    assert refused == 1
