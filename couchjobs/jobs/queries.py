@@ -193,6 +193,8 @@ async def page_of(
                 if left < 0:
                     break
             found.sort(key=itemgetter(0), reverse=True)
+            if len(found) > limit:
+                found, oldest = found[: limit + 1], max(oldest, found[limit][0])
             sizes = [*accumulate(size for _, size, _ in found)]
             if sizes and sizes[-1] > most_bytes:  # what is older, in other ranges too, is for the next page
                 found, has_more = found[: max(1, bisect_right(sizes, most_bytes))], True
