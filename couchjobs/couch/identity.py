@@ -20,6 +20,8 @@ from urllib.parse import quote
 from couchjobs.couch.database import Database, Document, Witness, generation, sequence_number
 from couchjobs.errors import NotFound, Unavailable, Unreadable
 
+_LOOKS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -46,6 +48,13 @@ def purges_of(info: Document) -> int:
     return sequence_number(str(info.get("purge_seq", "")))
 
 
+def copies_of(info: Document) -> int:
+    """Return how many copies of each document there are, by what a database says of itself."""
+    cluster = info.get("cluster")
+    copies = cluster.get("n") if isinstance(cluster, dict) else None
+    return copies if isinstance(copies, int) else 1
+
+
 async def is_another_than(database: Database, known: Known) -> bool:
     """Return whether a database is another one than what is known: made anew, or an older copy of it.
 
@@ -64,6 +73,8 @@ async def is_another_than(database: Database, known: Known) -> bool:
     if not missing:
         return False
     purges = purges_of(info)
+    for _ in range(_LOOKS if copies_of(info) > 1 else 0):  # one of them may not know of the last purge yet
+        purges = max(purges, purges_of(await database.info()))
     if any(one.purges < purges for one in missing):
         return is_behind
     return any([generation(one.rev) >= await _oldest_known(database, one.doc_id) for one in missing])

@@ -12,6 +12,7 @@ from typing import Any, cast
 import aiohttp
 import orjson
 import pytest
+from copies import put_on_all
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
@@ -49,7 +50,7 @@ async def put_jobs(connection: Connection, db: Prefixer, count: int, size: int) 
     jobs = connection.database(db.database("jobs"))
     for number in range(count):
         ended = {"state": "done", "queued_at": OLD.format(number), "worker": f"w{number % 3}"}
-        await jobs.put({"_id": f"job-{number:02}", "message": "x" * size, **ended})
+        await put_on_all(jobs, {"_id": f"job-{number:02}", "message": "x" * size, **ended})
 
 
 async def test_connections_when_strangers_hold_too_many_then_one_more_is_closed_and_later_taken(
