@@ -127,9 +127,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _beats_are_in_time(self) -> Self:
-        if self.dead_after < 2 * self.beat_interval:
+        if self.dead_after < 1.5 * self.beat_interval:
             told = f"dead_after is {self.dead_after:g} s, and beats come each {self.beat_interval:g} s"
-            raise ValueError(f"{told}: a daemon needs two beats at least before it is dead (beat_interval)")
+            raise ValueError(f"{told}: it must be half as much again at least, better three times (beat_interval)")
         return self
 
     @property

@@ -106,7 +106,7 @@ class Executor:
             if execution.interrupted or self._presence.is_lost:
                 return claimed, Interrupted()
             self._count_wait(lane, job)
-            execution.attempt = attempt = self._processes.begin(job, self._presence.id, self._presence.lost_at)
+            execution.attempt = attempt = self._processes.begin(job, self._presence.id, self._presence)
             execution.phase = Phase.RUNNING
             if self._tells:
                 self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)

@@ -156,13 +156,15 @@ class Events:
     @staticmethod
     async def _before(request: web.Request, positions: Positions, reader: _Reader) -> AsyncIterator[list[Event]]:
         """Yield what has happened since then, page by page."""
-        api, limits, caller = request.app[API], request.app[LIMITS], request[CALLER]
+        api, limits = request.app[API], request.app[LIMITS]
         for lane, seq in [*positions.items()]:
             database = api.connection.database(lane)
             try:
                 async for page in pages_since(database, seq, _PAGE):
                     events: list[Event] = []
-                    async with limits.long_answer(caller.key):
+                    async with limits.past:
+                        if request.transport is None:
+                            return  # he has gone while he waited
                         for first in range(0, len(page.changes), _TOGETHER):
                             some = page.changes[first : first + _TOGETHER]
                             documents = await database.get_many(one.doc_id for one in some if not one.deleted)

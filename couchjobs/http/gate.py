@@ -23,7 +23,7 @@ _LOOK_S = 5.0
 _ROLES_KEPT_S = 30.0
 _WRONG_S = 90.0
 """Four times in five minutes: CouchDB locks an account, this server's own perhaps, after five."""
-_TRUSTED_S = 300.0
+_TRUSTED_S = 90.0
 """Seconds that what was right a moment ago is taken for right, while CouchDB is not asked for that user."""
 _MOST_KEPT = 1000
 _PER_S = 100.0

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import cast
 
 from aiohttp import web
 
 from couchjobs.http.access import CALLER
 from couchjobs.log import get_logger
+from couchjobs.waits import Signal
 
 _logger = get_logger(__name__)
 _MOST_CONNECTIONS = 2000
@@ -33,6 +34,12 @@ _UNREAD_S = 60.0
 """Seconds that sent bytes may stay unread at the other end."""
 _LONG_ANSWERS = 16
 _OF_ONE_CALLER = 4
+_SENT_TO_ONE = 32 * 1024 * 1024
+_SENT_TO_ALL = 128 * 1024 * 1024
+"""Bytes of such answers that may be on their way until the next one is made."""
+_LOOK_S = 1.0
+KEPT_S = 30.0
+"""Seconds that a connection is kept without a request, once it has had one."""
 _MOST_KEPT = 1000
 MOST_BYTES = 4 * 1024 * 1024
 """Of the documents of a list; what is left is for the next page."""
@@ -43,8 +50,13 @@ class Limits:
     """Those of one process."""
 
     def __init__(self) -> None:
-        self._silent: set[object] = set()
-        """Connections whose first request has not come."""
+        self._silent: dict[object, asyncio.TimerHandle] = {}
+        """Connections whose first request has not come, and what ends them."""
+        self._sending: Counter[str] = Counter()
+        """Bytes of long answers that are being sent, by caller."""
+        self._sent = Signal()
+        self.past = asyncio.Semaphore(_LONG_ANSWERS)
+        """For streams that tell of the past, a page at a time."""
         self._long = asyncio.Semaphore(_LONG_ANSWERS)
         self._of: OrderedDict[str, asyncio.Semaphore] = OrderedDict()
         self._most = min(_MOST_CONNECTIONS, int(_descriptors() * _OF_DESCRIPTORS))
@@ -61,23 +73,20 @@ class Limits:
                     _logger.warning("no more connections are taken", most=self._most)
                 return _Closed()
             handler = server()
-            self._silent.add(handler)
-            loop.call_later(_FIRST_REQUEST_S, self._look, handler)
+            self._silent[handler] = loop.call_later(_FIRST_REQUEST_S, self._look, handler)
             return handler
 
         return enter
 
     def _look(self, handler: web.RequestHandler) -> None:
-        if handler in self._silent:
-            self._silent.discard(handler)
-            if handler.transport is not None:
-                handler.transport.abort()
+        if self._silent.pop(handler, None) is not None and handler.transport is not None:
+            handler.transport.abort()
 
     def begun(self, request: web.Request) -> None:
         """Take note that the request of a connection has come."""
-        if request.protocol not in self._silent:
+        if (timer := self._silent.pop(request.protocol, None)) is None:
             return
-        self._silent.discard(request.protocol)
+        timer.cancel()
         transport = request.transport
         connection: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
         if connection is not None:
@@ -85,14 +94,28 @@ class Limits:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNREAD_S * 1000))
 
     @asynccontextmanager
-    async def long_answer(self, caller: str) -> AsyncIterator[None]:
-        """Wait until one more long answer may be made for that caller."""
+    async def making(self, caller: str) -> AsyncIterator[None]:
+        """Wait until one more long answer may be made for that caller: few at once, none while much is being sent."""
         own = self._of.setdefault(caller, asyncio.Semaphore(_OF_ONE_CALLER))
         self._of.move_to_end(caller)
         if len(self._of) > _MOST_KEPT:
             self._of.popitem(last=False)
         async with own, self._long:
+            while self._sending[caller] > _SENT_TO_ONE or self._sending.total() > _SENT_TO_ALL:
+                await self._sent.within(_LOOK_S)
             yield
+
+    @contextmanager
+    def sending(self, caller: str, size: int) -> Iterator[None]:
+        """Count the bytes of an answer for as long as it is sent."""
+        self._sending[caller] += size
+        try:
+            yield
+        finally:
+            self._sent.set()
+            self._sending[caller] -= size
+            if not self._sending[caller]:
+                del self._sending[caller]
 
 
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
@@ -107,9 +130,12 @@ def long_answer(handler: Handler) -> Handler:
     """Have a handler, whose answers may be long, make and send few of them at a time."""
 
     async def limited(request: web.Request) -> web.StreamResponse:
-        async with request.app[LIMITS].long_answer(request[CALLER].key):
+        limits, caller = request.app[LIMITS], request[CALLER].key
+        async with limits.making(caller):
             response = await handler(request)
-            harden(response)
+        body = response.body if isinstance(response, web.Response) else None
+        harden(response)
+        with limits.sending(caller, len(body) if isinstance(body, bytes) else 0):
             try:
                 async with asyncio.timeout(_LONGEST_ANSWER_S):
                     await response.prepare(request)

@@ -17,7 +17,7 @@ from couchjobs.http.api import API, Api
 from couchjobs.http.events import Events
 from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import tell_errors
-from couchjobs.http.limits import LIMITS, Limits, harden
+from couchjobs.http.limits import KEPT_S, LIMITS, Limits, harden
 from couchjobs.http.metrics import Metrics
 from couchjobs.http.openapi import OpenApi
 from couchjobs.http.pages import routes as pages
@@ -158,7 +158,9 @@ class HttpServer:
             app = make_app(self._connection, runtime, gate=gate, limits=limits)
         else:
             app = make_front(self._connection, self._tenants, runtime, gate, limits)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=_LAST_ANSWERS_S, handle_signals=False, keepalive_timeout=KEPT_S
+        )
         await self._runner.setup()
         door = limits.door(cast("web.Server", self._runner.server))
         listening = cast("socket.socket", self._socket)

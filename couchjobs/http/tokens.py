@@ -57,10 +57,15 @@ async def create_token(connection: Connection, db: Prefixer, name: str, scopes: 
             "created_at": format_time(now()),
         }
     )
-    if await connection.control.find(_WANTED) is None:
-        with suppress(Conflict):  # somebody else has just made his first one
-            await connection.control.put({"_id": _WANTED, "created_at": format_time(now())})
+    await _want(connection)
     return f"cj_{token_id}_{secret}"
+
+
+async def _want(connection: Connection) -> None:
+    """Write that nobody may ask without a token any more."""
+    if await connection.control.find(_WANTED) is None:
+        with suppress(Conflict):  # somebody else has just done so
+            await connection.control.put({"_id": _WANTED, "created_at": format_time(now())})
 
 
 async def tokens(connection: Connection, db: Prefixer) -> list[Document]:
@@ -78,6 +83,7 @@ async def revoke_token(connection: Connection, db: Prefixer, token_id: str) -> N
     present = await connection.control.find(_PREFIX + token_id)
     if present is None or present.get("tenant") != db.key:
         raise ConfigurationError(f"there is no token {token_id}: see `couchjobs tokens ls`")
+    await _want(connection)  # it may be the last one, and made by an older version
     await connection.control.delete(present["_id"], present["_rev"])
 
 

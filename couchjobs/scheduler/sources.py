@@ -64,7 +64,7 @@ class Sources:
             return reason
         if self.db.database(doctype) in (self.db.database(lane) for lane in settings.all_lanes):
             return ""  # whoever may write triggers reads the jobs anyway
-        if doctype == USERS and USERS not in self._names:
+        if doctype == USERS and not self._is_named(USERS):
             return f"the users of the server are followed only where the list names them: {_HOW} {USERS}"
         if self.listed is None:
             if not self.others_write and not self.guarded:
@@ -82,19 +82,30 @@ class Sources:
 
     def unlisted(self, rules: EventRules) -> list[str]:
         """Return what the rules name and the list does not, in which a pattern does not stand for jobs and users."""
-        by_name = {USERS, *self.connection.settings.all_lanes}
         wanted = rules.doctypes | rules.patterns
-        return sorted(one for one in wanted if not self._is_listed(one) or (one in by_name and one not in self._names))
+        return sorted(
+            one for one in wanted if not self._is_listed(one) or (self._is_own(one) and not self._is_named(one))
+        )
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return self.listed or ()
+    def _is_own(self, doctype: str) -> bool:
+        """Return whether it is that of users, or of jobs, however it is written: `a.b` and `a-b` are one database."""
+        return doctype == USERS or self._name_of(doctype) in map(self._name_of, self.connection.settings.all_lanes)
+
+    def _is_named(self, doctype: str) -> bool:
+        """Return whether the list has it by its name."""
+        return self._name_of(doctype) in {self._name_of(one) for one in self.listed or () if "*" not in one}
+
+    def _name_of(self, doctype: str) -> str:
+        try:
+            return self.db.database(doctype)
+        except ConfigurationError:
+            return doctype
 
     def _is_listed(self, doctype: str) -> bool:
         return self.listed is not None and any(fnmatchcase(doctype, pattern) for pattern in self.listed)
 
     def _jobs_may(self, doctype: str) -> bool:
-        return doctype in self._names or (self.guarded and self.listed is None) or not self.others_write
+        return self._is_named(doctype) or (self.guarded and self.listed is None) or not self.others_write
 
     async def _producers_read(self, doctype: str) -> bool:
         if doctype not in self._readable:
@@ -128,9 +139,9 @@ class Sources:
 
     async def existing_of(self, patterns: Iterable[str], existing: Mapping[str, Iterable[str]]) -> frozenset[str]:
         """Return the doctypes that exist and match, less those that events must not come from."""
-        own = {*self.connection.settings.all_lanes} - {*self._names}  # nobody means those by a pattern
-        found = {doctype for pattern in patterns for doctype in existing.get(pattern, ())} - own
-        return frozenset([doctype for doctype in sorted(found) if not await self.refusal(doctype)])
+        found = {doctype for pattern in patterns for doctype in existing.get(pattern, ())}
+        meant = [one for one in sorted(found) if not self._is_own(one) or self._is_named(one)]
+        return frozenset([doctype for doctype in meant if not await self.refusal(doctype)])
 
     async def admitted(
         self, triggers: Iterable[EventTrigger], existing: Mapping[str, Iterable[str]] | None = None

@@ -15,9 +15,11 @@ Sources: docs.github.com "Validating webhook deliveries"; docs.stripe.com/webhoo
 from __future__ import annotations
 
 import base64
+import codecs
 import difflib
 import hashlib
 import hmac
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +37,11 @@ Kind = Literal["json", "form", "text", "raw"]
 _TOLERANCE_S = 300.0
 _MOST_SIGNATURES = 10
 _MOST_FIELDS = 10_000
+_CHARSETS = re.compile(
+    r"utf-8|utf-16(-[bl]e)?|utf-32(-[bl]e)?|ascii|iso8859-\d+|cp(125\d|437|850|852|866|874|932|936|949|950)|shift_jis"
+    r"|euc_(jp|kr)|iso2022_jp|gb2312|gbk|gb18030|big5|koi8-[ru]|mac-(roman|cyrillic)"
+)
+"""By Python's names, those that people and services write in."""
 _STRIPE = "Stripe-Signature"
 _ALIKE = 0.8
 """So like a field is one that is nearly that: a signature that nobody checks would be the worst to overlook."""
@@ -182,8 +189,8 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
         raise MalformedTriggerError("; ".join(f"{name} is none: {_HOW[name]}" for name in wrong)) from None
 
 
-def payload_of(kind: Kind, raw: bytes, content_type: str, charset: str = "utf-8") -> Any:
-    """Return the payload that a body is. `charset`: that of text and forms.
+def payload_of(kind: Kind, raw: bytes, content_type: str, charset: str = "") -> Any:
+    """Return the payload that a body is. `charset`: that of text and forms, as it is named; empty: UTF-8, or nearly.
 
     Raises:
         RefusedDelivery: it is none of that kind.
@@ -193,22 +200,35 @@ def payload_of(kind: Kind, raw: bytes, content_type: str, charset: str = "utf-8"
             case "json":
                 return decode(raw) if raw else None
             case "form":
-                return _form(raw.decode(charset), charset)
+                return _form(raw.decode(_codec(charset)), charset)
             case "text":
-                return raw.decode(charset)
+                return raw.decode(_codec(charset))
             case "raw":
                 return {"attachment": "payload", "content_type": content_type, "length": len(raw)}
-    except LookupError:
-        raise RefusedDelivery(f"the charset {charset[:40]!r} is not known", 415) from None
     except (ValueError, RecursionError) as error:
         raise RefusedDelivery(f"the body is no {kind}: {error}", 400) from None
 
 
 def charset_of(headers: Mapping[str, str]) -> str:
-    """Return the charset that the Content-Type names; UTF-8 where it names none."""
+    """Return the charset that the Content-Type names; empty where it names none."""
     told = Message()
     told["Content-Type"] = headers.get("Content-Type", "")
-    return told.get_content_charset("utf-8")
+    return told.get_content_charset("")
+
+
+def _codec(charset: str) -> str:
+    """Return what Python calls a charset.
+
+    Raises:
+        RefusedDelivery: 415: it is none of those that people write in. Others that Python knows take minutes a body.
+    """
+    try:
+        name = codecs.lookup(charset or "utf-8").name
+    except (LookupError, ValueError):
+        name = ""
+    if not _CHARSETS.fullmatch(name):
+        raise RefusedDelivery(f"the charset {charset[:40]!r} is not taken", 415)
+    return name
 
 
 def delivery_id(trigger_id: str, key: str) -> str:
@@ -219,8 +239,9 @@ def delivery_id(trigger_id: str, key: str) -> str:
 
 def _form(text: str, charset: str) -> dict[str, Any]:
     found: defaultdict[str, list[str]] = defaultdict(list)
-    pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, encoding=charset, errors="strict")
-    for name, value in pairs:
+    how = "strict" if charset else "replace"
+    codec = _codec(charset)
+    for name, value in parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, encoding=codec, errors=how):
         found[name].append(value)
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 

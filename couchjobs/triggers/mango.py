@@ -11,6 +11,7 @@ Source: CouchDB documentation, /db/_find, "Selector Syntax".
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 from collections.abc import Callable
 from functools import partial
@@ -119,7 +120,7 @@ class _Compiler:
         if name == "$exists":
             _check(name, value, isinstance(value, bool), "true or false")
             wanted = value != negated
-            return lambda doc: (_find(doc, path) is not _ABSENT) == wanted and (wanted or _is_missing(doc, path))
+            return partial(_exists, path, wanted)
         if negated and name in _NEGATED:
             name, negated = _NEGATED[name], False
         if name in _INNER:
@@ -137,6 +138,11 @@ def _at(path: tuple[str, ...], test: Test, negated: bool, doc: Any) -> bool:
     effort.step()
     found = _find(doc, path)
     return found is not _ABSENT and test(found) != negated
+
+
+def _exists(path: tuple[str, ...], wanted: bool, doc: Any) -> bool:
+    effort.step()
+    return (_find(doc, path) is not _ABSENT) == wanted and (wanted or _is_missing(doc, path))
 
 
 def _not(test: Test, doc: Any) -> bool:
@@ -217,12 +223,15 @@ def _regex(value: Any) -> Test:
         raise MalformedTriggerError(f"$regex: {value!r:.100} is no regular expression: {error}") from None
 
     def test(found: Any) -> bool:
-        try:
-            if not isinstance(found, str):
-                return False
-            return pattern.search(found, timeout=min(_REGEX_S, effort.left_s())) is not None
-        except TimeoutError:
+        if not isinstance(found, str):
             return False
+        began = time.thread_time()
+        while True:
+            try:
+                return pattern.search(found, timeout=min(_REGEX_S, effort.left_s())) is not None
+            except TimeoutError:  # by the clock of the wall: it was not working if it stood still
+                if time.thread_time() - began > _REGEX_S / 2:
+                    return False
 
     return test
 

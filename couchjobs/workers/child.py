@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-from math import inf
 from types import FrameType
 from typing import Any
 
@@ -51,7 +50,7 @@ class _Child:
             try:
                 job = Job.from_document(message["job"], go_durations=self._settings.go_durations)
                 job.belongs_to(message["domain"], message["prefix"])
-                self._tries[number] = self.process.begin(job, message["daemon"], message["begin_before"] or inf)
+                self._tries[number] = self.process.begin(job, message["daemon"])
             except Exception as error:  # noqa: BLE001  the parent waits for an outcome, whatever it is
                 send(self._writer, {"try": number, "outcome": pack(Failed(describe(error))), "busy": False})
                 return

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 from couchjobs.errors import BadRequest, ConfigurationError
@@ -33,6 +32,7 @@ from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.retry import has_tries_left, lower
 from couchjobs.workers.wire import pack, receive, send, unpack
+from couchjobs.workers.worker import Lease
 
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0
@@ -89,7 +89,7 @@ class _Child:
 class RemoteTry:
     """One try of one job, in a child process."""
 
-    def __init__(self, pool: ChildPool, config: WorkerConfig, job: Job, daemon: str, begin_before: float) -> None:
+    def __init__(self, pool: ChildPool, config: WorkerConfig, job: Job, daemon: str, lease: Lease | None) -> None:
         loop = asyncio.get_running_loop()
         self._pool = pool
         self._config = config
@@ -97,7 +97,7 @@ class RemoteTry:
         self._job = job
         self.worker_type = job.worker
         self._daemon = daemon
-        self._begin_before = begin_before
+        self._lease = lease
         self._number = next(pool.numbers)
         self._child: _Child | None = None
         self._stopped_as: Cancelled | Interrupted | None = None
@@ -111,14 +111,13 @@ class RemoteTry:
         child = None
         while self._stopped_as is None and (child := self._pool.pick(self.worker_type)) is None:
             await self._pool.changed_or(self._stopped)
-        if child is None:
+        if child is None or (self._lease is not None and self._lease.is_lost):
             return self._stopped_as or Interrupted()
         self._child = child
         child.begin(self._number, self)
         self._pool.has_begun(child)
         try:
-            facts: dict[str, Any] = {"daemon": self._daemon, "domain": self._job.domain, "prefix": self._job.prefix}
-            facts["begin_before"] = None if self._begin_before == inf else self._begin_before
+            facts = {"daemon": self._daemon, "domain": self._job.domain, "prefix": self._job.prefix}
             send(child.writer, {"try": self._number, "job": self._job.document(), **facts})
         except BadRequest as error:
             child.end(self._number)
@@ -290,9 +289,9 @@ class ChildPool:
         """Return how many children take new jobs now."""
         return len(self._children)
 
-    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> RemoteTry:
+    def begin(self, job: Job, daemon: str = "", lease: Lease | None = None) -> RemoteTry:
         """Return a try of the job, not yet running."""
-        return RemoteTry(self, self._workers.get(job.worker), job, daemon, begin_before)
+        return RemoteTry(self, self._workers.get(job.worker), job, daemon, lease)
 
     def fills_the_cores(self) -> bool:
         """Return whether more plain functions run than this host has cores: while one waits, no core is idle."""

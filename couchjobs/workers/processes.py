@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from math import inf
 from typing import Any, Protocol
 
 from couchjobs.jobs.job import Job
@@ -13,7 +12,7 @@ from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Interrupted, Outcome
 from couchjobs.workers.progress import Engine
-from couchjobs.workers.worker import Try, Worker
+from couchjobs.workers.worker import Lease, Try, Worker
 
 THREADS = "couchjobs worker"
 """What the names of the threads of plain functions begin with."""
@@ -55,11 +54,11 @@ class Processes(Protocol):
     def fills_the_cores(self) -> bool:
         """Return whether no core of this host would be idle where a job waits a moment."""
 
-    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> Attempt:
+    def begin(self, job: Job, daemon: str = "", lease: Lease | None = None) -> Attempt:
         """Return a try of the job, not yet running.
 
-        `begin_before`: by the monotonic clock. A process may stand still; later than that another daemon may have the
-        job, and the function does not begin any more.
+        `lease`: that of the daemon. A process may stand still: once it is over, another daemon may have the job, and
+        the function does not begin any more.
         """
 
     async def close(self) -> None:
@@ -99,13 +98,13 @@ class InProcess:
         """Return False: a job that waits is a function that waits."""
         return False
 
-    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> Try:
+    def begin(self, job: Job, daemon: str = "", lease: Lease | None = None) -> Try:
         """Return a try of the job, not yet running.
 
         Raises:
             KeyError: there is no such worker.
         """
-        return self._workers[job.worker].begin(job, daemon, begin_before)
+        return self._workers[job.worker].begin(job, daemon, lease)
 
     async def close(self) -> None:
         """Call `worker_stop` of each type that has begun; exceptions are logged, functions that hang left behind."""

@@ -11,8 +11,7 @@ import time
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
-from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from couchjobs.deadlines import Deadline, Deadlines
 from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, MessageUnmarshalError
@@ -49,6 +48,14 @@ _LONGEST_HOOK_S = 30.0
 """Seconds that hooks may take which have no limit of their own."""
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
+
+
+class Lease(Protocol):
+    """What a daemon knows of its own life."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the others may take it for dead by now, and have its jobs."""
 
 
 class Worker:
@@ -98,22 +105,22 @@ class Worker:
     def _given(self, hook: Any) -> tuple[Resources, ...]:
         return (self.resources,) if self.config.takes_resources(hook) else ()
 
-    def begin(self, job: Job, daemon: str = "", begin_before: float = inf) -> Try:
+    def begin(self, job: Job, daemon: str = "", lease: Lease | None = None) -> Try:
         """Return a try of the job, not yet running."""
-        return Try(self, job, daemon, begin_before)
+        return Try(self, job, daemon, lease)
 
 
 class Try:
     """One try of one job."""
 
-    def __init__(self, worker: Worker, job: Job, daemon: str, begin_before: float) -> None:
+    def __init__(self, worker: Worker, job: Job, daemon: str, lease: Lease | None) -> None:
         self._config = worker.config
         self._is_coroutine = worker.is_coroutine
         self._executor = worker.executor
         self._longest_delay = worker.longest_delay
         self._job = job
         self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
-        self._begin_before = begin_before
+        self._lease = lease
         self._call: Call | None = None
         self._thread: asyncio.Future[Ended] | None = None
         self._deadlines = worker.deadlines
@@ -195,7 +202,7 @@ class Try:
         """Call what the user gave: middleware, `worker_start`, the function."""
         self._check_time()
         if self._config.middleware or self._config.worker_start is not None:
-            self._begin_before = inf  # what the user gave begins now, and may take its time
+            self._lease = None  # what the user gave begins now, and may take its time
         begin_job(self._context)
         job = self._job
         carrier = job.trace_context if isinstance(job.trace_context, dict) else None
@@ -208,7 +215,7 @@ class Try:
         Raises:
             CancelledError: others may have it.
         """
-        if time.monotonic() > self._begin_before:
+        if self._lease is not None and self._lease.is_lost:
             self._stopped_as = self._stopped_as or Interrupted()
             raise asyncio.CancelledError
 

@@ -97,6 +97,21 @@ async def test_connection_when_its_request_does_not_come_then_closed(
     await eventually(nobody_there, 20)
 
 
+async def test_connection_when_it_has_had_its_answer_then_not_kept_for_long(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else strangers hold all there are, after one refused request each."""
+    monkeypatch.setattr("couchjobs.http.server.KEPT_S", 0.3)
+    server = HttpServer(connection, ("127.0.0.1", 0))
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    async with asyncio.timeout(20):
+        assert b" 200 " in await reader.read()
+    writer.close()
+    await server.stop()
+
+
 async def test_list_when_its_jobs_are_large_then_a_page_holds_fewer_and_none_is_left_out(
     connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch, server: HttpServer
 ) -> None:

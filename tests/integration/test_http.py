@@ -420,6 +420,12 @@ async def test_tokens_when_the_last_is_revoked_then_nobody_may_what_needed_one(
         assert (await started_anew.get("/jobs")).status == 401
     wanted = await connection.control.get("token:wanted")
     await connection.control.delete("token:wanted", wanted["_rev"])
+    older = await create_token(connection, db, "of an older version", ["*"])
+    wanted = await connection.control.get("token:wanted")
+    await connection.control.delete("token:wanted", wanted["_rev"])
+    await revoke_token(connection, db, older.split("_")[1])
+    wanted = await connection.control.get("token:wanted")
+    await connection.control.delete("token:wanted", wanted["_rev"])
     async with TestClient(TestServer(make_app(connection))) as open_one:
         assert (await open_one.get("/jobs")).status == 200
         assert (await open_one.get("/jobs", headers={"Host": "127.0.0.1:99999"})).status == 200

@@ -17,7 +17,7 @@ from waiting import eventually
 
 from couchjobs.client import Couchjobs
 from couchjobs.couch.access import admit, give_role
-from couchjobs.couch.connection import Connection
+from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.database import Database
 from couchjobs.errors import Forbidden, Refused, Unauthorized, Unavailable
 from couchjobs.http.gate import Gate
@@ -27,6 +27,7 @@ from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, p
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import read_sources, write_list
 from couchjobs.settings import Settings
+from couchjobs.triggers.event import parse_event
 
 REFUSED = (Forbidden, Refused, Unauthorized)
 OLD = "2026-01-01T00:00:00.000000Z"
@@ -243,6 +244,23 @@ async def test_token_when_it_makes_event_triggers_then_of_what_the_list_names_an
             assert answer.status == wanted, (arguments, await answer.text())
     sources = await read_sources(connection, db)
     assert await sources.existing_of(["*s"], {"*s": ["orders", "jobs", "triggers"]}) == {"orders"}
+
+
+async def test_sources_when_jobs_are_named_otherwise_then_the_same_database(
+    connection: Connection, db: Prefixer, settings_for: Callable[..., Settings]
+) -> None:
+    """A dot is a dash in the name of a database: what a token may not have as one it may not have as the other."""
+    settings = settings_for(jobs_doctype="io.cozy.jobs", triggers_doctype="io.cozy.triggers")
+    async with connect(settings) as own:
+        await install(own, db)
+        await write_list(own, db, ["io*"])
+        sources = await read_sources(own, db)
+        for arguments in ("io.cozy.jobs", "io-cozy-jobs"):
+            assert sources.unlisted(parse_event(arguments)) == [arguments]
+        assert sources.unlisted(parse_event("io.cozy.files io-cozy-files io*")) == []
+        assert await sources.existing_of(["io*"], {"io*": ["io-cozy-jobs", "io-cozy-files"]}) == {"io-cozy-files"}
+        await write_list(own, db, ["io*", "io.cozy.jobs"])
+        assert (await read_sources(own, db)).unlisted(parse_event("io-cozy-jobs")) == []
 
 
 async def test_token_when_it_may_post_alone_then_told_no_more_than_what_has_become_of_it(

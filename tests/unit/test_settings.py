@@ -30,7 +30,7 @@ def test_settings_when_misspelt_or_senseless_then_configuration_error(monkeypatc
 
 def test_settings_when_a_daemon_would_be_dead_between_two_beats_then_refused() -> None:
     """It would stop its jobs again and again, and the others take them over, for ever."""
-    for wrong in ({"dead_after": 5}, {"beat_interval": 16}, {"dead_after": 1, "beat_interval": 0.6}):
-        with pytest.raises(ConfigurationError, match="two beats"):
+    for wrong in ({"dead_after": 5}, {"beat_interval": 21}, {"dead_after": 1, "beat_interval": 0.7}):
+        with pytest.raises(ConfigurationError, match="half as much again"):
             load_settings(**wrong)
     assert load_settings(dead_after=5, beat_interval=1).dead_after == 5

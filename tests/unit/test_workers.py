@@ -35,6 +35,18 @@ class Mail(BaseModel):
     to: str
 
 
+class LeaseUntil:
+    """A daemon that is lost from then on."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is later."""
+        return time.monotonic() > self._until
+
+
 def job(**fields: Any) -> Job:
     """A job that has just been claimed for its first try."""
     return Job(**{"id": "j", "worker": "w", "exec_count": 1, "started_at": now()} | fields)
@@ -182,7 +194,7 @@ async def test_try_when_the_process_stood_still_before_it_began_then_never_runs(
     hooks: dict[str, Any] = {"worker_start": start} if hooked else {}
     function = (lambda ctx: began.append("function")) if plain else coroutine
     config = config_of(worker("w", **hooks, worker_commit=lambda ctx, error: began.append("commit"))(function))
-    task = asyncio.create_task(Worker(config).begin(job(), "d", time.monotonic() + 0.02).run())
+    task = asyncio.create_task(Worker(config).begin(job(), "d", LeaseUntil(time.monotonic() + 0.02)).run())
     time.sleep(0.03)  # noqa: ASYNC251  that is it
     assert await task == Interrupted()
     assert began == []
@@ -196,7 +208,7 @@ async def test_try_when_its_hook_takes_longer_than_a_beat_then_goes_on() -> None
         return ctx
 
     config = config_of(worker("w", worker_start=start)(lambda ctx: 1))
-    outcome = await Worker(config).begin(job(), "d", time.monotonic() + 0.02).run()
+    outcome = await Worker(config).begin(job(), "d", LeaseUntil(time.monotonic() + 0.02)).run()
     assert isinstance(outcome, Done)
 
 
