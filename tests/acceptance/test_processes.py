@@ -54,6 +54,11 @@ async def waits(ctx: WorkerContext) -> int:
         file.write(f"{os.getpid()}\\n")
     await asyncio.Event().wait()
 
+@worker("blocks", timeout=None)
+async def blocks(ctx: WorkerContext, message: float) -> None:
+    open("blocks", "w").close()
+    time.sleep(message)
+
 class Big(BaseModel):
     number: int
 
@@ -117,6 +122,26 @@ async def test_processes_when_jobs_come_then_children_run_them_and_have_a_connec
     for pid in {job.result for job in results.values()}:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+async def test_processes_when_a_neighbour_blocks_the_child_for_longer_than_a_daemon_may_be_still_then_the_others_wait(
+    connection: Connection, db: Prefixer, tmp_path: Path, settings_for: Callable[..., Settings]
+) -> None:
+    """The daemon lives all the time: nobody else has their jobs, and they are not put back."""
+    (tmp_path / "pooled.py").write_text(PROGRAM)
+    settings = settings_for(beat_interval=0.5, dead_after=1.5)
+    names = ("url", "domain", "prefix", "control_db", "beat_interval", "dead_after")
+    environment = {name: getattr(settings, name) for name in names}
+    daemon = DaemonProcess(tmp_path, "pooled", "pooled", arguments=("--processes", "1"), **environment)
+    try:
+        await push(connection, db, {"blocks": ("blocks", 4.0)})
+        await eventually((tmp_path / "blocks").exists, 30)
+        await push(connection, db, {f"pid-{n}": ("pid", 0) for n in range(4)})
+        for job_id in ("blocks", "pid-0", "pid-1", "pid-2", "pid-3"):
+            ended = await wait(db, job_id, 30)
+            assert (ended.state, ended.rev.partition("-")[0]) == (State.DONE, "3"), "claimed once, and done"
+    finally:
+        daemon.end()
 
 
 async def test_processes_when_a_child_dies_then_its_jobs_are_tried_again_at_once(
