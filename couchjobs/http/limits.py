@@ -1,8 +1,9 @@
 """What those who ask may take of the process at once: connections, time and memory. It runs jobs, too.
 
 - There are so many connections, of all together; one more is closed at once. A connection whose first request does not
-  come is closed after a while, and so is one whose end does not take what it is sent.
-- Answers that may be long (lists of jobs) are made and sent few at a time, fewer still for one caller.
+  come is closed after a while, and so is one that is idle, or whose end does not take what it is sent.
+- Answers that may be long (lists of jobs) are made few at a time, fewer still for one caller, and none while many bytes
+  are on their way to him, or to all.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class _Closed(asyncio.Protocol):
 
 
 def long_answer(handler: Handler) -> Handler:
-    """Have a handler, whose answers may be long, make and send few of them at a time."""
+    """Have a handler, whose answers may be long, make few of them at a time, and count what is being sent."""
 
     async def limited(request: web.Request) -> web.StreamResponse:
         limits, caller = request.app[LIMITS], request[CALLER].key
