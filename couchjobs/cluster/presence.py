@@ -204,12 +204,7 @@ class Presence:
     @property
     def is_lost(self) -> bool:
         """Return whether the others may soon take this daemon for dead: its last beat is too long ago."""
-        return time.monotonic() > self.lost_at
-
-    @property
-    def lost_at(self) -> float:
-        """Return when that is so, by the monotonic clock, if no other beat is taken until then."""
-        return self._shown_at + self.connection.settings.dead_after * (1 - _MARGIN)
+        return self.beat_age_s > self.connection.settings.dead_after * (1 - _MARGIN)
 
     async def lost_or_found(self) -> bool:
         """Return, as soon as it is another answer than now, whether this daemon is lost."""

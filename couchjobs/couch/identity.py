@@ -21,6 +21,7 @@ from couchjobs.couch.database import Database, Document, Witness, generation, se
 from couchjobs.errors import NotFound, Unavailable, Unreadable
 
 _LOOKS = 5
+"""Times that a cluster is asked again how many purges there were: each time other copies answer, perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
