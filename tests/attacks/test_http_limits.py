@@ -63,7 +63,11 @@ async def test_connections_when_strangers_hold_too_many_then_one_more_is_closed_
     for _ in range(most):
         held.append(await asyncio.open_connection("127.0.0.1", port_of(server)))
         held[-1][1].write(HALF)
-    await asyncio.sleep(0.1)
+
+    async def all_there() -> bool:
+        return len(cast("Any", server._runner).server.connections) == most
+
+    await eventually(all_there)
     with pytest.raises(aiohttp.ClientError):
         await health(server)
     for _, writer in held:
