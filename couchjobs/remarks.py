@@ -89,9 +89,12 @@ class Remarks:
                 self._loops.update(loops_of(position))
 
     def trouble(self, infos: TriggerInfos) -> str:
-        """Return why the trigger does not fire, or what it has missed; empty where nothing is known of that."""
-        if reason := self._refused.get(infos.id):
-            return f"does not fire: {reason}"
+        """Return why the trigger does not fire; empty where nothing is known of that."""
+        reason = self._refused.get(infos.id)
+        return f"does not fire: {reason}" if reason else ""
+
+    def loss(self, infos: TriggerInfos) -> str:
+        """Return what events it may have missed, and why; empty for none."""
         return "; ".join(self._lost[doctype] for doctype in sorted(_doctypes_of(infos)) if doctype in self._lost)
 
     def notes(self, infos: TriggerInfos, document: Document) -> list[str]:

@@ -70,7 +70,8 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
             if infos is None:
                 return {**found, "notes": near_misses(document, TriggerInfos)}
             bad = {"bad": trouble} if (trouble := remarks.trouble(infos)) else {}
-            return {**found, **bad, "notes": [*found.get("notes", []), *remarks.notes(infos, document)]}
+            lost = {"lost": loss} if (loss := remarks.loss(infos)) else {}
+            return {**found, **bad, **lost, "notes": [*found.get("notes", []), *remarks.notes(infos, document)]}
 
         return await asyncio.gather(*(describe(document) for document in documents))
 
@@ -83,7 +84,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
         state = one.get("current_state", {})
         notes = ["it is disabled"] if one.get("disabled") and not one.get("notes") else []
         notes = [*notes, *one.get("notes", [])]
-        note = one.get("bad") or "; ".join(notes) or state.get("last_error") or ""
+        note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
         table.add_row(*map(cell, (*texts, last, note)))

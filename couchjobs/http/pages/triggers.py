@@ -75,7 +75,9 @@ async def _bad(api: Api) -> int:
 def _row(infos: TriggerInfos, life: Life | str | None, remarks: Remarks, present: datetime) -> Row:
     if isinstance(life, str):
         return Row(infos, trouble=life)
-    row = Row(infos, trouble=remarks.trouble(infos), notes=remarks.notes(infos, infos.document()))
+    row = Row(
+        infos, trouble=remarks.trouble(infos) or remarks.loss(infos), notes=remarks.notes(infos, infos.document())
+    )
     if life is None or infos.disabled:
         return row
     times = coming_times(life, present, _MOST_TICKS)
@@ -114,7 +116,7 @@ async def _page(request: web.Request, infos: TriggerInfos, **tried: Any) -> web.
         "trigger.html",
         title="Trigger",
         infos=infos,
-        trouble=trouble or remarks.trouble(infos),
+        trouble=trouble or remarks.trouble(infos) or remarks.loss(infos),
         times=coming_times(life, present, _NEXT) if life is not None and not infos.disabled else [],
         notes=[*(notes_on(life, present) if life is not None else ()), *remarks.notes(infos, infos.document())],
         jobs=jobs,
