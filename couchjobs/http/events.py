@@ -11,8 +11,8 @@ import asyncio
 import base64
 import binascii
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from couchjobs.http.access import CALLER, Caller
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import refuse_parameter
 from couchjobs.http.limits import LIMITS
-from couchjobs.http.streams import BEAT, BEAT_S, Readers, Stay, begin, stream
+from couchjobs.http.streams import BEAT, BEAT_S, Readers, Stay, begin, stream, with_beats
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.request import JobRequest
 from couchjobs.supervisor import Supervisor
@@ -120,10 +120,11 @@ class Events:
         with joined, suppress(ConnectionError):
             await begin(response, request)
             stay = Stay(request)
-            async for events in self._before(request, positions, reader):
-                if reader.is_dropped or not await stay.lasts():
-                    return response
-                await response.write(_lines(events, positions))
+            async with aclosing(with_beats(self._before(request, positions, reader))) as told:
+                async for events in told:
+                    if reader.is_dropped or not await stay.lasts():
+                        return response
+                    await response.write(BEAT if events is None else _lines(events, positions))
             await self._send(response, reader, positions, stay)
         return response
 
@@ -154,7 +155,7 @@ class Events:
             await asyncio.sleep(min(_LONGEST_PAUSE_S, pause_s))
 
     @staticmethod
-    async def _before(request: web.Request, positions: Positions, reader: _Reader) -> AsyncIterator[list[Event]]:
+    async def _before(request: web.Request, positions: Positions, reader: _Reader) -> AsyncGenerator[list[Event]]:
         """Yield what has happened since then, page by page."""
         api, limits = request.app[API], request.app[LIMITS]
         for lane, seq in [*positions.items()]:

@@ -22,7 +22,10 @@ MEDIA_TYPE = "application/vnd.api+json"
 _TAKEN = (MEDIA_TYPE, "application/json")
 _HIDDEN = ("_id", "_rev", "admin_proof", "claim", "ending")
 _BODY_S = 30.0
-"""Seconds within which a body must have come."""
+"""Seconds within which a body must have come, beyond those that its bytes take on a bad line."""
+_SLOWEST = 16_384
+"""Bytes a second of such a line."""
+_LONGEST_BODY_S = 300.0
 _STATUS: dict[type[BaseException], int] = {
     errors.JobNotFoundError: 404,
     errors.TriggerNotFoundError: 404,
@@ -78,17 +81,18 @@ def resource(kind: str, document: Document, path: str, **more: Any) -> dict[str,
     }
 
 
-async def in_time(reading: Awaitable[T]) -> T:
-    """Return what a body is, as soon as all of it has come.
+async def in_time(request: web.Request, reading: Awaitable[T]) -> T:
+    """Return what the body of a request is, as soon as all of it has come.
 
     Raises:
         ApiError: 408: it does not.
     """
+    seconds = round(min(_LONGEST_BODY_S, _BODY_S + (request.content_length or 0) / _SLOWEST), 1)
     try:
-        async with asyncio.timeout(_BODY_S):
+        async with asyncio.timeout(seconds):
             return await reading
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {_BODY_S:g} s") from None
+        raise ApiError(408, f"the body did not come within {seconds:g} s") from None
 
 
 async def attributes_of(request: web.Request) -> dict[str, Any]:
@@ -100,7 +104,7 @@ async def attributes_of(request: web.Request) -> dict[str, Any]:
     if request.content_type not in _TAKEN:
         raise ApiError(415, f"the body is {request.content_type}: send {MEDIA_TYPE}")
     try:
-        found = decode(await in_time(request.read()))
+        found = decode(await in_time(request, request.read()))
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}") from None
     data = found.get("data") if isinstance(found, dict) else None

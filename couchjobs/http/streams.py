@@ -6,7 +6,7 @@ Source: html.spec.whatwg.org, "Server-sent events".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -24,10 +24,13 @@ class Reader(Protocol):
     """Set when there is something to tell."""
 
 
+T = TypeVar("T")
 R = TypeVar("R", bound=Reader)
 BEAT = b": beat\n\n"
 BEAT_S = 15.0
 """Seconds without an event after which the connection is shown to be alive: proxies cut what is silent."""
+_ASK_S = 15.0
+"""Seconds after which a reader is asked for again."""
 
 
 def stream() -> web.StreamResponse:
@@ -43,19 +46,34 @@ async def begin(response: web.StreamResponse, request: web.Request) -> None:
     await response.write(b": couchjobs\n\n")
 
 
+async def with_beats(pages: AsyncIterator[T]) -> AsyncGenerator[T | None]:
+    """Yield what there is, and None whenever it takes long: then a beat is to be sent."""
+    while True:
+        coming = asyncio.ensure_future(anext(pages))
+        try:
+            while not (await asyncio.wait([coming], timeout=BEAT_S))[0]:
+                yield None
+            page = coming.result()
+        except StopAsyncIteration:
+            return
+        finally:
+            coming.cancel()
+        yield page
+
+
 class Stay:
     """Says whether a reader may still read: he is asked for again now and then, for tokens are revoked."""
 
     def __init__(self, request: web.Request) -> None:
         self._still = request[STILL]
-        self._ask_at = asyncio.get_running_loop().time() + BEAT_S
+        self._ask_at = asyncio.get_running_loop().time() + _ASK_S
 
     async def lasts(self) -> bool:
         """Return whether he may."""
         present = asyncio.get_running_loop().time()
         if present < self._ask_at:
             return True
-        self._ask_at = present + BEAT_S
+        self._ask_at = present + _ASK_S
         return bool(await self._still())
 
 

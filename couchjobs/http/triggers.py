@@ -207,7 +207,7 @@ async def webhook(request: web.Request) -> web.Response:
     """POST /jobs/webhooks/{id}: 204 once the job is stored. The id is the secret: nobody else is asked who he is."""
     api, trigger_id = request.app[API], request.match_info["id"]
     manual = request.query.get("Manual", request.query.get("manual", "")).lower() == "true"
-    raw = await in_time(request.read())
+    raw = await in_time(request, request.read())
     try:
         await api.scheduler.deliver(trigger_id, raw, request.content_type, request.headers, manual=manual)
     except (MalformedTriggerError, NotFound, RefusedDelivery) as error:

@@ -168,7 +168,7 @@ async def test_events_when_the_token_is_revoked_while_the_backlog_is_read_then_i
     connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch, server: HttpServer
 ) -> None:
     """What has happened since the reader was here is asked for, page by page."""
-    monkeypatch.setattr("couchjobs.http.streams.BEAT_S", 0.0)
+    monkeypatch.setattr("couchjobs.http.streams._ASK_S", 0.0)
     monkeypatch.setattr("couchjobs.http.events._PAGE", 2)
     await put_jobs(connection, db, 12, 10)
     asked = 0
@@ -184,3 +184,29 @@ async def test_events_when_the_token_is_revoked_while_the_backlog_is_read_then_i
         answer = await http.get("/events", headers={"Last-Event-ID": beginning})
         told = await answer.text()
     assert 1 <= told.count("event: job") <= 4
+
+
+async def test_events_when_many_read_the_past_then_who_waits_hears_that_the_connection_lives(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch, server: HttpServer
+) -> None:
+    """A proxy cuts what says nothing for half a minute."""
+    monkeypatch.setattr("couchjobs.http.streams.BEAT_S", 0.05)
+    await put_jobs(connection, db, 1, 10)
+    release = asyncio.Event()
+
+    async def slow(*_: Any) -> AsyncIterator[Any]:
+        await release.wait()
+        return
+        yield
+
+    monkeypatch.setattr("couchjobs.http.events.pages_since", slow)
+    beginning = base64.urlsafe_b64encode(orjson.dumps({db.database("jobs"): "0"})).decode()
+    async with (
+        asyncio.timeout(20),
+        aiohttp.ClientSession(server.url) as http,
+        http.get("/events", headers={"Last-Event-ID": beginning}) as answer,
+    ):
+        told = b""
+        while told.count(b": beat") < 2:
+            told += await answer.content.readany()
+        release.set()

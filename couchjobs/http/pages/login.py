@@ -32,7 +32,7 @@ class Login:
         """POST /dashboard/login: a token, which becomes a cookie."""
         self._access.gate.check_stranger(request)
         check_origin(request)
-        posted = await in_time(request.post())
+        posted = await in_time(request, request.post())
         shown, where = str(posted.get("token", "")).strip(), _next(request, str(posted.get("next", "")))
         caller: Caller | None = await self._access.of_token(shown)
         if caller is None:

@@ -105,7 +105,7 @@ async def form_of(request: web.Request) -> dict[str, list[str]]:
     """
     if request.content_type not in ("application/x-www-form-urlencoded", "multipart/form-data"):
         raise ApiError(415, f"a form is wanted, and not {request.content_type}")
-    posted = await in_time(request.post())
+    posted = await in_time(request, request.post())
     fields: dict[str, list[str]] = {}
     for name, value in posted.items():
         if isinstance(value, str):
