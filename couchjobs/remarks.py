@@ -30,6 +30,7 @@ from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.waits import Turns
 
 _ALIKE = 0.6
 
@@ -39,6 +40,8 @@ class Remarks:
 
     def __init__(self, db: Prefixer) -> None:
         self._db = db
+        self._rules: dict[str, EventRules] = {}
+        """By trigger, of those that documents fire."""
         self._taken: set[str] | None = None
         self._missing: set[str] = set()
         self._empty: set[str] = set()
@@ -49,8 +52,14 @@ class Remarks:
 
     @classmethod
     async def of(cls, connection: Connection, db: Prefixer, triggers: Iterable[TriggerInfos]) -> Self:
-        """Ask what is needed to tell of these triggers, of which those that are disabled are left out."""
-        found, firing = cls(db), [infos for infos in triggers if not infos.disabled]
+        """Ask what is needed to tell of these triggers."""
+        found, firing, turns = cls(db), [], Turns()
+        for infos in triggers:
+            await turns.turn()
+            if (rules := _rules_of(infos)) is not None:
+                found._rules[infos.id] = rules
+            if not infos.disabled:
+                firing.append(infos)
         found._taken = await who_takes(connection, db)
         for ask in (
             found._ask_databases,
@@ -64,11 +73,11 @@ class Remarks:
         return found
 
     async def _ask_databases(self, connection: Connection, triggers: list[TriggerInfos]) -> None:
-        if names := {self._database(doctype) for infos in triggers for doctype in _doctypes_of(infos)} - {""}:
+        if names := {self._database(doctype) for infos in triggers for doctype in self._doctypes_of(infos)} - {""}:
             self._missing = await connection.server.missing([*names])
 
     async def _ask_patterns(self, connection: Connection, triggers: list[TriggerInfos]) -> None:
-        patterns = {pattern for infos in triggers for pattern in _patterns_of(infos)}
+        patterns = {pattern for infos in triggers for pattern in self._patterns_of(infos)}
         found = await Patterns(connection, self._db).doctypes(patterns)
         self._empty = {pattern for pattern, doctypes in found.items() if not doctypes}
 
@@ -76,13 +85,14 @@ class Remarks:
         self._unsigned = await without_secret(connection, self._db, triggers)
 
     async def _ask_sources(self, connection: Connection, triggers: list[TriggerInfos]) -> None:
-        events = [EventTrigger(self._db, infos, rules) for infos in triggers if (rules := _rules_of(infos))]
+        rules = self._rules
+        events = [EventTrigger(self._db, infos, rules[infos.id]) for infos in triggers if infos.id in rules]
         if events:
             existing = await Patterns(connection, self._db).named_by(events)
             self._refused = (await (await read_sources(connection, self._db)).admitted(events, existing))[1]
 
     async def _ask_feeds(self, connection: Connection, triggers: list[TriggerInfos]) -> None:
-        if any(infos.type == "@event" for infos in triggers):
+        if any(infos.id in self._rules for infos in triggers):
             positions = await read_positions(connection, self._db)
             self._lost = {doctype: loss for doctype, position in positions.items() if (loss := loss_of(position))}
             for position in positions.values():
@@ -95,7 +105,7 @@ class Remarks:
 
     def loss(self, infos: TriggerInfos) -> str:
         """Return what events it may have missed, and why; empty for none."""
-        return "; ".join(self._lost[doctype] for doctype in sorted(_doctypes_of(infos)) if doctype in self._lost)
+        return "; ".join(self._lost[doctype] for doctype in sorted(self._doctypes_of(infos)) if doctype in self._lost)
 
     def notes(self, infos: TriggerInfos, document: Document) -> list[str]:
         """Return a sentence for each oddity of the trigger that the document is."""
@@ -107,16 +117,25 @@ class Remarks:
         if infos.timezone and infos.type in ("@event", "@webhook", "@client"):
             notes.append(f"its timezone, {infos.timezone}, is not used: {infos.type} fires by no clock")
         notes += filter(None, [self._unsigned.get(infos.id)])
-        names = sorted({self._database(doctype) for doctype in _doctypes_of(infos)} & self._missing)
-        empty = sorted(self._empty.intersection(_patterns_of(infos)))
+        names = sorted({self._database(doctype) for doctype in self._doctypes_of(infos)} & self._missing)
+        empty = sorted(self._empty.intersection(self._patterns_of(infos)))
         notes += [f"there is no database {name}" for name in names]
-        rules = _rules_of(infos)
+        rules = self._rules.get(infos.id)
         return [
             *notes,
             *(f"no database matches {pattern} yet" for pattern in empty),
             *(rules.notes if rules is not None else ()),
             *filter(None, [self._loops.get(infos.id)]),
         ]
+
+    def _doctypes_of(self, infos: TriggerInfos) -> frozenset[str]:
+        """Return the doctypes that an @event trigger names; none for any other, and for one that is bad."""
+        rules = self._rules.get(infos.id)
+        return frozenset() if rules is None else rules.doctypes
+
+    def _patterns_of(self, infos: TriggerInfos) -> frozenset[str]:
+        rules = self._rules.get(infos.id)
+        return frozenset() if rules is None else rules.patterns
 
     def _database(self, doctype: str) -> str:
         """Return the name of a database of the tenant; empty where there can be none."""
@@ -130,17 +149,6 @@ def nobody_has(worker: str, taken: Iterable[str]) -> str:
     """Return that no daemon has that worker, and the one of these that may be meant."""
     alike = difflib.get_close_matches(worker, [*taken], 1, _ALIKE)
     return f"no daemon has a worker {worker!r} now" + (f": did you mean {alike[0]}?" if alike else "")
-
-
-def _doctypes_of(infos: TriggerInfos) -> frozenset[str]:
-    """Return the doctypes that an @event trigger names; none for any other, and for one that cannot be understood."""
-    rules = _rules_of(infos)
-    return frozenset() if rules is None else rules.doctypes
-
-
-def _patterns_of(infos: TriggerInfos) -> Iterable[str]:
-    rules = _rules_of(infos)
-    return () if rules is None else rules.patterns
 
 
 def _rules_of(infos: TriggerInfos) -> EventRules | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ _FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 LONGEST_OUTAGE_PAUSE_S = 2.0
 """Seconds after which CouchDB is asked again that did not answer: so much later may work go on after an outage."""
+_SLICE_S = 0.02
 
 
 class Signal:
@@ -48,6 +50,24 @@ class Signal:
             return False
         finally:
             self._event.clear()
+
+
+class Turns:
+    """Gives the others of the loop their turn, whenever computing has taken a while: jobs wait, and beats."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Return whether this has computed for 20 ms without a pause."""
+        return time.monotonic() - self._began > _SLICE_S
+
+    async def turn(self) -> None:
+        """Let others go on, where it is their turn."""
+        if self.over:
+            await asyncio.sleep(0)
+            self._began = time.monotonic()
 
 
 def backoff(failures: int, first: float = _FIRST_PAUSE_S, longest: float = LONGEST_PAUSE_S) -> float:

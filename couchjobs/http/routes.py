@@ -111,6 +111,8 @@ def routes(events: Events, metrics: Metrics) -> list[Route]:
             parameters=(
                 Parameter("Worker", "Of these worker types, with commas between."),
                 Parameter("Type", "Of these types, such as `@cron,@event`."),
+                Parameter("page[size]", "How many at most; 500 unless given.", "integer", most=triggers.MOST_LISTED),
+                Parameter("page[cursor]", "From `links.next` of the page before."),
             ),
         ),
         Route("GET", "/jobs/triggers/{id}", triggers.show, "triggers:GET", answers="trigger"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import using
 from couchjobs.errors import MalformedTriggerError, NotFound
 from couchjobs.http.access import CALLER
@@ -14,7 +17,16 @@ from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import number_in
 from couchjobs.http.jobs import shown as shown_job
 from couchjobs.http.jobs import shown_to as shown_job_to
-from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, in_time, read_body, resource
+from couchjobs.http.jsonapi import (
+    ApiError,
+    Body,
+    answer,
+    attributes_of,
+    in_time,
+    read_body,
+    refuse_parameter,
+    resource,
+)
 from couchjobs.http.limits import MOST_BYTES, long_answer
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.jobs.queries import JobFilter, page_of
@@ -27,6 +39,9 @@ from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 
+MOST_LISTED = 500
+"""Triggers of one answer."""
+_STATES_TOGETHER = 10
 _MOST_JOBS = 500
 _JOBS = 50
 _logger = get_logger(__name__)
@@ -112,18 +127,57 @@ async def _check_sources_are_listed(api: Api, infos: TriggerInfos) -> None:
         raise ApiError(403, f"no list says that events may come from {told}: couchjobs init --watch")
 
 
+@long_answer
 async def index(request: web.Request) -> web.Response:
-    """GET /jobs/triggers: of these workers and types, with commas between."""
-    api = request.app[API]
+    """GET /jobs/triggers: of these workers and types, with commas between, by id; `links.next` goes on."""
+    api, query = request.app[API], request.query
     if not request[CALLER].may_some("GET", "triggers"):
         request[CALLER].check("GET", "triggers")
-    workers, types = (set(filter(None, request.query.get(name, "").split(","))) for name in ("Worker", "Type"))
-    found = []
-    for infos in await api.client.triggers.list():
-        asked_for = (not workers or infos.worker in workers) and (not types or infos.type in types)
-        if asked_for and request[CALLER].may("GET", "triggers", infos):
-            found.append(await shown(api, infos))
-    return answer(found)
+    workers, types = (set(filter(None, query.get(name, "").split(","))) for name in ("Worker", "Type"))
+    size, after = number_in(query, "page[size]", MOST_LISTED, MOST_LISTED), _read_cursor(query.get("page[cursor]"))
+    found = [
+        infos
+        for infos in await api.client.triggers.list()
+        if infos.id > after
+        and (not workers or infos.worker in workers)
+        and (not types or infos.type in types)
+        and request[CALLER].may("GET", "triggers", infos)
+    ]
+    found.sort(key=lambda infos: infos.id)
+    page = found[: _fitting(found[:size])]
+    links = {}
+    if len(found) > len(page):
+        cursor = base64.urlsafe_b64encode(page[-1].id.encode()).decode()
+        links["next"] = str(request.rel_url.with_query({**query, "page[cursor]": cursor}))
+    limit = asyncio.Semaphore(_STATES_TOGETHER)
+
+    async def show(infos: TriggerInfos) -> dict[str, Any]:
+        async with limit:
+            return await shown(api, infos)
+
+    return answer(await asyncio.gather(*map(show, page)), links=links)
+
+
+def _read_cursor(text: str | None) -> str:
+    """Return the id that a cursor stands for; empty for none.
+
+    Raises:
+        ApiError: 400: it is no cursor.
+    """
+    try:
+        return "" if text is None else base64.b64decode(text, altchars=b"-_", validate=True).decode()
+    except ValueError:
+        refuse_parameter("page[cursor]", "it is no cursor of an answer")
+
+
+def _fitting(found: list[TriggerInfos]) -> int:
+    """Return how many of these triggers fit into one answer, one at least."""
+    size = 0
+    for number, infos in enumerate(found):
+        size += len(encode(infos.document()))
+        if size > MOST_BYTES and number:
+            return number
+    return len(found)
 
 
 async def _wanted(request: web.Request, verb: str) -> TriggerInfos:

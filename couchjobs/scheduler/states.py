@@ -23,6 +23,7 @@ from couchjobs.triggers.life import Life, State
 from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.prospects import life_of
 from couchjobs.triggers.schedule import Schedule
+from couchjobs.waits import Turns
 
 _logger = get_logger(__name__)
 _SCHEDULE = "schedule:"
@@ -168,7 +169,9 @@ async def lives_in(connection: Connection, db: Prefixer, triggers: Iterable[Trig
     name = connection.database(db.database(connection.settings.triggers_doctype)).name
     parsed: dict[str, tuple[TriggerInfos, Schedule]] = {}
     lives: dict[str, Life | str] = {}
+    turns = Turns()
     for written in triggers:
+        await turns.turn()
         infos = written.model_copy(update={"prefix": db.prefix})  # what a document says of its tenant is not asked
         try:
             schedule = parse_trigger(infos)
@@ -179,6 +182,7 @@ async def lives_in(connection: Connection, db: Prefixer, triggers: Iterable[Trig
             parsed[infos.id] = infos, schedule
     documents = await connection.control.get_many(state_id(name, trigger_id) for trigger_id in parsed)
     for trigger_id, (infos, schedule) in parsed.items():
+        await turns.turn()
         lives[trigger_id] = life_of(schedule, infos, state_of(documents.get(state_id(name, trigger_id))), now())
     return lives
 

@@ -19,6 +19,7 @@ from couchjobs.scheduler.sources import read_sources, refusal_of_own
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
+from couchjobs.waits import Turns
 
 _logger = get_logger(__name__)
 
@@ -135,7 +136,9 @@ class TriggerStore:
     async def parsed(self) -> list[tuple[TriggerInfos, ParsedTrigger]]:
         """Return all triggers that can be understood, with what makes them fire, ordered by id."""
         found: list[tuple[TriggerInfos, ParsedTrigger]] = []
+        turns = Turns()
         for infos in await self.all():
+            await turns.turn()
             try:
                 found.append((infos, parse_trigger(infos)))
             except Exception as error:  # noqa: BLE001  no document may stop the others
@@ -145,8 +148,10 @@ class TriggerStore:
     async def all(self) -> list[TriggerInfos]:
         """Return all triggers that can be read, ordered by id; a bad one is logged."""
         found: list[TriggerInfos] = []
+        turns = Turns()
         async for documents in self.database.all_docs():
             for document in documents:
+                await turns.turn()
                 try:
                     found.append(self.read(document))
                 except Exception as error:  # noqa: BLE001  no document may stop the others

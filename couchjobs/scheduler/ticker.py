@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
 from collections.abc import Coroutine, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.infos import TriggerInfos, is_disabled
 from couchjobs.triggers.life import ON_TIME, Life, State, seen
+from couchjobs.waits import Turns
 
 _logger = get_logger(__name__)
 _LONGEST_DELAY = timedelta(seconds=60)
@@ -44,8 +44,6 @@ _LATE_AT_ONCE = 50
 """Late ticks that are fired together: what is due now comes between."""
 _TOGETHER = 500
 """Schedules whose states are read and written together."""
-_SLICE_S = 0.02
-"""Seconds of computing after which others have their turn."""
 _OTHERS = timedelta(seconds=10)
 """How long a tick is left to the daemon with the first right; to that with the second twice as long, and so on."""
 _OTHERS_EACH = timedelta(seconds=30)
@@ -68,22 +66,6 @@ class _Timer:
     @property
     def infos(self) -> TriggerInfos:
         return self.trigger.infos
-
-
-class _Slices:
-    """Gives others their turn when computing has taken a while."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    @property
-    def over(self) -> bool:
-        return time.monotonic() - self._began > _SLICE_S
-
-    async def turn(self) -> None:
-        if self.over:
-            await asyncio.sleep(0)
-            self._began = time.monotonic()
 
 
 class Ticker:
@@ -168,13 +150,13 @@ class Ticker:
             ids |= self._triggers.scheduled.keys() | self._timers.keys()
         if not self._states_looked_at:
             await self._drop_states_of_others()
-        slices = _Slices()
+        turns = Turns()
         for trigger_id in ids:
             if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
                 self._to_load[trigger_id] = found
-            if slices.over:
+            if turns.over:
                 self._begin_due(now())
-                await slices.turn()
+                await turns.turn()
         if self._to_load and not self._loads:
             self._loads = True
             self._start(self._load_all(), "load schedules")
@@ -307,10 +289,10 @@ class Ticker:
 
     def _begin_due(self, present: datetime) -> bool:
         """Begin what is due; return False where that takes too long, and there is more."""
-        slices = _Slices()
+        turns = Turns()
         others: list[_Timer] = []
         while self._queue and self._queue[0][0] <= present:
-            if slices.over:
+            if turns.over:
                 break
             at, trigger_id = heapq.heappop(self._queue)
             timer = self._timers.get(trigger_id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 
 from couchjobs.timestamps import format_time
 from couchjobs.triggers.every import EveryTrigger, is_finer
@@ -21,13 +23,16 @@ def life_of(schedule: Schedule, infos: TriggerInfos, state: State | None, now: d
 
 def coming_times(life: Life, now: datetime, count: int) -> list[datetime]:
     """Return the next times at which it fires, at most so many."""
-    times: list[datetime] = []
+    return [*islice(each_coming(life, now), count)]
+
+
+def each_coming(life: Life, now: datetime) -> Iterator[datetime]:
+    """Yield the times at which it fires from now on; one may take milliseconds to find."""
     tick = life.coming(now)
-    while tick is not None and len(times) < count:
-        times.append(tick)
+    while tick is not None:
+        yield tick
         life = life.after(tick)
         tick = None if life.schedule.once else life.next(tick)
-    return times
 
 
 def notes_on(life: Life, now: datetime, *, is_stored: bool = True) -> list[str]:

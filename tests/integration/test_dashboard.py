@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from copies import put_on_all
 from waiting import eventually
 
 from couchjobs.cluster.pauses import paused
@@ -214,6 +216,40 @@ async def test_triggers_when_odd_then_told_on_both_pages(
     for trigger_id, what in told.items():
         assert what in page
         assert what in await page_of(await http.get(f"/dashboard/triggers/{trigger_id}"))
+
+
+async def test_triggers_when_there_are_many_then_a_page_at_a_time_and_others_have_their_turns(
+    connection: Connection, db: Prefixer, http: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process runs jobs, and beats: a thousand triggers held its loop for eight seconds."""
+    monkeypatch.setattr("couchjobs.waits._SLICE_S", 0.0)
+    triggers = connection.database(db.database("triggers"))
+    base = {"worker": "w", "message": None}
+    for number in range(51):
+        await put_on_all(
+            triggers, {"_id": f"t{number:02}", "type": "@cron", "arguments": f"{number} */5 * * * *", **base}
+        )
+    await put_on_all(triggers, {"_id": "bad", "type": "@cron", "arguments": "never", **base})
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    page = await page_of(await http.get("/dashboard/triggers"))
+    counting.cancel()
+    assert turns > 50 * 100
+    assert len(set(re.findall(r'href="/dashboard/triggers/(\w+)"', page))) == 50
+    assert "1 document of the triggers database" in page
+    assert "more than 100 times" in page
+    assert 'href="/dashboard/triggers?page=2"' in page
+    last = await page_of(await http.get("/dashboard/triggers?page=2"))
+    assert set(re.findall(r'href="/dashboard/triggers/(\w+)"', last)) >= {"bad"}
+    assert "fewer than would fill" in await page_of(await http.get("/dashboard/triggers?page=3"))
+    await page_of(await http.get("/dashboard/triggers?page=x"), 400)
 
 
 async def test_trouble_when_examined_then_found_and_mended_at_a_click(

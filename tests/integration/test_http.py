@@ -171,6 +171,11 @@ async def test_triggers_when_made_changed_and_launched_then_as_their_documents_s
     assert (await http.post("/jobs/triggers", json=other)).status == 409
     for query, count in (("", 2), ("?Worker=echo", 1), ("?Type=@event,@cron", 2), ("?Worker=none", 0)):
         assert len((await body_of(await http.get(f"/jobs/triggers{query}"), 200))["data"]) == count
+    first = await body_of(await http.get("/jobs/triggers?Type=@event,@cron&page[size]=1"), 200)
+    second = await body_of(await http.get(first["links"]["next"]), 200)
+    assert {one["data"][0]["id"] for one in (first, second)} == {trigger, "named"}
+    assert "links" not in second or "next" not in second["links"]
+    assert (await http.get("/jobs/triggers?page[cursor]=%C3%A4")).status == 400
     patched = await body_of(
         await http.patch(f"/jobs/triggers/{trigger}", json=attributes(arguments="0 5 * * * *", message=2)), 200
     )

@@ -12,8 +12,10 @@ from couchjobs.couch.codec import decode
 from couchjobs.couch.connection import using
 from couchjobs.errors import BadDocumentError, CouchjobsError, TriggerNotFoundError
 from couchjobs.http.access import CALLER
-from couchjobs.http.api import API, Api
+from couchjobs.http.api import API
+from couchjobs.http.jobs import number_in
 from couchjobs.http.jsonapi import ApiError
+from couchjobs.http.limits import long_answer
 from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.http.triggers import fire
@@ -26,10 +28,14 @@ from couchjobs.triggers.event import VERBS, EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.life import Life
-from couchjobs.triggers.prospects import coming_times, notes_on
+from couchjobs.triggers.prospects import coming_times, each_coming, notes_on
+from couchjobs.waits import Turns
 
+_PAGE = 50
+_MOST_PAGES = 100_000
 _STRIP = timedelta(hours=24)
-_MOST_TICKS = 300
+_MOST_TICKS = 100
+"""Of a strip; what comes more often is shown as if it came all the time, from the last of them on."""
 _NEXT = 10
 _JOBS = 20
 STRIP_WIDTH = 720
@@ -45,45 +51,70 @@ class Row:
     next: datetime | None = None
     ticks: list[float] = field(default_factory=list)
     """Where its firings of the next 24 hours stand in the strip."""
+    is_dense: bool = False
+    """Whether there are more of them than are shown."""
 
 
+@long_answer
 async def index(request: web.Request) -> web.Response:
-    """GET /dashboard/triggers."""
-    api, present = request.app[API], now()
-    may = request[CALLER].may
-    found = [infos for infos in await api.client.triggers.list() if may("GET", "triggers", infos)]
-    lives = await lives_in(api.connection, api.db, found)
-    remarks = await Remarks.of(api.connection, api.db, found)
-    rows = [_row(infos, lives.get(infos.id), remarks, present) for infos in found]
+    """GET /dashboard/triggers: those that fire next come first, a page at a time."""
+    api, present, number = request.app[API], now(), number_in(request.query, "page", 1, _MOST_PAGES)
+    rows, bad = await _rows(request)
+    lives = await lives_in(api.connection, api.db, [row.infos for row in rows])
+    turns = Turns()
+    for row in rows:
+        await turns.turn()
+        life = lives.get(row.infos.id)
+        if isinstance(life, Life) and not row.infos.disabled:
+            row.next = next(each_coming(life, present), None)
     rows.sort(key=lambda row: (row.next is None, row.next or present, row.infos.id))
-    return render(request, "triggers.html", title="Triggers", rows=rows, width=STRIP_WIDTH, bad=await _bad(api))
+    page = rows[(number - 1) * _PAGE : number * _PAGE]
+    remarks = await Remarks.of(api.connection, api.db, [row.infos for row in page])
+    for row in page:
+        await _fill(row, lives.get(row.infos.id), remarks, present, turns)
+    links = {"earlier": number - 1} if number > 1 else {}
+    links |= {"later": number + 1} if len(rows) > number * _PAGE else {}
+    return render(
+        request, "triggers.html", title="Triggers", rows=page, width=STRIP_WIDTH, bad=bad, links=links, count=len(rows)
+    )
 
 
-async def _bad(api: Api) -> int:
-    """Return how many documents are triggers that cannot be understood."""
-    found = 0
-    store = TriggerStore(api.connection, api.db)
+async def _rows(request: web.Request) -> tuple[list[Row], int]:
+    """Return the triggers that the caller may see, and how many documents are none that can be understood."""
+    store, turns = TriggerStore(request.app[API].connection, request.app[API].db), Turns()
+    rows: list[Row] = []
+    bad = 0
     async for documents in store.database.all_docs():
         for document in documents:
+            await turns.turn()
             try:
-                parse_trigger(store.read(document))
+                infos = store.read(document)
+                if request[CALLER].may("GET", "triggers", infos):
+                    rows.append(Row(infos))
+                parse_trigger(infos)
             except Exception:  # noqa: BLE001  whatever it holds
-                found += 1
-    return found
+                bad += 1
+    return rows, bad
 
 
-def _row(infos: TriggerInfos, life: Life | str | None, remarks: Remarks, present: datetime) -> Row:
+async def _fill(row: Row, life: Life | str | None, remarks: Remarks, present: datetime, turns: Turns) -> None:
+    """Say of a trigger what is odd about it, and when it fires within a day."""
     if isinstance(life, str):
-        return Row(infos, trouble=life)
-    row = Row(
-        infos, trouble=remarks.trouble(infos) or remarks.loss(infos), notes=remarks.notes(infos, infos.document())
-    )
-    if life is None or infos.disabled:
-        return row
-    times = coming_times(life, present, _MOST_TICKS)
-    ticks = [(tick - present) / _STRIP * STRIP_WIDTH for tick in times if tick - present < _STRIP]
-    row.next, row.ticks = times[0] if times else None, [round(max(0.0, tick), 1) for tick in ticks]
-    return row
+        row.trouble = life
+        return
+    infos = row.infos
+    row.trouble = remarks.trouble(infos) or remarks.loss(infos)
+    row.notes = remarks.notes(infos, infos.document())
+    if life is None or row.next is None:
+        return
+    for tick in each_coming(life, present):
+        await turns.turn()
+        if tick - present >= _STRIP:
+            break
+        row.is_dense = len(row.ticks) == _MOST_TICKS
+        if row.is_dense:
+            break
+        row.ticks.append(round(max(0.0, (tick - present) / _STRIP * STRIP_WIDTH), 1))
 
 
 async def show(request: web.Request) -> web.Response:
