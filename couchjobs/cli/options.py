@@ -16,7 +16,7 @@ from rich.text import Text
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.login import split_urls
-from couchjobs.errors import ConfigurationError, NotFound
+from couchjobs.errors import ConfigurationError, NotFound, Unreachable
 from couchjobs.log import configure_logging, plain
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings, load_settings
@@ -75,7 +75,12 @@ def with_connection(
         async with connect(settings) as connection:
             return await work(connection)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except Unreachable as error:
+        if settings.url != Settings.model_fields["url"].default:
+            raise
+        raise Unreachable(f"{error}; where is CouchDB? say so by --url or COUCHJOBS_URL") from error
 
 
 def not_set_up(error: NotFound) -> ConfigurationError:

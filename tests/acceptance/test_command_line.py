@@ -16,7 +16,9 @@ import pytest
 from daemons import DaemonProcess
 from waiting import eventually
 
+from couchjobs.cli.options import with_connection
 from couchjobs.couch.connection import Connection
+from couchjobs.errors import Unreachable
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
 
@@ -241,6 +243,17 @@ async def test_unreachable_server_when_asked_then_exit_code_1_without_the_passwo
     assert failed.returncode == 1
     assert "hush" not in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_unreachable_server_when_nobody_said_where_it_is_then_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default is a guess."""
+    nowhere = "http://127.0.0.1:1"
+    with pytest.raises(Unreachable) as said:
+        with_connection(nowhere, None, None, lambda connection: connection.server.welcome())
+    assert "COUCHJOBS_URL" not in str(said.value)
+    monkeypatch.setattr(Settings.model_fields["url"], "default", nowhere)
+    with pytest.raises(Unreachable, match="COUCHJOBS_URL"):
+        with_connection(nowhere, None, None, lambda connection: connection.server.welcome())
 
 
 async def test_dev_when_its_parent_dies_then_ends(tmp_path: Path) -> None:
