@@ -12,9 +12,11 @@ from couchjobs.broker.classify import Cancel, Changed, GiveUp, Ignore, Leave, Of
 from couchjobs.broker.lane import Execution, Lane
 from couchjobs.broker.slots import Slots
 from couchjobs.cluster.daemon import Daemon
+from couchjobs.couch.answers import WriteAnswer, Written
 from couchjobs.couch.connection import connect
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
+from couchjobs.prefixer import Prefixer
 from couchjobs.settings import load_settings
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.engine import CouchEngine
@@ -103,3 +105,35 @@ def test_execution_when_rows_come_while_it_is_claimed_then_not_read_and_not_forg
     execution.job.moved({}, document(), "2-b")
     assert not execution.is_changed(), "it was the claim"
     assert execution.is_to_be_read(), "it is queued still: the claim was not ours"
+
+
+@pytest.mark.parametrize("more", [{"domain": "evil.example", "prefix": "theirs"}, {"domain": "", "prefix": None}])
+def test_classify_when_a_document_names_a_tenant_then_it_is_that_of_its_database_all_the_same(
+    lane: Lane, more: dict[str, Any]
+) -> None:
+    """Functions take what the job says for whom they work; and its document stays as it was written."""
+    lane.store.checks._db = Prefixer("shop.example", "shop")
+    found = classify(document(**more), lane, "own")
+    assert isinstance(found, Offer)
+    assert (found.job.domain, found.job.prefix) == ("shop.example", "shop")
+    assert found.job.document() == document(**more)
+
+
+async def test_unread_when_its_own_document_can_be_read_then_left_alone(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the answer for many that could not: a proxy's, or one cut short."""
+    for text, marked in ((b'{"worker": "w"}', False), (b'{"worker": ', True), (b"[" * 100_000, True)):
+        written: list[str] = []
+
+        async def raw(job_id: str, text: bytes = text) -> tuple[str, bytes]:
+            return "1-a", text
+
+        async def reduce(*_: Any, written: list[str] = written) -> WriteAnswer:
+            written.append("job")
+            return WriteAnswer(Written.OK, rev="2-b")
+
+        monkeypatch.setattr(lane.store.database, "raw", raw)
+        monkeypatch.setattr(lane.store, "_reduce", reduce)
+        assert await lane.store.reject_unread("job", "it cannot be read") is marked
+        assert written == ["job"] * marked
