@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 
-from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.feed import JobsFeed
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.reader import Reader
@@ -22,6 +21,7 @@ from couchjobs.errors import (
     Unavailable,
     UnknownWorkerError,
 )
+from couchjobs.jobs.admin_proof import AdminProof
 from couchjobs.jobs.ids import window_id
 from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.lanes import store_of

@@ -10,13 +10,12 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.backlog import Backlog
-from couchjobs.broker.slots import Slot
 from couchjobs.broker.unread import Unread
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.database import Document
+from couchjobs.jobs.admin_proof import AdminProof
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
@@ -26,6 +25,7 @@ from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Interrupted
 from couchjobs.workers.processes import Attempt
+from couchjobs.workers.slots import Slot
 
 _MARKED_TOGETHER = 50
 """More at once would only wait for the same group commits."""

@@ -26,7 +26,6 @@ from couchjobs.broker.classify import (
 from couchjobs.broker.executor import Executor
 from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.broker.marks import Marks
-from couchjobs.broker.slots import Slot, Slots
 from couchjobs.broker.type_queue import Candidate
 from couchjobs.cluster.presence import Presence
 from couchjobs.couch.changes import Change
@@ -36,6 +35,7 @@ from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
 from couchjobs.timestamps import Moment, moment
 from couchjobs.workers.boundary import GRACE_S
+from couchjobs.workers.slots import Slot, Slots
 from couchjobs.workers.worker import TASKS
 
 _logger = get_logger(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from couchjobs.broker.executor import Executor
 from couchjobs.broker.marks import Marks
 from couchjobs.broker.producer import Producer
-from couchjobs.broker.slots import Slots
 from couchjobs.cluster.presence import Presence
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.stats import Stats
@@ -15,6 +14,7 @@ from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
 from couchjobs.workers.processes import InProcess, Processes
+from couchjobs.workers.slots import Slots
 
 _HURRIED_GRACE_S = 0.5
 """Seconds that functions have to end at the second signal: 2 s are left for everything."""

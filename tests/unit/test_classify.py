@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from couchjobs.broker.admin_proof import AdminProof
 from couchjobs.broker.classify import Cancel, Changed, GiveUp, Ignore, Leave, Offer, Refuse, Reject, Settle, classify
 from couchjobs.broker.lane import Execution, Lane
-from couchjobs.broker.slots import Slots
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.answers import WriteAnswer, Written
 from couchjobs.couch.connection import connect
+from couchjobs.jobs.admin_proof import AdminProof
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
@@ -21,6 +20,7 @@ from couchjobs.settings import load_settings
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.processes import InProcess
+from couchjobs.workers.slots import Slots
 
 OWN = {"state": "running", "claim": {"id": "c", "daemon": "own"}}
 

@@ -15,7 +15,6 @@ from couchjobs.broker.feed import JobsFeed
 from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.broker.producer import Producer
 from couchjobs.broker.reader import Reader
-from couchjobs.broker.slots import Slots
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.pauses import Pauses
 from couchjobs.couch.changes import Change
@@ -27,6 +26,7 @@ from couchjobs.waits import Signal
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.processes import InProcess
+from couchjobs.workers.slots import Slots
 
 
 def nothing(ctx: Any) -> None:
