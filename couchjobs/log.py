@@ -15,8 +15,9 @@ import select
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -161,6 +162,9 @@ def _render_safely(render: Any) -> Any:
 _AS_JSON = structlog.processors.JSONRenderer(default=str)
 _handlers: list[_Handler] = []
 _streams: list[_Stderr] = []
+_own: list[Callable[[dict[str, Any]], Any]] = []
+"""What makes a logger of this process, once that is configured."""
+_NONE = object()
 
 
 def configure_logging(level: str = "info") -> None:
@@ -176,16 +180,19 @@ def configure_logging(level: str = "info") -> None:
     _handlers[:] = [_Handler(stream, as_json=not terminal)]
     logging.basicConfig(level=max(number, logging.INFO), handlers=_handlers)
     shown: list[Any] = [_plain_event, structlog.dev.ConsoleRenderer()] if terminal else [_render_safely(_AS_JSON)]
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _redact_event,
-            *shown,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _redact_event,
+        *shown,
+    ]
+    bound = structlog.make_filtering_bound_logger(number)
+    _own[:] = [partial(bound, structlog.PrintLogger(stream), processors)]  # type: ignore[arg-type, call-arg]
+    structlog.configure(  # for functions that have not done so
+        processors=processors,
+        wrapper_class=bound,
         logger_factory=structlog.PrintLoggerFactory(stream),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
@@ -233,6 +240,21 @@ def let_out(seconds: float = 1.0) -> None:
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """Return the logger of a module or of a job."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name=name)
+    """Return the logger of a module or of a job.
+
+    Its lines are written as `configure_logging` has it, however functions configure structlog; in programs that do not
+    call that, as they have configured it.
+    """
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        _NONE,
+        processors=[],
+        wrapper_class=_bind,  # type: ignore[arg-type]
+        context_class=dict,
+        cache_logger_on_first_use=False,
+        name=name,
+    )
     return logger
+
+
+def _bind(logger: object, processors: object, context: dict[str, Any]) -> Any:  # noqa: ARG001  structlog's
+    return _own[0](context) if _own else structlog.get_logger(**context).bind()

@@ -1,7 +1,8 @@
 """How a process of couchjobs runs and ends: its event loop, its garbage collector, its last steps.
 
-The loop: asyncio lets SystemExit and KeyboardInterrupt of any task or callback out of `run_forever`, and a function of
-a user may call `sys.exit` in one, or stop the loop. That is that function's affair: the loop is entered again.
+The loop: asyncio lets SystemExit and KeyboardInterrupt of any task or callback out of `run_forever`, and whatever a
+signal handler raises; a function of a user may call `sys.exit` in one, set an alarm, or stop the loop. That is that
+function's affair: the loop is entered again.
 
 The collector: Python's looks at all young objects each 700 that are made, and at all old ones now and then. Jobs that
 wait for a slot or an answer live longer than that and are never part of a cycle: with the thresholds here the collector
@@ -18,11 +19,14 @@ import atexit
 import fcntl
 import gc
 import os
+import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import psutil
@@ -40,8 +44,8 @@ _THRESHOLDS = (50_000, 20, 100)
 _LAST_STEPS_S = 2.0
 """Seconds for what was registered with `atexit`, and for what is still to be written to the log."""
 _LAST_TASKS_S = 1.0
-_STOPPED = "Event loop stopped"
-"""What asyncio and uvloop say where a function has called `loop.stop()`."""
+_listened_to: dict[int, Callable[[int, FrameType | None], None]] = {}
+_ENGINES_THREADS = 8
 _LOOK_S = 0.5
 _GROWTH = 100 * 1024 * 1024
 """Bytes by which the process may grow before garbage is looked for."""
@@ -50,9 +54,11 @@ _MOST_GROWTH = 8 * _GROWTH
 
 
 class _Apart:
-    """In a loop: a task factory that a function sets makes the tasks of functions alone."""
+    """In a loop: what functions make of it is theirs alone: a task factory, threads, what they shut down."""
 
     users: Any = None
+    threads: ThreadPoolExecutor | None = None
+    """Of the engine: for names of hosts, files, and what libraries do in threads."""
 
     def set_task_factory(self, factory: Any) -> None:
         """Have tasks that functions begin be made so."""
@@ -66,11 +72,48 @@ class _Apart:
         """Have all others be made so."""
         super().set_task_factory(factory)  # type: ignore[misc]
 
+    def run_in_executor(self, executor: Any, function: Any, *arguments: Any) -> Any:
+        """Call a function in a thread: of the loop's executor, which functions may fill, or of the engine's own."""
+        if executor is None and not IN_FUNCTION.get():
+            if self.threads is None:
+                self.threads = ThreadPoolExecutor(_ENGINES_THREADS, thread_name_prefix="couchjobs engine")
+            executor = self.threads
+        return super().run_in_executor(executor, function, *arguments)  # type: ignore[misc]
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Do nothing in a function: others of them use it, too."""
+        if not IN_FUNCTION.get():
+            await super().shutdown_default_executor(*(() if timeout is None else (timeout,)))  # type: ignore[misc]
+
+    async def shutdown_asyncgens(self) -> None:
+        """Do nothing in a function: feeds are read by such generators."""
+        if not IN_FUNCTION.get():
+            await super().shutdown_asyncgens()  # type: ignore[misc]
+
 
 LOOPS: dict[str, type[Any]] = {
     "uvloop": type("UvLoop", (_Apart, uvloop.Loop), {}),
     "asyncio": type("PlainLoop", (_Apart, asyncio.SelectorEventLoop), {}),
 }
+
+
+def keep_signals() -> None:
+    """Take again what this process listens to, where a function has taken it for itself."""
+    for number, handler in _listened_to.items():
+        if signal.getsignal(number) is not handler and threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
+            _logger.error("a function has taken a signal that ends this process: it is taken back", signal=number)
+
+
+def listen_to(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have a signal call this, whatever functions do."""
+    signal.signal(number, handler)
+    _listened_to[number] = handler
+
+
+def listen_no_more() -> None:
+    """Leave signals as they are: in a process that was forked."""
+    _listened_to.clear()
 
 
 def keep_standard_streams() -> None:
@@ -98,8 +141,8 @@ def run(main: Coroutine[Any, Any, T], loop: str = "uvloop") -> T:
         while not task.done():
             try:
                 event_loop.run_until_complete(task)
-            except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
-                if task.done() or (isinstance(error, RuntimeError) and _STOPPED not in str(error)):
+            except BaseException as error:
+                if task.done() or event_loop.is_closed():
                     raise
                 _logger.error("something that a function began has tried to end this process", error=repr(error))  # noqa: TRY400
         looking.cancel()
@@ -113,8 +156,9 @@ def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **given: Any) ->
     """Make a task; one of the engine is not among `asyncio.all_tasks()`, which functions cancel now and then."""
     context = given.get("context")
     is_functions = IN_FUNCTION.get() if context is None else context.get(IN_FUNCTION, False)
-    if is_functions and isinstance(loop, _Apart) and loop.users is not None:
-        made: asyncio.Task[Any] = loop.users(loop, coroutine, **{name: one for name, one in given.items() if one})
+    users = getattr(loop, "users", None)
+    if is_functions and users is not None:
+        made: asyncio.Task[Any] = users(loop, coroutine, **{name: one for name, one in given.items() if one})
         return made
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **given)
     if not is_functions:
@@ -149,14 +193,18 @@ async def _look_at_memory() -> None:
     known, growth = process.memory_info().rss, _GROWTH
     while True:
         await asyncio.sleep(_LOOK_S)
-        present = process.memory_info().rss
-        if present > known + growth:
-            gc.collect()
-            left = process.memory_info().rss
-            is_garbage = present - left > (present - known) / 4
-            growth = _GROWTH if is_garbage else min(2 * growth, _MOST_GROWTH)  # what is in use is not looked at again
-            known = present = left
-        known = min(known, present)
+        keep_signals()
+        with suppress(psutil.Error, OSError):  # a function has all descriptors, say
+            present = process.memory_info().rss
+            if present > known + growth:
+                gc.collect()
+                left = process.memory_info().rss
+                is_garbage = present - left > (present - known) / 4
+                growth = (
+                    _GROWTH if is_garbage else min(2 * growth, _MOST_GROWTH)
+                )  # what is in use is not looked at again
+                known = present = left
+            known = min(known, present)
 
 
 def leave(code: int) -> NoReturn:

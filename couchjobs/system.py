@@ -111,7 +111,7 @@ class _Signals:
         self._watches = False
         for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN or number is signal.SIGTERM:  # nohup ignores SIGHUP
-                signal.signal(number, self._take)
+                process.listen_to(number, self._take)
         os.register_at_fork(after_in_child=take_signals)
 
     def _take(self, _number: int, _frame: object) -> None:

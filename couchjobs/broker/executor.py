@@ -74,12 +74,18 @@ class Executor:
     async def run(self, execution: Execution) -> float | None:
         """Claim, run and end the job; return in how many seconds it is to be read again, None for no time.
 
-        The slot is free again once the function has ended, stored or not. Nothing is raised, but for a cancellation.
+        The slot is free again once the function has ended, and those who want to hear of its failure have heard,
+        stored or not. Nothing is raised, but for a cancellation.
         """
         lane, job = execution.lane, execution.job
         try:
-            claimed, outcome = await self._claim_and_run(execution)
-            execution.phase = Phase.ENDING
+            try:
+                claimed, outcome = await self._claim_and_run(execution)
+                execution.phase = Phase.ENDING
+                if isinstance(outcome, Failed) and not await self._tell_of_failure(lane, job, outcome):
+                    return None
+            finally:
+                execution.slot.free(execution.attempt.outliving if execution.attempt is not None else None)
             if claimed is Claimed.LATER:
                 return _AFTER_NO_ANSWER_S
             if claimed is Claimed.REFUSED:
@@ -98,23 +104,20 @@ class Executor:
     async def _claim_and_run(self, execution: Execution) -> tuple[Claimed, Outcome | None]:
         """Return what became of the claim, and, where the job is ours, of its try."""
         lane, job = execution.lane, execution.job
-        try:
-            claimed = await lane.store.try_to_claim(job, self._presence.id, lane.claims)
-            self._stats.claims[claimed.value] += 1
-            if claimed is not Claimed.OURS:
-                return claimed, None
-            if execution.interrupted or self._presence.is_lost:
-                return claimed, Interrupted()
-            self._count_wait(lane, job)
-            execution.attempt = attempt = self._processes.begin(job, self._presence.id, self._presence)
-            execution.phase = Phase.RUNNING
-            if self._tells:
-                self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
-            if execution.is_changed():
-                await self._look_whether_cancelled(execution)
-            return claimed, await attempt.run()
-        finally:
-            execution.slot.free(execution.attempt.outliving if execution.attempt is not None else None)
+        claimed = await lane.store.try_to_claim(job, self._presence.id, lane.claims)
+        self._stats.claims[claimed.value] += 1
+        if claimed is not Claimed.OURS:
+            return claimed, None
+        if execution.interrupted or self._presence.is_lost:
+            return claimed, Interrupted()
+        self._count_wait(lane, job)
+        execution.attempt = attempt = self._processes.begin(job, self._presence.id, self._presence)
+        execution.phase = Phase.RUNNING
+        if self._tells:
+            self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
+        if execution.is_changed():
+            await self._look_whether_cancelled(execution)
+        return claimed, await attempt.run()
 
     async def _look_whether_cancelled(self, execution: Execution) -> None:
         """Read a job that has changed while it was being claimed; unread, its end will tell."""
@@ -128,8 +131,6 @@ class Executor:
 
     async def _end(self, lane: Lane, job: Job, outcome: Outcome) -> bool:
         """Store what came of the try; return False where the job is not ours any more."""
-        if isinstance(outcome, Failed) and not await self._tell_of_failure(lane, job, outcome):
-            return False
         store, at = lane.store, now()
         if not await store.end(job, lambda: changes_of(outcome, job, at)):
             lane.doubt_views()  # it was taken away, perhaps with its database

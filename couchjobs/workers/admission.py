@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from couchjobs.errors import AdminOnlyError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.supervisor import is_cancelled
-from couchjobs.workers.boundary import call_in_time, describe
+from couchjobs.workers.boundary import LeftBehindError, call_in_time, describe
 from couchjobs.workers.config import WorkersList
 
 LONGEST_HOOK_S = 30.0
 """Seconds that a `before_hook` may take: whoever pushes, a feed or a clock perhaps, waits for it."""
+_MOST_AT_ONCE = 32
+"""Calls of one hook: a push of thousands of jobs has no thread for each."""
+_at_once: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, asyncio.Semaphore]] = WeakKeyDictionary()
 
 
 def check_admin(workers: WorkersList, request: JobRequest) -> None:
@@ -37,7 +45,7 @@ async def is_wanted(workers: WorkersList, job: Job) -> bool:
     if config is None or config.before_hook is None:
         return True
     try:
-        wanted = await call_in_time(LONGEST_HOOK_S, None, config.before_hook, job.for_function())
+        wanted = await _call_in_turn(job.worker, partial(config.before_hook, job.for_function()))
     except TimeoutError as error:
         raise TimeoutError(f"before_hook of worker {job.worker!r}: {error}") from error
     except Exception:
@@ -47,3 +55,23 @@ async def is_wanted(workers: WorkersList, job: Job) -> bool:
             raise
         raise RuntimeError(f"before_hook of worker {job.worker!r}: {describe(error)}") from error
     return wanted is not False
+
+
+async def _call_in_turn(worker_type: str, hook: Callable[[], Any]) -> Any:
+    """Call the hook of a worker type and return what it returns; one that does not end keeps others of it waiting."""
+    of_loop = _at_once.setdefault(asyncio.get_running_loop(), defaultdict(lambda: asyncio.Semaphore(_MOST_AT_ONCE)))
+    turn = of_loop[worker_type]
+    try:
+        await asyncio.wait_for(turn.acquire(), LONGEST_HOOK_S)
+    except TimeoutError:
+        raise TimeoutError(f"{_MOST_AT_ONCE} calls of it do not end") from None
+    try:
+        wanted = await call_in_time(LONGEST_HOOK_S, hook)
+    except LeftBehindError as error:
+        error.hook.add_done_callback(lambda _: turn.release())
+        raise
+    except BaseException:
+        turn.release()
+        raise
+    turn.release()
+    return wanted

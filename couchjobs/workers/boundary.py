@@ -13,7 +13,10 @@
 | close the descriptors 0 to 2 | they are opened again, on nothing, when it ends; the log has one of its own |
 | stop the event loop | it is entered again |
 | set a task factory | it makes the tasks of functions, not those of the engine |
-| hold large objects in the frames of its error | they are let go when its outcome is known |
+| hold large objects in the frames of its error | they are let go when its outcome is known, but for what still runs |
+| close the loop's executor or generators | those of the engine go on (see `process`) |
+| take SIGTERM, SIGINT or SIGHUP for itself | the daemon takes them again when it has ended, and twice a second |
+| raise in the thread of a function that has ended | the thread goes on (see `threads`) |
 | fork | the child process has signals as usual; where it comes back from the function, it ends there |
 
 A call ends in a value or an error, never in an exception. The tasks of the engine are not among `asyncio.all_tasks()`
@@ -23,20 +26,20 @@ in a daemon and its children (see `process`).
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import os
 import signal
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from couchjobs.log import redact
-from couchjobs.process import IN_FUNCTION, keep_standard_streams
+from couchjobs.process import IN_FUNCTION, keep_signals, keep_standard_streams, listen_no_more
+from couchjobs.workers.threads import Threads
 
 GRACE_S = 5.0
 """Seconds that a function has to end after it was cancelled, before it is left behind."""
@@ -46,11 +49,16 @@ _MOST_CAUSES = 5
 _MOST_LEAVES = 5000
 _CAUSE, _CONTEXT, _TRACEBACK = (BaseException.__dict__[name] for name in ("__cause__", "__context__", "__traceback__"))
 """The attributes of errors as they are, whatever a class puts in their place."""
+_MAY_GO_ON = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 _MOST_FRAMES = 40
 _LONGEST_TRACEBACK = 4000
 _OWN_FILES = str(Path(__file__).parent.parent) + os.sep
 _FORKED = 70
 """The exit code of a forked process that comes back from a function with an error: EX_SOFTWARE."""
+
+
+_threads = Threads()
+os.register_at_fork(after_in_child=_threads.forget)
 
 
 class Ended(NamedTuple):
@@ -115,6 +123,7 @@ class Call:
                 ended = Ended(error=error)
         _end_if_forked(pid, ended.error)
         keep_standard_streams()
+        keep_signals()
         if self._again is not None:
             self._again.cancel()
         if not self._over.done() and not self._over.get_loop().is_closed():
@@ -128,10 +137,13 @@ def _beginning() -> Generator[None, None, None]:
     yield
 
 
-def in_thread(threads: Executor | None, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Ended]:
-    """Call a plain function in a thread, with the context variables of here; the future holds how that has ended."""
-    call = partial(contextvars.copy_context().run, _kept_in_thread, os.getpid(), function, *arguments)
-    return asyncio.get_running_loop().run_in_executor(threads, call)
+def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Ended]:
+    """Call a plain function in a thread, with the context variables of here; the future holds how that has ended.
+
+    Raises:
+        RuntimeError: no thread can be started; the function is not called.
+    """
+    return _threads.call(partial(_kept_in_thread, os.getpid(), function, *arguments), lambda error: Ended(error=error))
 
 
 def _kept_in_thread(pid: int, function: Callable[..., Any], *arguments: Any) -> Ended:
@@ -161,23 +173,34 @@ async def result_of(thread: asyncio.Future[Ended]) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-async def call_hook(threads: Executor | None, function: Callable[..., Any], *arguments: Any) -> Any:
+async def call_hook(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a hook and return what it returns: a coroutine function here, a plain one in a thread."""
     if is_coroutine(function):
         return await function(*arguments)
-    return await result_of(in_thread(threads, function, *arguments))
+    return await result_of(in_thread(function, *arguments))
 
 
-async def call_in_time(
-    seconds: float | None, threads: Executor | None, function: Callable[..., Any], *arguments: Any
-) -> Any:
+class LeftBehindError(TimeoutError):
+    """A hook does not end in time, and is left behind.
+
+    Args:
+        text: which, and how long it had.
+        hook: done once it has ended.
+    """
+
+    def __init__(self, text: str, hook: asyncio.Future[Any]) -> None:
+        super().__init__(text)
+        self.hook = hook
+
+
+async def call_in_time(seconds: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a hook within so many seconds, and return what it returns.
 
     Raises:
-        TimeoutError: it does not end in time; it is left behind.
+        LeftBehindError: it does not end in time.
         BaseException: whatever it raises.
     """
-    call = Call(partial(call_hook, threads, function, *arguments), f"hook {name_of(function)}")
+    call = Call(partial(call_hook, function, *arguments), f"hook {name_of(function)}")
     loop = asyncio.get_running_loop()
     timer = None if seconds is None else loop.call_later(seconds, call.cancel, 0.0 if not is_coroutine(function) else 1)
     began = loop.time()
@@ -191,7 +214,7 @@ async def call_in_time(
             timer.cancel()
     late = seconds is not None and loop.time() - began >= seconds
     if ended is None or (late and isinstance(ended.error, asyncio.CancelledError)):
-        raise TimeoutError(f"{name_of(function)}: no end within {seconds:g} s")
+        raise LeftBehindError(f"{name_of(function)}: no end within {seconds:g} s", call.task)
     if ended.error is not None:
         raise ended.error
     return ended.value
@@ -308,10 +331,19 @@ def let_go(error: BaseException | None) -> None:
         if is_group(one):
             left += parts_of(one)
         try:
-            traceback.clear_frames(_TRACEBACK.__get__(one))
+            _clear_frames(_TRACEBACK.__get__(one))
             _TRACEBACK.__set__(one, None)
         except BaseException:  # noqa: BLE001, S112  a frame may forbid that
             continue
+
+
+def _clear_frames(trace: types.TracebackType | None) -> None:
+    """Clear the frames of what has returned. A coroutine or generator may go on: of another job, of a shared client."""
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_flags & _MAY_GO_ON:
+            with suppress(RuntimeError):  # it still runs
+                trace.tb_frame.clear()
+        trace = trace.tb_next
 
 
 def _end_if_forked(pid: int, error: BaseException | None) -> None:
@@ -324,6 +356,7 @@ def _end_if_forked(pid: int, error: BaseException | None) -> None:
 
 def take_signals() -> None:
     """Give a forked process the signals that a process begins with; the loop's wake-up descriptor is its parent's."""
+    listen_no_more()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,8 +12,13 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
+
+import psutil
 
 from couchjobs import process
 from couchjobs.couch.connection import Connection, connect
@@ -32,6 +37,9 @@ from couchjobs.workers.worker import TASKS, Try
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_GRACE_S = 0.5
+_LOOK_S = 1.0
+_LAST_STEPS_S = 4.0
+"""Seconds that this process has to end in order once its parent has gone."""
 
 
 class _Child:
@@ -99,7 +107,7 @@ async def _serve(handle: int) -> None:
         try:
             child = _Child(load_workers(hello["modules"]), connection, writer)
             await child.process.start()
-        except Exception as error:  # noqa: BLE001  the parent says so, and does not start
+        except BaseException as error:  # noqa: BLE001  the parent says so, and does not start
             send(writer, {"failed": str(error) if isinstance(error, ConfigurationError) else repr(error)})
             await writer.drain()
             if child is not None:
@@ -114,10 +122,22 @@ async def _serve(handle: int) -> None:
 def main() -> None:
     """Serve the parent until it has gone; whatever still runs then is the others' to do again."""
     for number in _SIGNALS:
-        signal.signal(number, _leave_to_parent)  # SIG_IGN would be inherited by programs that a function runs
+        process.listen_to(number, _leave_to_parent)  # SIG_IGN would be inherited by programs that a function runs
     os.register_at_fork(after_in_child=take_signals)
+    threading.Thread(target=_mind_parent, args=[os.getppid()], name="couchjobs parent", daemon=True).start()
     process.run(_serve(int(sys.argv[1])), sys.argv[2])
     process.leave(0)
+
+
+def _mind_parent(parent: int) -> None:
+    """End this process, and the programs of its functions, a while after its parent: a function may block the loop."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    time.sleep(_LAST_STEPS_S)
+    for program in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error, OSError):
+            program.kill()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _leave_to_parent(_number: int, _frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ that dies in between is followed by another one, which calls them again. So they
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -68,7 +67,7 @@ class Failures:
         context.purpose = "on_failed "
         for function in (*([own] if own is not None else []), *_for_all):
             try:
-                await call_in_time(_LONGEST_S, None, partial(_call, function, context, error))
+                await call_in_time(_LONGEST_S, partial(_call, function, context, error))
             except BaseException as raised:
                 if is_cancelled():
                     raise
@@ -77,8 +76,4 @@ class Failures:
 
 async def _call(function: OnFailed, context: WorkerContext, error: JobFailedError) -> None:
     begin_job(context)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="couchjobs on_failed")  # of its own: one that hangs is in no way
-    try:
-        await call_hook(thread, function, context, error)
-    finally:
-        thread.shutdown(wait=False)
+    await call_hook(function, context, error)

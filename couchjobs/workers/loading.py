@@ -14,6 +14,13 @@ from couchjobs.log import own_configuration
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import declared, get_workers_list, workers_of
 
+_folder: list[str] = []
+
+
+def folder() -> str:
+    """Return the working directory as it was when modules were imported: they may have changed it."""
+    return _folder[0] if _folder else str(Path.cwd())
+
 
 def load_workers(names: Iterable[str]) -> WorkersList:
     """Return the workers of these modules; the working directory is importable.
@@ -21,7 +28,8 @@ def load_workers(names: Iterable[str]) -> WorkersList:
     Raises:
         ConfigurationError: a module cannot be imported, or there is no worker in them.
     """
-    _make_importable(str(Path.cwd()))
+    _folder[:] = [str(Path.cwd())]
+    _make_importable(folder())
     before = len(declared())
     with own_configuration():
         modules = [_load(name) for name in names]

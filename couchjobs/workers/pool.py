@@ -16,10 +16,12 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import psutil
 
 from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job, JobOptions
@@ -29,10 +31,11 @@ from couchjobs.supervisor import Supervisor
 from couchjobs.waits import backoff
 from couchjobs.workers.boundary import GRACE_S
 from couchjobs.workers.config import WorkerConfig, WorkersList
+from couchjobs.workers.loading import folder
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.retry import has_tries_left, lower
 from couchjobs.workers.wire import pack, receive, send, unpack
-from couchjobs.workers.worker import Lease
+from couchjobs.workers.worker import LONGEST_HOOK_S, Lease
 
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0
@@ -73,17 +76,34 @@ class _Child:
         return all(one.has_outcome for one in self.tries.values())
 
     def kill(self) -> None:
-        """End the process, and those that its functions have started, whatever they do."""
+        """End the process, and those that its functions have started, whatever they do: in groups of their own, too."""
+        programs = self._programs()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        _kill_all(programs)
+
+    def _programs(self) -> list[psutil.Process]:
+        """Return what its functions have started and is still its descendant; none once it has ended."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except (psutil.Error, OSError):
+            return []
 
     async def end_in_order(self) -> None:
         """Let the process end in order, for a moment, then kill what is left of its group."""
+        programs = self._programs()
         self.writer.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.process.wait(), _LAST_STEPS_S)
         self.kill()
+        _kill_all(programs)
         await self.process.wait()
+
+
+def _kill_all(programs: list[psutil.Process]) -> None:
+    for program in programs:
+        with suppress(psutil.Error, OSError):
+            program.kill()
 
 
 class RemoteTry:
@@ -108,9 +128,7 @@ class RemoteTry:
 
     async def run(self) -> Outcome:
         """Have a child run the function, and return what came of it."""
-        child = None
-        while self._stopped_as is None and (child := self._pool.pick(self.worker_type)) is None:
-            await self._pool.changed_or(self._stopped)
+        child = await self._pool.next_for(self.worker_type, self._stopped)
         if child is None or (self._lease is not None and self._lease.is_lost):
             return self._stopped_as or Interrupted()
         self._child = child
@@ -133,7 +151,8 @@ class RemoteTry:
         options = self._job.options or JobOptions()
         seconds = lower(self._config.timeout, options.timeout)
         commit = self._config.timeout if self._config.worker_commit is not None else 0.0
-        longest = None if seconds is None or commit is None else seconds + GRACE_S + commit + _STUCK_AFTER_S
+        hook = LONGEST_HOOK_S if self._config.error_hook is not None else 0.0
+        longest = None if seconds is None or commit is None else seconds + GRACE_S + hook + commit + _STUCK_AFTER_S
         done, _ = await asyncio.wait([self._outcome], timeout=longest)
         if not done:
             _logger.error("child does not end a try in time, and is killed", job=self._job.id, pid=child.process.pid)
@@ -240,7 +259,8 @@ class ChildPool:
         """Those that take new jobs."""
         self._ending: set[_Child] = set()
         self._tasks = Supervisor()
-        self._changed = asyncio.Condition()
+        self._turn = asyncio.Event()
+        """Set when children come or go, and another one from then on."""
         self._failed: str | None = None
         self._started = False
 
@@ -253,8 +273,8 @@ class ChildPool:
         for number in range(self.count):
             self._tasks.start(f"child {number}", self._keep_child)
         try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._failed is not None or len(self._children) == self.count)
+            while self._failed is None and len(self._children) < self.count:
+                await self._turn.wait()
         except asyncio.CancelledError:
             self.kill()
             raise
@@ -304,18 +324,19 @@ class ChildPool:
         """
         return min(self._children, key=lambda child: (child.of_type[worker_type], len(child.tries)), default=None)
 
-    async def changed_or(self, stopped: asyncio.Event) -> None:
-        """Return when children have come or gone, or at that event."""
-        waits = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(self._next_change())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    async def _next_change(self) -> None:
-        async with self._changed:
-            await self._changed.wait()
+    async def next_for(self, worker_type: str, stopped: asyncio.Event) -> _Child | None:
+        """Return a child for a try of that type as soon as there is one; None at that event."""
+        while not stopped.is_set():
+            changed = self._turn  # as of now: who comes from here on is noticed
+            if (child := self.pick(worker_type)) is not None:
+                return child
+            waits = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(changed.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        return None
 
     async def _keep_child(self) -> None:
         """Keep one child that takes jobs: where it ends, or gets no more, start the next one."""
@@ -344,6 +365,7 @@ class ChildPool:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "couchjobs.workers.child", str(theirs.fileno()), self._loop),
                 pass_fds=[theirs.fileno()],
+                cwd=folder(),
                 start_new_session=True,  # a group of its own, with the programs that its functions start
             )
         reader, writer = await asyncio.open_connection(sock=ours)
@@ -351,34 +373,30 @@ class ChildPool:
         self._ending.add(child)
         try:
             send(writer, self._hello)
-            answer = await _unless_ended(process, receive(reader))
+            answer, hangs = await _first_answer(process, receive(reader))
             if answer is None or "failed" in answer:
-                hangs = answer is None and process.returncode is None
                 child.kill()
-                how = (
-                    f"it is not ready after {_READY_WITHIN_S:g} s"
-                    if hangs
-                    else f"it ended at once, {await process.wait()}"
-                )
+                code = await process.wait()
+                how = f"it is not ready after {_READY_WITHIN_S:g} s" if hangs else f"it ended at once, {code}"
                 self._failed = answer["failed"] if answer else how
                 _logger.error("a child process cannot start", reason=self._failed)
                 writer.close()
                 await process.wait()
-                await self._tell()
+                self._tell()
                 return None
         finally:
             if process.returncode is not None:
                 self._ending.discard(child)
         self._ending.discard(child)
         self._children.add(child)
-        await self._tell()
+        self._tell()
         return child
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
         for listener in self.listeners:
             listener()
-        async with self._changed:
-            self._changed.notify_all()
+        self._turn.set()
+        self._turn = asyncio.Event()
 
     async def _mind(self, child: _Child) -> None:
         """Hand out what the child says until it has ended; retire it where it has had enough."""
@@ -388,7 +406,7 @@ class ChildPool:
         try:
             await asyncio.wait([listening, ended, retired], return_when=asyncio.FIRST_COMPLETED)
             self.retire(child)
-            await self._tell()
+            self._tell()
             if not ended.done() and not listening.done():
                 await self._let_end(child, ended)
                 if not child.tries:
@@ -421,12 +439,14 @@ class ChildPool:
                 child.end(message["try"])
 
 
-async def _unless_ended(process: asyncio.subprocess.Process, receiving: Any) -> dict[str, Any] | None:
-    """Return the message, None where the process ends before it, or it does not come in time."""
+async def _first_answer(
+    process: asyncio.subprocess.Process, receiving: Awaitable[dict[str, Any] | None]
+) -> tuple[dict[str, Any] | None, bool]:
+    """Return the first message of a child, None where it ends before that, and whether neither comes in time."""
     message, ended = asyncio.ensure_future(receiving), asyncio.ensure_future(process.wait())
     try:
-        await asyncio.wait([message, ended], timeout=_READY_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
-        return message.result() if message.done() else None
+        done, _ = await asyncio.wait([message, ended], timeout=_READY_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        return message.result() if message.done() else None, not done
     finally:
         message.cancel()
         ended.cancel()

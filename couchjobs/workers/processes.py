@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from couchjobs.jobs.job import Job
@@ -13,10 +12,6 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.outcome import Cancelled, Interrupted, Outcome
 from couchjobs.workers.progress import Engine
 from couchjobs.workers.worker import Lease, Try, Worker
-
-THREADS = "couchjobs worker"
-"""What the names of the threads of plain functions begin with."""
-_HOOK_THREADS = 4
 
 
 class Attempt(Protocol):
@@ -66,7 +61,7 @@ class Processes(Protocol):
 
 
 class InProcess:
-    """This process. Plain functions share threads, one a slot.
+    """This process. A plain function has a thread of its own.
 
     Args:
         workers: the worker types.
@@ -78,9 +73,7 @@ class InProcess:
     are_children = False
 
     def __init__(self, workers: WorkersList, longest_delay: float, engine: Engine) -> None:
-        slots = sum(config.concurrency for config in workers if not config.is_coroutine)
-        self._threads = ThreadPoolExecutor(slots + _HOOK_THREADS, thread_name_prefix=THREADS)
-        self._workers = {one.worker_type: Worker(one, self._threads, longest_delay, engine) for one in workers}
+        self._workers = {one.worker_type: Worker(one, longest_delay, engine) for one in workers}
         self.listeners: list[Callable[[], None]] = []
         self._begun: list[Worker] = []
 
@@ -110,4 +103,3 @@ class InProcess:
         """Call `worker_stop` of each type that has begun; exceptions are logged, functions that hang left behind."""
         for worker in self._begun:
             await worker.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)

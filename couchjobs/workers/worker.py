@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Executor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
-from typing import Any, Protocol
+from inspect import isawaitable
+from typing import Any, NamedTuple, Protocol
 
 from couchjobs.deadlines import Deadline, Deadlines
 from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, MessageUnmarshalError
@@ -25,6 +25,7 @@ from couchjobs.workers.boundary import (
     GRACE_S,
     Call,
     Ended,
+    LeftBehindError,
     call_hook,
     call_in_time,
     describe,
@@ -44,10 +45,16 @@ TASKS = "couchjobs job"
 """What the names of the tasks of running jobs begin with."""
 
 _logger = get_logger(__name__)
-_LONGEST_HOOK_S = 30.0
+LONGEST_HOOK_S = 30.0
 """Seconds that hooks may take which have no limit of their own."""
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
+
+
+class _NoResult(NamedTuple):
+    """In the place of a result that is no JSON."""
+
+    reason: str
 
 
 class Lease(Protocol):
@@ -64,30 +71,33 @@ class Worker:
     def __init__(
         self,
         config: WorkerConfig,
-        executor: Executor | None = None,
         longest_delay: float = LONGEST_DELAY_S,
         engine: Engine | None = None,
     ) -> None:
-        """Take the executor for plain functions, None being the event loop's own, and the longest wait in seconds.
-
-        The engine is what functions push further jobs by.
-        """
+        """Take the longest wait of a retry in seconds, and what functions push further jobs by."""
         self.engine = engine
         self.config = config
         self.longest_delay = longest_delay
-        self.executor = executor
         self.deadlines = Deadlines()
         """Of its tries."""
         self.is_coroutine = config.is_coroutine
         self.resources = Resources(config.worker_type)
 
     async def init(self) -> None:
-        """Call `worker_init`, whose exceptions pass."""
+        """Call `worker_init`, whose exceptions pass; what is none becomes one.
+
+        Raises:
+            ConfigurationError: it wants to end the process, say.
+        """
         if self.config.worker_init is None:
             return
         try:
-            await call_in_time(None, self.executor, self.config.worker_init, *self._given(self.config.worker_init))
-        except (SystemExit, KeyboardInterrupt) as error:
+            await call_in_time(None, self.config.worker_init, *self._given(self.config.worker_init))
+        except Exception:
+            raise
+        except BaseException as error:
+            if is_cancelled():
+                raise
             raise ConfigurationError(f"worker_init of {self.config.worker_type!r}: {describe(error)}") from error
 
     async def stop(self) -> None:
@@ -96,7 +106,7 @@ class Worker:
             return
         try:
             arguments = self._given(self.config.worker_stop)
-            await call_in_time(_LONGEST_HOOK_S, self.executor, self.config.worker_stop, *arguments)
+            await call_in_time(LONGEST_HOOK_S, self.config.worker_stop, *arguments)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001
@@ -116,7 +126,6 @@ class Try:
     def __init__(self, worker: Worker, job: Job, daemon: str, lease: Lease | None) -> None:
         self._config = worker.config
         self._is_coroutine = worker.is_coroutine
-        self._executor = worker.executor
         self._longest_delay = worker.longest_delay
         self._job = job
         self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
@@ -128,6 +137,8 @@ class Try:
         self._late = ""
         self._seconds = 0.0
         self._stopped_as: Cancelled | Interrupted | None = None
+        self._said: tuple[BaseException, str, str] | None = None
+        """An error of a plain function, its description and its traceback, as its own thread tells them."""
         self.outliving: asyncio.Future[Any] | None = None
         """What outlives the outcome: a plain function, whose thread nobody can end from outside, or a coroutine that
         swallows its cancellation."""
@@ -226,7 +237,7 @@ class Try:
         plain: list[AbstractContextManager[Any]] = []
         async with AsyncExitStack() as stack:
             for middleware in self._config.middleware:
-                manager = await call_hook(self._executor, middleware, self._context)
+                manager = await call_hook(middleware, self._context)
                 if hasattr(manager, "__aenter__"):
                     await stack.enter_async_context(manager)
                 elif self._is_coroutine:
@@ -247,11 +258,28 @@ class Try:
             arguments.append(message if model is None else unmarshal(message, model))
         if self._is_coroutine:
             return await config.worker_func(*arguments)
-        self._thread = in_thread(self._executor, self._within, around, config.worker_func, *arguments)
-        return await result_of(self._thread)
+        self._thread = in_thread(self._within, around, config.worker_func, *arguments)
+        value = await result_of(self._thread)
+        if self._late:  # middleware must not take for done what is not
+            raise TimeoutError(self._late)
+        return value
 
     def _within(self, around: list[AbstractContextManager[Any]], function: Any, *arguments: Any) -> Any:
+        """Call a plain function; what its result or error is made of may take its time, and is called here, too."""
         self._check_time()
+        try:
+            value = self._within_all(around, function, *arguments)
+        except BaseException as error:
+            self._said = error, describe(error), traceback_of(error)
+            raise
+        if value is None or isawaitable(value):
+            return value
+        try:
+            return to_json(value, "result")
+        except BaseException as error:  # noqa: BLE001  a model of the user's may raise anything
+            return _NoResult(describe(error))
+
+    def _within_all(self, around: list[AbstractContextManager[Any]], function: Any, *arguments: Any) -> Any:
         if not around:
             return function(*arguments)
         with ExitStack() as stack:
@@ -261,7 +289,7 @@ class Try:
         raise RuntimeError("a middleware has swallowed the error of the function")
 
     async def _start(self, worker_start: Any) -> None:
-        context = await call_hook(self._executor, worker_start, self._context)
+        context = await call_hook(worker_start, self._context)
         if not isinstance(context, WorkerContext):
             raise TypeError(f"worker_start returned {context!r:.100}, and not the context to go on with")
         self._context = context
@@ -276,6 +304,8 @@ class Try:
         """Return what the end of the call means, and the error that hooks are told of; None: it has no end."""
         error = ended.error if ended is not None else asyncio.CancelledError()
         if ended is not None and error is None:
+            if isinstance(ended.value, _NoResult):
+                return Done(lost=ended.value.reason, seconds=self._seconds), None
             try:
                 return Done(to_json(ended.value, "result"), seconds=self._seconds), None
             except BaseException as raised:  # noqa: BLE001  a model of the user's may raise anything
@@ -296,7 +326,10 @@ class Try:
         if all(issubclass(kind, AbortJob) for kind in causes):
             said = describe(next(one for one in leaves_of(error) if isinstance(one, AbortJob))).partition(": ")[2]
             return Done(said or None, seconds=self._seconds)
-        text, trace = describe(error), traceback_of(error)
+        if self._said is not None and self._said[0] is error:
+            _, text, trace = self._said
+        else:
+            text, trace = describe(error), traceback_of(error)
         failed = Failed(text, traceback=trace, seconds=self._seconds)
         if any(issubclass(kind, BadTriggerError) for kind in causes):
             return replace(failed, bad_trigger=True)
@@ -312,10 +345,11 @@ class Try:
         if hook is None:
             return True
         try:
-            return await call_in_time(_LONGEST_HOOK_S, self._executor, hook, error) is not False
+            return await call_in_time(LONGEST_HOOK_S, hook, error) is not False
         except BaseException as raised:
             if is_cancelled():
                 raise
+            self._note_left_behind(raised)
             self._context.logger.warning("error_hook failed; the job is not tried again", error=describe(raised))
             return False
 
@@ -324,8 +358,14 @@ class Try:
         if hook is None:
             return
         try:
-            await call_in_time(self._config.timeout, self._executor, hook, self._context, error)
+            await call_in_time(self._config.timeout, hook, self._context, error)
         except BaseException as raised:
             if is_cancelled():
                 raise
+            self._note_left_behind(raised)
             self._context.logger.warning("worker_commit failed", error=describe(raised))
+
+    def _note_left_behind(self, error: BaseException) -> None:
+        """Have the slot held until a hook ends that was left behind: its thread is one of those that slots bound."""
+        if isinstance(error, LeftBehindError) and (self.outliving is None or self.outliving.done()):
+            self.outliving = error.hook

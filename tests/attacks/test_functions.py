@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import random
@@ -12,8 +13,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,13 @@ from couchjobs.workers.config import WorkerConfig
 from couchjobs.workers.context import Resources, WorkerContext, current_job
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.registry import config_of, worker
+from couchjobs.workers.threads import Threads
 from couchjobs.workers.worker import Worker
 
 GUILTY = '''
 """Functions that do what functions should not do."""
 import asyncio, contextlib, logging, os, signal, subprocess, sys, threading, time
+import structlog
 from couchjobs import worker
 
 @worker("innocent", concurrency=8)
@@ -147,7 +150,40 @@ async def act(ctx, what):
         asyncio.ensure_future(asyncio.sleep(600))
         return "left"
     elif what == "leave a program":
-        return subprocess.Popen(["sleep", "600"]).pid
+        return subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+    elif what == "take the signals":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        loop.add_signal_handler(signal.SIGINT, print, "mine")
+        return "taken"
+    elif what == "end all generators":
+        await loop.shutdown_asyncgens()
+        return "ended"
+    elif what == "end all threads":
+        await loop.shutdown_default_executor()
+        return "ended"
+    elif what == "fill the threads":
+        for _ in range(40):
+            loop.run_in_executor(None, time.sleep, 600)
+        return "filled"
+    elif what == "log another way":
+        structlog.configure(processors=[lambda logger, name, event: event["nothing"]], cache_logger_on_first_use=True)
+        return "configured"
+    elif what == "set an alarm":
+        signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        await asyncio.sleep(0.2)
+        return "rung"
+    elif what == "hang in a hook":
+        await ctx.push("hooked", None)
+
+def late(number, frame):
+    raise OSError("out of time")
+
+def hangs(job):
+    time.sleep(600)
+
+@worker("hooked", before_hook=hangs)
+async def hooked(ctx): pass
 
 @worker("guilty", concurrency=8, max_exec_count=2, retry_delay=0.1, timeout=3)
 async def guilty(ctx, message):
@@ -197,6 +233,13 @@ ACTS = {
     "close descriptors": "ValueError: nobody hears it",
     "stop the loop": None,
     "odd class": "its class says nothing",
+    "take the signals": None,
+    "end all generators": None,
+    "end all threads": None,
+    "fill the threads": None,
+    "log another way": None,
+    "set an alarm": None,
+    "hang in a hook": "no end within 3 s",
 }
 PLAIN = {"stop": "StopIteration", "exit": "SystemExit: 2", "mutate": "Endless", "fork": None, "thread": None}
 
@@ -491,6 +534,185 @@ async def test_log_when_nobody_reads_it_then_jobs_end_all_the_same(
             process.kill()
         os.close(reader)
         os.close(writer)
+
+
+def _lose() -> None:
+    raise ConnectionError("lost")
+
+
+@pytest.mark.parametrize("how", ["a reader goes on", "a neighbour goes on"])
+def test_error_when_others_hold_it_too_then_they_go_on(how: str) -> None:
+    """It was raised in a task that all share, or they wait for the same future: its frames are not this job's alone."""
+
+    async def go() -> tuple[Outcome, str]:
+        shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def reads() -> str:
+            try:
+                _lose()
+            except ConnectionError as error:
+                shared.set_exception(error)
+                await asyncio.sleep(0.1)
+            return "reads on"
+
+        async def waits() -> str:
+            with suppress(ConnectionError):
+                await shared
+            await asyncio.sleep(0.1)
+            return "goes on"
+
+        async def fails(ctx: WorkerContext) -> None:
+            await shared
+
+        other = asyncio.create_task(waits() if how == "a neighbour goes on" else reads())
+        given = Job.from_document({"_id": "j", "_rev": "1-a", "worker": "w", "message": None, "state": "running"})
+        given.exec_count = 1
+        one = Worker(config_of(worker("w", max_exec_count=1)(fails))).begin(given)
+        if how == "a neighbour goes on":
+            asyncio.get_running_loop().call_later(0.05, shared.set_exception, ConnectionError("lost"))
+        outcome = await one.run()
+        return outcome, await asyncio.wait_for(other, 5)
+
+    outcome, other = asyncio.run(go())
+    assert isinstance(outcome, Failed)
+    assert other.endswith("on")
+
+
+def test_middleware_when_a_plain_function_is_late_then_told_so() -> None:
+    """A transaction must not be committed whose try counts as failed."""
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def transaction(ctx: WorkerContext) -> AsyncIterator[None]:
+        try:
+            yield
+            seen.append("commit")
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+
+    async def go() -> Outcome:
+        given = Job.from_document({"_id": "j", "_rev": "1-a", "worker": "w", "message": None, "state": "running"})
+        config = config_of(worker("w", timeout=0.05, middleware=[transaction])(lambda ctx: time.sleep(0.3)))
+        one = Worker(config).begin(given)
+        outcome = await one.run()
+        assert one.outliving is not None
+        await asyncio.wait([one.outliving], timeout=5)
+        return outcome
+
+    assert "no end within" in str(asyncio.run(go()))
+    assert seen == ["TimeoutError"]
+
+
+def test_thread_when_interrupted_at_any_moment_then_each_call_is_made_once_and_told() -> None:
+    """As libraries for time limits do it: the exception may come when the function has ended."""
+
+    async def go() -> Counter[str]:
+        threads, ended = Threads(), Counter[str]()
+        for number in range(100):
+            ids: list[int] = []
+            calls: list[int] = []
+
+            def call(ids: list[int] = ids, calls: list[int] = calls) -> str:
+                ids.append(threading.get_ident())
+                calls.append(1)
+                return "returned"
+
+            value = threads.call(call, lambda error: type(error).__name__)
+            await eventually(lambda ids=ids: ids)
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ids[0]), ctypes.py_object(KeyError))
+            ended[await asyncio.wait_for(value, 5)] += 1
+            assert calls == [1]
+        return ended
+
+    ended = asyncio.run(go())
+    assert set(ended) <= {"returned", "KeyError"}
+    assert ended.total() == 100
+
+
+def test_thread_when_none_can_be_started_then_the_call_is_not_made() -> None:
+    """Its try counts as failed, and there is another one."""
+    made: list[int] = []
+
+    async def go() -> None:
+        before = threading.stack_size(2**45)
+        try:
+            with pytest.raises(RuntimeError):
+                Threads().call(lambda: made.append(1), lambda _: None)
+        finally:
+            threading.stack_size(before)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(go())
+    assert made == []
+
+
+async def test_on_failed_when_it_takes_long_then_the_slot_is_held_meanwhile(
+    connection: Connection, db: Prefixer, start: Any
+) -> None:
+    """Else a thousand failures are a thousand calls at once."""
+    at_once: list[int] = []
+    release = threading.Event()
+
+    def tell(ctx: WorkerContext, error: Exception) -> None:
+        at_once.append(1)
+        release.wait(20)
+
+    @worker("fails", max_exec_count=1, concurrency=2, on_failed=tell)
+    async def fails(ctx: WorkerContext) -> None:
+        raise ValueError
+
+    await start(fails)
+    jobs = connection.database(db.database("jobs"))
+    for number in range(6):
+        await jobs.put({"_id": f"job-{number}", "worker": "fails", "message": None, "state": "queued"})
+
+    async def two_are_told() -> bool:
+        return len(at_once) == 2
+
+    async def two_run() -> bool:
+        found = await jobs.get_many(f"job-{number}" for number in range(6))
+        return [one["state"] for one in found.values()].count("running") == 2
+
+    await eventually(two_are_told)
+    await eventually(two_run)
+    release.set()
+    for number in range(6):
+        assert (await wait(db, f"job-{number}", 20)).state is State.ERRORED
+
+
+async def test_child_when_its_daemon_is_killed_then_gone_though_its_loop_is_blocked(
+    connection: Connection, db: Prefixer, tmp_path: Path, settings_for: Callable[..., Settings]
+) -> None:
+    """Nobody closes the socket in time; the programs that it has started go, too."""
+    (tmp_path / "blocks.py").write_text(
+        "import subprocess, time\n"
+        "from couchjobs import worker\n"
+        "@worker('blocks')\n"
+        "async def blocks(ctx):\n"
+        "    subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    time.sleep(600)\n"
+    )
+    given = settings_for()
+    names = ("url", "domain", "prefix", "control_db")
+    options = {name: getattr(given, name) for name in names}
+    daemon = DaemonProcess(tmp_path, "blocks", "daemon", ("--processes", "1"), **options)
+    try:
+        jobs = connection.database(db.database("jobs"))
+        await jobs.put({"_id": "one", "worker": "blocks", "message": None, "state": "queued"})
+
+        async def blocked() -> bool:
+            return any("sleep" in program.name() for program in _programs(tmp_path))
+
+        await eventually(blocked, 20)
+        daemon.signal(signal.SIGKILL)
+        await eventually(lambda: not _programs(tmp_path), 20)
+    finally:
+        daemon.end()
+        for program in _programs(tmp_path):
+            program.kill()
 
 
 def _programs(folder: Path) -> list[psutil.Process]:
