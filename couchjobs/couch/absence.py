@@ -22,15 +22,15 @@ async def is_surely_gone(database: Database) -> bool:
     loop = asyncio.get_running_loop()
     until = loop.time() + _FOR_S
     while True:
-        if not await _is_absent(database):
+        if not await is_absent(database):
             return False
         if loop.time() >= until:
             return True
         await asyncio.sleep(_LOOK_S)
 
 
-async def _is_absent(database: Database) -> bool:
-    """Return whether the server, which shows that it is CouchDB, says that the database does not exist."""
+async def is_absent(database: Database) -> bool:
+    """Return whether the server, which shows that it is CouchDB, says now that the database does not exist."""
     try:
         await database.info()
     except NotFound:

@@ -33,6 +33,9 @@ from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
 
 _logger = get_logger(__name__)
 _LOUD_AFTER = 3
+_LONGEST_WAIT_S = 120.0
+"""Seconds after which a request that waits is sent anew, whatever signs of life it gives."""
+_TOLD_AFTER = 5
 _SILENCE_S = 10.0
 """Seconds without a byte after which a waiting request is given up: ten heartbeats, more than a busy server takes."""
 _REFUSED_FOR_S = 5.0
@@ -108,6 +111,8 @@ class ChangesFollower:
         self._shards = 0
         """Of the database; 0 where that is not known yet."""
         self._empty = 0
+        self._standing = 0
+        """How many pages have not moved on."""
         self._interrupted = False
         self._refused_since: float | None = None
         self.failures = 0
@@ -161,6 +166,7 @@ class ChangesFollower:
             self.failures, self._refused_since = 0, None
             if page.changes:
                 self._empty = 0
+                await self._pause_standing(page)
                 return page
             self._interrupted = True  # by the end of the database, perhaps
             await self._pause_empty(began)
@@ -170,6 +176,14 @@ class ChangesFollower:
         self._empty = 0 if asyncio.get_running_loop().time() - began > _AT_ONCE_S else self._empty + 1
         if self._empty:
             await asyncio.sleep(backoff(self._empty, first=0.02, longest=1.0))
+
+    async def _pause_standing(self, page: Page) -> None:
+        """Wait a little where the position of a page is the one before it: the same rows would come without end."""
+        self._standing = self._standing + 1 if page.last_seq == self.since else 0
+        if self._standing == _TOLD_AFTER:
+            _logger.warning("the feed gives the same position again", database=self.database.name, since=self.since)
+        if self._standing:
+            await asyncio.sleep(backoff(self._standing, first=0.02, longest=1.0))
 
     async def _look_whether_behind(self) -> None:
         """Find out, after an interruption, whether the database is still the one that it was.
@@ -228,14 +242,18 @@ class ChangesFollower:
             params["include_docs"] = True
         if self._leaves:
             params["style"] = "all_docs"
-        return await self.database.server.request(
-            "GET",
-            f"{self.database.path}/_changes",
-            params=params,
-            silence_s=self._silence_s if waits else None,
-            max_answer=MAX_PAGE_BYTES,
-            has="results",
-        )
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT_S if waits else None):
+                return await self.database.server.request(
+                    "GET",
+                    f"{self.database.path}/_changes",
+                    params=params,
+                    silence_s=self._silence_s if waits else None,
+                    max_answer=MAX_PAGE_BYTES,
+                    has="results",
+                )
+        except TimeoutError:  # signs of life are no rows: what stands between may have lost sight of the feed
+            return {"results": [], "last_seq": self.since}
 
     async def has_more(self) -> bool:
         """Return whether there are rows that have not been dealt with.

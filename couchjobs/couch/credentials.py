@@ -13,6 +13,7 @@ import asyncio
 
 from couchjobs.couch.answers import Shown, error_of, of_credentials
 from couchjobs.couch.authentication import Authentication, Headers
+from couchjobs.couch.codec import decode
 from couchjobs.couch.login import Source, source_of, split_urls
 from couchjobs.couch.transport import Answer, Transport
 from couchjobs.errors import ConfigurationError, CouchError, Locked, Unauthorized
@@ -94,7 +95,7 @@ class Credentials:
         if attempt == _ATTEMPTS or self.kind == "noauth" or not (answer.status == 401 or locked):
             return False
         said = of_credentials(answer.body)
-        if said is Shown.TAKEN:
+        if said is Shown.TAKEN and (attempt > 1 or not await self._have_ended(shown)):
             return False
         if self._headers is not shown:
             return True
@@ -200,6 +201,16 @@ class Credentials:
             return None
         error = error_of("GET", "_session", answer.status, answer.body)
         return error if isinstance(error, Unauthorized | Locked) else None
+
+    async def _have_ended(self, headers: Headers) -> bool:
+        """Return whether these headers are a session that is over: CouchDB takes it for nobody's, who is no admin."""
+        if not self._authentication.is_renewable(headers):
+            return False
+        try:
+            answer = await self._transport.send("GET", f"{self._url}/_session", headers=headers)
+            return answer.status == 401 or decode(answer.body)["userCtx"]["name"] is None
+        except (CouchError, ValueError, KeyError, TypeError, RecursionError):
+            return False
 
     async def _read_again(self) -> None:
         """Ask the source again; take the credentials if they have changed, and forget what was said of the others."""

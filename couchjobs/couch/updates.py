@@ -18,6 +18,10 @@ from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
 _logger = get_logger(__name__)
 _TOGETHER_S = 0.05
 """Seconds in which further changes are told together."""
+_AT_ONCE_S = 0.5
+"""Seconds within which an answer has not waited for anything."""
+_LONGEST_PAUSE_S = 5.0
+"""Seconds between two answers that have not waited, and tell the same."""
 _SILENCE_S = 10.0
 _REST = 9.0
 """Times as long as a round took is the pause after it: a tenth of one core of the server at most."""
@@ -61,8 +65,10 @@ class DatabaseUpdates:
                 yield names
 
     async def _told(self) -> AsyncIterator[set[str]]:
-        since, failures = "now", 0
+        loop = asyncio.get_running_loop()
+        since, failures, standing = "now", 0, 0
         while True:
+            began = loop.time()
             params = {"feed": "longpoll", "since": since, "heartbeat": int(self._heartbeat_s * 1000)}
             if since == "now":
                 params = {"since": "now", "limit": 1}
@@ -80,13 +86,18 @@ class DatabaseUpdates:
                     _logger.info("which databases change is not to be had now", reason=str(error))
                 await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
                 continue
+            stands = str(answer["last_seq"]) == since and loop.time() - began < _AT_ONCE_S
+            standing = standing + 1 if stands else 0
             begins, failures, self.are_told, since = since == "now", 0, True, str(answer["last_seq"])
             if begins:  # nobody has told of what came before
                 yield {*self._names()}
             rows = [row for row in answer.get("results") or () if isinstance(row, dict)]
-            if names := {row["db_name"] for row in rows if isinstance(row.get("db_name"), str)}:
+            names = {row["db_name"] for row in rows if isinstance(row.get("db_name"), str)}
+            if names and not stands:
                 yield names
-            await asyncio.sleep(_TOGETHER_S)
+            await asyncio.sleep(
+                backoff(standing, first=_TOGETHER_S, longest=_LONGEST_PAUSE_S) if stands else _TOGETHER_S
+            )
 
     async def _asked(self) -> AsyncIterator[set[str]]:
         """Ask again and again, for a while."""

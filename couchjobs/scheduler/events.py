@@ -136,27 +136,25 @@ class EventFollower:
         except NotFound as error:
             raise Unavailable(str(error), 404) from error
 
-    async def _begin(self, present: str) -> None:
-        """Find out where to begin: where this follower was, where another one was, or at `present`."""
+    async def _begin(self, present: str, instance: str = "") -> None:
+        """Find out where to begin: where this follower was, where another one was, or at `present` of that instance."""
         stored = await self._stored()
         if stored is not None and (self._position is None or stored.get("seq") == self._position):
             self._checkpoint = stored
             self._position = str(stored.get("seq", present))
             return
-        self._checkpoint = stored or new_position(self._db, self._doctype)
+        self._checkpoint = stored or {**new_position(self._db, self._doctype), "instance": self._instance or instance}
         if not self._rereads:
             await self._save(self._position or present)
 
     async def _follow(self, present: str) -> None:
-        await self._begin(present)
         info = await self._database.info()
         instance = instance_of(info)
-        known = str(self._checkpoint.get("instance", "")) or instance
+        await self._begin(present, instance)
+        known = str(self._checkpoint.get("instance", "")) or self._instance or instance
         self._checkpoint["instance"] = self._instance = instance
         if known != instance:
-            _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
-            self._seen = Seen() if self._seen is None else self._seen.renewed()
-            await self._save("0")
+            await self._begin_anew(present)
         elif await is_another_than(self._database, Known(self._position or "0", instance, self._witnesses())):
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self._seen is None:
@@ -214,7 +212,27 @@ class EventFollower:
             _logger.warning("the feed is read from its beginning", database=self._database.name, reason=reason)
             self._position, self._rereads = "0", True
             return
-        present = await current_sequence(self._database)
+        await self._lose_position(await current_sequence(self._database), reason)
+
+    async def _begin_anew(self, present: str) -> None:
+        """Begin with a database that was made anew: what is not known from before is new in it.
+
+        Where that is not known, the last rows before the position tell: a copy, as after a move of the server, has
+        them, and is gone on with at `present`.
+        """
+        before = self._seen
+        if before is None:
+            before = await remembered(self._control, self._name, None)
+        witnesses = self._witnesses()
+        if before is None and len(await self._database.missing_revisions(witnesses)) < len(witnesses):
+            await self._lose_position(present, "the database is a copy, and what had fired before is not known")
+            return
+        _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
+        self._seen, self._rereads = Seen() if before is None else before.renewed(), False
+        await self._save("0")
+
+    async def _lose_position(self, present: str, reason: str) -> None:
+        """Go on from the present, and say so where people look."""
         _logger.error(
             "the position in the feed is lost: changes between it and now may have fired nothing",
             database=self._database.name,
@@ -243,9 +261,9 @@ class EventFollower:
                 raise PositionRefused(str(error)) from error
             seen.forget(change.doc_id for change in later)
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
-            if unsure and (known := await remembered(self._control, self._name, self._instance)) is not None:
+            if (known := await remembered(self._control, self._name, self._instance)) is not None:
                 seen.adopt(known, (change.doc_id for change in later))
-                unsure = set()
+                seen.before, unsure = known.before, set()
             for witness in self._witnesses():  # what is known of the last rows before the position
                 seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
                 unsure.discard(witness.doc_id)

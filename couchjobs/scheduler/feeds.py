@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from couchjobs.cluster.daemon import Daemon
+from couchjobs.couch.absence import is_absent
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, Conflict, CouchError, Forbidden, NotFound, Unauthorized
 from couchjobs.log import get_logger
@@ -226,7 +227,7 @@ class Feeds:
         names = {self._db.database(doctype): doctype for doctype in sorted(doctypes)}
         server = self._connection.server
         try:
-            absent = {names[name] for name in await server.missing([*names])}
+            absent = await self._absent_of({names[name] for name in await server.missing([*names])})
             present = doctypes - absent
         except (Forbidden, Unauthorized, NotFound):
             present, absent = await self._present_one_by_one(names)
@@ -238,6 +239,15 @@ class Feeds:
                 self._absent[doctype] = follower
             self._absent[doctype] = self._absent.pop(doctype)  # the next look begins with others
         return present
+
+    async def _absent_of(self, missing: set[str]) -> set[str]:
+        """Return those of which CouchDB says more than that it cannot tell of them: all else fails in the same way."""
+        known = missing & self._absent.keys()
+        return known | {
+            doctype
+            for doctype in missing - known
+            if await is_absent(self._connection.database(self._db.database(doctype)))
+        }
 
     async def _present_one_by_one(self, names: dict[str, str]) -> tuple[set[str], set[str]]:
         """Return the doctypes whose databases exist, and those whose do not, the longest unseen first."""

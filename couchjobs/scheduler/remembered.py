@@ -19,13 +19,18 @@ from couchjobs.scheduler.seen import Seen
 _logger = get_logger(__name__)
 PREFIX = "seen:"
 _NAME = "seen"
+_BEFORE = "before"
+"""What had been seen before the database was made anew."""
 
 
 async def remember(control: Database, database: str, instance: str, seen: Seen) -> bool:
     """Write down what has been seen of a database, told from one made anew by its instance; return whether it is."""
     doc_id = PREFIX + database
-    data = base64.b64encode(seen.as_bytes()).decode()
-    attachments = {_NAME: {"content_type": "application/octet-stream", "data": data}}
+    parts = {_NAME: seen} if seen.before is None else {_NAME: seen, _BEFORE: seen.before}
+    attachments = {
+        name: {"content_type": "application/octet-stream", "data": base64.b64encode(part.as_bytes()).decode()}
+        for name, part in parts.items()
+    }
     try:
         present = await control.find(doc_id)
         rev = {} if present is None else {"_rev": present["_rev"]}
@@ -39,21 +44,26 @@ async def remember(control: Database, database: str, instance: str, seen: Seen) 
     return True
 
 
-async def remembered(control: Database, database: str, instance: str) -> Seen | None:
+async def remembered(control: Database, database: str, instance: str | None) -> Seen | None:
     """Return what was written down of a database; None where nothing was, or of another one of that name.
+
+    `instance`: of the database as it is now; None: of whichever there was.
 
     Raises:
         CouchError: it cannot be read.
     """
     document = await control.find(PREFIX + database)
-    if document is None or document.get("instance") != instance:
+    if document is None or instance not in (None, document.get("instance")):
         return None
-    path = f"{control.path}/{quote(PREFIX + database, safe='')}/{_NAME}"
+    path = f"{control.path}/{quote(PREFIX + database, safe='')}"
     try:
-        return Seen.from_bytes(await control.server.request_bytes("GET", path))
+        seen = Seen.from_bytes(await control.server.request_bytes("GET", f"{path}/{_NAME}"))
+        if _BEFORE in (document.get("_attachments") or {}):
+            seen.before = Seen.from_bytes(await control.server.request_bytes("GET", f"{path}/{_BEFORE}"))
     except (NotFound, ValueError) as error:
         _logger.warning("what was seen cannot be used", database=database, reason=str(error))
         return None
+    return seen
 
 
 async def forget(control: Database, database: str) -> None:

@@ -28,7 +28,8 @@ class Seen:
         self._ids = array("Q")
         self._revs = array("Q")
         self._newer: dict[int, int] = {}
-        self._before: Seen | None = None
+        self.before: Seen | None = None
+        """What had been seen of the database of that name before this one."""
 
     def __len__(self) -> int:
         self._merge(self._newer)
@@ -72,14 +73,14 @@ class Seen:
     def renewed(self) -> Seen:
         """Return the same for a database that was made anew: no document is known in it, but revisions have gone by."""
         fresh = Seen()
-        fresh._before, self._before = self, None
+        fresh.before, self.before = self, None
         return fresh
 
     def has(self, doc_id: str, rev: str, *, deleted: bool) -> bool:
         """Return whether that very revision has gone by."""
         if self._find(doc_id) == _rev(rev, deleted=deleted):
             return True
-        return self._before is not None and self._before.has(doc_id, rev, deleted=deleted)
+        return self.before is not None and self.before.has(doc_id, rev, deleted=deleted)
 
     def knows(self, doc_id: str) -> bool:
         """Return whether the document was there when it was seen last; one that was deleted then is new again."""

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import orjson
-from fault_proxy import Answer, FaultProxy
+import pytest
+from fault_proxy import Answer, FaultProxy, Refusal
 from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
@@ -122,3 +123,96 @@ async def test_position_when_it_was_lost_while_no_daemon_ran_then_said_until_som
 
     await eventually(both_fired, 15)
     assert await losses_of(connection, db) == {}
+
+
+@pytest.mark.parametrize("half", [False, True])
+async def test_source_when_made_anew_from_a_copy_while_no_daemon_runs_then_only_what_is_new_fires(
+    connection: Connection, db: Prefixer, begin: Any, half: bool
+) -> None:
+    """As after a move of the server, or with other shards; `half`: a daemon sees a part of it come back, then another.
+
+    Retention has removed the jobs meanwhile: their ids guard nothing.
+    """
+    orders = await orders_of(connection, db)
+    jobs = connection.database(db.database("jobs"))
+    for number in range(3):
+        await orders.put({"_id": f"old-{number}"})
+    await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+    system = await begin(note)
+    await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
+    await orders.put({"_id": "first"})
+    await eventually(lambda: jobs_of(connection, db, "seen"), 15)
+    await system.shutdown(timeout=1)
+    for job in await jobs_of(connection, db, "seen"):
+        await jobs.delete(job["_id"], (await jobs.get(job["_id"]))["_rev"])
+    kept = [document async for page in orders.all_docs() for document in page]
+    instance = (await orders.info()).get("instance_start_time")
+    await connection.server.delete_database(orders.name)
+
+    async def made_anew() -> bool:  # at a later second
+        await connection.server.create_database(orders.name)
+        if (await orders.info()).get("instance_start_time") != instance:
+            return True
+        await connection.server.delete_database(orders.name)
+        return False
+
+    await eventually(made_anew, 20)
+
+    async def come_back(documents: list[dict[str, Any]]) -> None:
+        body = orjson.dumps({"docs": documents, "new_edits": False})
+        await connection.server.request("POST", f"{orders.path}/_bulk_docs", body=body)
+
+    await come_back(kept[:2] if half else kept)
+    system = await begin(note)
+    if half:
+        await eventually(lambda: so_far(connection, orders), 15)
+        await system.shutdown(timeout=1)
+        await come_back(kept)
+        await begin(note)
+    await orders.put({"_id": "last"})
+
+    async def the_last_has_fired() -> bool:
+        return "last" in await fired(connection, db)
+
+    await eventually(the_last_has_fired, 20)
+    assert await fired(connection, db) == ["last"]
+    assert await losses_of(connection, db) == {}
+
+
+async def so_far(connection: Connection, orders: Database) -> bool:
+    """Whether a daemon has dealt with all that there is."""
+    checkpoint = await connection.control.get(f"checkpoint:{orders.name}")
+    feed = await orders.server.request("GET", f"{orders.path}/_changes", params={"since": checkpoint["seq"]})
+    return not feed["results"]
+
+
+async def test_source_when_it_cannot_be_opened_as_its_trigger_comes_then_old_documents_do_not_fire(
+    connection: Connection, db: Prefixer, begin: Any, server_url: str
+) -> None:
+    """CouchDB says `not_found` in `_dbs_info` whatever is wrong with a database; it does not say 404 for it."""
+    orders = await orders_of(connection, db)
+    for number in range(3):
+        await orders.put({"_id": f"old-{number}"})
+    refused = 0
+
+    async def before(method: str, path: str, body: bytes) -> None:
+        nonlocal refused
+        if refused < 8 and "orders" in path.replace("%2F", "/"):
+            refused += 1
+            raise Refusal(500, {"error": "internal_server_error", "reason": "No DB shards could be opened."})
+
+    def after(answer: Answer) -> None:
+        if refused < 8 and "_dbs_info" in answer.path:
+            answer.json = [{"key": one["key"], "error": "not_found"} for one in answer.json]
+
+    async with FaultProxy(server_url) as proxy:
+        proxy.before, proxy.after = before, after
+        await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+        system = await begin(note, url=proxy.url)
+        checkpoint = await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 30)
+        assert refused == 8
+        assert checkpoint["seq"] != "0"
+        await orders.put({"_id": "new"})
+        await eventually(lambda: fired(connection, db), 30)
+        assert await fired(connection, db) == ["new"]
+        await system.shutdown(timeout=0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from copies import put_on_all
@@ -171,6 +173,57 @@ async def test_follower_when_answers_are_broken_then_every_change_comes(
             seen |= {change.doc_id for change in page.changes}
         assert faults >= 2
         assert follower.failures == 0
+
+
+async def test_feed_when_it_only_gives_signs_of_life_then_asked_for_anew(
+    proxy: FaultProxy, connection: Connection, db: Prefixer, settings_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands between may have lost sight of the server, and go on to say that it is there."""
+    monkeypatch.setattr(changes, "_LONGEST_WAIT_S", 0.5)
+    asked = 0
+
+    async def before(method: str, path: str, body: bytes) -> None:
+        nonlocal asked
+        if "longpoll" in path:
+            asked += 1
+            if asked == 1:
+                await asyncio.sleep(60)
+
+    proxy.before = before
+    async with connect(settings_for(url=proxy.url)) as behind:
+        database = behind.database(db.database("triggers"))
+        follower = ChangesFollower(database, "now", silence_s=30)
+        coming = asyncio.create_task(take(follower))
+        await eventually(lambda: asked == 1)
+        await connection.database(database.name).put({"_id": "doc"})
+        with suppress(TimeoutError):
+            assert (await asyncio.wait_for(coming, 10)).changes
+        assert asked >= 2
+
+
+async def test_feed_when_its_position_does_not_move_then_not_asked_without_a_pause(
+    proxy: FaultProxy, connection: Connection, db: Prefixer, settings_for: Any
+) -> None:
+    """The same rows, again and again: 700 times a second."""
+    asked = 0
+
+    def stand_still(answer: Answer) -> None:
+        nonlocal asked
+        if "_changes" in answer.path:
+            asked += 1
+            answer.json = {**answer.json, "last_seq": "0"}
+
+    proxy.after = stand_still
+    async with connect(settings_for(url=proxy.url)) as behind:
+        database = behind.database(db.database("triggers"))
+        await connection.database(database.name).put({"_id": "doc"})
+        follower = ChangesFollower(database, "0")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for _ in range(8):
+            await take(follower)
+        assert asked == 8
+        assert loop.time() - began > 1
 
 
 async def test_jobs_when_connections_are_cut_and_answers_lost_then_each_runs_once(

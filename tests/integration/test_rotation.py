@@ -14,8 +14,9 @@ from triggering import note, so_many_jobs_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.access import admit, give_role
-from couchjobs.couch.connection import Connection
+from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.database import Database
+from couchjobs.errors import Unauthorized
 from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, secure
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_job, wait
@@ -98,3 +99,36 @@ async def test_password_when_changed_under_load_then_the_account_is_not_locked_a
             await eventually(lambda doctype=doctype: so_many_jobs_of(connection, db, doctype, len(pushed)))
         assert (len(wrong), locked) == (1, [])
         await first.shutdown(timeout=0)
+
+
+async def test_session_when_it_has_ended_and_an_administrator_is_wanted_then_another_one_is_begun(
+    settings_for: Any, server_url: str
+) -> None:
+    """CouchDB takes it for nobody's, and says that nobody is no administrator; whoever is none has his session asked."""
+    port = urlsplit(server_url)
+    logins = asked = 0
+    is_none = False
+
+    def after(answer: Answer) -> None:
+        nonlocal logins, asked
+        path = answer.path.partition("?")[0].strip("/")
+        if (answer.method, path) == ("POST", "_session"):
+            logins += 1
+        elif path == "_session":
+            asked += 1
+            if logins == 1:
+                answer.json = {**answer.json, "userCtx": {"name": None, "roles": []}}
+        elif path == "_all_dbs" and (logins == 1 or is_none):
+            answer.status = 401
+            answer.json = {"error": "unauthorized", "reason": "You are not a server admin."}
+
+    async with FaultProxy(f"http://{port.hostname}:{port.port}") as proxy:
+        proxy.after = after
+        url = proxy.url.replace("//", f"//{port.username}:{port.password}@")
+        async with connect(settings_for(url=url)) as behind:
+            await behind.server.databases_from("x")
+            assert (logins, asked) == (2, 1)
+            is_none = True
+            with pytest.raises(Unauthorized, match="server admin"):
+                await behind.server.databases_from("x")
+            assert (logins, asked) == (2, 2)
