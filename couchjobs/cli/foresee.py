@@ -66,7 +66,7 @@ def next_times(
         for tick, local in zip_longest(answer["next"], answer.get("local", ()), fillvalue=""):
             print(f"{tick}  {local}".rstrip())
         if not answer["next"]:
-            print("never")
+            print(answer.get("note", "never"))
         if trigger_id is None and kind in PERIODIC:
             print("note: an example: each stored trigger has a moment of its own in that window", file=sys.stderr)
 
@@ -82,14 +82,14 @@ def _answer_stored(
 ) -> dict[str, Any]:
     """Return the coming times of a stored trigger, counted as its daemon counts them."""
 
-    async def work(connection: Connection) -> Life | None:
+    async def work(connection: Connection) -> tuple[Life | None, bool]:
         infos = await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
         given = {name: value for name, value in changes.items() if value is not None}
         changed = TriggerInfos.from_document({**infos.document(), **given})
-        return await life_in(connection, connection.settings.tenant, changed)
+        return await life_in(connection, connection.settings.tenant, changed), changed.disabled
 
     try:
-        life = with_connection(url, domain, prefix, work)
+        life, is_disabled = with_connection(url, domain, prefix, work)
         if life is None:
             raise MalformedTriggerError(f"trigger {trigger_id!r} does not fire by the clock")
         start = (parse_time(after) if after else None) or now()
@@ -100,7 +100,8 @@ def _answer_stored(
             if zone.key == "UTC"
             else {"local": [f"{tick.astimezone(zone):%a %Y-%m-%d %H:%M:%S} {zone.key}" for tick in ticks]}
         )
-        return {"next": [_as_text(tick) for tick in ticks], **local, "error": False}
+        note = {"note": "it is disabled"} if is_disabled else {}
+        return {"next": [_as_text(tick) for tick in ticks], **local, **note, "error": False}
     except _BAD as error:
         return {"next": [], "error": True, "reason": str(error)}
 
@@ -137,7 +138,10 @@ def _coming_times(row: Any) -> list[str]:
         raise MalformedTriggerError(f"{trigger['type']} does not fire by the clock")
     start = (parse_time(str(row["after"])) if row.get("after") else None) or now()
     life = life_of(parsed, TriggerInfos.from_document(trigger), None, start)
-    return [_as_text(tick) for tick in coming_times(life, start, min(_MOST, int(row.get("count") or 4)))]
+    count = row.get("count", 4)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise BadDocumentError(f"count: {count!r:.100} is no number from 1 on")
+    return [_as_text(tick) for tick in coming_times(life, start, min(_MOST, count))]
 
 
 def match(jsonl: Lines = False) -> None:
@@ -157,6 +161,9 @@ def _answer_match(row: Any) -> dict[str, Any]:
             raise BadDocumentError('a row must hold "arguments", a text, and "event", an object')
         rules = parse_event(row["arguments"])
         event = row["event"]
+        for name in ("doc", "old"):
+            if not isinstance(event.get(name), dict | None):
+                raise BadDocumentError(f"event.{name}: a document is an object")
         found = rules.matches(str(event.get("type")), str(event.get("verb")), event.get("doc") or {}, event.get("old"))
     except _BAD as error:
         return {"match": False, "error": True, "reason": str(error)}

@@ -57,7 +57,8 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
         except NotFound as error:
             raise not_set_up(error) from error
         limit = asyncio.Semaphore(_AT_A_TIME)
-        understood = {infos.id: infos for document in documents if (infos := _understood(document))}
+        store = _store(connection)
+        understood = {infos.id: infos for document in documents if (infos := _understood(store, document))}
         remarks = await Remarks.of(connection, connection.settings.tenant, understood.values())
 
         async def describe(document: Document) -> dict[str, Any]:
@@ -97,9 +98,9 @@ async def _all_documents(connection: Connection) -> AsyncIterator[list[Document]
         yield [one.document or {"_id": one.doc_id, "unreadable": one.reason} for one in page if not one.absent]
 
 
-def _understood(document: Document) -> TriggerInfos | None:
+def _understood(store: TriggerStore, document: Document) -> TriggerInfos | None:
     try:
-        return TriggerInfos.from_document(document)
+        return store.read(document)
     except Exception:  # noqa: BLE001  whatever it holds: it is shown as a bad one
         return None
 
@@ -109,7 +110,7 @@ async def _describe(connection: Connection, document: Document) -> dict[str, Any
     if "unreadable" in document and "type" not in document:
         return {**document, "bad": f"bad: {document['unreadable']}"}
     try:
-        infos = TriggerInfos.from_document(document)
+        infos = _store(connection).read(document)
         parsed = parse_trigger(infos)
     except (BadDocumentError, MalformedTriggerError, UnknownTriggerError) as error:
         return {**document, "bad": f"bad: {error}"}

@@ -54,6 +54,14 @@ class JobCheck:
             raise BadDocumentError(f"message: {error}") from error
         self._check_size(self._sizes(document)[1])
 
+    def check_message(self, message: object) -> None:
+        """Check a message by itself: that of the jobs that a trigger will make.
+
+        Raises:
+            BadDocumentError: no job can have it.
+        """
+        self._check_size(self._sizes({"message": message})[1])
+
     def _sizes(self, document: Document) -> tuple[int, int]:
         """Return the bytes of the document, and, where those are too many for a message, of its message; else of both.
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar  # noqa: TID251  for the slots of Job
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, WithJsonSchema
 from structlog.typing import FilteringBoundLogger
 
+from couchjobs.couch.codec import decode
 from couchjobs.couch.database import Document
 from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, MessageUnmarshalError
@@ -272,7 +272,7 @@ class Job(BaseModel):
             text = self.model_dump_json(
                 by_alias=True, exclude_defaults=True, exclude_none=True, exclude=_ALL_JSON_FIELDS
             )
-            plain = orjson.loads(text)
+            plain = decode(text.encode())
         else:  # a job that is pushed, nearly always: the same in a third of the time
             plain = {
                 _ALIASES.get(name, name): value if type(value) in _PLAIN else _as_json(value)

@@ -4,10 +4,10 @@ The first firing opens a window and makes a job that is not run before the windo
 The window is fixed, and closes when the job is claimed. Of an @event, no event data is kept; a @webhook appends its
 payload to `{"payloads": [...]}`; any other kind keeps the first firing as it is.
 
-State, in the control database: `debounce:<triggers database>:<trigger>` = `{job_id, until}`, the window that was
-opened last. It is written before the job, so that all daemons agree on the job's id; where a crash came between the
-two, the next firing makes the job. A feed that rewinds behind a window that is closed opens another: one job too many
-rather than one too few.
+State, in the control database: `debounce:<triggers database>:<trigger>` = `{job_id, until, of}`, the window that was
+opened last, and what its job is made of: once the trigger says something else, another window is opened. It is written
+before the job, so that all daemons agree on the job's id; where a crash came between the two, the next firing makes the
+job. A feed that rewinds behind a window that is closed opens another: one job too many rather than one too few.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 from couchjobs.broker.couch import CouchBroker
@@ -133,7 +134,8 @@ class Debouncer:
         while True:
             state = await self._control.find(self._prefix + infos.id)
             job = None
-            if state is not None and _is_window(state) and await self._ends_in_time(state, infos):
+            joins = state is not None and _is_window(state) and state.get("of") in (None, _made_of(infos))
+            if state is not None and joins and await self._ends_in_time(state, infos):
                 job = await self._join(state, infos, payloads, manual=manual, makers=makers)
             if job is None:
                 window = await self._open(state, infos)
@@ -176,7 +178,12 @@ class Debouncer:
         until = now() + timedelta(seconds=infos.debounce or 0)
         before = state["_rev"] if state is not None else ""
         job_id = await self._broker.id_of_window(infos.id, before)
-        window: Document = {"_id": self._prefix + infos.id, "job_id": job_id, "until": format_time(until)}
+        window: Document = {
+            "_id": self._prefix + infos.id,
+            "job_id": job_id,
+            "until": format_time(until),
+            "of": _made_of(infos),
+        }
         if state is not None:
             window["_rev"] = before
         answer = await write_or_raise(self._writer, window)
@@ -221,6 +228,13 @@ class Debouncer:
         if made is not None:
             return job
         return await self._join(state, infos, payloads, manual=manual, makers=makers)
+
+
+def _made_of(infos: TriggerInfos) -> str:
+    """Return a digest of what the jobs of a trigger are made of."""
+    options = infos.options.stored() if infos.options is not None else None
+    of = [infos.type, infos.worker, infos.message, options, infos.debounce]
+    return sha256(encode(of)).hexdigest()[:16]
 
 
 def _is_window(state: Document) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from couchjobs.couch.database import Document
-from couchjobs.errors import Conflict, CouchError, Forbidden, MalformedTriggerError
+from couchjobs.errors import Conflict, CouchError, CouchjobsError, Forbidden, MalformedTriggerError
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.triggers.infos import TriggerInfos
@@ -22,6 +22,7 @@ _logger = get_logger(__name__)
 MARK = "declared_in_code"
 FIELDS = frozenset({"type", "arguments", "timezone", "worker"})
 """Those that the code says."""
+_OF_A_SCHEDULE = ("anchor", "starts", "ends", "misfire", "misfire_limit", "grace", "debounce")
 
 
 def declared_by(config: WorkerConfig) -> Document | None:
@@ -77,6 +78,22 @@ async def declare(
             _logger.error("a schedule in code may not be written", worker=config.worker_type, reason=str(error))  # noqa: TRY400
 
 
+def _merged(present: Document, wanted: Document) -> Document:
+    """Return what the code says, with what people have added, but for what does not go together with it any more."""
+    kept = {name: value for name, value in present.items() if name not in FIELDS}
+    for left_out in ((), _OF_A_SCHEDULE):
+        merged = {**{name: value for name, value in kept.items() if name not in left_out}, **wanted}
+        try:
+            parse_trigger(TriggerInfos.from_document(merged))
+        except CouchjobsError as error:
+            _logger.warning(
+                "what was added to a schedule in code does not fit it", trigger=present["_id"], reason=str(error)
+            )
+        else:
+            break
+    return merged
+
+
 async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None, *, changes: bool) -> None:
     while True:
         present = await store.database.find(trigger_id)
@@ -96,8 +113,7 @@ async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None
                 return
             if not changes or all(present.get(name) == wanted.get(name) for name in FIELDS):
                 return
-            kept = {name: value for name, value in present.items() if name not in FIELDS}
-            await store.database.put({**kept, **wanted})
+            await store.database.put(_merged(present, wanted))
         except Conflict:
             continue
         except CouchError:

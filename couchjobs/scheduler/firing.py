@@ -1,9 +1,9 @@
 """Storing the job of one firing, whatever made it fire.
 
 A firing is done with where its job is stored, and where it never can be: a hook refuses it, no daemon could run it, or
-CouchDB never takes its document. That is logged, and left behind: it must hold up neither a feed nor a clock. Whatever
-else happens says nothing about the job, and is the caller's to try again; he moves no checkpoint, no tick and no window
-meanwhile.
+CouchDB never takes its document. Then a small errored job stands in its place and says why: it must hold up neither a
+feed nor a clock, and nobody is to miss it unseen. Whatever else happens says nothing about the job, and is the caller's
+to try again; he moves no checkpoint, no tick and no window meanwhile.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Firing:
             else:
                 job = make_job()
                 await self._broker.store_job(job)
-        except Refused as error:
-            _logger.error("a firing makes no job that CouchDB takes", trigger=infos.id, reason=str(error))  # noqa: TRY400
+        except (Refused, BadDocumentError) as error:
+            _logger.error("a firing makes no job, and never can", trigger=infos.id, reason=str(error))  # noqa: TRY400
             if job is not None:
                 await self._broker.store_refused(job, str(error))
-        except BadDocumentError as error:
-            _logger.error("a firing makes no job, and never can", trigger=infos.id, reason=str(error))  # noqa: TRY400
         except NotFound as error:
             raise Unavailable(str(error), 404) from error
         except (CouchError, QueueClosedError):
             raise
-        except Exception:  # a hook refuses it, or what the trigger holds makes no job
+        except Exception as error:  # a hook refuses it, or what the trigger holds makes no job
             _logger.exception("a firing makes no job, and never can", trigger=infos.id)
+            if job is not None:
+                await self._broker.store_refused(job, f"its before_hook failed: {type(error).__name__}: {error}")

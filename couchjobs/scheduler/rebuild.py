@@ -17,7 +17,7 @@ from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import latest_id
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
-from couchjobs.scheduler.states import document_of, state_id
+from couchjobs.scheduler.states import document_of, state_id, state_of
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import now, parse_time
 from couchjobs.triggers.event import EventRules
@@ -64,8 +64,10 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
     states: list[Document] = []
     for trigger_id, (infos, schedule) in scheduled.items():
         state = begun(schedule, infos, now())
+        if (before := state_of(old.get(state_id(store.database.name, trigger_id)))) is not None:
+            state = replace(state, seed=before.seed, anchor=min(state.anchor, before.anchor))
         if (last := last_ticks.get(trigger_id)) is not None:
-            state = replace(state, anchor=last, last=last, fired=last, passed=last)
+            state = replace(state, anchor=last, last=last, fired=last, passed=last, slot=schedule.slot(last))
         states.append({"_id": state_id(store.database.name, trigger_id), **document_of(state, infos)})
     gone = old.keys() - {state["_id"] for state in states}
     await asyncio.gather(

@@ -12,6 +12,7 @@ from couchjobs.errors import (
     TriggerNotFoundError,
     Unauthorized,
 )
+from couchjobs.jobs.checking import JobCheck
 from couchjobs.jobs.ids import new_id
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -32,14 +33,17 @@ class TriggerStore:
         self.database = connection.database(db.database(connection.settings.triggers_doctype))
         self._connection = connection
         self._go_durations = connection.settings.go_durations
+        self._checks = JobCheck(db, connection.settings)
 
     def read(self, document: Document) -> TriggerInfos:
         """Return the trigger that the document holds.
 
         Raises:
-            BadDocumentError: it is none; the message says why.
+            BadDocumentError: it is none, or no daemon could run its jobs; the message says why.
         """
-        return TriggerInfos.from_document(document, go_durations=self._go_durations)
+        infos = TriggerInfos.from_document(document, go_durations=self._go_durations)
+        self._checks.check_message(infos.message)
+        return infos
 
     async def add(self, infos: TriggerInfos) -> TriggerInfos:
         """Store a trigger and return it as it was stored.
@@ -52,6 +56,7 @@ class TriggerStore:
         """
         if infos.id.startswith("_"):
             raise BadDocumentError(f"the id {infos.id[:80]!r} is no trigger's: CouchDB keeps those with _ for itself")
+        self._checks.check_message(infos.message)
         await self._check(infos)
         document = {"_id": new_id(), "domain": self.db.domain, **infos.document(go_durations=self._go_durations)}
         if self.db.prefix:

@@ -24,7 +24,7 @@ class EveryTrigger:
     @property
     def meaning(self) -> str:
         """Return its period, and its anchor."""
-        seconds = f"every {self.period.total_seconds():g}s"
+        seconds = f"every {in_seconds(self.period)}"
         return f"{seconds} from {format_time(self.anchor)}" if self.anchor is not None else seconds
 
     @property
@@ -57,6 +57,11 @@ class EveryTrigger:
         if self.anchor is None:
             low = max(0, low)
         return min(most, max(0, (until - begin) // self.period - low))
+
+
+def in_seconds(period: timedelta) -> str:
+    """Return a duration as text, exactly: `90s`."""
+    return f"{period.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def _at(anchor: datetime, period: timedelta, periods: int) -> datetime | None:

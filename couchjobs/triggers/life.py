@@ -103,7 +103,8 @@ def seen(state: State | None, schedule: Schedule, infos: TriggerInfos, now: date
         return begun(schedule, infos, now)
     state = _without_future(state, now)
     if state.meaning != (meaning := meaning_of(schedule, infos)):
-        state = _changed(state, schedule, meaning, now)
+        is_same = state.rev == infos.rev and state.meaning == _rounded(meaning)
+        state = replace(state, meaning=meaning) if is_same else _changed(state, schedule, meaning, now)
     if state.slot and state.slot > schedule.slot(now + _FAR_AHEAD):
         state = replace(
             state, slot="", note=f"begun anew at {format_time(now)}: its last slot, {state.slot:.40}, is none"
@@ -115,6 +116,15 @@ def seen(state: State | None, schedule: Schedule, infos: TriggerInfos, now: date
     elif state.paused:
         state = replace(state, paused=False, passed=now)
     return replace(state, rev=infos.rev)
+
+
+def _rounded(meaning: str) -> str:
+    """Return the meaning as versions until 0.1 have stored it: of long periods, six digits."""
+    kind, seconds, *more = meaning.split(" ")
+    try:
+        return " ".join([kind, f"{float(seconds.removesuffix('s')):g}s", *more])
+    except ValueError:
+        return meaning
 
 
 def meaning_of(schedule: Schedule, infos: TriggerInfos) -> str:
@@ -264,15 +274,14 @@ class Life:
             return self._plan_from(first, now, now - (ON_TIME if grace is None else grace))
         if infos.misfire == "all":
             limit = infos.misfire_limit or _LIMIT
-            if grace is not None and now - first > grace:
-                return self._plan_from(first, now, now - grace)
-            if self._count(now, limit + 1) <= limit:
-                return self._fire(first)
-            return self._plan_from(first, now, self._last_but(limit, now))
+            edges = [now - grace] if grace is not None and now - first > grace else []
+            if self._count(now, limit + 1) > limit:
+                edges.append(self._last_but(limit, now))
+            return self._plan_from(first, now, max(edges)) if edges else self._fire(first)
         latest = self._latest(noticed)
         if latest is None or (grace is not None and now - latest > grace):
             return self._plan_from(first, now, noticed)
-        missed = self._count(latest, _MOST_COUNTED) - 1
+        missed = min(_MOST_COUNTED, self._count(latest, _MOST_COUNTED + 1) - 1)
         begun_with = replace(self.state, firing=latest)
         return self._fire(latest, missed, begun_with)
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from couchjobs.errors import MalformedTriggerError
 from couchjobs.timestamps import format_time, parse_time
 from couchjobs.triggers.dialects import time_advice
-from couchjobs.triggers.every import duration
+from couchjobs.triggers.every import duration, in_seconds
 
 LATEST = timedelta(hours=24)
 """How late a single tick may still fire, where its trigger has no `grace`."""
@@ -58,7 +58,7 @@ class InTrigger:
     @property
     def meaning(self) -> str:
         """Return its delay."""
-        return f"in {self.delay.total_seconds():g}s"
+        return f"in {in_seconds(self.delay)}"
 
     @property
     def family(self) -> str:

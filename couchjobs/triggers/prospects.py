@@ -27,7 +27,9 @@ def coming_times(life: Life, now: datetime, count: int) -> list[datetime]:
 
 
 def each_coming(life: Life, now: datetime) -> Iterator[datetime]:
-    """Yield the times at which it fires from now on; one may take milliseconds to find."""
+    """Yield the times at which it fires from now on; one may take milliseconds to find. None while it is disabled."""
+    if life.infos.disabled:
+        return
     tick = life.coming(now)
     while tick is not None:
         yield tick
@@ -51,7 +53,7 @@ def notes_on(life: Life, now: datetime, *, is_stored: bool = True) -> list[str]:
     elif life.schedule.once and plan.tick is not None:
         notes.append(f"its time, {format_time(plan.tick)}, is over: it fires at once")
     elif life.look(now) is None:
-        notes.append("it never fires: there is no such time within five years" if infos.ends is None else "it is over")
+        notes.append(_why_never(infos, now))
     overdue = life.overdue(now)
     if is_stored and overdue is not None and now - overdue > LATE:
         notes.append(f"a tick did not come: {format_time(overdue)}")
@@ -60,3 +62,9 @@ def notes_on(life: Life, now: datetime, *, is_stored: bool = True) -> list[str]:
     if state.note:
         notes.append(state.note)
     return notes
+
+
+def _why_never(infos: TriggerInfos, now: datetime) -> str:
+    if infos.ends is None:
+        return "it never fires: there is no such time within five years"
+    return "it is over" if infos.ends <= now else "it never fires: there is no such time until it ends"

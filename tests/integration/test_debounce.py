@@ -108,3 +108,24 @@ async def test_debounce_when_shorter_than_a_round_trip_then_still_a_job(
     await triggers_of(connection, db).put({"_id": "hook", "type": "@webhook", "worker": "note", "debounce": "1us"})
     job = await asyncio.wait_for(system.scheduler.fire_webhook("hook", 1), 5)
     assert job.payload == {"payloads": [1]}
+
+
+async def test_debounce_when_the_trigger_is_edited_meanwhile_then_what_comes_later_is_another_job(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A payload must not go to a worker that the trigger no longer names; nor with a message of before."""
+    system = await start(note)
+    triggers = triggers_of(connection, db)
+    hook = {"_id": "hook", "type": "@webhook", "worker": "nobody", "message": "before", "debounce": "60s"}
+    rev = await triggers.put(hook)
+    first = await system.scheduler.fire_webhook("hook", 1)
+    await triggers.put({**hook, "_rev": rev, "disabled": False})
+    again = await system.scheduler.fire_webhook("hook", 2)
+    assert again.id == first.id
+    await triggers.delete("hook", (await triggers.get("hook"))["_rev"])
+    await triggers.put({**hook, "worker": "note", "message": "after", "debounce": "1s"})
+    other = await system.scheduler.fire_webhook("hook", 3)
+    assert other.id != first.id
+    assert (other.worker, other.message, other.payload) == ("note", "after", {"payloads": [3]})
+    stored = {job["_id"]: job["payload"]["payloads"] for job in await jobs_of(connection, db, "hook")}
+    assert stored == {first.id: [1, 2], other.id: [3]}

@@ -20,10 +20,12 @@ from couchjobs.errors import MalformedTriggerError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.declared import declare
 from couchjobs.scheduler.feeds import Feeds
+from couchjobs.scheduler.store import TriggerStore
 from couchjobs.triggers.event import parse_event
 from couchjobs.workers.context import WorkerContext
-from couchjobs.workers.registry import worker
+from couchjobs.workers.registry import config_of, worker
 
 Start = Callable[..., Any]
 PROGRAM = """
@@ -263,3 +265,27 @@ async def so_many(connection: Connection, db: Prefixer, trigger_id: str, count: 
     """The jobs of a trigger, once they are so many; no more come."""
     await eventually(lambda: so_many_jobs_of(connection, db, trigger_id, count), 30)
     return await jobs_of(connection, db, trigger_id)
+
+
+async def test_schedule_when_what_was_added_does_not_fit_what_the_code_says_now_then_it_fires_all_the_same(
+    connection: Connection, db: Prefixer
+) -> None:
+    """`every` with an anchor of somebody's becomes `cron`, which has none; his other field stays."""
+    store = TriggerStore(connection, db)
+
+    @worker("report", every="1h")
+    async def before(ctx: WorkerContext) -> None:
+        pass
+
+    await declare(store, [config_of(before)])
+    written = await store.database.get("code:report")
+    await store.database.put({**written, "anchor": "2026-01-01T00:00:00Z", "mine": 1})
+
+    @worker("report", cron="0 3 * * *")
+    async def after(ctx: WorkerContext) -> None:
+        pass
+
+    await declare(store, [config_of(after)])
+    written = await store.database.get("code:report")
+    assert (written["type"], written["mine"]) == ("@cron", 1)
+    assert len(await store.parsed()) == 1

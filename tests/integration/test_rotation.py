@@ -104,7 +104,7 @@ async def test_password_when_changed_under_load_then_the_account_is_not_locked_a
 async def test_session_when_it_has_ended_and_an_administrator_is_wanted_then_another_one_is_begun(
     settings_for: Any, server_url: str
 ) -> None:
-    """CouchDB takes it for nobody's, and says that nobody is no administrator; whoever is none has his session asked."""
+    """CouchDB takes it for nobody's, and says that nobody is no administrator; of who is none, it is asked about."""
     port = urlsplit(server_url)
     logins = asked = 0
     is_none = False

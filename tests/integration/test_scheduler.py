@@ -12,11 +12,15 @@ import pytest
 from triggering import jobs_of, note, so_many_jobs_of, triggers_of
 from waiting import eventually
 
-from couchjobs.couch.connection import Connection
-from couchjobs.errors import ClosedError, MalformedTriggerError, TriggerNotFoundError
+from couchjobs.couch.connection import Connection, connect
+from couchjobs.errors import BadDocumentError, ClosedError, MalformedTriggerError, TriggerNotFoundError
+from couchjobs.jobs.job import Job
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
 
 Start = Callable[..., Any]
 
@@ -185,3 +189,41 @@ async def test_rebuild_when_two_daemons_run_then_no_tick_is_doubled_and_none_ski
         gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ticks)]
         assert all(gap >= 0.9 for gap in gaps), "doubled"
         assert all(gap <= 2.1 for gap in gaps), "skipped"
+
+
+@pytest.mark.parametrize("fields", [{"type": "@in", "arguments": "1s"}, {"type": "@every", "arguments": "1s"}])
+async def test_trigger_when_its_message_is_too_large_then_refused_or_bad_and_never_gone(
+    connection: Connection, db: Prefixer, start: Start, settings_for: Any, fields: dict[str, Any]
+) -> None:
+    """No daemon could run its jobs: that is told where it is written, and of a document that somebody else wrote."""
+    large = {"worker": "note", "message": "x" * 3000, **fields}
+    async with connect(settings_for(max_message_bytes=2000)) as own:
+        store = TriggerStore(own, db)
+        with pytest.raises(BadDocumentError, match="message is 3"):
+            await store.add(TriggerInfos.from_document(large))
+        await store.database.put({"_id": "by hand", **large})
+        system = await start(note, max_message_bytes=2000)
+        assert "message is 3" in await eventually(lambda: system.scheduler.triggers.bad.get("by hand"))
+        assert await store.database.find("by hand") is not None
+        assert await jobs_of(connection, db, "by hand") == []
+
+
+async def test_firing_when_its_hook_fails_then_an_errored_job_says_so(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """A single tick, whose trigger is gone then: somebody must be able to see what became of it."""
+
+    def fails(job: Job) -> bool:
+        raise ConnectionError("the shop is closed")
+
+    @worker("picky", before_hook=fails)
+    async def picky(ctx: WorkerContext) -> None:
+        pass
+
+    await start(picky)
+    await triggers_of(connection, db).put(
+        {"_id": "t", "type": "@in", "arguments": "1s", "worker": "picky", "message": 1}
+    )
+    (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    assert job["state"] == "errored"
+    assert "ConnectionError: the shop is closed" in job["error"]

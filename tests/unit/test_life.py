@@ -128,6 +128,34 @@ def test_daily_when_edited_at_noon_then_nothing_fires_outside_its_window_nor_twi
         assert len(days) == len(set(days))
 
 
+def test_every_when_its_long_period_changes_a_little_then_that_is_another_one() -> None:
+    """Thirty days are not thirty days and four seconds; what older versions have stored is the same."""
+    trigger = Trigger(arguments="30d")
+    trigger.wait(31 * DAY)
+    assert trigger.edit(arguments="30d4s") == []
+    assert trigger.life.coming(trigger.now) == NOON + 60 * DAY + timedelta(seconds=4)
+    assert trigger.state is not None
+    trigger.state = replace(trigger.state, meaning="every 2.592e+06s")
+    assert trigger.wait(30 * DAY, watched=False) == [NOON + 60 * DAY + timedelta(seconds=4)]
+    assert trigger.state.note == ""
+
+
+def test_missed_when_all_are_wanted_with_a_grace_then_not_more_than_the_limit() -> None:
+    """The latest ones."""
+    trigger = Trigger(arguments="1s", misfire="all", misfire_limit=3, grace="5s")
+    trigger.wait(timedelta(seconds=10))
+    before = trigger.now
+    late = trigger.wait(timedelta(seconds=12), watched=False)
+    assert late == [before + timedelta(seconds=10 + number) for number in range(3)]
+
+
+def test_prospects_when_disabled_then_none() -> None:
+    """Whoever asks."""
+    trigger = Trigger(arguments="1h", disabled=True)
+    trigger.look()
+    assert coming_times(trigger.life, trigger.now, 3) == []
+
+
 def test_every_when_its_period_changes_then_counted_from_its_last_tick() -> None:
     """And nothing fires at once."""
     trigger = Trigger(arguments="1h")

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
+from couchjobs.couch.codec import decode, encode
 from couchjobs.errors import BadDocumentError, MessageNilError, MessageUnmarshalError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.message import new_message, unmarshal
@@ -219,6 +220,13 @@ async def test_memory_broker_when_couchdb_would_refuse_then_refuses() -> None:
         await broker.push_job(DB, JobRequest(worker_type="w", message="x" * 2_000_000))
     with pytest.raises(BadDocumentError, match=r"payload\[0\]"):
         await broker.push_job(DB, JobRequest(worker_type="w", payload=[float("inf")]))
+
+
+@pytest.mark.parametrize("text", ["{}", " {}", "[ {}]", '{{"a": {}}}', '{{"a":\n{}}}', "[1,\t{}\r]", "[-{}]", "-{}"])
+def test_number_when_it_is_longer_than_64_bits_then_exact_whatever_stands_before_it(text: str) -> None:
+    """Most writers of JSON put a space there."""
+    number = "123456789012345678901234567890"
+    assert encode(decode(text.format(number).encode())).decode().count(number) == 1
 
 
 def test_secret_when_its_model_says_how_then_written_so() -> None:
