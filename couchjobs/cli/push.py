@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, read_json, say, with_connection
+from couchjobs.cluster.pauses import paused
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError, NotFound
+from couchjobs.errors import ConfigurationError, CouchjobsError, Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import MAX_NAME, Job, State
+from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, as_stored, moment_of
 from couchjobs.overview import who_takes
 from couchjobs.remarks import nobody_has
-from couchjobs.timestamps import parse_time
+from couchjobs.timestamps import now, parse_time
+
+_PATIENCE_S = 5.0
+"""Seconds after which whoever waits is told that nobody has taken the job."""
 
 
 def push(
@@ -26,7 +33,9 @@ def push(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the job has ended; exit code 1 where it failed.")
     ] = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", help="The longest wait, in seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="The longest wait, in seconds; else for ever.")
+    ] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="Higher first.")] = None,
     job_id: Annotated[
         str | None, typer.Option("--id", help="The job's id: where there is one with it, nothing is stored.")
@@ -56,7 +65,13 @@ def push(
 
     async def work(connection: Connection) -> Job:
         job = await _store(connection, request)
-        return await wait_for(connection.settings.tenant, job.id, timeout) if wait else job
+        if not wait:
+            return job
+        telling = asyncio.create_task(_tell_if_untaken(connection, job))
+        try:
+            return await wait_for(connection.settings.tenant, job.id, timeout)
+        finally:
+            telling.cancel()
 
     try:
         job = with_connection(url, domain, prefix, work)
@@ -71,6 +86,21 @@ def push(
         say(job.id)
     if wait and job.state is State.ERRORED:
         raise typer.Exit(1)
+
+
+async def _tell_if_untaken(connection: Connection, job: Job) -> None:
+    """Say after a while that nobody has taken the job, and why, as far as this user may know."""
+    await asyncio.sleep(_PATIENCE_S)
+    with suppress(CouchjobsError):
+        present = await get_job(connection.settings.tenant, job.id)
+        due = present.scheduled_at is None or present.scheduled_at <= now()
+        if present.state is not State.QUEUED or not due:
+            return
+        why = "whether a daemon has its worker is not for this user to know"
+        with suppress(Forbidden, NotFound, Unauthorized):
+            is_paused = job.worker in await paused(connection, connection.settings.tenant)
+            why = f"worker {job.worker!r} is paused" if is_paused else "`couchjobs queues` tells who takes what"
+        print(f"couchjobs: job {job.id} is still queued: {why}", file=sys.stderr, flush=True)
 
 
 async def _store(connection: Connection, request: JobRequest) -> Job:

@@ -36,7 +36,7 @@ from couchjobs.scheduler.states import state_id, state_of
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.event import EventRules
-from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.triggers.infos import TriggerInfos, is_disabled
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.prospects import coming_times, life_of, notes_on
@@ -83,7 +83,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
     table = Table("id", "type", "arguments", "worker", "next", "last", "note")
     for one in found:
         state = one.get("current_state", {})
-        notes = ["it is disabled"] if one.get("disabled") and not one.get("notes") else []
+        notes = ["it is disabled"] if is_disabled(one) and not one.get("notes") else []
         notes = [*notes, *one.get("notes", [])]
         note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""

@@ -34,10 +34,14 @@ class Documents(Protocol):
             Conflict: somebody else has changed it meanwhile: read it again, or use `update`.
         """
 
-    async def update(self, doc_id: str, change: Change) -> Document:
+    async def update(self, doc_id: str, change: Change, *, create: bool = True) -> Document:
         """Read the document, have `change(doc)` change it, store it, again where somebody else was faster; return it.
 
-        A document that does not exist yet is `{"_id": doc_id}`. Nothing is stored where `change` changes nothing.
+        A document that does not exist yet is `{"_id": doc_id}`, and is made, unless `create` is False. Nothing is
+        stored where `change` changes nothing.
+
+        Raises:
+            NotFound: there is none, and none is to be made.
         """
 
     async def delete(self, doc_id: str) -> None:
@@ -83,10 +87,11 @@ def check_names(doc_id: str, name: str) -> None:
         raise BadDocumentError(f"{name!r} is no name of an attachment")
 
 
-async def change_until_stored(documents: Documents, doc_id: str, change: Change) -> Document:
+async def change_until_stored(documents: Documents, doc_id: str, change: Change, *, create: bool = True) -> Document:
     """Do what `Documents.update` says."""
     while True:
-        present = await documents.find(doc_id) or {"_id": doc_id}
+        present = await documents.find(doc_id) if create else await documents.get(doc_id)
+        present = present or {"_id": doc_id}
         wanted = decode(encode(present))
         change(wanted)
         if encode(wanted) == encode(present):  # as JSON: 1 is not true
@@ -133,9 +138,9 @@ class CouchDocuments:
         """Store a document."""
         return {**doc, "_rev": await self._database.put(doc)}
 
-    async def update(self, doc_id: str, change: Change) -> Document:
+    async def update(self, doc_id: str, change: Change, *, create: bool = True) -> Document:
         """Change a document as it is now."""
-        return await change_until_stored(self, doc_id, change)
+        return await change_until_stored(self, doc_id, change, create=create)
 
     async def delete(self, doc_id: str) -> None:
         """Delete the document, whatever it has become."""

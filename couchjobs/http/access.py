@@ -21,7 +21,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import CouchError
 from couchjobs.http.gate import Gate
 from couchjobs.http.jsonapi import ApiError
-from couchjobs.http.scopes import Matcher, Scope, read_scopes
+from couchjobs.http.scopes import KINDS_OF_POST, Matcher, Scope, read_scopes
 from couchjobs.http.tokens import TokenCheck
 from couchjobs.installation import WORKER_ROLE, may_produce
 from couchjobs.jobs.job import WORKER_TYPE, Job
@@ -71,7 +71,10 @@ class Caller:
             ApiError: 403: it may not.
         """
         if not self.may(verb, doctype, thing):
-            raise ApiError(403, f"{self.name} may not {verb} {doctype}")
+            worker = getattr(thing, "worker_type", None) or getattr(thing, "worker", None)
+            of = f" of worker {worker}" if worker and doctype == "jobs" else ""
+            asked = "POST" if verb in KINDS_OF_POST else verb
+            raise ApiError(403, f"{self.name} may not {verb} {doctype}{of}: that needs {doctype}:{asked}")
 
     def may_retry(self, job: Job) -> bool:
         """Return whether he may have a job run again; what an administrator has pushed, only who may everything."""

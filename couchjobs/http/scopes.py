@@ -15,7 +15,7 @@ from couchjobs.errors import ConfigurationError
 
 DOCTYPES = ("jobs", "triggers", "queues", "daemons", "metrics")
 _VERBS = ("GET", "POST", "PATCH", "DELETE")
-_KINDS_OF_POST = ("PUSH", "CANCEL", "RETRY")
+KINDS_OF_POST = ("PUSH", "CANCEL", "RETRY")
 """What is done to jobs by POST. Rules of tokens allow all of it as POST; those of a role may name one of them alone."""
 _SELECTORS = ("worker", "type", "state")
 """What `match` of a job or trigger answers."""
@@ -45,7 +45,7 @@ class Scope:
 
     def is_about(self, verb: str, doctype: str) -> bool:
         """Return whether it allows that with anything of that doctype."""
-        wanted = {verb, "POST"} if verb in _KINDS_OF_POST else {verb}
+        wanted = {verb, "POST"} if verb in KINDS_OF_POST else {verb}
         return self.doctype in ("*", doctype) and not wanted.isdisjoint(self.verbs)
 
     def allows(self, verb: str, doctype: str, thing: Matcher | None) -> bool:

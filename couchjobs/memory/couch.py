@@ -68,9 +68,9 @@ class MemDocuments:
             await self._couch.changed(self.doctype, self._copy(stored), before)
         return self._copy(stored)
 
-    async def update(self, doc_id: str, change: Change) -> Document:
+    async def update(self, doc_id: str, change: Change, *, create: bool = True) -> Document:
         """Change a document as it is now."""
-        return await change_until_stored(self, doc_id, change)
+        return await change_until_stored(self, doc_id, change, create=create)
 
     async def delete(self, doc_id: str) -> None:
         """Delete the document."""

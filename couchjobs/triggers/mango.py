@@ -216,11 +216,23 @@ def _composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+_NOT_IN_COUCHDB = re.compile(
+    r"""(?<!\\)(?:\\\\)*\\(?:[mM]|L<|N\{)       # where words begin and end; named lists; names of characters
+      | (?<!\\[a-zA-Z])(?<!\\)\{(?!\d*,?\d*\})[^}]*[eisd][^}]*\}  # so many mistakes
+      | (?<!\\)\{,\d+\}                          # no lower bound: there it is that text
+    """,
+    re.VERBOSE,
+)
+"""What only Python's `regex` knows; Erlang's `re`, which is PCRE, does not, or reads it as text."""
+
+
 def _regex(value: Any) -> Test:
     try:
         pattern = regex.compile(value)
     except (regex.error, ValueError, OverflowError) as error:
         raise MalformedTriggerError(f"$regex: {value!r:.100} is no regular expression: {error}") from None
+    if (odd := _NOT_IN_COUCHDB.search(value)) is not None:
+        raise MalformedTriggerError(f"$regex: {odd[0]!r} in {value!r:.100} means something else in CouchDB")
 
     def test(found: Any) -> bool:
         if not isinstance(found, str):

@@ -62,9 +62,9 @@ class SyncDocuments:
         stored: Document = self._run(self._documents.put(doc))
         return stored
 
-    def update(self, doc_id: str, change: Change) -> Document:
+    def update(self, doc_id: str, change: Change, *, create: bool = True) -> Document:
         """Change a document as it is now, again where somebody else was faster; return it."""
-        stored: Document = self._run(self._documents.update(doc_id, change))
+        stored: Document = self._run(self._documents.update(doc_id, change, create=create))
         return stored
 
     def delete(self, doc_id: str) -> None:
