@@ -14,6 +14,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -61,13 +62,13 @@ class _Thread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._note_idle = note_idle
         self._is_idle = False
-        self._woken = threading.Semaphore(0)
+        self._woken: SimpleQueue[None] = SimpleQueue()
         self._call: _Call[Any] | None = None
 
     def take(self, call: _Call[Any]) -> None:
         """Run this call next."""
         self._call = call
-        self._woken.release()
+        self._woken.put(None)
 
     def run(self) -> None:
         """Run calls until there are enough idle threads without this one."""
@@ -91,7 +92,7 @@ class _Thread(threading.Thread):
             self._is_idle = True  # before it is so: it must not be among the idle ones twice
             if not self._note_idle(self):
                 return False
-        self._woken.acquire()
+        self._woken.get()
         return True
 
 
