@@ -23,6 +23,7 @@ from couchjobs.cli import (
     triggers,
 )
 from couchjobs.cli.backfill import backfill
+from couchjobs.cli.daemons import daemons
 from couchjobs.cli.doctor import doctor
 from couchjobs.cli.init import init
 from couchjobs.cli.pause import pause, resume
@@ -54,6 +55,7 @@ app.add_typer(retention.app, name="retention")
 app.command("purge")(retention.purge)
 app.command("queues")(queues)
 app.command("top")(top)
+app.command("daemons")(daemons)
 app.command("pause")(pause)
 app.command("resume")(resume)
 triggers.app.command("ls")(trigger_list.ls)

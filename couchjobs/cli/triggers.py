@@ -168,21 +168,29 @@ def show(
 
 @app.command()
 def rm(
-    trigger_id: TriggerId, url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: Json = False
+    trigger_ids: Annotated[list[str], typer.Argument(help="Ids of triggers.")],
+    url: Url = None,
+    domain: Domain = None,
+    prefix: Prefix = None,
+    as_json: Json = False,
 ) -> None:
-    """Delete a trigger; its jobs stay."""
+    """Delete triggers; their jobs stay."""
+    for trigger_id in trigger_ids:
+        if with_connection(url, domain, prefix, lambda connection: _delete(connection, trigger_id)):  # noqa: B023
+            print(
+                "couchjobs: it is declared in code: daemons that declare it write it again; disable it", file=sys.stderr
+            )
+        if as_json:
+            print_json({"id": trigger_id, "deleted": True})
+        else:
+            say(f"{trigger_id} deleted")
 
-    async def work(connection: Connection) -> bool:
-        document = await _store(connection).database.find(trigger_id)
-        await _store(connection).delete(trigger_id)
-        return document is not None and document.get(MARK) is True
 
-    if with_connection(url, domain, prefix, work):
-        print("couchjobs: it is declared in code: daemons that declare it write it again; disable it", file=sys.stderr)
-    if as_json:
-        print_json({"id": trigger_id, "deleted": True})
-    else:
-        say(f"{trigger_id} deleted")
+async def _delete(connection: Connection, trigger_id: str) -> bool:
+    """Delete a trigger; return whether it is declared in code."""
+    document = await _store(connection).database.find(trigger_id)
+    await _store(connection).delete(trigger_id)
+    return document is not None and document.get(MARK) is True
 
 
 @app.command()

@@ -69,8 +69,15 @@ async def test_init_when_run_twice_then_everything_is_there(connection: Connecti
 async def test_push_when_waited_for_then_prints_the_end(
     connection: Connection, run: Run, daemon: Callable[..., DaemonProcess]
 ) -> None:
-    """Exit code 0 for done, 1 for errored."""
+    """Exit code 0 for done, 1 for errored; and who runs them is told."""
     daemon()
+
+    async def there() -> Any:
+        return [one for one in orjson.loads((await in_thread(run, "daemons", "--json")).stdout) if one["worker_types"]]
+
+    (told,) = await eventually(there)
+    assert "thread" in told["worker_types"]
+    assert told["id"] in (await in_thread(run, "daemons")).stdout
     done = await in_thread(run, "push", "thread", "0.01", "--wait", "--json")
     assert done.returncode == 0
     assert orjson.loads(done.stdout)["result"] == "slept"
