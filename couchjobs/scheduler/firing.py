@@ -1,8 +1,8 @@
 """Storing the job of one firing, whatever made it fire.
 
-A firing is done with where its job is stored, and where it never can be: a hook refuses it, no daemon could run it, or
-CouchDB never takes its document. Then a small errored job stands in its place and says why: it must hold up neither a
-feed nor a clock, and nobody is to miss it unseen. Whatever else happens says nothing about the job, and is the caller's
+A firing is done with where its job is stored, and where it never can be: a hook refuses it, which the log tells; no
+daemon could run it, or CouchDB never takes its document, and a small errored job in its place says why. It must hold up
+neither a feed nor a clock. Whatever else happens says nothing about the job, and is the caller's
 to try again; he moves no checkpoint, no tick and no window meanwhile.
 """
 
@@ -51,7 +51,5 @@ class Firing:
             raise Unavailable(str(error), 404) from error
         except (CouchError, QueueClosedError):
             raise
-        except Exception as error:  # a hook refuses it, or what the trigger holds makes no job
+        except Exception:  # a hook refuses it, or what the trigger holds makes no job
             _logger.exception("a firing makes no job, and never can", trigger=infos.id)
-            if job is not None:
-                await self._broker.store_refused(job, f"its before_hook failed: {type(error).__name__}: {error}")

@@ -14,13 +14,10 @@ from waiting import eventually
 
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import BadDocumentError, ClosedError, MalformedTriggerError, TriggerNotFoundError
-from couchjobs.jobs.job import Job
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.workers.context import WorkerContext
-from couchjobs.workers.registry import worker
 
 Start = Callable[..., Any]
 
@@ -206,24 +203,3 @@ async def test_trigger_when_its_message_is_too_large_then_refused_or_bad_and_nev
         assert "message is 3" in await eventually(lambda: system.scheduler.triggers.bad.get("by hand"))
         assert await store.database.find("by hand") is not None
         assert await jobs_of(connection, db, "by hand") == []
-
-
-async def test_firing_when_its_hook_fails_then_an_errored_job_says_so(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """A single tick, whose trigger is gone then: somebody must be able to see what became of it."""
-
-    def fails(job: Job) -> bool:
-        raise ConnectionError("the shop is closed")
-
-    @worker("picky", before_hook=fails)
-    async def picky(ctx: WorkerContext) -> None:
-        pass
-
-    await start(picky)
-    await triggers_of(connection, db).put(
-        {"_id": "t", "type": "@in", "arguments": "1s", "worker": "picky", "message": 1}
-    )
-    (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
-    assert job["state"] == "errored"
-    assert "ConnectionError: the shop is closed" in job["error"]
