@@ -210,6 +210,7 @@ async def test_stream_when_its_token_is_revoked_or_its_tenant_is_gone_then_ends(
     http: Client, connection: Connection, two: list[Prefixer], listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the next beat; at the next look."""
+    monkeypatch.setattr(streams, "_ASK_S", 0.2)
     monkeypatch.setattr(streams, "BEAT_S", 0.2)
     monkeypatch.setattr(events, "BEAT_S", 0.2)
     monkeypatch.setattr(tenants, "_LOOK_S", 0.0)
