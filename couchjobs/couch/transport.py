@@ -203,7 +203,7 @@ class Transport:
         try:
             yield where
         except TimeoutError as error:  # whether the node is there is asked beside
-            raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time") from error
+            raise errors.Unavailable(f"{method} {where.raw_path}: no answer in time from {where.origin()}") from error
         except aiohttp.ClientConnectorError as error:
             reason = f"no connection to {error.host}:{error.port}: {error.os_error}"
             self._nodes.failed(node, reason)
