@@ -80,19 +80,21 @@ class Changes:
             tasks.start("follow jobs for pages", partial(self._follow, store.database))
 
     async def _follow(self, database: Database) -> None:
-        follower = ChangesFollower(database, "now")
+        follower: ChangesFollower | None = None
         while True:
             try:
+                if follower is None:
+                    follower = ChangesFollower(database, await current_sequence(database))
                 page = await follower.next_page(PAGE)
             except (NotFound, PositionRefused):
                 await asyncio.sleep(_LOOK_AGAIN_S)
-                follower = ChangesFollower(database, "now")
+                follower = None
                 continue
             ids = [change.doc_id for change in page.changes]
             for reader in [*self._readers.present]:
                 reader.tell(ids)
             follower.done(page)
             if len(ids) == PAGE:  # further behind than a page: what is now is what counts
-                follower = ChangesFollower(database, await current_sequence(database))
+                follower = None
             if len(ids) > _FEW:
                 await asyncio.sleep(_BUSY_PAUSE_S)
