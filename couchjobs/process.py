@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -46,6 +47,9 @@ _LAST_STEPS_S = 2.0
 _LAST_TASKS_S = 1.0
 _listened_to: dict[int, Callable[[int, FrameType | None], None]] = {}
 _ENGINES_THREADS = 8
+_AT_ONCE_S = 0.1
+_MOST_RAISED = 20
+"""Times in a row, each at once, that something ends the loop; then it cannot run any more."""
 _LOOK_S = 0.5
 _GROWTH = 100 * 1024 * 1024
 """Bytes by which the process may grow before garbage is looked for."""
@@ -138,11 +142,14 @@ def run(main: Coroutine[Any, Any, T], loop: str = "uvloop") -> T:
         event_loop.set_exception_handler(_tell)
         task = event_loop.create_task(main, name="main")
         looking = event_loop.create_task(_look_at_memory(), name="memory")
+        raised, raised_at = 0, 0.0
         while not task.done():
             try:
                 event_loop.run_until_complete(task)
             except BaseException as error:
-                if task.done() or event_loop.is_closed():
+                raised = raised + 1 if time.monotonic() - raised_at < _AT_ONCE_S else 1
+                raised_at = time.monotonic()
+                if task.done() or event_loop.is_closed() or raised > _MOST_RAISED:
                     raise
                 _logger.error("something that a function began has tried to end this process", error=repr(error))  # noqa: TRY400
         looking.cancel()

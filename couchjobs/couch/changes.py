@@ -111,6 +111,8 @@ class ChangesFollower:
         self._shards = 0
         """Of the database; 0 where that is not known yet."""
         self._empty = 0
+        self._looks = False
+        """Whether the next request waits for nothing: the last one had nothing for long, or more than came in time."""
         self._standing = 0
         """How many pages have not moved on."""
         self._interrupted = False
@@ -236,6 +238,7 @@ class ChangesFollower:
 
     async def _request(self, limit: int, documents: bool, *, waits: bool) -> Any:
         params: dict[str, Any] = {"since": self.since, "limit": limit}
+        waits, self._looks = waits and not self._looks, False
         if waits:
             params |= {"feed": "longpoll", "heartbeat": int(self._heartbeat_s * 1000)}
         if documents:
@@ -253,6 +256,7 @@ class ChangesFollower:
                     has="results",
                 )
         except TimeoutError:  # signs of life are no rows: what stands between may have lost sight of the feed
+            self._looks = True
             return {"results": [], "last_seq": self.since}
 
     async def has_more(self) -> bool:

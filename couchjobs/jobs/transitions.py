@@ -24,6 +24,9 @@ SETTLED = "conflict_settled"
 """The field of a tombstone that says why: guarded databases let nobody delete a running leaf otherwise."""
 ORIGINAL = "original.json"
 """The attachment that holds a job's content where its document had to be made smaller."""
+CHAIN = "triggered_by"
+"""The field of a job made by the change of another job that names the triggers of all jobs before it."""
+_MOST_MAKERS = 100
 _LONGEST_KEPT = 20_000
 _OF_AN_END = (
     *("claim", "started_at", "finished_at", "scheduled_at", "error", "result", "seconds"),
@@ -176,6 +179,8 @@ def reduced(document: Document, original: bytes | None, now: datetime, reason: s
     }
     if state is State.ERRORED:
         smaller["error"] = text
+    if isinstance(makers := document.get(CHAIN), list) and len(makers) <= _MOST_MAKERS:
+        smaller[CHAIN] = [one for one in makers if _is_small(one)]
     attachments = document.get("_attachments")
     stubs = attachments if isinstance(attachments, dict) else {}
     if original is not None:

@@ -13,6 +13,7 @@ job. A feed that rewinds behind a window that is closed opens another: one job t
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections import defaultdict
 from collections.abc import Collection
@@ -29,10 +30,10 @@ from couchjobs.errors import BadDocumentError, Conflict, Refused
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.payloads import as_changes, gathered
 from couchjobs.jobs.request import as_stored, new_job
+from couchjobs.jobs.transitions import CHAIN
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.conflicts import settle_conflicts
-from couchjobs.scheduler.event_jobs import CHAIN
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.life import AHEAD
@@ -232,9 +233,8 @@ class Debouncer:
 
 def _made_of(infos: TriggerInfos) -> str:
     """Return a digest of what the jobs of a trigger are made of."""
-    options = infos.options.stored() if infos.options is not None else None
-    of = [infos.type, infos.worker, infos.message, options, infos.debounce]
-    return sha256(encode(of)).hexdigest()[:16]
+    of = [infos.type, infos.worker, infos.message, infos.document().get("options"), infos.debounce]
+    return sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _is_window(state: Document) -> bool:

@@ -10,6 +10,7 @@ from couchjobs.errors import BadRequest
 from couchjobs.jobs.ids import event_id
 from couchjobs.jobs.job import Job, is_job
 from couchjobs.jobs.request import new_job
+from couchjobs.jobs.transitions import CHAIN
 from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.log import get_logger
 from couchjobs.prefixer import USERS, Prefixer
@@ -22,8 +23,6 @@ ONCE = "once"
 """Instead of a revision, in the id of the one job that a document is to have."""
 _SECRETS = frozenset({"password", "password_scheme", "password_sha", "derived_key", "salt", "iterations", "pbkdf2_prf"})
 """Of `_users`. Source: CouchDB docs, intro/security, "Users documents"."""
-CHAIN = "triggered_by"
-"""The field of a job made by the change of another job that names the triggers of all jobs before it."""
 
 
 class Happened(NamedTuple):

@@ -16,6 +16,7 @@ once), old rows look like new ones, and only the ids of jobs that are still ther
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -229,6 +230,8 @@ class EventFollower:
             return
         _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
         self._seen, self._rereads = Seen() if before is None else before.renewed(), False
+        self._is_remembered = False
+        await self.remember(sys.maxsize)
         await self._save("0")
 
     async def _lose_position(self, present: str, reason: str) -> None:
@@ -251,6 +254,8 @@ class EventFollower:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)
             return
         seen, unsure = Seen(), set[str]()
+        if (known := await remembered(self._control, self._name, self._instance)) is not None:
+            seen.before = known.before
         if position != "0":
             async for page in pages_since(self._database, "0"):
                 for change in page.changes:
@@ -261,9 +266,9 @@ class EventFollower:
                 raise PositionRefused(str(error)) from error
             seen.forget(change.doc_id for change in later)
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
-            if (known := await remembered(self._control, self._name, self._instance)) is not None:
+            if known is not None:
                 seen.adopt(known, (change.doc_id for change in later))
-                seen.before, unsure = known.before, set()
+                unsure = set()
             for witness in self._witnesses():  # what is known of the last rows before the position
                 seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
                 unsure.discard(witness.doc_id)

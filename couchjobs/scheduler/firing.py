@@ -1,9 +1,9 @@
 """Storing the job of one firing, whatever made it fire.
 
 A firing is done with where its job is stored, and where it never can be: a hook refuses it, which the log tells; no
-daemon could run it, or CouchDB never takes its document, and a small errored job in its place says why. It must hold up
-neither a feed nor a clock. Whatever else happens says nothing about the job, and is the caller's to try again; he moves
-no checkpoint, no tick and no window meanwhile.
+daemon could run it, or CouchDB never takes its document, and a small errored job in its place says why (of one that is
+debounced, the log). It must hold up neither a feed nor a clock. Whatever else happens says nothing about the job, and
+is the caller's to try again; he moves no checkpoint, no tick and no window meanwhile.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
     for trigger_id, (infos, schedule) in scheduled.items():
         state = begun(schedule, infos, now())
         if (before := state_of(old.get(state_id(store.database.name, trigger_id)))) is not None:
-            state = replace(state, seed=before.seed, anchor=min(state.anchor, before.anchor))
+            state = replace(state, seed=before.seed or state.seed, anchor=min(state.anchor, before.anchor))
+            if schedule.once:
+                state = replace(state, passed=before.passed)
         if (last := last_ticks.get(trigger_id)) is not None:
             state = replace(state, anchor=last, last=last, fired=last, passed=last, slot=schedule.slot(last))
         states.append({"_id": state_id(store.database.name, trigger_id), **document_of(state, infos)})

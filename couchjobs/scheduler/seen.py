@@ -73,7 +73,7 @@ class Seen:
     def renewed(self) -> Seen:
         """Return the same for a database that was made anew: no document is known in it, but revisions have gone by."""
         fresh = Seen()
-        fresh.before, self.before = self, None
+        fresh.before = self if len(self) else self.before
         return fresh
 
     def has(self, doc_id: str, rev: str, *, deleted: bool) -> bool:

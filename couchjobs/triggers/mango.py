@@ -216,14 +216,22 @@ def _composed(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-_NOT_IN_COUCHDB = re.compile(
-    r"""(?<!\\)(?:\\\\)*\\(?:[mM]|L<|N\{)       # where words begin and end; named lists; names of characters
-      | (?<!\\[a-zA-Z])(?<!\\)\{(?!\d*,?\d*\})[^}]*[eisd][^}]*\}  # so many mistakes
-      | (?<!\\)\{,\d+\}                          # no lower bound: there it is that text
-    """,
-    re.VERBOSE,
-)
-"""What only Python's `regex` knows; Erlang's `re`, which is PCRE, does not, or reads it as text."""
+_ESCAPES = re.compile(r"\\(?:[^\W\d_]|.)", re.DOTALL)
+_CLASSES = re.compile(r"\[\^?\]?[^\]]*\]")
+_ONLY_HERE = {"\\m", "\\M", "\\L", "\\N"}
+"""Where words begin and end, named lists, names of characters."""
+_MISTAKES = r"(?:\d+\s*<=?\s*)?\d*[eisd](?:\s*\+\s*\d*[eisd])*(?:\s*<=?\s*\d+)?"
+_BRACES = re.compile(rf"\{{\s*{_MISTAKES}(?:\s*,\s*{_MISTAKES})*\s*(?::[^}}]*)?\}}|\{{,\d+\}}")
+"""So many mistakes may be made; no lower bound."""
+
+
+def _odd_in(pattern: str) -> str:
+    """Return what in a pattern means something else to Erlang's `re`, which is PCRE; nothing where all is the same."""
+    escapes = [found[0] for found in _ESCAPES.finditer(pattern)]
+    if odd := next((one for one in escapes if one in _ONLY_HERE), ""):
+        return odd
+    found = _BRACES.search(_CLASSES.sub("x", _ESCAPES.sub("x", pattern)))
+    return "" if found is None else found[0]
 
 
 def _regex(value: Any) -> Test:
@@ -231,8 +239,8 @@ def _regex(value: Any) -> Test:
         pattern = regex.compile(value)
     except (regex.error, ValueError, OverflowError) as error:
         raise MalformedTriggerError(f"$regex: {value!r:.100} is no regular expression: {error}") from None
-    if (odd := _NOT_IN_COUCHDB.search(value)) is not None:
-        raise MalformedTriggerError(f"$regex: {odd[0]!r} in {value!r:.100} means something else in CouchDB")
+    if odd := _odd_in(value):
+        raise MalformedTriggerError(f"$regex: {odd!r} in {value!r:.100} means something else in CouchDB")
 
     def test(found: Any) -> bool:
         if not isinstance(found, str):

@@ -134,8 +134,8 @@ def _mind_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     time.sleep(_LAST_STEPS_S)
-    for program in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error, OSError):
+    with suppress(psutil.Error, OSError):
+        for program in psutil.Process().children(recursive=True):
             program.kill()
     os.killpg(0, signal.SIGKILL)
 

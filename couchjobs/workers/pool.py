@@ -84,6 +84,8 @@ class _Child:
 
     def _programs(self) -> list[psutil.Process]:
         """Return what its functions have started and is still its descendant; none once it has ended."""
+        if self.process.returncode is not None:
+            return []
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except (psutil.Error, OSError):

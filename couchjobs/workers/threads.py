@@ -112,14 +112,14 @@ class Threads:
             RuntimeError: no thread can be started; the function is not called.
         """
         call = _Call(function, lost)
-        try:
+        while self._idle:
             thread = self._idle.pop()
-        except IndexError:
-            thread = _Thread(f"{NAME} {next(self._numbers)}", self._note_idle)
-            thread.take(call)
-            thread.start()
-        else:
-            thread.take(call)
+            if thread.is_alive():
+                thread.take(call)
+                return call.value
+        thread = _Thread(f"{NAME} {next(self._numbers)}", self._note_idle)
+        thread.take(call)
+        thread.start()
         return call.value
 
     def _note_idle(self, thread: _Thread) -> bool:

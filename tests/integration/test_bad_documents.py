@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -270,3 +271,25 @@ async def test_hook_when_it_refuses_a_trigger_s_job_then_the_feed_goes_on(
         return [document["state"] async for page in jobs.all_docs() for document in page] == ["done"]
 
     await eventually(done)
+
+
+async def test_hooks_when_many_are_wanted_at_once_then_each_has_its_turn(
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain ones have so many threads; who waits is not late, as long as others come to their turns."""
+    monkeypatch.setattr("couchjobs.workers.admission.LONGEST_HOOK_S", 1.0)
+    asked: list[str] = []
+
+    def slow(job: Any) -> bool:
+        asked.append(job.id)
+        time.sleep(0.3)
+        return False
+
+    @worker("hooked", before_hook=slow)
+    async def hooked(ctx: WorkerContext) -> None:
+        return None
+
+    system = await start(hooked)
+    answers = await system.broker.push_jobs(db, [JobRequest(worker_type="hooked", message=n) for n in range(200)])
+    assert answers == [None] * 200
+    assert len(asked) == 200

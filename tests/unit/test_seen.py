@@ -68,3 +68,12 @@ def test_seen_when_written_down_and_read_again_then_the_same(
     assert other.knows("kept")
     with pytest.raises(ValueError, match="no whole number"):
         Seen.from_bytes(b"123")
+
+
+def test_seen_when_made_anew_twice_before_anything_came_then_what_was_before_is_known() -> None:
+    """Or where the first time was not written down."""
+    first = Seen()
+    first.add("old", "1-a", deleted=False)
+    again = first.renewed().renewed()
+    assert again.has("old", "1-a", deleted=False)
+    assert not again.knows("old")

@@ -149,3 +149,28 @@ def test_changed_when_nested_deep_then_compared() -> None:
         deep = [deep]
     assert not rules_of({"doctype": "o", "changed": ["x"]}).matches("o", "UPDATED", {"x": deep}, {"x": deep})
     assert rules_of({"doctype": "o", "changed": ["x"]}).matches("o", "UPDATED", {"x": deep}, {"x": [deep]})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_taken"),
+    [
+        ("hello {name}", True),
+        (r"\{\{ item \}\}", True),
+        (r"^[{(]\d+[)}]$", True),
+        ("[{]end[}]", True),
+        ("a{2,3}b", True),
+        (r"\\m", True),
+        ("(?:ABD){e<=1}", False),
+        ("(?:ABD){2i+1s<=3}", False),
+        (r"\mword", False),
+        ("a{,3}b", False),
+    ],
+)
+def test_regex_when_couchdb_reads_it_in_another_way_then_refused(pattern: str, is_taken: bool) -> None:
+    """So many mistakes, ends of words: of Python's `regex` alone."""
+    rule = {"doctype": "orders", "selector": {"name": {"$regex": pattern}}}
+    if is_taken:
+        rules_of(rule)
+        return
+    with pytest.raises(MalformedTriggerError, match="means something else"):
+        rules_of(rule)
