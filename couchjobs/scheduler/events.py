@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from couchjobs.couch.absence import is_surely_gone
+from couchjobs.couch.absence import is_absent, is_surely_gone
 from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import (
     PAGE,
@@ -124,6 +124,8 @@ class EventFollower:
                 await self._begin_again(str(error))
                 await asyncio.sleep(_LOOK_AGAIN_S)
             except NotFound:
+                if self._position is None and await is_absent(self._database):
+                    await self.note_absent()
                 if await is_surely_gone(self._database):
                     _logger.warning("database is gone, and waited for", database=self._database.name)
                     self._position = "0"
