@@ -171,6 +171,14 @@ def refuses_document(error: errors.CouchError, doc_id: str) -> bool:
     return isinstance(error, errors.TooLarge) and str(error).endswith(f" document_too_large: {doc_id}")
 
 
+def has_rows(path: str, status: int, answer: bytes) -> bool:
+    """Return whether an error of `_bulk_docs` says of each document what became of it.
+
+    A cluster whose copies do not agree, one of them refusing, answers so. Source: CouchDB, `chttpd_db:bulk_docs`.
+    """
+    return status == 500 and path.endswith("/_bulk_docs") and answer.startswith(b"[")
+
+
 def read_write_row(row: Any) -> WriteAnswer:
     """Return what a row of `_bulk_docs` says of its document."""
     if not isinstance(row, dict):

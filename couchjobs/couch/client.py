@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from couchjobs import errors
-from couchjobs.couch.answers import error_of
+from couchjobs.couch.answers import error_of, has_rows
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
 from couchjobs.couch.live_feeds import LiveFeeds
@@ -180,7 +180,7 @@ class CouchServer:
             ):
                 break
         self.date = answer.headers.get("Date")
-        if answer.status >= 300:
+        if answer.status >= 300 and not has_rows(path, answer.status, answer.body):
             error = error_of(
                 method,
                 path,

@@ -68,6 +68,10 @@ def is_readable(answer: bytes) -> bool:
     return True
 
 
+def _id_of(row: Any) -> Any:
+    return row.get("id") if isinstance(row, dict) else None
+
+
 class Database:
     """A database of a server, whether or not it exists. The constructor does not touch the network."""
 
@@ -242,7 +246,8 @@ class Database:
         """
         body = encode({"docs": [doc]})
         rows = await self.server.request("POST", f"{self.path}/_bulk_docs", body=body, silence_s=silence_s, has=list)
-        answer = read_write_row(rows[0] if rows else None)
+        row = rows[0] if rows and ("_id" not in doc or _id_of(rows[0]) == doc["_id"]) else None
+        answer = read_write_row(row)
         if not answer.stored:
             raise as_error(answer, f"{doc.get('_id')} in database {self.name}")
         return answer.rev

@@ -17,15 +17,19 @@ from typing import Any
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection, connected
-from couchjobs.couch.database import Database, Document, Row, Update
+from couchjobs.couch.database import Database, Document, Row, Update, generation
 from couchjobs.durations import read_seconds
 from couchjobs.errors import JobNotFoundError, PositionRefused
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, store_of, stores
+from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now, parse_time
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_READ_AGAIN_S = 5.0
+_BEHIND_S = 0.1
+"""Seconds until a copy is asked again that is behind the feed."""
 _MOST = 50
 _PAGE = 500
 _FIRST = 25
@@ -292,7 +296,9 @@ async def worker_queue_len(database: Database, worker_type: str) -> int:
 
 
 async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
-    """Wait until the job is done or errored and return it; the changes feed says when, nothing is polled.
+    """Wait until the job is done or errored and return it; the changes feed says when.
+
+    The document is read again now and then all the same: a copy of a cluster may be behind what the feed has said.
 
     Raises:
         JobNotFoundError: there is no such job, or it was deleted meanwhile.
@@ -305,7 +311,13 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
         job = await store.get(job_id)
         while job.state not in ENDED:
             try:
-                page = await follower.next_page()
+                async with asyncio.timeout(_READ_AGAIN_S) as patience:
+                    page = await follower.next_page()
+            except TimeoutError:
+                if not patience.expired():
+                    raise
+                job = await store.get(job_id)
+                continue
             except PositionRefused:  # what has happened since, the document says
                 follower = await _from_now(connection, store.database)
                 job = await store.get(job_id)
@@ -314,9 +326,18 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
                 if change.doc_id == job_id:
                     if change.deleted:
                         raise JobNotFoundError(f"job {job_id} was deleted")
-                    job = await store.get(job_id)
+                    job = await _at_least(store, job_id, change.rev)
             follower.done(page)
         return job
+
+
+async def _at_least(store: JobStore, job_id: str, rev: str) -> Job:
+    """Return the job, not older than a revision that is there."""
+    while True:
+        job = await store.get(job_id)
+        if generation(job.rev) >= generation(rev):
+            return job
+        await asyncio.sleep(_BEHIND_S)
 
 
 async def _from_now(connection: Connection, database: Database) -> ChangesFollower:

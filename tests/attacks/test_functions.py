@@ -168,16 +168,8 @@ async def act(ctx, what):
     elif what == "log another way":
         structlog.configure(processors=[lambda logger, name, event: event["nothing"]], cache_logger_on_first_use=True)
         return "configured"
-    elif what == "set an alarm":
-        signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        await asyncio.sleep(0.2)
-        return "rung"
     elif what == "hang in a hook":
         await ctx.push("hooked", None)
-
-def late(number, frame):
-    raise OSError("out of time")
 
 def hangs(job):
     time.sleep(600)
@@ -238,7 +230,6 @@ ACTS = {
     "end all threads": None,
     "fill the threads": None,
     "log another way": None,
-    "set an alarm": None,
     "hang in a hook": "no end within 3 s",
 }
 PLAIN = {"stop": "StopIteration", "exit": "SystemExit: 2", "mutate": "Endless", "fork": None, "thread": None}
@@ -647,6 +638,38 @@ def test_thread_when_none_can_be_started_then_the_call_is_not_made() -> None:
 
     asyncio.run(go())
     assert made == []
+
+
+def test_alarm_when_its_handler_raises_then_the_process_goes_on() -> None:
+    """It may end whatever runs at that moment, the loop of asyncio itself when it waits."""
+    code = (
+        "import asyncio, signal\n"
+        "from couchjobs import process\n"
+        "def late(number, frame): raise OSError('out of time')\n"
+        "async def main():\n"
+        "    signal.signal(signal.SIGALRM, late)\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.1)\n"
+        "    await asyncio.sleep(0.5)\n"
+        "    return 'goes on'\n"
+        "print(process.run(main(), 'asyncio'))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    assert ran.stdout.endswith("goes on\n"), ran.stderr
+
+
+def test_loop_when_it_cannot_run_any_more_then_the_process_ends() -> None:
+    """A function has closed what the loop waits by."""
+    code = (
+        "import asyncio, os\n"
+        "from couchjobs import process\n"
+        "async def main():\n"
+        "    os.closerange(3, 20)\n"
+        "    await asyncio.sleep(1)\n"
+        "process.run(main(), 'asyncio')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    assert ran.returncode == 1
+    assert "OSError" in ran.stderr
 
 
 async def test_on_failed_when_it_takes_long_then_the_slot_is_held_meanwhile(
