@@ -348,6 +348,13 @@ async def position_before(database: Database, rows: int) -> str:
     return str(answer["last_seq"])
 
 
+async def newest_ids(database: Database, rows: int) -> set[str]:
+    """Return which documents have changed last, at most so many, by the copy that answers."""
+    params = {"descending": True, "limit": rows}
+    answer = await database.server.request("GET", f"{database.path}/_changes", params=params, has="results")
+    return {row["id"] for row in answer["results"] if isinstance(row, dict) and isinstance(row.get("id"), str)}
+
+
 async def current_sequence(database: Database) -> str:
     """Return the sequence of the database's present state: a feed from there shows what comes later.
 

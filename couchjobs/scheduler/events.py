@@ -31,11 +31,12 @@ from couchjobs.couch.changes import (
     ChangesFollower,
     Page,
     current_sequence,
+    newest_ids,
     pages_since,
 )
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, generation
-from couchjobs.couch.identity import Known, instance_of, is_another_than, purges_of
+from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
@@ -62,6 +63,8 @@ _MOST_NOW_AND_THEN = 100_000
 """Documents of a database of which it is written down before the end: 1.6 MB."""
 _MOST_BETWEEN = 200
 """Revisions of one document, the newest, in which what the feed has left out is looked for."""
+_DOUBTED = 100
+_DOUBTED_S = 10.0
 _NEW = (CREATED,)
 
 
@@ -104,6 +107,10 @@ class EventFollower:
         self._is_remembered = True
         """Whether what has been seen is written down as it is now."""
         self._remember_at = 0.0
+        self._doubted: set[str] = set()
+        """Of a cluster: documents that changed as this began to follow. For a while a row of one is news: the copy that
+        showed them may have been ahead of the one whose feed is followed."""
+        self._doubted_until = 0.0
         self._unsure: set[str] = set()
         """Documents that changed while nobody followed, so that it is not known whether they were there before."""
 
@@ -153,6 +160,9 @@ class EventFollower:
     async def _follow(self, present: str) -> None:
         info = await self._database.info()
         instance = instance_of(info)
+        newest: set[str] | None = None
+        if self._seen is None and copies_of(info) > 1:
+            newest = await newest_ids(self._database, 2 * _DOUBTED)
         await self._begin(present, instance)
         known = str(self._checkpoint.get("instance", "")) or self._instance or instance
         self._checkpoint["instance"] = self._instance = instance
@@ -161,7 +171,7 @@ class EventFollower:
         elif await is_another_than(self._database, Known(self._position or "0", instance, self._witnesses())):
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self._seen is None:
-            await self._look_back(info)
+            await self._look_back(info, newest)
             self._is_remembered = False
             await self.remember(_MOST_NOW_AND_THEN)
         since = self._position or present
@@ -245,8 +255,10 @@ class EventFollower:
         )
         await self._save(present, lost={"at": format_time(now()), "reason": reason})
 
-    async def _look_back(self, info: dict[str, Any]) -> None:
+    async def _look_back(self, info: dict[str, Any], newest: set[str] | None) -> None:
         """Take what is there, less what comes after the position, for seen.
+
+        `newest`: of a cluster, what had changed last before that.
 
         Raises:
             PositionRefused: the server has no such position.
@@ -255,7 +267,7 @@ class EventFollower:
         if info.get("doc_count", 0) + info.get("doc_del_count", 0) > self._most_seen:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)
             return
-        seen, unsure = Seen(), set[str]()
+        seen, unsure, later = Seen(), set[str](), list[Change]()
         if (known := await remembered(self._control, self._name, self._instance)) is not None:
             seen.before = known.before
         if position != "0":
@@ -274,6 +286,9 @@ class EventFollower:
             for witness in self._witnesses():  # what is known of the last rows before the position
                 seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
                 unsure.discard(witness.doc_id)
+        if newest is not None:
+            self._doubted = await newest_ids(self._database, _DOUBTED) - newest - {change.doc_id for change in later}
+            self._doubted_until = time.monotonic() + _DOUBTED_S
         self._seen, self._unsure = seen, unsure
 
     async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
@@ -309,6 +324,7 @@ class EventFollower:
             for change in page.changes:
                 self._seen.add(change.doc_id, change.rev, deleted=change.deleted)
                 self._unsure.discard(change.doc_id)
+                self._doubted.discard(change.doc_id)
 
     def _may_match(self, trigger: EventTrigger, doc_id: str, verbs: tuple[str, ...]) -> bool:
         """Return whether the document is needed to know; where each change counts, also those before a deletion."""
@@ -317,7 +333,15 @@ class EventFollower:
         return any(rules.may_match(self._doctype, verb, doc_id) for verb in known)
 
     def _has_seen(self, change: Change) -> bool:
+        if self._is_doubted(change.doc_id):
+            return False
         return self._seen is not None and self._seen.has(change.doc_id, change.rev, deleted=change.deleted)
+
+    def _is_doubted(self, doc_id: str) -> bool:
+        return doc_id in self._doubted and time.monotonic() < self._doubted_until
+
+    def _is_unsure(self, doc_id: str) -> bool:
+        return doc_id in self._unsure or self._is_doubted(doc_id)
 
     async def _read_late(self, answer: Found) -> Document | None:
         """Return the document of a row that was not in the first answer; None where a later row tells more.
@@ -389,7 +413,7 @@ class EventFollower:
         return chain[1 : known + 1] if known > 1 else []
 
     def _is_new(self, doc_id: str) -> bool:
-        return self._seen is not None and doc_id not in self._unsure and not self._seen.knows(doc_id)
+        return self._seen is not None and not self._is_unsure(doc_id) and not self._seen.knows(doc_id)
 
     def _has_gone_by(self, doc_id: str, rev: str) -> bool:
         seen = self._seen
@@ -400,7 +424,7 @@ class EventFollower:
         if change.deleted:
             return ("DELETED",)
         first = change.rev.startswith("1-")
-        if self._seen is not None and change.doc_id not in self._unsure:
+        if self._seen is not None and not self._is_unsure(change.doc_id):
             if self._seen.knows(change.doc_id):
                 return (UPDATED,)
             return _NEW if first else (CREATED, UPDATED)

@@ -142,6 +142,7 @@ async def test_source_when_made_anew_from_a_copy_while_no_daemon_runs_then_only_
     await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
     await orders.put({"_id": "first"})
     await eventually(lambda: jobs_of(connection, db, "seen"), 15)
+    await eventually(lambda: so_far(connection, orders), 15)
     await system.shutdown(timeout=1)
     for job in await jobs_of(connection, db, "seen"):
         await jobs.delete(job["_id"], (await jobs.get(job["_id"]))["_rev"])
