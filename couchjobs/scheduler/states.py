@@ -29,7 +29,7 @@ _logger = get_logger(__name__)
 _SCHEDULE = "schedule:"
 _TIMES = ("anchor", "passed", "last", "fired", "firing", "missed_at")
 _DROPPED_TIMES = 5
-_TEXTS = ("slot", "seed", "note", "rev")
+_TEXTS = ("slot", "former", "seed", "note", "rev")
 
 
 def state_id(triggers_database: str, trigger_id: str) -> str:

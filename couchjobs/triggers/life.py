@@ -62,6 +62,8 @@ class State:
     """The last tick that fired."""
     slot: str = ""
     """Of the last tick that fired: its period, or its local time."""
+    former: str = ""
+    """The family of periods that the schedule was of before, and the last of them that fired: it may be so again."""
     seed: str = ""
     """What chooses the moment of a periodic schedule."""
     paused: bool = False
@@ -139,8 +141,12 @@ def _changed(state: State, schedule: Schedule, meaning: str, now: datetime) -> S
     anchor = now
     if state.meaning.split(maxsplit=1)[0] == kind:
         anchor = (state.fired or state.anchor) if kind == "every" else state.anchor
-    slot = state.slot if state.family == schedule.family else ""
-    changed = replace(state, meaning=meaning, family=schedule.family, anchor=anchor, slot=slot)
+    slot, former = state.slot, state.former
+    if state.family != schedule.family:
+        family, _, slot = state.former.partition("\n")
+        slot = slot if family == schedule.family else ""
+        former = f"{state.family}\n{state.slot}" if state.slot else state.former
+    changed = replace(state, meaning=meaning, family=schedule.family, anchor=anchor, slot=slot, former=former)
     return replace(changed, passed=anchor if schedule.once else now, firing=None, note="")
 
 

@@ -149,6 +149,16 @@ def test_missed_when_all_are_wanted_with_a_grace_then_not_more_than_the_limit() 
     assert late == [before + timedelta(seconds=10 + number) for number in range(3)]
 
 
+def test_daily_when_it_is_something_else_for_a_while_then_still_once_a_day() -> None:
+    """As where somebody tries a shorter period for a moment."""
+    trigger = Trigger(NOON.replace(hour=0), type="@daily", arguments="before 5am")
+    assert len(trigger.wait(6 * HOUR)) == 1
+    trigger.edit(type="@every", arguments="5h")
+    trigger.edit(type="@daily", arguments="")
+    assert trigger.wait(18 * HOUR) == []
+    assert len(trigger.wait(DAY)) == 1
+
+
 def test_prospects_when_disabled_then_none() -> None:
     """Whoever asks."""
     trigger = Trigger(arguments="1h", disabled=True)
