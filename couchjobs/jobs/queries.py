@@ -332,10 +332,12 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
 
 
 async def _at_least(store: JobStore, job_id: str, rev: str) -> Job:
-    """Return the job, not older than a revision that is there."""
+    """Return the job, not older than a revision that the feed has shown; for a while: an older copy may be back."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _READ_AGAIN_S
     while True:
         job = await store.get(job_id)
-        if generation(job.rev) >= generation(rev):
+        if generation(job.rev) >= generation(rev) or loop.time() > until:
             return job
         await asyncio.sleep(_BEHIND_S)
 
