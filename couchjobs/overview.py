@@ -10,7 +10,7 @@ from couchjobs.cluster.pauses import paused
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import taken_types, takers
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Database, Update
+from couchjobs.couch.database import Database, Document, Update
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import State
 from couchjobs.jobs.lanes import stores
@@ -123,3 +123,14 @@ async def _add_recent(
         oldest = await database.view("queue/due", [worker, "due", "0"], high, limit=1, update=update)
         if oldest and (row["oldest_due"] is None or oldest[0]["key"][2] < row["oldest_due"]):
             row["oldest_due"] = oldest[0]["key"][2]
+
+
+def row_of_daemon(document: Document) -> dict[str, Any]:
+    """Return what people are shown of a daemon, whatever its document holds."""
+    types, slots = document.get("worker_types"), document.get("slots")
+    return {
+        "id": document["_id"].removeprefix(DAEMON),
+        "worker_types": [str(one) for one in types] if isinstance(types, list) else [],
+        "slots": slots if isinstance(slots, int) else 0,
+        **{name: str(document.get(name) or "") for name in ("host", "version", "at")},
+    }

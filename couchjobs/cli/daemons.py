@@ -11,8 +11,8 @@ from rich.table import Table
 from couchjobs.cli.options import Domain, Json, Prefix, Url, cell, print_json, with_connection
 from couchjobs.cluster.peers import PREFIX, tenants_of
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
 from couchjobs.errors import NotFound
+from couchjobs.overview import row_of_daemon
 from couchjobs.timestamps import now, parse_time
 
 
@@ -35,17 +35,7 @@ async def _rows(connection: Connection) -> list[dict[str, Any]]:
     except NotFound:
         return []
     tenant = connection.settings.tenant.key
-    return [_row(document) for document in documents if tenant in tenants_of(document)]
-
-
-def _row(document: Document) -> dict[str, Any]:
-    """Return what is shown of a daemon, whatever its document holds."""
-    types = document.get("worker_types")
-    return {
-        "id": document["_id"].removeprefix(PREFIX),
-        "worker_types": [str(one) for one in types] if isinstance(types, list) else [],
-        **{name: document.get(name) for name in ("host", "version", "slots", "at", "clock_ahead_s")},
-    }
+    return [row_of_daemon(document) for document in documents if tenant in tenants_of(document)]
 
 
 def _ago(at: object, present: datetime) -> str:

@@ -10,7 +10,6 @@ from aiohttp import web
 
 from couchjobs.cluster.pauses import set_paused
 from couchjobs.cluster.peers import PREFIX as DAEMON
-from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
 from couchjobs.figures import last_day, last_hour
 from couchjobs.http.access import CALLER
@@ -19,7 +18,7 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages import charts
 from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.jobs.request import JobRequest
-from couchjobs.overview import QueueWatch
+from couchjobs.overview import QueueWatch, row_of_daemon
 from couchjobs.timestamps import now
 
 _PATIENCE_S = 0.6
@@ -100,14 +99,4 @@ async def _charts(api: Api) -> list[charts.Chart]:
 
 async def _daemons(api: Api) -> list[dict[str, Any]]:
     found = [one for one in await api.connection.control.with_prefix(DAEMON) if api.serves(one)]
-    return [_daemon(one) for one in found]
-
-
-def _daemon(document: Document) -> dict[str, Any]:
-    """Return what a page shows of a daemon, whatever its document holds."""
-    types = document.get("worker_types")
-    return {
-        "id": document["_id"].removeprefix(DAEMON),
-        "worker_types": [str(one) for one in types] if isinstance(types, list) else [],
-        **{name: str(document.get(name) or "") for name in ("host", "version", "slots", "at")},
-    }
+    return [row_of_daemon(one) for one in found]
