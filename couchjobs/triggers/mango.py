@@ -3,9 +3,8 @@
     {"status": "paid", "lines": {"$elemMatch": {"price": {"$gt": 100}}}}
 
 A field that is absent matches nothing but `{"$exists": false}`; `$not` and `$nor` are moved down to the fields, so that
-this holds for them, too. `a.b` looks into `a`, a number into a list, and a backslash makes a dot one of the name. Text
-is ordered without regard to case first, as CouchDB does it; other letters than those of ASCII by their code points.
-Source: CouchDB documentation, /db/_find, "Selector Syntax".
+this holds for them, too. `a.b` looks into `a`, a number into a list, and a backslash makes a dot one of the name.
+Values are ordered by `collation`. Source: CouchDB documentation, /db/_find, "Selector Syntax".
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import regex
 
 from couchjobs.couch.codec import is_deeper
 from couchjobs.errors import MalformedTriggerError
+from couchjobs.triggers.collation import TYPES, compare, raw_order, type_number
 from couchjobs.triggers.effort import effort
 
 Test = Callable[[Any], bool]
@@ -32,9 +32,6 @@ _MOST_LETTERS = 10_000
 _DEEPEST = 50
 _REGEX_S = 0.05
 """Seconds that a regular expression may take; one that takes longer does not match."""
-_SYMBOLS = "_-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$"
-_ORDER = {symbol: number for number, symbol in enumerate(_SYMBOLS)}
-_TYPES = ("null", "boolean", "number", "string", "array", "object")
 _NEGATED = {
     "$eq": "$ne",
     "$ne": "$eq",
@@ -174,7 +171,7 @@ _COMPARED: dict[str, Callable[[int], bool]] = {
 
 def _test_of(name: str, value: Any, *, raw: bool) -> Test:
     """Return the test of a value that an operator makes."""
-    order = _raw_order if raw else compare
+    order = raw_order if raw else compare
     if name in ("$eq", "$ne"):
         is_one = _Among([value], raw=raw)
         return is_one if name == "$eq" else lambda found: not is_one(found)
@@ -196,13 +193,13 @@ class _Among:
     def __init__(self, values: list[Any], *, raw: bool) -> None:
         self._raw = raw
         self._texts = {one if raw else _composed(one) for one in values if isinstance(one, str)}
-        self._numbers = {one for one in values if _TYPES[_type(one)] == "number"}
-        self._others = [one for one in values if _TYPES[_type(one)] not in ("string", "number")]
+        self._numbers = {one for one in values if TYPES[type_number(one)] == "number"}
+        self._others = [one for one in values if TYPES[type_number(one)] not in ("string", "number")]
 
     def __call__(self, found: Any) -> bool:
         if isinstance(found, str):
             return found in self._texts or (not self._raw and not found.isascii() and _composed(found) in self._texts)
-        if _TYPES[_type(found)] == "number":
+        if TYPES[type_number(found)] == "number":
             return found in self._numbers
         for one in self._others:
             effort.step()
@@ -299,9 +296,9 @@ def _is_divisor_and_remainder(value: Any) -> bool:
 _OTHERS: dict[str, tuple[Test, str, Callable[[Any], Test]]] = {
     "$all": (lambda value: isinstance(value, list), "a list", lambda value: partial(_holds_all, value)),
     "$type": (
-        lambda value: value in _TYPES,
-        f"one of {', '.join(_TYPES)}",
-        lambda value: lambda found: _TYPES[_type(found)] == value,
+        lambda value: value in TYPES,
+        f"one of {', '.join(TYPES)}",
+        lambda value: lambda found: TYPES[type_number(found)] == value,
     ),
     "$size": (
         lambda value: _is_int(value) and value >= 0,
@@ -369,90 +366,6 @@ def _is_missing(doc: Any, path: tuple[str, ...]) -> bool:
         else:
             value = value[name]
     return False
-
-
-def compare(one: Any, other: Any) -> int:
-    """Return -1, 0 or 1, by CouchDB's order of JSON: null, false, true, numbers, text, lists, objects."""
-    kinds = _type(one), _type(other)
-    if kinds[0] != kinds[1]:
-        return -1 if kinds[0] < kinds[1] else 1
-    match _TYPES[kinds[0]]:
-        case "string":
-            return _compare_texts(one, other)
-        case "array":
-            return _compare_lists(one, other)
-        case "object":
-            pairs = ([*one.items()], [*other.items()])
-            return _compare_lists(
-                [part for pair in pairs[0] for part in pair], [part for pair in pairs[1] for part in pair]
-            )
-    return 0 if one is None else _sign(one, other)
-
-
-def _raw_order(one: Any, other: Any) -> int:
-    """Return the order of ids: by their bytes, and after all that is no text."""
-    if not isinstance(one, str) or not isinstance(other, str):
-        return 1
-    return _sign(one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
-
-
-def _compare_lists(one: list[Any], other: list[Any]) -> int:
-    for left, right in zip(one, other, strict=False):
-        if (found := compare(left, right)) != 0:
-            return found
-    return _sign(len(one), len(other))
-
-
-def _compare_texts(one: str, other: str) -> int:
-    """Return their order: by letters without case and accents, then by accents, then by case."""
-    if one == other:
-        return 0
-    if not (one.isascii() and other.isascii()):
-        one, other = unicodedata.normalize("NFD", one), unicodedata.normalize("NFD", other)
-    plain = one, other
-    if not (one.isascii() and other.isascii()):
-        plain = _without_accents(one), _without_accents(other)
-    for left, right in zip(*plain, strict=False):
-        if left != right and (found := _sign(_letter(left), _letter(right))) != 0:
-            return found
-    if (found := _sign(len(plain[0]), len(plain[1]))) != 0:
-        return found
-    if (found := _sign(_accents(one), _accents(other))) != 0:
-        return found
-    for left, right in zip(*plain, strict=True):
-        if left != right:
-            return -1 if right.isupper() else 1
-    return 0
-
-
-def _without_accents(text: str) -> str:
-    return "".join(one for one in text if not unicodedata.combining(one))
-
-
-def _accents(text: str) -> list[str]:
-    return [] if text.isascii() else [one for one in text if unicodedata.combining(one)]
-
-
-def _letter(one: str) -> tuple[int, int, str]:
-    if one in _ORDER:
-        return 1, _ORDER[one], ""
-    if one.isspace() or ord(one) < 32:
-        return 0, ord(one), ""
-    return (2, int(one), "") if one.isdigit() and one.isascii() else (3, 0, one.lower())
-
-
-def _type(value: Any) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool):
-        return 1
-    if isinstance(value, int | float):
-        return 2
-    return 3 if isinstance(value, str) else 4 if isinstance(value, list) else 5
-
-
-def _sign(one: Any, other: Any) -> int:
-    return -1 if one < other else int(one > other)
 
 
 def _is_int(value: Any) -> bool:
