@@ -15,6 +15,8 @@ _RFC3339 = re.compile(
 )
 _OURS = re.compile(r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$", re.ASCII)
 _ZERO_YEAR = 1
+_last: tuple[datetime | None, str] = None, ""
+"""The time that was formatted last, and its text."""
 _LONGEST = 64
 
 
@@ -39,8 +41,12 @@ def now() -> datetime:
 
 def format_time(instant: datetime) -> str:
     """Return `2026-11-24T08:00:00.000000Z`."""
-    in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
-    return in_utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    global _last  # noqa: PLW0603  the fields that one change sets often hold the same object
+    last = _last
+    if last[0] is not instant:
+        in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+        last = _last = instant, in_utc.isoformat("T", "microseconds")[:-6] + "Z"
+    return last[1]
 
 
 def parse_time(text: str) -> datetime | None:
