@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
@@ -54,10 +55,8 @@ async def write_surely(
         NotFound: the database does not exist; without a limit of patience only once that is beyond doubt.
         BadRequest: the document is not JSON.
     """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    deadline = None if patience_s is None else began + patience_s
-    last_moment = None if longest_s is None else began + longest_s
+    deadline = None if patience_s is None else time.monotonic() + patience_s
+    last_moment = None if longest_s is None else asyncio.get_running_loop().time() + longest_s
     insistence = Insistence()
     failures = 0
     maybe_stored = False
@@ -72,15 +71,15 @@ async def write_surely(
             answer = await _was_it_ours(writer, doc, answer)
         if answer.written is not Written.UNKNOWN:
             return answer
-        if insistence.note(answer, loop.time()):
+        if insistence.note(answer, time.monotonic()):
             return WriteAnswer(Written.REFUSED, reason=answer.reason)
         failures += 1
         maybe_stored |= not answer.unsent
         pause = max(answer.retry_after_s, backoff(failures))
         if deadline is not None:
-            if loop.time() > deadline:
+            if time.monotonic() > deadline:
                 return answer._replace(unsent=not maybe_stored)
-            pause = min(pause, deadline - loop.time() + _LAST_LOOK_S)
+            pause = min(pause, deadline - time.monotonic() + _LAST_LOOK_S)
         await asyncio.sleep(pause)
 
 

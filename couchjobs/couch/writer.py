@@ -59,6 +59,7 @@ class GroupWriter:
         self._waiting: deque[_Waiting] = deque()
         self._requests: set[asyncio.Task[None]] = set()
         self._woken = False
+        self._loop: asyncio.AbstractEventLoop
         self._hold: asyncio.TimerHandle | None = None
         self._context = Context()
         """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
@@ -74,12 +75,12 @@ class GroupWriter:
             BadRequest: the document is not JSON.
         """
         body = encode(doc)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[WriteAnswer] = loop.create_future()
-        self._waiting.append(_Waiting(doc["_id"], body, answer))
         if not self._woken:
             self._woken = True
-            loop.call_soon(self._send_after, _TURNS, context=self._context)
+            self._loop = asyncio.get_running_loop()  # asking for it takes as long as all the rest here
+            self._loop.call_soon(self._send_after, _TURNS, context=self._context)
+        answer: asyncio.Future[WriteAnswer] = self._loop.create_future()
+        self._waiting.append(_Waiting(doc["_id"], body, answer))
         return answer
 
     async def write(self, doc: Document) -> WriteAnswer:

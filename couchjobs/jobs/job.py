@@ -396,13 +396,13 @@ def _copied(value: Any) -> Any:
 def _as_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return format_time(value)
+    if isinstance(value, State):
+        return value.value
     if isinstance(value, BaseModel):
         fields = value.__dict__ | (value.__pydantic_extra__ or {})
         return {
             name: part if type(part) in _PLAIN else _as_json(part) for name, part in fields.items() if part is not None
         }
-    if isinstance(value, State):
-        return value.value
     return [_as_json(part) for part in value] if isinstance(value, list) else value
 
 
