@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -32,13 +31,12 @@ from couchjobs.couch.changes import (
     Page,
     current_sequence,
     newest_ids,
-    pages_since,
 )
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, generation
 from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of
 from couchjobs.couch.surely import write_or_raise
-from couchjobs.errors import BadRequest, NotFound, PositionRefused, Unavailable
+from couchjobs.errors import NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.between import Change as Left
@@ -46,6 +44,7 @@ from couchjobs.scheduler.between import changes_between
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of, without_proof
 from couchjobs.scheduler.firing import Firing
 from couchjobs.scheduler.loops import Loops
+from couchjobs.scheduler.past import DOUBTED, NEW, Beginning, Past
 from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of, written
 from couchjobs.scheduler.remembered import remember, remembered
 from couchjobs.scheduler.seen import Seen
@@ -54,18 +53,12 @@ from couchjobs.timestamps import format_time, now
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
-_REMEMBERED = 10_000
 _SLICE_S = 0.02
 """Seconds of asking rules after which others have their turn."""
 _REMEMBERED_EACH_S = 300.0
 """Seconds between two times that what has been seen is written down."""
 _MOST_NOW_AND_THEN = 100_000
 """Documents of a database of which it is written down before the end: 1.6 MB."""
-_MOST_BETWEEN = 200
-"""Revisions of one document, the newest, in which what the feed has left out is looked for."""
-_DOUBTED = 100
-_DOUBTED_S = 10.0
-_NEW = (CREATED,)
 
 
 class EventFollower:
@@ -98,21 +91,13 @@ class EventFollower:
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._rereads = False
         """Whether it reads old rows again: where it is among them is no position for anybody else."""
-        self._created: OrderedDict[str, str] = OrderedDict()
         self._loops = Loops()
         self._holds_jobs = self._database.name in (db.database(lane) for lane in connection.settings.all_lanes)
         self._most_seen = connection.settings.max_seen_documents
-        self._seen: Seen | None = None
-        """None before it is filled, and where the database is too large for it."""
+        self.past = Past()
         self._is_remembered = True
         """Whether what has been seen is written down as it is now."""
         self._remember_at = 0.0
-        self._doubted: set[str] = set()
-        """Of a cluster: documents that changed as this began to follow. For a while a row of one is news: the copy that
-        showed them may have been ahead of the one whose feed is followed."""
-        self._doubted_until = 0.0
-        self._unsure: set[str] = set()
-        """Documents that changed while nobody followed, so that it is not known whether they were there before."""
 
     async def note_absent(self) -> None:
         """Take note that the database does not exist yet: where nobody has followed it, all of it will be new."""
@@ -161,8 +146,8 @@ class EventFollower:
         info = await self._database.info()
         instance = instance_of(info)
         newest: set[str] | None = None
-        if self._seen is None and copies_of(info) > 1:
-            newest = await newest_ids(self._database, 2 * _DOUBTED)
+        if self.past.seen is None and copies_of(info) > 1:
+            newest = await newest_ids(self._database, 2 * DOUBTED)
         await self._begin(present, instance)
         known = str(self._checkpoint.get("instance", "")) or self._instance or instance
         self._checkpoint["instance"] = self._instance = instance
@@ -170,7 +155,7 @@ class EventFollower:
             await self._begin_anew(present)
         elif await is_another_than(self._database, Known(self._position or "0", instance, self._witnesses())):
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
-        if self._seen is None:
+        if self.past.seen is None:
             await self._look_back(info, newest)
             self._is_remembered = False
             await self.remember(_MOST_NOW_AND_THEN)
@@ -211,8 +196,8 @@ class EventFollower:
     async def remember(self, most: int) -> None:
         """Write down what has been seen, unless it is written, or of more than so many documents."""
         self._remember_at = time.monotonic() + _REMEMBERED_EACH_S
-        if self._seen is not None and not self._is_remembered and not self._rereads and len(self._seen) <= most:
-            self._is_remembered = await remember(self._control, self._name, self._instance, self._seen)
+        if self.past.seen is not None and not self._is_remembered and not self._rereads and len(self.past.seen) <= most:
+            self._is_remembered = await remember(self._control, self._name, self._instance, self.past.seen)
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
@@ -221,7 +206,7 @@ class EventFollower:
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
-        if self._seen is not None:
+        if self.past.seen is not None:
             _logger.warning("the feed is read from its beginning", database=self._database.name, reason=reason)
             self._position, self._rereads = "0", True
             return
@@ -233,7 +218,7 @@ class EventFollower:
         Where that is not known, the last rows before the position tell: a copy, as after a move of the server, has
         them, and is gone on with at `present`.
         """
-        before = self._seen
+        before = self.past.seen
         if before is None:
             before = await remembered(self._control, self._name, None)
         witnesses = self._witnesses()
@@ -241,7 +226,7 @@ class EventFollower:
             await self._lose_position(present, "the database is a copy, and what had fired before is not known")
             return
         _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
-        self._seen, self._rereads = Seen() if before is None else before.renewed(), False
+        self.past.seen, self._rereads = Seen() if before is None else before.renewed(), False
         self._is_remembered = False
         await self.remember(sys.maxsize)
         await self._save("0")
@@ -256,40 +241,12 @@ class EventFollower:
         await self._save(present, lost={"at": format_time(now()), "reason": reason})
 
     async def _look_back(self, info: dict[str, Any], newest: set[str] | None) -> None:
-        """Take what is there, less what comes after the position, for seen.
-
-        `newest`: of a cluster, what had changed last before that.
-
-        Raises:
-            PositionRefused: the server has no such position.
-        """
-        position = self._position or "0"
+        """Take what is there, less what comes after the position, for seen; `newest`: see `Past`."""
         if info.get("doc_count", 0) + info.get("doc_del_count", 0) > self._most_seen:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)
             return
-        seen, unsure, later = Seen(), set[str](), list[Change]()
-        if (known := await remembered(self._control, self._name, self._instance)) is not None:
-            seen.before = known.before
-        if position != "0":
-            async for page in pages_since(self._database, "0"):
-                for change in page.changes:
-                    seen.add(change.doc_id, change.rev, deleted=change.deleted)
-            try:
-                later = [change async for page in pages_since(self._database, position) for change in page.changes]
-            except BadRequest as error:
-                raise PositionRefused(str(error)) from error
-            seen.forget(change.doc_id for change in later)
-            unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
-            if known is not None:
-                seen.adopt(known, (change.doc_id for change in later))
-                unsure = set()
-            for witness in self._witnesses():  # what is known of the last rows before the position
-                seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
-                unsure.discard(witness.doc_id)
-        if newest is not None:
-            self._doubted = await newest_ids(self._database, _DOUBTED) - newest - {change.doc_id for change in later}
-            self._doubted_until = time.monotonic() + _DOUBTED_S
-        self._seen, self._unsure = seen, unsure
+        known = await remembered(self._control, self._name, self._instance)
+        await self.past.look_back(self._database, Beginning(self._position or "0", self._witnesses(), known), newest)
 
     async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
         last = [written(one) for one in witnesses]
@@ -308,9 +265,9 @@ class EventFollower:
         verbs: dict[str, tuple[str, ...]] = {}
         wanted: list[Change] = []
         for change in page.changes:
-            if change.doc_id.startswith("_design/") or self._has_seen(change):
+            if change.doc_id.startswith("_design/") or self.past.has(change):
                 continue
-            possible = verbs[change.doc_id] = self._verbs(change)
+            possible = verbs[change.doc_id] = self.past.verbs(change)
             if any(self._may_match(trigger, change.doc_id, possible) for trigger in triggers):
                 wanted.append(change)
         asked: list[tuple[str, str | None]] = [(change.doc_id, change.rev) for change in wanted]
@@ -320,28 +277,13 @@ class EventFollower:
             await self._fire_all(triggers, verbs, documents)
             late += [found for one in answers if (found := await self._read_late(one)) is not None]
         await self._fire_all(triggers, verbs, late)
-        if self._seen is not None:
-            for change in page.changes:
-                self._seen.add(change.doc_id, change.rev, deleted=change.deleted)
-                self._unsure.discard(change.doc_id)
-                self._doubted.discard(change.doc_id)
+        self.past.add(page.changes)
 
     def _may_match(self, trigger: EventTrigger, doc_id: str, verbs: tuple[str, ...]) -> bool:
         """Return whether the document is needed to know; where each change counts, also those before a deletion."""
         rules = trigger.rules
         known = {*verbs, CREATED, UPDATED} if rules.wants_each(self._doctype) else verbs
         return any(rules.may_match(self._doctype, verb, doc_id) for verb in known)
-
-    def _has_seen(self, change: Change) -> bool:
-        if self._is_doubted(change.doc_id):
-            return False
-        return self._seen is not None and self._seen.has(change.doc_id, change.rev, deleted=change.deleted)
-
-    def _is_doubted(self, doc_id: str) -> bool:
-        return doc_id in self._doubted and time.monotonic() < self._doubted_until
-
-    def _is_unsure(self, doc_id: str) -> bool:
-        return doc_id in self._unsure or self._is_doubted(doc_id)
 
     async def _read_late(self, answer: Found) -> Document | None:
         """Return the document of a row that was not in the first answer; None where a later row tells more.
@@ -364,9 +306,13 @@ class EventFollower:
     async def _fire_all(
         self, triggers: Sequence[EventTrigger], verbs: dict[str, tuple[str, ...]], documents: list[Document]
     ) -> None:
-        parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != _NEW])
+        parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != NEW])
         each = [trigger for trigger in triggers if trigger.rules.wants_each(self._doctype)]
-        chains = {document["_id"]: chain for document in documents if (chain := self._chain(document))} if each else {}
+        chains = (
+            {document["_id"]: chain for document in documents if (chain := self.past.left_out(document))}
+            if each
+            else {}
+        )
         between = await changes_between(self._database, chains)
         firings: list[Awaitable[None]] = []
         debounced: set[str] = set()
@@ -399,40 +345,6 @@ class EventFollower:
     def _shown(self, document: Document) -> Document:
         """Return what of a document an event may carry."""
         return without_proof(document) if self._holds_jobs else document
-
-    def _chain(self, document: Document) -> list[str]:
-        """Return the revisions of which the feed has shown the last alone, and the one before them ("": none was).
-
-        The newest first, without the last; nothing of a document of which that is not known.
-        """
-        revisions = document["_revisions"]
-        chain = [f"{revisions['start'] - age}-{one}" for age, one in enumerate(revisions["ids"][:_MOST_BETWEEN])]
-        known = next((age for age, rev in enumerate(chain) if age and self._has_gone_by(document["_id"], rev)), 0)
-        if not known and len(chain) > 1 and self._is_new(document["_id"]):
-            return [*chain[1:], ""]
-        return chain[1 : known + 1] if known > 1 else []
-
-    def _is_new(self, doc_id: str) -> bool:
-        return self._seen is not None and not self._is_unsure(doc_id) and not self._seen.knows(doc_id)
-
-    def _has_gone_by(self, doc_id: str, rev: str) -> bool:
-        seen = self._seen
-        return seen is not None and (seen.has(doc_id, rev, deleted=False) or seen.has(doc_id, rev, deleted=True))
-
-    def _verbs(self, change: Change) -> tuple[str, ...]:
-        """Return what may be said of the change: of a document that is new, and changed since, that it is either."""
-        if change.deleted:
-            return ("DELETED",)
-        first = change.rev.startswith("1-")
-        if self._seen is not None and not self._is_unsure(change.doc_id):
-            if self._seen.knows(change.doc_id):
-                return (UPDATED,)
-            return _NEW if first else (CREATED, UPDATED)
-        if not first or self._created.setdefault(change.doc_id, change.rev) != change.rev:
-            return (UPDATED,)
-        if len(self._created) > _REMEMBERED:
-            self._created.popitem(last=False)
-        return _NEW
 
     async def _parents(self, documents: list[Document]) -> dict[str, Document]:
         """Return the documents before these, by id; one that compaction took, or that was deleted, is left out."""

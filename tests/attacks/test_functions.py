@@ -738,6 +738,12 @@ async def test_child_when_its_daemon_is_killed_then_gone_though_its_loop_is_bloc
             program.kill()
 
 
+_MOST_DESCRIPTORS = 150
+"""Of a daemon, once all have ended: some 30 at rest, and a connection for each of what it asked at once."""
+_MOST_MEMORY = 250 * 1024 * 1024
+"""Likewise: some 100 MB at rest, whatever functions have held."""
+
+
 def _programs(folder: Path) -> list[psutil.Process]:
     """Processes whose working folder this is."""
     found = []
@@ -759,16 +765,18 @@ async def test_daemon_when_functions_do_what_they_should_not_then_innocent_jobs_
     (tmp_path / "guilty.py").write_text(GUILTY)
     given = settings_for()
     names = ("url", "domain", "prefix", "control_db")
-    daemon = DaemonProcess(
-        tmp_path, "guilty", "daemon", arguments, shutdown_timeout=1, **{name: getattr(given, name) for name in names}
-    )
+    environment = {name: getattr(given, name) for name in names}
+    daemons = [
+        DaemonProcess(tmp_path, "guilty", f"daemon-{number}", arguments, shutdown_timeout=1, **environment)
+        for number in range(2)
+    ]
     try:
         rounds = int(os.environ.get("COUCHJOBS_TEST_FUNCTIONS", "1"))
         documents: dict[str, tuple[str, Any]] = {}
         for turn in range(rounds):
             documents |= {f"{what} {turn}": ("guilty", {"what": what}) for what in ACTS}
             documents |= {f"plain {what} {turn}": ("plain guilty", {"what": what}) for what in PLAIN}
-            documents |= {f"i-{turn}-{n}": (("innocent", "plain innocent")[n % 2], n) for n in range(22)}
+            documents |= {f"i-{turn}-{n}": (("innocent", "plain innocent")[n % 2], n) for n in range(len(ACTS))}
         writer = connection.writer(db.database("jobs"))
         order = random.sample([*documents], len(documents))
         await asyncio.gather(
@@ -790,17 +798,23 @@ async def test_daemon_when_functions_do_what_they_should_not_then_innocent_jobs_
             else:
                 assert (ended.state, ended.exec_count) == (State.ERRORED, 2), (job_id, ended.error)
                 assert wanted in str(ended.error), (job_id, ended.error)
-        assert daemon.process.poll() is None
+        assert [daemon.process.poll() for daemon in daemons] == [None, None]
+        for daemon in daemons:
+            process = psutil.Process(daemon.process.pid)
+            assert process.num_fds() < _MOST_DESCRIPTORS
+            assert process.memory_info().rss < _MOST_MEMORY
         ran = Counter((tmp_path / "ran.txt").read_text().split())
         again = [job_id for job_id, count in ran.items() if count > 1]
         assert again == []
         began = time.monotonic()
-        daemon.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(daemon.wait, 20) == 0
+        for daemon in daemons:
+            daemon.signal(signal.SIGTERM)
+        assert [await asyncio.to_thread(daemon.wait, 20) for daemon in daemons] == [0, 0]
         assert time.monotonic() - began < 12
         if "--processes" in arguments:
             await eventually(lambda: not _programs(tmp_path), 5)
     finally:
-        daemon.end()
+        for daemon in daemons:
+            daemon.end()
         for program in _programs(tmp_path):
             program.kill()

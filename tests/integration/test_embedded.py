@@ -94,6 +94,48 @@ async def test_database_names_when_odd_then_as_couchdb(client: CouchServer, raw:
     assert (await raw("GET", "a%2Fb"))[0] == 404
 
 
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"n":9007199254740991}', True),
+        (b'{"n":-9007199254740992}', True),
+        (b'{"n":9007199254740993}', False),
+        (b'{"n":[{"deep":-9007199254740993}]}', False),
+        (b'{"n":123456789012345678901234567890}', False),
+        (b'{"n":"9007199254740993","m":"\\\\\\"9007199254740993"}', True),
+        (b'{"n":1764399999000001,"9007199254740993":1}', True),
+        (b'{"n":0.12345678901234567890,"m":1.5e3,"t":"2026-11-29T00:00:00.000000Z"}', True),
+    ],
+)
+async def test_whole_numbers_when_javascript_rounds_them_then_that_document_is_refused_and_its_neighbours_are_not(
+    database: Database, raw: Raw, body: bytes, kept: bool
+) -> None:
+    """CouchDB keeps them as they are; what is stored here comes back as it was, but for the form of 5.0."""
+    status, told, _ = await raw("PUT", "db/one", body)
+    assert status == (201 if kept else 400)
+    fields = orjson.loads(body)
+    if kept:
+        assert {**fields, "_id": "one", "_rev": told["rev"]} == await database.get("one")
+    else:
+        assert "would be rounded" in told["reason"]
+    many = b'{"docs":[{"_id":"before"},{"_id":"x",' + body[1:] + b',{"_id":"after"}]}'
+    status, rows, _ = await raw("POST", "db/_bulk_docs", many)
+    assert (status, [row["id"] for row in rows]) == (201, ["before", "x", "after"])
+    assert ["rev" in row for row in rows] == [True, kept, True]
+
+
+async def test_a_job_when_it_holds_a_number_that_is_rounded_then_the_push_says_so(
+    server: EmbeddedServer, database: Database
+) -> None:
+    """Refused by name, at once, and alone."""
+    async with CouchServer(server.url) as client:
+        writer = GroupWriter(Database(client, "db"))
+        answers = await asyncio.gather(*(writer.write({"_id": f"{n}", "n": 2**53 + n}) for n in range(3)))
+        await writer.close()
+    assert [answer.written for answer in answers] == [Written.OK, Written.REFUSED, Written.OK]
+    assert "9007199254740993 would be rounded" in answers[1].reason
+
+
 async def test_strangers_when_they_ask_then_refused_and_the_server_lives(database: Database, raw: Raw) -> None:
     """Databases are the administrator's until `_security` says otherwise."""
     for method, path in (

@@ -37,7 +37,7 @@ async def test_event_when_documents_match_then_a_job_each_with_the_event(
     await orders.put({"_id": "_design/x", "status": "paid"})
     jobs = await eventually(lambda: jobs_of(connection, db, "paid"))
     follower = system.scheduler._feeds._followed["orders"].follower
-    await eventually(lambda: follower._seen.knows("b"))  # else both changes are one row, of a document that is new
+    await eventually(lambda: follower.past.seen.knows("b"))  # else both changes are one row, of a document that is new
     rev = await orders.put({"_id": "b", "_rev": rev, "status": "paid"})
     await eventually(lambda: so_many_jobs_of(connection, db, "paid", 2))
     await orders.delete("b", rev)
@@ -157,7 +157,7 @@ async def test_event_when_documents_arrive_by_replication_then_fires(
     )
     system = await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
-    await eventually(lambda: system.scheduler._feeds._followed["orders"].follower._seen is not None)
+    await eventually(lambda: system.scheduler._feeds._followed["orders"].follower.past.seen is not None)
     import orjson
 
     body = orjson.dumps(

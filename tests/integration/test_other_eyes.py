@@ -37,7 +37,7 @@ async def test_new_documents_when_they_change_before_the_feed_is_read_then_each_
     system = await start(note)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     followed = system.scheduler._feeds._followed
-    await eventually(lambda: "orders" in followed and followed["orders"].follower._seen is not None)
+    await eventually(lambda: "orders" in followed and followed["orders"].follower.past.seen is not None)
     for number in range(10):
         for states in (("paid", "shipped"), ("open", "paid", "shipped"), ("paid", "paid"), ("open", "shipped")):
             rev: dict[str, str] = {}

@@ -133,7 +133,7 @@ async def test_pattern_when_it_is_refused_then_what_it_would_find_counts_as_know
     await triggers_of(connection, db).put({"_id": "x", **TRIGGER, "arguments": "userdb-x:CREATED"})
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     followed = system.scheduler._feeds._followed
-    await eventually(lambda: "userdb-x" in followed and followed["userdb-x"].follower._seen is not None)
+    await eventually(lambda: "userdb-x" in followed and followed["userdb-x"].follower.past.seen is not None)
     await connection.database(db.database("userdb-x")).put({"_id": "new"})
     (job,) = await eventually(lambda: so_many_jobs_of(connection, db, "x", 1))
     assert job["event"]["doc"]["_id"] == "new"

@@ -48,10 +48,52 @@ async function readJson(req) {
   }
   if (size === 0) return undefined;
   try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'));
-  } catch {
+    return parse(Buffer.concat(chunks).toString('utf8'));
+  } catch (error) {
+    if (error instanceof HttpError) throw error;
     throw new HttpError(400, 'bad_request', 'invalid UTF-8 JSON');
   }
+}
+
+// CouchDB keeps whole numbers of any size, and JavaScript rounds them. A document that would not come back as it was is
+// refused, each by itself.
+const MANY_DIGITS = /\d{16}/;
+const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const LONG_INTEGER = /^-?\d{16,}$/;
+const MARK = '\u0000rounded ';
+
+function parse(text) {
+  const body = JSON.parse(text);
+  if (!MANY_DIGITS.test(text)) return body;
+  let rounded = false;
+  const mark = (token) => {
+    if (!LONG_INTEGER.test(token) || JSON.stringify(Number(token)) === token) return token;
+    rounded = true;
+    return JSON.stringify(MARK + token);
+  };
+  const marked = text.replace(STRING_OR_NUMBER, mark);
+  if (!rounded) return body;
+  const found = JSON.parse(marked);
+  if (!Array.isArray(found.docs)) throw refusal(found);
+  return {...body, docs: found.docs.map((doc, index) => isMarked(doc) ? new Refused(doc) : body.docs[index])};
+}
+
+function isMarked(value) {
+  return JSON.stringify(value).includes(JSON.stringify(MARK).slice(1, -1));
+}
+
+// In the place of a document of many.
+class Refused {
+  constructor(doc) {
+    this._id = doc._id;
+    this.refusal = refusal(doc);
+  }
+}
+
+function refusal(value) {
+  const [, number] = JSON.stringify(value).split(JSON.stringify(MARK).slice(1, -1));
+  const told = number.slice(0, Math.min(number.indexOf('"'), 100));
+  return new HttpError(400, 'bad_request', `the number ${told} would be rounded here: this server is for trying out, CouchDB keeps it`);
 }
 
 const PLAIN_TEXT = ['rev', 'startkey_docid', 'start_key_doc_id', 'endkey_docid', 'end_key_doc_id', 'filter', 'feed', 'style', 'view', 'since', 'last-event-id'];
@@ -69,4 +111,4 @@ function readQuery(params) {
   return query;
 }
 
-module.exports = {HttpError, asHttpError, sendJson, sendError, readJson, readQuery};
+module.exports = {HttpError, Refused, asHttpError, sendJson, sendError, readJson, readQuery};

@@ -3,7 +3,7 @@
 
 const crypto = require('crypto');
 const vm = require('vm');
-const {HttpError, asHttpError} = require('./answers');
+const {HttpError, Refused, asHttpError} = require('./answers');
 const {requireDatabaseAdmin, withHashedPassword} = require('./accounts');
 
 // Time-ordered, as the ids are that CouchDB gives: random ones would scatter over its b-tree.
@@ -84,6 +84,7 @@ async function accept(database, user, doc, newEdits = true) {
   if (doc === null || typeof doc !== 'object' || Array.isArray(doc)) {
     throw new HttpError(400, 'bad_request', 'Document must be a JSON object');
   }
+  if (doc instanceof Refused) throw doc.refusal;
   if (doc._id === undefined) doc._id = newId();
   if (typeof doc._id !== 'string') throw new HttpError(400, 'illegal_docid', 'Document id must be a string');
   if (doc._id === '_local/_security') throw new HttpError(403, 'forbidden', 'That document is the server\'s own.');
