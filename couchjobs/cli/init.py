@@ -90,9 +90,9 @@ async def _give_role(connection: Connection, name: str, role: str, passwords: di
 
 
 async def _tell_of_triggers(connection: Connection) -> None:
-    """Say which triggers may not fire as things are now."""
+    """Say which triggers do not fire as things are now."""
     async for finding in check_triggers(Patient(connection, connection.settings.tenant)):
-        if "may not fire" in finding.what:
+        if finding.what.startswith("does not fire"):
             print(plain(f"couchjobs: trigger {finding.where} {finding.what}"), file=sys.stderr)
 
 

@@ -14,17 +14,12 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
-from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.retention import stored_rules
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
-from couchjobs.scheduler.patterns import Patterns
-from couchjobs.scheduler.secrets import without_secret
-from couchjobs.scheduler.sources import read_sources
+from couchjobs.remarks import Remarks
 from couchjobs.scheduler.store import TriggerStore
-from couchjobs.scheduler.trigger import EventTrigger
-from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.workers.config import WorkersList
@@ -124,31 +119,22 @@ async def check_documents(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
-    """Find triggers that cannot be understood, that may not fire, or that may not mean what they say."""
+    """Find triggers that cannot be understood, that do not fire, or that may not mean what they say."""
     triggers = TriggerStore(patient.connection, patient.db)
-    events: list[EventTrigger] = []
-    webhooks: list[TriggerInfos] = []
     async for documents_of_page in triggers.database.all_docs():
+        understood: list[tuple[TriggerInfos, Document]] = []
         for document in documents_of_page:
             try:
                 infos = triggers.read(document)
-                parsed = parse_trigger(infos)
+                parse_trigger(infos)
             except Exception as error:  # noqa: BLE001  no document may hide the others
                 yield Finding("trigger", document["_id"], f"never fires: {error}")
-                continue
-            for note in near_misses(document, TriggerInfos):
-                yield Finding("trigger", document["_id"], note)
-            if isinstance(parsed, EventRules) and not infos.disabled:
-                events.append(EventTrigger(patient.db, infos, parsed))
-            elif infos.type == "@webhook" and not infos.disabled:
-                webhooks.append(infos)
-    for trigger_id, note in (await without_secret(patient.connection, patient.db, webhooks)).items():
-        yield Finding("trigger", trigger_id, note)
-    if events:
-        sources = await read_sources(patient.connection, patient.db)
-        existing = await Patterns(patient.connection, patient.db).named_by(events)
-        for trigger_id, reason in (await sources.admitted(events, existing))[1].items():
-            yield Finding("trigger", trigger_id, f"may not fire: {reason}")
+            else:
+                understood.append((infos, document))
+        remarks = await Remarks.of(patient.connection, patient.db, [infos for infos, _ in understood])
+        for infos, document in understood:
+            for what in filter(None, [remarks.trouble(infos), *remarks.notes(infos, document)]):
+                yield Finding("trigger", infos.id, what)
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:

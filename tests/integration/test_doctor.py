@@ -18,6 +18,8 @@ from couchjobs.installation import secure
 from couchjobs.jobs.job import State
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.remarks import Remarks
+from couchjobs.triggers.infos import TriggerInfos
 
 QUEUED = {"worker": "w", "message": None, "state": "queued"}
 
@@ -110,14 +112,15 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
 
     found = await examine(connection, db, repair=True)
     kinds = [one.kind for one in found]
-    assert Counter(kinds) == Counter(conflict=3, orphans=2) + Counter(
-        ("version", "clock", "security", "views", "checkpoint", "job", "trigger", "takers")
+    assert Counter(kinds) == Counter(conflict=3, orphans=2, trigger=2) + Counter(
+        ("version", "clock", "security", "views", "checkpoint", "job", "takers")
     )
     left = {(one.kind, one.where) for one in found if one.done is None}
     assert left == {
         ("version", "daemon:old"),
         ("clock", connection.server.url),
         ("trigger", "bad"),
+        ("trigger", "trigger-conflict"),  # nobody has its worker
         ("takers", "w"),
     }
     assert {(one.kind, one.where) for one in await examine(connection, db)} == left
@@ -131,3 +134,20 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
         assert len(await database.leaves(doc_id)) == 1
     position = await control.get(f"checkpoint:{db.database('orders')}")
     assert position["seq"] not in ("0", checkpoint["seq"])  # from its beginning, all that is older would fire
+
+
+async def test_doctor_when_triggers_are_odd_then_it_says_what_triggers_ls_says(
+    connection: Connection, db: Prefixer
+) -> None:
+    """A database that is not there, a worker that nobody has, a zone that nobody asks, a secret that is missing."""
+    triggers = connection.database(db.database("triggers"))
+    event = {"type": "@event", "arguments": "odrers:CREATED", "worker": "w", "timezone": "Europe/Berlin"}
+    await triggers.put({"_id": "event", "message": None, **event})
+    await triggers.put({"_id": "daily", "type": "@daily", "worker": "w", "message": None, "disabled": True})
+    found = [(one.where, one.what) for one in await examine(connection, db) if one.kind == "trigger"]
+    documents = [document async for page in triggers.all_docs() for document in page]
+    stored = [TriggerInfos.from_document(document) for document in documents if document["_id"] == "event"]
+    remarks = await Remarks.of(connection, db, stored)
+    assert found == [("event", note) for note in remarks.notes(stored[0], stored[0].document())]
+    assert len(found) == 3
+    assert any(f"there is no database {db.database('odrers')}" in what for _, what in found)
