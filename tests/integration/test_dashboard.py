@@ -369,7 +369,7 @@ async def test_requests_when_odd_then_refused_and_nothing_breaks(
     login = {"token": token, "next": "/dashboard/jobs\r\nX-Evil: 1"}
     assert (await http.post("/dashboard/login", data=login, allow_redirects=False)).headers["Location"] == "/dashboard"
     present = datetime.now(UTC)
-    odd = {"w": [-5, 1, 1, 1, 1, 1], "v": [10**30, 0, 0, 0, 0, 0], "u": "x", "t": [1, 0, 0, 0.5, 0, 0]}
+    odd = {"w": [-5, 1, 1, 1, 1, 1], "v": [1e30, 0, 0, 0, 0, 0], "u": "x", "t": [1, 0, 0, 0.5, 0, 0]}
     minutes = {present.strftime("%M"): odd, "99": 1}
     document_id = f"figures:{db.key}:{present.strftime('%Y-%m-%dT%H')}:odd"
     await connection.control.put({"_id": document_id, "minutes": minutes})
