@@ -29,7 +29,7 @@ SCALARS = [
     1,
     -1,
     1e300,
-    2**62,
+    4_611_686_018_427_388_000,  # 2**62, as JavaScript has it: the embedded server refuses what it would round
     "",
     "x",
     "queued",
