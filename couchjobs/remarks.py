@@ -16,7 +16,10 @@ from couchjobs.errors import (
     BadDocumentError,
     ConfigurationError,
     CouchError,
+    Forbidden,
     MalformedTriggerError,
+    NotFound,
+    Unauthorized,
     UnknownTriggerError,
 )
 from couchjobs.jobs.names import near_misses
@@ -33,6 +36,7 @@ from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.waits import Turns
 
 _ALIKE = 0.6
+_MAY_NOT_BE_ASKED = (Forbidden, Unauthorized, NotFound)
 
 
 class Remarks:
@@ -51,8 +55,14 @@ class Remarks:
         self._loops: dict[str, str] = {}
 
     @classmethod
-    async def of(cls, connection: Connection, db: Prefixer, triggers: Iterable[TriggerInfos]) -> Self:
-        """Ask what is needed to tell of these triggers."""
+    async def of(
+        cls, connection: Connection, db: Prefixer, triggers: Iterable[TriggerInfos], *, surely: bool = False
+    ) -> Self:
+        """Ask what is needed to tell of these triggers: of all that there are, for there are limits on all together.
+
+        `surely`: whether it is an error where CouchDB does not answer.
+        """
+        untold = _MAY_NOT_BE_ASKED if surely else (CouchError,)
         found, firing, turns = cls(db), [], Turns()
         for infos in triggers:
             await turns.turn()
@@ -68,7 +78,7 @@ class Remarks:
             found._ask_sources,
             found._ask_feeds,
         ):
-            with suppress(CouchError):
+            with suppress(*untold):
                 await ask(connection, firing)
         return found
 

@@ -15,7 +15,7 @@ _RFC3339 = re.compile(
 )
 _OURS = re.compile(r"^[1-9]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$", re.ASCII)
 _ZERO_YEAR = 1
-_last: tuple[datetime | None, str] = None, ""
+_last: tuple[object, str] = object(), ""
 """The time that was formatted last, and its text."""
 _LONGEST = 64
 

@@ -76,8 +76,8 @@ class GroupWriter:
         """
         body = encode(doc)
         if not self._woken:
-            self._woken = True
             self._loop = asyncio.get_running_loop()  # asking for it takes as long as all the rest here
+            self._woken = True
             self._loop.call_soon(self._send_after, _TURNS, context=self._context)
         answer: asyncio.Future[WriteAnswer] = self._loop.create_future()
         self._waiting.append(_Waiting(doc["_id"], body, answer))

@@ -121,8 +121,8 @@ async def check_documents(patient: Patient) -> AsyncIterator[Finding]:
 async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
     """Find triggers that cannot be understood, that do not fire, or that may not mean what they say."""
     triggers = TriggerStore(patient.connection, patient.db)
+    understood: list[tuple[TriggerInfos, Document]] = []
     async for documents_of_page in triggers.database.all_docs():
-        understood: list[tuple[TriggerInfos, Document]] = []
         for document in documents_of_page:
             try:
                 infos = triggers.read(document)
@@ -131,10 +131,10 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
                 yield Finding("trigger", document["_id"], f"never fires: {error}")
             else:
                 understood.append((infos, document))
-        remarks = await Remarks.of(patient.connection, patient.db, [infos for infos, _ in understood])
-        for infos, document in understood:
-            for what in filter(None, [remarks.trouble(infos), *remarks.notes(infos, document)]):
-                yield Finding("trigger", infos.id, what)
+    remarks = await Remarks.of(patient.connection, patient.db, [infos for infos, _ in understood], surely=True)
+    for infos, document in understood:
+        for what in filter(None, [remarks.trouble(infos), *remarks.notes(infos, document)]):
+            yield Finding("trigger", infos.id, what)
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:

@@ -6,7 +6,8 @@ in the control database. Whoever may read that database, which producers must no
 no proof: a trigger document can be written by the same people.
 
 The digest is of the document as it is stored, and of whose it is, in a form that no server changes: 5.0 and 5 are the
-same number. The secret may be made anew while a process runs (its database was removed): those that it has known stay
+same number. (The embedded server gives floats from 2**53 on back as whole numbers: a proof of what holds one does not
+hold there.) The secret may be made anew while a process runs (its database was removed): those that it has known stay
 good, and where no proof holds it is read again.
 """
 

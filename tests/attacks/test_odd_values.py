@@ -55,7 +55,7 @@ async def test_numbers_when_couchdb_does_not_take_them_then_refused_by_name(
         if await keeps_numbers(connection):
             await couchjobs.push("huge", {"v": 10**308 - 1})
         else:
-            with pytest.raises(Refused, match=r"the number 9{100} would be rounded here"):
+            with pytest.raises(Refused, match=r"the number 9{100}\.\.\. would be rounded here"):
                 await couchjobs.push("huge", {"v": 10**308 - 1})
         job_id = (await couchjobs.push("huge", {"v": 1})).job.id
     ended = await wait(db, job_id, 15)

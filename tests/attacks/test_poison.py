@@ -37,7 +37,18 @@ def old_form(value: Any) -> dict[str, str]:
 
 CLOCK = ("@daily", "@cron", "@every", "@at", "@in", "@hourly", "@weekly", "@monthly")
 VALUES: list[Any] = [
-    *(None, True, -1, 0.5, 2**70, 1e300, "", "\u202e\x1b[31m", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+    *(
+        None,
+        True,
+        -1,
+        0.5,
+        4_611_686_018_427_388_000,
+        1e300,
+        "",
+        "\u202e\x1b[31m",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59Z",
+    ),
     *([], {}, [[]], {"a": {"b": {}}}, nested(150), nested(240), old_form(300), old_form({"a": 1}), "x" * 5000),
 ]
 FIELDS = (

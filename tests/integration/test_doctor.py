@@ -14,6 +14,7 @@ from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.doctor.examine import examine
+from couchjobs.errors import Unavailable
 from couchjobs.installation import secure
 from couchjobs.jobs.job import State
 from couchjobs.jobs.store import JobStore
@@ -151,3 +152,18 @@ async def test_doctor_when_triggers_are_odd_then_it_says_what_triggers_ls_says(
     assert found == [("event", note) for note in remarks.notes(stored[0], stored[0].document())]
     assert len(found) == 3
     assert any(f"there is no database {db.database('odrers')}" in what for _, what in found)
+
+
+async def test_doctor_when_couchdb_does_not_answer_then_not_all_is_well(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a list leaves out, an examination must not."""
+
+    async def away(*_: object) -> None:
+        raise Unavailable("503", 503)
+
+    triggers = connection.database(db.database("triggers"))
+    await triggers.put({"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "w", "message": None})
+    monkeypatch.setattr("couchjobs.remarks.read_sources", away)
+    with pytest.raises(Unavailable):
+        await examine(connection, db)

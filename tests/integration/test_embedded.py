@@ -124,6 +124,25 @@ async def test_whole_numbers_when_javascript_rounds_them_then_that_document_is_r
     assert ["rev" in row for row in rows] == [True, kept, True]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"_id":"one","docs":[{"n":9007199254740993}]}',
+        b'{"_id":"one","docs":["a.pdf"],"n":9007199254740993}',
+        b'{"_id":"one","n":9007199254740993,"n":1}',
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), [("PUT", "db/one"), ("POST", "db")])
+async def test_a_document_when_it_looks_like_a_batch_then_refused_as_a_whole(
+    database: Database, raw: Raw, body: bytes, method: str, path: str
+) -> None:
+    """A field `docs` is anybody's."""
+    status, told, _ = await raw(method, path, body)
+    assert (status, told["error"]) == (400, "bad_request")
+    assert "9007199254740993 would be rounded" in told["reason"]
+    assert (await raw("GET", "db/one"))[0] == 404
+
+
 async def test_a_job_when_it_holds_a_number_that_is_rounded_then_the_push_says_so(
     server: EmbeddedServer, database: Database
 ) -> None:

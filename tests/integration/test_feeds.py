@@ -20,6 +20,7 @@ from couchjobs.cluster.pauses import set_paused
 from couchjobs.couch import changes
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.connection import Connection, connect
+from couchjobs.couch.identity import copies_of
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import NotFound
 from couchjobs.installation import install
@@ -98,7 +99,11 @@ async def test_follower_when_since_is_now_then_only_what_comes(connection: Conne
         while not waiting.done():
             await write()
             await asyncio.wait([waiting], timeout=0.2)
-        assert {change.doc_id for change in waiting.result().changes} == {doc_id}
+        shown = {change.doc_id for change in waiting.result().changes}
+        if copies_of(await database.info()) == 1:
+            assert shown == {doc_id}
+        else:  # a node that has not got the copy of that position gives old rows again
+            assert doc_id in shown
 
 
 async def test_follower_when_documents_are_asked_for_then_rows_bring_them_unless_too_large(

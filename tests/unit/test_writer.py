@@ -188,3 +188,16 @@ async def test_settle_when_patience_ends_then_unknown() -> None:
 
     writer, _ = writer_on(unavailable)
     assert (await write_surely(writer, {"_id": "a"}, patience_s=0.01)).written is Written.UNKNOWN
+
+
+async def test_submit_when_it_fails_without_an_event_loop_then_later_ones_are_written() -> None:
+    """A coroutine that somebody drives by hand, say."""
+    writer, _ = writer_on(all_ok)
+
+    def by_hand() -> None:
+        with pytest.raises(RuntimeError):
+            write_surely(writer, {"_id": "a"}).send(None)
+
+    await asyncio.to_thread(by_hand)
+    assert (await write_surely(writer, {"_id": "b"})).written is Written.OK
+    await writer.close()

@@ -1,6 +1,8 @@
 // Answers as CouchDB gives them: JSON bodies, {"error", "reason"} with the right status.
 'use strict';
 
+const crypto = require('crypto');
+
 class HttpError extends Error {
   constructor(status, error, reason) {
     super(reason);
@@ -38,7 +40,8 @@ function sendError(res, error) {
 
 const MAX_REQUEST = 64 * 1024 * 1024;
 
-async function readJson(req) {
+// The body; `ofBatch`: whether it holds documents, of which each may be refused by itself.
+async function readJson(req, ofBatch = false) {
   const chunks = [];
   let size = 0;
   for await (const chunk of req) {
@@ -48,51 +51,46 @@ async function readJson(req) {
   }
   if (size === 0) return undefined;
   try {
-    return parse(Buffer.concat(chunks).toString('utf8'));
+    return parse(Buffer.concat(chunks).toString('utf8'), ofBatch);
   } catch (error) {
     if (error instanceof HttpError) throw error;
-    throw new HttpError(400, 'bad_request', 'invalid UTF-8 JSON');
+    throw error instanceof RangeError
+      ? new HttpError(413, 'too_large', 'the request holds more escapes than this server reads')
+      : new HttpError(400, 'bad_request', 'invalid UTF-8 JSON');
   }
 }
 
-// CouchDB keeps whole numbers of any size, and JavaScript rounds them. A document that would not come back as it was is
-// refused, each by itself.
+// CouchDB keeps whole numbers of any size, and JavaScript rounds them: what would not come back as it was is refused.
 const MANY_DIGITS = /\d{16}/;
 const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const LONG_INTEGER = /^-?\d{16,}$/;
-const MARK = '\u0000rounded ';
 
-function parse(text) {
+function parse(text, ofBatch) {
   const body = JSON.parse(text);
   if (!MANY_DIGITS.test(text)) return body;
-  let rounded = false;
-  const mark = (token) => {
+  const mark = crypto.randomUUID();
+  let rounded = null;
+  const marked = text.replace(STRING_OR_NUMBER, (token) => {
     if (!LONG_INTEGER.test(token) || JSON.stringify(Number(token)) === token) return token;
-    rounded = true;
-    return JSON.stringify(MARK + token);
-  };
-  const marked = text.replace(STRING_OR_NUMBER, mark);
-  if (!rounded) return body;
-  const found = JSON.parse(marked);
-  if (!Array.isArray(found.docs)) throw refusal(found);
-  return {...body, docs: found.docs.map((doc, index) => isMarked(doc) ? new Refused(doc) : body.docs[index])};
-}
-
-function isMarked(value) {
-  return JSON.stringify(value).includes(JSON.stringify(MARK).slice(1, -1));
+    rounded = rounded || token;
+    return `"${mark}${token} "`;
+  });
+  if (rounded === null) return body;
+  if (!ofBatch || !Array.isArray(body.docs)) throw refusal(rounded);
+  const found = JSON.parse(marked).docs.map((doc) => (JSON.stringify(doc) || '').split(mark)[1]);
+  return {...body, docs: body.docs.map((doc, index) => found[index] ? new Refused(doc, found[index].split(' ')[0]) : doc)};
 }
 
 // In the place of a document of many.
 class Refused {
-  constructor(doc) {
-    this._id = doc._id;
-    this.refusal = refusal(doc);
+  constructor(doc, number) {
+    this._id = doc && doc._id;
+    this.refusal = refusal(number);
   }
 }
 
-function refusal(value) {
-  const [, number] = JSON.stringify(value).split(JSON.stringify(MARK).slice(1, -1));
-  const told = number.slice(0, Math.min(number.indexOf('"'), 100));
+function refusal(number) {
+  const told = number.length > 100 ? `${number.slice(0, 100)}...` : number;
   return new HttpError(400, 'bad_request', `the number ${told} would be rounded here: this server is for trying out, CouchDB keeps it`);
 }
 

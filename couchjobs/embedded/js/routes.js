@@ -176,7 +176,7 @@ function createHandler(databases, accounts) {
 
   // Requests on /db/_something; true where it was answered.
   async function special({req, res, user, parts, method, query}, found, security) {
-    const body = method === 'POST' && ['_bulk_docs', '_bulk_get', '_all_docs', '_design_docs', '_changes'].includes(parts[1]) ? await readJson(req) : undefined;
+    const body = method === 'POST' && ['_bulk_docs', '_bulk_get', '_all_docs', '_design_docs', '_changes'].includes(parts[1]) ? await readJson(req, parts[1] === '_bulk_docs') : undefined;
     switch (`${method} ${parts.slice(1).join('/')}`) {
       case 'GET _security': return done(res, 200, security);
       case 'PUT _security':
