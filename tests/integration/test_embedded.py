@@ -143,6 +143,38 @@ async def test_a_document_when_it_looks_like_a_batch_then_refused_as_a_whole(
     assert (await raw("GET", "db/one"))[0] == 404
 
 
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (b'{"__proto__":1}', "the field __proto__ would be lost"),
+        (b'{"deep":[{"__proto__" : {"x":1}}]}', "the field __proto__ would be lost"),
+        (b"[1e400]", "the number 1e400 is too large"),
+        (b"-1.5E+999", "the number -1.5E+999 is too large"),
+    ],
+)
+async def test_values_when_javascript_would_lose_them_then_that_document_is_refused(
+    database: Database, raw: Raw, part: bytes, told: str
+) -> None:
+    """And its neighbours are not."""
+    status, answer, _ = await raw("PUT", "db/one", b'{"v":' + part + b"}")
+    assert (status, answer["error"]) == (400, "bad_request")
+    assert told in answer["reason"]
+    many = b'{"docs":[{"_id":"before"},{"_id":"x","v":' + part + b'},{"_id":"after","v":["__proto__",1e300]}]}'
+    status, rows, _ = await raw("POST", "db/_bulk_docs", many)
+    assert status == 201
+    assert [(row["id"], "rev" in row) for row in rows] == [("before", True), ("x", False), ("after", True)]
+    assert (await database.get("after"))["v"] == ["__proto__", 1e300]
+
+
+async def test_text_when_it_holds_half_a_character_then_no_json_as_couchdb_says(database: Database, raw: Raw) -> None:
+    """A whole one, written as two escapes, is text."""
+    for half in (b'"\\ud83d"', b'"x\\uDC00y"'):
+        status, answer, _ = await raw("PUT", "db/one", b'{"v":' + half + b"}")
+        assert (status, answer["reason"]) == (400, "invalid UTF-8 JSON")
+    assert (await raw("PUT", "db/one", b'{"v":"\\ud83d\\ude00"}'))[0] == 201
+    assert (await database.get("one"))["v"] == "\N{GRINNING FACE}"
+
+
 async def test_a_job_when_it_holds_a_number_that_is_rounded_then_the_push_says_so(
     server: EmbeddedServer, database: Database
 ) -> None:

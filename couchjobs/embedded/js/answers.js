@@ -60,38 +60,51 @@ async function readJson(req, ofBatch = false) {
   }
 }
 
-// CouchDB keeps whole numbers of any size, and JavaScript rounds them: what would not come back as it was is refused.
-const MANY_DIGITS = /\d{16}/;
-const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+// What JavaScript would change without a word, and CouchDB keeps or refuses, is refused: each document by itself.
+const SUSPECT = /\d{16}|__proto__|\\u[dD][89a-fA-F]|[:,[\s]-?\d+(?:\.\d+)?[eE]\+?\d{3}/;
+const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const LONG_INTEGER = /^-?\d{16,}$/;
+const KEPT_ELSEWHERE = 'this server is for trying out, CouchDB keeps it';
 
 function parse(text, ofBatch) {
   const body = JSON.parse(text);
-  if (!MANY_DIGITS.test(text)) return body;
+  if (!SUSPECT.test(text)) return body;
   const mark = crypto.randomUUID();
-  let rounded = null;
-  const marked = text.replace(STRING_OR_NUMBER, (token) => {
-    if (!LONG_INTEGER.test(token) || JSON.stringify(Number(token)) === token) return token;
-    rounded = rounded || token;
-    return `"${mark}${token} "`;
+  let reason = '';
+  const marked = text.replace(TOKEN, (token, offset) => {
+    const found = token[0] === '"' ? whyNoText(token, text, offset) : whyNoNumber(token);
+    reason = reason || found;
+    return found ? `"${mark}${found}${mark}"` : token;
   });
-  if (rounded === null) return body;
-  if (!ofBatch || !Array.isArray(body.docs)) throw refusal(rounded);
+  if (!reason) return body;
+  if (!ofBatch || !Array.isArray(body.docs)) throw refusal(reason);
   const found = JSON.parse(marked).docs.map((doc) => (JSON.stringify(doc) || '').split(mark)[1]);
-  return {...body, docs: body.docs.map((doc, index) => found[index] ? new Refused(doc, found[index].split(' ')[0]) : doc)};
+  return {...body, docs: body.docs.map((doc, index) => found[index] ? new Refused(doc, found[index]) : doc)};
+}
+
+function whyNoNumber(token) {
+  const number = Number(token), told = token.length > 100 ? `${token.slice(0, 100)}...` : token;
+  if (!Number.isFinite(number)) return `the number ${told} is too large`;
+  const isSame = !LONG_INTEGER.test(token) || JSON.stringify(number) === token;
+  return isSame ? '' : `the number ${told} would be rounded here: ${KEPT_ELSEWHERE}`;
+}
+
+function whyNoText(token, text, offset) {
+  if (token.includes('\\u') && !JSON.parse(token).isWellFormed()) throw new HttpError(400, 'bad_request', 'invalid UTF-8 JSON');
+  const isLost = token === '"__proto__"' && /^\s*:/.test(text.slice(offset + token.length, offset + token.length + 100));
+  return isLost ? `the field __proto__ would be lost here: ${KEPT_ELSEWHERE}` : '';
 }
 
 // In the place of a document of many.
 class Refused {
-  constructor(doc, number) {
+  constructor(doc, reason) {
     this._id = doc && doc._id;
-    this.refusal = refusal(number);
+    this.refusal = refusal(reason);
   }
 }
 
-function refusal(number) {
-  const told = number.length > 100 ? `${number.slice(0, 100)}...` : number;
-  return new HttpError(400, 'bad_request', `the number ${told} would be rounded here: this server is for trying out, CouchDB keeps it`);
+function refusal(reason) {
+  return new HttpError(400, 'bad_request', reason);
 }
 
 const PLAIN_TEXT = ['rev', 'startkey_docid', 'start_key_doc_id', 'endkey_docid', 'end_key_doc_id', 'filter', 'feed', 'style', 'view', 'since', 'last-event-id'];
