@@ -727,7 +727,7 @@ async def test_child_when_its_daemon_is_killed_then_gone_though_its_loop_is_bloc
         await jobs.put({"_id": "one", "worker": "blocks", "message": None, "state": "queued"})
 
         async def blocked() -> bool:
-            return any("sleep" in program.name() for program in _programs(tmp_path))
+            return any(_name_of(program) == "sleep" for program in _programs(tmp_path))
 
         await eventually(blocked, 20)
         daemon.signal(signal.SIGKILL)
@@ -742,6 +742,14 @@ _MOST_DESCRIPTORS = 150
 """Of a daemon, once all have ended: some 30 at rest, and a connection for each of what it asked at once."""
 _MOST_MEMORY = 250 * 1024 * 1024
 """Likewise: some 100 MB at rest, whatever functions have held."""
+
+
+def _name_of(program: psutil.Process) -> str:
+    """Its name; none once it has ended."""
+    try:
+        return str(program.name())
+    except psutil.Error:
+        return ""
 
 
 def _programs(folder: Path) -> list[psutil.Process]:
