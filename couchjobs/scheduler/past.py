@@ -42,8 +42,8 @@ class Beginning:
 class Past:
     """Of one database."""
 
-    def __init__(self, seen: Seen | None = None) -> None:
-        self.seen = seen
+    def __init__(self) -> None:
+        self.seen: Seen | None = None
         """None before it is filled, and where the database is too large for it."""
         self._created: OrderedDict[str, str] = OrderedDict()
         self._doubted: set[str] = set()
