@@ -19,10 +19,6 @@ from couchjobs.timestamps import format_time, now
 
 _RECENT = timedelta(hours=1)
 _TOGETHER = 8
-_QUICK_S = 0.1
-"""Seconds up to which an update of the views was next to nothing."""
-_TIMES_AS_LONG = 20
-"""Times as long as an update took until the next one."""
 
 
 async def who_takes(connection: Connection, tenant: Prefixer) -> set[str] | None:
@@ -62,41 +58,6 @@ async def queues(connection: Connection, tenant: Prefixer, *, update: Update = "
             *(_add_recent(store.database, update, together, worker, row) for worker, row in rows.items())
         )
     return [rows[worker] | {"paused": worker in stopped} for worker in sorted(rows)]
-
-
-class QueueWatch:
-    """The rows, for who looks again and again: indexing costs CouchDB more than the jobs do that it is about.
-
-    Args:
-        connection: to CouchDB.
-        tenant: whose queues.
-        patience_s: seconds that the views may take to be brought up to date; then they are read as they are.
-    """
-
-    def __init__(self, connection: Connection, tenant: Prefixer, patience_s: float) -> None:
-        self._connection = connection
-        self._tenant = tenant
-        self._patience_s = patience_s
-        self._update_at = 0.0
-
-    async def rows(self) -> tuple[list[dict[str, Any]], bool]:
-        """Return the rows, and whether they may be older: the longer the views took, the more seldom they are updated.
-
-        Raises:
-            NotFound: the databases, or their views, do not exist.
-        """
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        if began >= self._update_at:
-            try:
-                async with asyncio.timeout(self._patience_s):
-                    return await queues(self._connection, self._tenant), False
-            except TimeoutError:
-                pass
-            finally:
-                took_s = loop.time() - began
-                self._update_at = loop.time() + (_TIMES_AS_LONG * took_s if took_s > _QUICK_S else 0.0)
-        return await queues(self._connection, self._tenant, update="false"), True
 
 
 def _row_of(worker: str, taken: dict[str, list[str]] | None) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The changes feed of one database of jobs, page by page, at the pace of the workers. It is a hint: see `sweeper`.
 
 The next page is asked for only when few candidates are ready, or after a short while, for cancellations; and not before
-the writes that were out when the last page came have been answered. A job's three revisions are one row if nobody asks
-in between, and CouchDB pays for each row: so there is one page a commit, large under load, at once at rest. A page
-brings its documents along where most rows are likely to be jobs to claim; of a large page of other daemons' jobs the
-rows alone are looked at, and not at once (see `unread`). Where a worker type has free slots and no candidate, the feed
-is read at full pace, past whatever lies before its jobs. A daemon begins with the feed's beginning, which needs no
-index; where the database is large, shortly before its end, and the view tells of the rest.
+what follows from the last one, its claims say, has been answered. A job's three revisions are one row if nobody asks in
+between, and CouchDB pays for each row: so there is one page a commit, large under load, at once at rest. Where nothing
+is known to be done, the next commit waits for that page in turn (see `writer`), for its claims then come one commit
+earlier. A page brings its documents along where most rows are likely to be jobs to claim; of a large page of other
+daemons' jobs the rows alone are looked at, and not at once (see `unread`). Where a worker type has free slots and no
+candidate, the feed is read at full pace, past whatever lies before its jobs. A daemon begins with the feed's beginning,
+which needs no index; where the database is large, shortly before its end, and the view tells of the rest.
 """
 
 from __future__ import annotations
@@ -116,19 +117,24 @@ class JobsFeed:
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         behind = documents = True
+        writer, shown = self._lane.store.writer, {""}
         while True:
             limit = await self._until_wanted(behind)
+            if writer.newest not in shown and not self._lane.backlog.ready():
+                writer.hold()  # the page comes at once, for it shows what was written here, and claims follow from it
             page = await follower.next_page(limit, documents=documents)
+            shown = {change.rev for change in page.changes}
             self._sweeper.note_views(change.doc_id for change in page.changes)
             looked_at, left = await self._producer.take_rows(self._lane, page.changes)
             follower.done(page)
+            writer.release()
             rows = len(page.changes)
             too_large = documents and all(change.document is None for change in page.changes)
             behind, documents = rows == limit, not too_large and rows - looked_at < max(_MANY, rows // 2)
             if self._newest_first and self._is_idle(behind=behind):
                 self._newest_first = False
                 self._sweeper.sweep_by(0.0)
-            await self._lane.store.writer.answered(_LONGEST_PAUSE_S)
+            await writer.answered(_LONGEST_PAUSE_S)
             if left > _MANY and not looked_at and not behind:
                 await asyncio.sleep(_OTHERS_PAUSE_S)
 

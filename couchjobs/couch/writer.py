@@ -3,8 +3,9 @@
 CouchDB pays per request and per commit, so all writes of a database pass through one writer. At rest a write leaves
 after a few turns of the event loop, so that what follows from the same cause goes with it (the end of a job, and the
 claim of the next one for its slot); under load batches grow by themselves. A second request goes out beside the first
-only where many documents wait, for two small commits take longer than one. A few documents are held for a moment where
-nobody would be idle meanwhile (`may_hold`). Each caller gets the answer of his own row.
+only where many documents wait, for two small commits take longer than one. Documents are held for a moment where others
+are about to come (`hold`), and a few where nobody would be idle meanwhile (`may_hold`). Each caller gets the answer of
+his own row.
 
 What an answer proves of each document is said by `answers`. A request that is refused as a whole may be refused for one
 document that it holds (too large, something a firewall does not like) or for none of them (an outage, a proxy that
@@ -35,7 +36,11 @@ from couchjobs.errors import CouchError, Forbidden, NotFound, Unauthorized, Unav
 _MAX_ANSWER = 4_000_000
 _MANY = 200
 _FEW = 20
+_VERY_FEW = 5
+"""So many documents are worth holding for others: fewer go at once, and a job at rest waits for nobody."""
 _TURNS = 3
+_TURNS_TO_FOLLOW = 6
+"""Of the event loop, in which ends follow from claims that have been answered, and claims from a page of the feed."""
 _LONGEST_HOLD_S = 0.02
 
 
@@ -61,6 +66,9 @@ class GroupWriter:
         self._woken = False
         self._loop: asyncio.AbstractEventLoop
         self._hold: asyncio.TimerHandle | None = None
+        self._awaits_others = False
+        self.newest = ""
+        """The revision of a document that was written last."""
         self._context = Context()
         """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
         self.deadlines = Deadlines()
@@ -76,9 +84,7 @@ class GroupWriter:
         """
         body = encode(doc)
         if not self._woken:
-            self._loop = asyncio.get_running_loop()  # asking for it takes as long as all the rest here
-            self._woken = True
-            self._loop.call_soon(self._send_after, _TURNS, context=self._context)
+            self._wake(_TURNS)
         answer: asyncio.Future[WriteAnswer] = self._loop.create_future()
         self._waiting.append(_Waiting(doc["_id"], body, answer))
         return answer
@@ -91,18 +97,37 @@ class GroupWriter:
         """
         return await self.submit(doc)
 
+    def hold(self) -> None:
+        """Have documents wait for others that are about to come, until `release`, or for 20 ms; not where many wait."""
+        self._awaits_others = True
+
+    def release(self) -> None:
+        """Send what waits, and what follows from what the caller has done just now."""
+        self._awaits_others = False
+        if not self._woken:
+            self._wake(_TURNS_TO_FOLLOW)
+
     async def answered(self, timeout: float) -> None:
-        """Return as soon as the requests that are out now have been answered, after `timeout` seconds at the latest."""
+        """Return once what is out, or about to be sent, has been answered: after `timeout` seconds at the latest."""
+        for _ in range(_TURNS_TO_FOLLOW + 1):
+            if self._woken and not self._requests:
+                await asyncio.sleep(0)
         if self._requests:
             await asyncio.wait([*self._requests], timeout=timeout)
 
     async def close(self) -> None:
         """Wait until everything that was submitted has its answer."""
         self.may_hold = lambda: False
+        self._awaits_others = False
         self._send()
         while self._requests or self._waiting:
             await asyncio.sleep(0)
             await asyncio.gather(*self._requests)
+
+    def _wake(self, turns: int) -> None:
+        self._loop = asyncio.get_running_loop()  # asking for it takes as long as all the rest of a submit
+        self._woken = True
+        self._loop.call_soon(self._send_after, turns, context=self._context)
 
     def _send_after(self, turns: int) -> None:
         if turns:
@@ -112,15 +137,19 @@ class GroupWriter:
             self._send_or_hold()
 
     def _send_or_hold(self) -> None:
-        if len(self._waiting) >= _FEW or not self.may_hold():
+        if not self._is_held():
             self._send()
-        elif self._waiting and self._hold is None:
+        elif self._hold is None:
             self._hold = asyncio.get_running_loop().call_later(_LONGEST_HOLD_S, self._send)
+
+    def _is_held(self) -> bool:
+        waiting = len(self._waiting)
+        return (self._awaits_others and _VERY_FEW <= waiting < _MANY) or (0 < waiting < _FEW and self.may_hold())
 
     def _send(self) -> None:
         if self._hold is not None:
             self._hold.cancel()
-            self._hold = None
+            self._hold, self._awaits_others = None, False
         while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
             writing = self._write_batch(self._next_batch())
             context = self._context.copy()  # a task that is eager enters it at once, and this may run in it
@@ -130,7 +159,10 @@ class GroupWriter:
 
     def _request_ended(self, request: asyncio.Task[None]) -> None:
         self._requests.discard(request)
-        self._send_or_hold()
+        if len(self._waiting) >= _MANY:
+            self._send()
+        elif not self._woken:
+            self._wake(_TURNS_TO_FOLLOW)
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -146,6 +178,7 @@ class GroupWriter:
         try:
             self.database.server.traffic.written.note(len(batch))
             rows = await self._post(b",".join(waiting.body for waiting in batch))
+            self.newest = _newest_of(rows) or self.newest
             _answer_by_row(batch, rows)
         except NotFound as error:
             for waiting in batch:
@@ -195,6 +228,11 @@ def _nothing_known(error: CouchError) -> WriteAnswer:
     unsent = isinstance(error, Unreachable | Unauthorized | Forbidden) or error.status == 429
     after = error.retry_after_s if isinstance(error, Unavailable) else 0.0
     return WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=unsent, retry_after_s=after)
+
+
+def _newest_of(rows: list[object]) -> str:
+    """Return a revision that was written; empty where none was, or it is not told."""
+    return next((rev for row in reversed(rows) if isinstance(row, dict) and isinstance(rev := row.get("rev"), str)), "")
 
 
 def _answer_by_row(batch: list[_Waiting], rows: list[object]) -> None:

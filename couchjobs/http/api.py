@@ -16,6 +16,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchjobsError
 from couchjobs.http.jsonapi import ApiError
+from couchjobs.jobs.freshness import Freshness
 from couchjobs.scheduler.couch import CouchScheduler
 
 
@@ -42,6 +43,7 @@ class Api:
         self.client = Couchjobs.over(connection)
         self.broker = CouchBroker(connection)
         self.scheduler = CouchScheduler(connection)
+        self.freshness = Freshness(connection, self.db)
 
     @property
     def feed_age_s(self) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +22,7 @@ from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.errors import CouchError, NotFound
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
-from couchjobs.overview import QueueWatch
+from couchjobs.overview import queues
 from couchjobs.stats import Histogram, Stats, Traffic
 from couchjobs.timestamps import now, parse_time
 
@@ -136,7 +137,6 @@ class Metrics:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] | None = None
         self._daemons: int | None = None
-        self._watch: QueueWatch | None = None
         self._ask_at = 0.0
         self._asking = asyncio.Lock()
 
@@ -154,9 +154,8 @@ class Metrics:
     async def _ask(self, api: Api) -> None:
         self._rows, self._daemons = [], None
         try:
-            self._watch = self._watch or QueueWatch(api.connection, api.db, _PATIENCE_S)
             with suppress(NotFound):  # a daemon of many tenants, none of which is without a prefix
-                self._rows, _ = await self._watch.rows()
+                self._rows, _ = await api.freshness.read(partial(queues, api.connection, api.db), _PATIENCE_S)
             documents = await api.connection.control.with_prefix(DAEMON)
             self._daemons = sum(api.serves(one) for one in documents)
         except CouchError:

@@ -17,19 +17,26 @@ from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import BadRequest, NotFound, TooLarge, Unavailable
 
 
+async def turns(count: int = 15) -> None:
+    """Let so many turns of the event loop go by."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 class ScriptedServer(CouchServer):
     """A server whose answers a function makes up."""
 
     def __init__(self, answer: Callable[[str, str, Any], Any]) -> None:
         super().__init__("http://nowhere.invalid")
         self.requests: list[tuple[str, str, Any]] = []
+        self.turns = 1
         self._answer = answer
 
     async def request(self, method: str, path: str, **more: Any) -> Any:
-        """Answer at the next turn of the loop."""
+        """Answer after some turns of the loop."""
         body = orjson.loads(more["body"]) if more.get("body") else None
         self.requests.append((method, path, body))
-        await asyncio.sleep(0)
+        await turns(self.turns)
         return self._answer(method, path, body)
 
 
@@ -70,6 +77,63 @@ async def test_writer_when_a_few_may_be_held_then_they_go_with_the_next_that_may
     await writer.close()
     assert last.done()
     assert [len(body["docs"]) for _, _, body in server.requests] == [2, 20, 1, 1]
+
+
+async def test_writer_when_others_are_about_to_come_then_documents_wait_for_them() -> None:
+    """Neither one alone nor hundreds do; and what is released goes together with what follows from that."""
+    writer, server = writer_on(all_ok)
+    writer.hold()
+    await writer.write({"_id": "alone"})
+    held = [writer.submit({"_id": str(n)}) for n in range(10)]
+    await turns()
+    assert len(server.requests) == 1
+    writer.release()
+    await turns(3)
+    await asyncio.gather(*held, writer.write({"_id": "follows"}))
+    writer.hold()
+    await asyncio.gather(*(writer.write({"_id": str(n)}) for n in range(200)))
+    assert [len(body["docs"]) for _, _, body in server.requests] == [1, 11, 200]
+    await writer.close()
+
+
+async def test_writer_when_the_others_do_not_come_then_nothing_waits_for_long() -> None:
+    """Once they have not come in time, the next documents do not wait either."""
+    writer, server = writer_on(all_ok)
+    writer.hold()
+    await asyncio.gather(*(writer.write({"_id": str(n)}) for n in range(10)))
+    later = [writer.submit({"_id": str(n)}) for n in range(10)]
+    await turns()
+    assert all(answer.done() for answer in later)
+    assert [len(body["docs"]) for _, _, body in server.requests] == [10, 10]
+    await writer.close()
+
+
+async def test_writer_when_ends_follow_from_an_answer_then_they_go_with_what_waits() -> None:
+    """Not one request later."""
+    writer, server = writer_on(all_ok)
+    server.turns = 20
+
+    async def claim_and_end(name: str) -> None:
+        await writer.write({"_id": name})
+        await asyncio.create_task(asyncio.sleep(0))
+        await writer.write({"_id": f"{name} ends"})
+
+    claims = asyncio.gather(*(claim_and_end(str(n)) for n in range(3)))
+    await turns()
+    await asyncio.gather(claims, writer.write({"_id": "pushed meanwhile"}))
+    assert [len(body["docs"]) for _, _, body in server.requests] == [3, 4]
+    await writer.close()
+
+
+async def test_writer_when_asked_for_what_is_about_to_be_sent_then_that_has_been_answered() -> None:
+    """What follows from what was done before is waited for; what is refused is no news."""
+    writer, _ = writer_on(lambda *_: [{"id": "b", "error": "conflict"}, {"ok": True, "id": "a", "rev": "1-a"}])
+    answers = [writer.submit({"_id": one}) for one in "ba"]
+    assert writer.newest == ""
+    await writer.answered(10)
+    assert all(answer.done() for answer in answers)
+    assert writer.newest == "1-a"
+    await writer.close()
 
 
 async def test_writer_when_documents_are_large_then_smaller_batches() -> None:

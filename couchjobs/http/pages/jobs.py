@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -75,11 +74,8 @@ def _read_since(query: dict[str, str]) -> None:
 async def _newest(api: Api, wanted: JobFilter) -> tuple[list[Document], bool, bool]:
     """Return a page of the newest of these jobs, whether there are more, and whether the views were behind."""
     ask = partial(page_of, api.connection, api.db, wanted, _PAGE, most_bytes=MOST_BYTES)
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            return *await ask(), False
-    except TimeoutError:
-        return *await ask(update="false"), True
+    (documents, has_more), is_behind = await api.freshness.read(ask, _PATIENCE_S)
+    return documents, has_more, is_behind
 
 
 async def change_many(request: web.Request) -> web.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -18,7 +19,7 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages import charts
 from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.jobs.request import JobRequest
-from couchjobs.overview import QueueWatch, row_of_daemon
+from couchjobs.overview import queues, row_of_daemon
 from couchjobs.timestamps import now
 
 _PATIENCE_S = 0.6
@@ -33,7 +34,6 @@ class Overview:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._is_behind = False
-        self._watch: QueueWatch | None = None
         self._until = 0.0
         self._asking = asyncio.Lock()
 
@@ -77,8 +77,8 @@ class Overview:
     async def _queues(self, api: Api) -> list[dict[str, Any]]:
         async with self._asking:
             if asyncio.get_running_loop().time() >= self._until:
-                self._watch = self._watch or QueueWatch(api.connection, api.db, _PATIENCE_S)
-                self._rows, self._is_behind = await self._watch.rows()
+                ask = partial(queues, api.connection, api.db)
+                self._rows, self._is_behind = await api.freshness.read(ask, _PATIENCE_S)
                 self._until = asyncio.get_running_loop().time() + _KEPT_S
         return self._rows
 

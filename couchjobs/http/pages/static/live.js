@@ -40,6 +40,7 @@ async function refresh() {
     if (answer.ok && !answer.redirected) {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = parts(page);
+      if (page.querySelector("[data-behind]")) soon(3000);
       for (const [id, part] of parts(document)) {
         const next = fresh.get(id);
         if (!next || isInUse(part)) continue;

@@ -1,0 +1,80 @@
+"""How fresh the views of jobs are read by who looks again and again: indexing costs CouchDB more than the jobs do.
+
+Few changes are indexed at once. Where many come, the views are read as they are until there is calm, or until they are
+two minutes old: indexing would take the cores from the jobs that it is about. And the longer an update has taken, the
+later comes the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, TypeVar
+
+from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Update
+from couchjobs.couch.design import unindexed
+from couchjobs.jobs.lanes import stores
+from couchjobs.prefixer import Prefixer
+
+T_co = TypeVar("T_co", covariant=True)
+_R = TypeVar("_R")
+_DESIGN = "_design/jobs"
+_FEW = 500
+"""Changes that are indexed in some 0.1 s."""
+_MANY_A_SECOND = 300
+"""Changes a second, those of a hundred jobs, from which on indexing would take more than some percent of a core."""
+_LONGEST_S = 120.0
+_QUICK_S = 0.1
+"""Seconds up to which an update was next to nothing."""
+_TIMES_AS_LONG = 20
+"""Times as long as an update took until the next one."""
+
+
+class _Asks(Protocol[T_co]):
+    async def __call__(self, *, update: Update) -> T_co:
+        """Ask the views."""
+
+
+class Freshness:
+    """That of the views of one tenant.
+
+    Args:
+        connection: to CouchDB.
+        tenant: whose jobs.
+    """
+
+    def __init__(self, connection: Connection, tenant: Prefixer) -> None:
+        self._databases = [store.database for store in stores(connection, tenant)]
+        self._pending = 0
+        self._looked_at = self._updated_at = float("-inf")
+        self._update_at = 0.0
+
+    async def read(self, ask: _Asks[_R], patience_s: float) -> tuple[_R, bool]:
+        """Return what `ask` finds, and whether that may be older.
+
+        `patience_s`: seconds that the views may take to be brought up to date; then they are read as they are.
+
+        Raises:
+            NotFound: the databases, or their views, do not exist.
+        """
+        if await self._is_worth_an_update():
+            loop = asyncio.get_running_loop()
+            began = self._updated_at = loop.time()
+            try:
+                async with asyncio.timeout(patience_s):
+                    return await ask(update="true"), False
+            except TimeoutError:
+                pass
+            finally:
+                took_s = loop.time() - began
+                self._update_at = loop.time() + (_TIMES_AS_LONG * took_s if took_s > _QUICK_S else 0.0)
+        return await ask(update="false"), True
+
+    async def _is_worth_an_update(self) -> bool:
+        present = asyncio.get_running_loop().time()
+        if present < self._update_at:
+            return False
+        pending = sum([await unindexed(database, _DESIGN) for database in self._databases])
+        came, since = pending - self._pending, present - self._looked_at
+        self._pending, self._looked_at = pending, present
+        return pending <= _FEW or came < _MANY_A_SECOND * since or present - self._updated_at > _LONGEST_S
