@@ -76,6 +76,7 @@ class Producer:
         """Whether jobs are claimed; no longer once the daemon stops."""
         self._reading: set[asyncio.Task[None]] = set()
         self._left_types: set[str] = set()
+        self._loop: asyncio.AbstractEventLoop
         self._news = slots.news
         presence.pauses.listeners.append(self._news.set)
 
@@ -201,6 +202,7 @@ class Producer:
 
     async def run(self) -> None:
         """Take candidates for free slots, and start them, until this is cancelled."""
+        self._loop = asyncio.get_running_loop()  # which takes as long to ask for as all the rest of a start
         while True:
             wait: float | None = None
             if self._presence.is_lost:
@@ -289,7 +291,7 @@ class Producer:
             return
         execution = lane.executions[job.id] = Execution(lane, job, slot)
         context = None if lane.context is None else lane.context.copy()
-        task = asyncio.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=context)
+        task = self._loop.create_task(self._execute(execution), name=f"{TASKS} {job.id}", context=context)
         if job.id in lane.executions:  # an eager task may have ended already
             lane.tasks[job.id] = task
 
