@@ -2,17 +2,19 @@
 
 Few changes are indexed at once. Where many come, the views are read as they are until there is calm, or until they are
 two minutes old: indexing would take the cores from the jobs that it is about. And the longer an update has taken, the
-later comes the next one.
+later comes the next one, unless the server says that it is done.
 """
 
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Protocol, TypeVar
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Update
 from couchjobs.couch.design import unindexed
+from couchjobs.errors import CouchError, NotFound
 from couchjobs.jobs.lanes import stores
 from couchjobs.prefixer import Prefixer
 
@@ -46,6 +48,7 @@ class Freshness:
     def __init__(self, connection: Connection, tenant: Prefixer) -> None:
         self._databases = [store.database for store in stores(connection, tenant)]
         self._pending = 0
+        self._is_behind = False
         self._looked_at = self._updated_at = float("-inf")
         self._update_at = 0.0
 
@@ -58,23 +61,29 @@ class Freshness:
             NotFound: the databases, or their views, do not exist.
         """
         if await self._is_worth_an_update():
-            loop = asyncio.get_running_loop()
-            began = self._updated_at = loop.time()
+            began = self._updated_at = monotonic()
+            self._pending = 0
             try:
                 async with asyncio.timeout(patience_s):
                     return await ask(update="true"), False
             except TimeoutError:
                 pass
             finally:
-                took_s = loop.time() - began
-                self._update_at = loop.time() + (_TIMES_AS_LONG * took_s if took_s > _QUICK_S else 0.0)
+                took_s = monotonic() - began
+                self._update_at = monotonic() + (_TIMES_AS_LONG * took_s if took_s > _QUICK_S else 0.0)
         return await ask(update="false"), True
 
     async def _is_worth_an_update(self) -> bool:
-        present = asyncio.get_running_loop().time()
-        if present < self._update_at:
-            return False
-        pending = sum([await unindexed(database, _DESIGN) for database in self._databases])
+        present = monotonic()
+        try:
+            pending = sum([await unindexed(database, _DESIGN) for database in self._databases])
+        except NotFound:
+            raise
+        except CouchError:  # the views may be read all the same
+            return present >= self._update_at
         came, since = pending - self._pending, present - self._looked_at
         self._pending, self._looked_at = pending, present
+        has_caught_up, self._is_behind = self._is_behind and pending <= _FEW, pending > _FEW
+        if present < self._update_at:
+            return has_caught_up
         return pending <= _FEW or came < _MANY_A_SECOND * since or present - self._updated_at > _LONGEST_S
