@@ -1,8 +1,7 @@
 """Child processes that run the worker functions of a daemon, so that it can use all cores of a host.
 
 The daemon follows, claims and writes; a child gets a job's document and answers with the outcome of one try. A child
-that dies ends its tries at once: "worker lost". That it is dead is what `wait()` says, not that its socket is closed,
-which a process that it has forked may hold open. It is replaced, as is one that has had `max_jobs` jobs, whose event
+that dies ends its tries at once: "worker lost". It is replaced, as is one that has had `max_jobs` jobs, whose event
 loop does not end a try in time, or one of whose plain functions does not end: that one gets no new jobs, another takes
 its place at once, and it is ended when its last try is, or after a while.
 """
@@ -12,16 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import signal
-import socket
-import sys
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
-
-import psutil
 
 from couchjobs.errors import BadRequest, ConfigurationError
 from couchjobs.jobs.job import Job, JobOptions
@@ -30,82 +21,20 @@ from couchjobs.settings import Settings
 from couchjobs.supervisor import Supervisor
 from couchjobs.waits import backoff
 from couchjobs.workers.boundary import GRACE_S
+from couchjobs.workers.child_process import ChildProcess
 from couchjobs.workers.config import WorkerConfig, WorkersList
-from couchjobs.workers.loading import folder
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.retry import has_tries_left, lower
-from couchjobs.workers.wire import pack, receive, send, unpack
+from couchjobs.workers.wire import pack, send, unpack
 from couchjobs.workers.worker import LONGEST_HOOK_S, Lease
 
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0
 _QUICK_DEATH_S = 5.0
-_LAST_STEPS_S = 4.0
-"""Seconds that a child has for `worker_stop`, `atexit` and its last lines."""
 _HUNG_AFTER_S = 10.0
 """Seconds that a plain function may go on after its try has ended, before its process is replaced."""
-_READY_WITHIN_S = 60.0
-"""Seconds in which a child must have imported its modules and called each `worker_init`."""
 _LAST_TRIES_S = 3600.0
 """Seconds that the other tries of such a process may take where they have no time limit of their own."""
-
-
-@dataclass(eq=False)
-class _Child:
-    process: asyncio.subprocess.Process
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    tries: dict[int, RemoteTry] = field(default_factory=dict)
-    of_type: Counter[str] = field(default_factory=Counter)
-    had: int = 0
-    retired: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once it gets no more jobs."""
-
-    def begin(self, number: int, one: RemoteTry) -> None:
-        """Take note of a try that begins here."""
-        self.tries[number] = one
-        self.of_type[one.worker_type] += 1
-        self.had += 1
-
-    def end(self, number: int) -> None:
-        """Take note that a try has ended."""
-        self.of_type[self.tries.pop(number).worker_type] -= 1
-
-    def only_hangs(self) -> bool:
-        """Return whether nothing is left in it but plain functions whose tries have ended."""
-        return all(one.has_outcome for one in self.tries.values())
-
-    def kill(self) -> None:
-        """End the process, and those that its functions have started, whatever they do: in groups of their own, too."""
-        programs = self._programs()
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        _kill_all(programs)
-
-    def _programs(self) -> list[psutil.Process]:
-        """Return what its functions have started and is still its descendant; none once it has ended."""
-        if self.process.returncode is not None:
-            return []
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except (psutil.Error, OSError):
-            return []
-
-    async def end_in_order(self) -> None:
-        """Let the process end in order, for a moment, then kill what is left of its group."""
-        programs = self._programs()
-        self.writer.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.process.wait(), _LAST_STEPS_S)
-        self.kill()
-        _kill_all(programs)
-        await self.process.wait()
-
-
-def _kill_all(programs: list[psutil.Process]) -> None:
-    for program in programs:
-        with suppress(psutil.Error, OSError):
-            program.kill()
 
 
 class RemoteTry:
@@ -121,7 +50,7 @@ class RemoteTry:
         self._daemon = daemon
         self._lease = lease
         self._number = next(pool.numbers)
-        self._child: _Child | None = None
+        self._child: ChildProcess | None = None
         self._stopped_as: Cancelled | Interrupted | None = None
         self._stopped = asyncio.Event()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
@@ -149,7 +78,7 @@ class RemoteTry:
         finally:
             self._pool.plain_functions -= plain
 
-    async def _outcome_in_time(self, child: _Child) -> Outcome:
+    async def _outcome_in_time(self, child: ChildProcess) -> Outcome:
         options = self._job.options or JobOptions()
         seconds = lower(self._config.timeout, options.timeout)
         commit = self._config.timeout if self._config.worker_commit is not None else 0.0
@@ -257,9 +186,9 @@ class ChildPool:
         self._loop = loop
         self.listeners: list[Callable[[], None]] = []
         """Called when a child is ready for jobs, or no longer."""
-        self._children: set[_Child] = set()
+        self._children: set[ChildProcess] = set()
         """Those that take new jobs."""
-        self._ending: set[_Child] = set()
+        self._ending: set[ChildProcess] = set()
         self._tasks = Supervisor()
         self._turn = asyncio.Event()
         """Set when children come or go, and another one from then on."""
@@ -296,12 +225,12 @@ class ChildPool:
         for child in (*self._children, *self._ending):
             child.kill()
 
-    def has_begun(self, child: _Child) -> None:
+    def has_begun(self, child: ChildProcess) -> None:
         """Take note that a child has one more job, which may be its last."""
         if self._max_jobs and child.had >= self._max_jobs:
             self.retire(child)
 
-    def retire(self, child: _Child) -> None:
+    def retire(self, child: ChildProcess) -> None:
         """Give the child no more jobs, and have another one take its place."""
         self._children.discard(child)
         self._ending.add(child)
@@ -319,14 +248,14 @@ class ChildPool:
         """Return whether more plain functions run than this host has cores: while one waits, no core is idle."""
         return self.plain_functions > (os.cpu_count() or 1)
 
-    def pick(self, worker_type: str) -> _Child | None:
+    def pick(self, worker_type: str) -> ChildProcess | None:
         """Return the child that has the fewest tries of that type, then of all; None where there is none now.
 
         A child has threads for `concurrency` plain functions of each type: more of one type would wait there in vain.
         """
         return min(self._children, key=lambda child: (child.of_type[worker_type], len(child.tries)), default=None)
 
-    async def next_for(self, worker_type: str, stopped: asyncio.Event) -> _Child | None:
+    async def next_for(self, worker_type: str, stopped: asyncio.Event) -> ChildProcess | None:
         """Return a child for a try of that type as soon as there is one; None at that event."""
         while not stopped.is_set():
             changed = self._turn  # as of now: who comes from here on is noticed
@@ -357,42 +286,26 @@ class ChildPool:
                 await asyncio.sleep(backoff(deaths))
 
     @staticmethod
-    def _too_quick(child: _Child | None) -> bool:
+    def _too_quick(child: ChildProcess | None) -> bool:
         return child is None or child.process.returncode is not None
 
-    async def _spawn(self) -> _Child | None:
+    async def _spawn(self) -> ChildProcess | None:
         """Return a child that is ready, None where it cannot be."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "couchjobs.workers.child", str(theirs.fileno()), self._loop),
-                pass_fds=[theirs.fileno()],
-                cwd=folder(),
-                start_new_session=True,  # a group of its own, with the programs that its functions start
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        child = _Child(process, reader, writer)
+        child = await ChildProcess.start(self._loop)
         self._ending.add(child)
         try:
-            send(writer, self._hello)
-            answer, hangs = await _first_answer(process, receive(reader))
-            if answer is None or "failed" in answer:
-                child.kill()
-                code = await process.wait()
-                how = f"it is not ready after {_READY_WITHIN_S:g} s" if hangs else f"it ended at once, {code}"
-                self._failed = answer["failed"] if answer else how
-                _logger.error("a child process cannot start", reason=self._failed)
-                writer.close()
-                await process.wait()
-                self._tell()
-                return None
+            failed = await child.greet(self._hello)
         finally:
-            if process.returncode is not None:
+            if child.process.returncode is not None:
                 self._ending.discard(child)
         self._ending.discard(child)
-        self._children.add(child)
+        if failed:
+            self._failed = failed
+            _logger.error("a child process cannot start", reason=failed)
+        else:
+            self._children.add(child)
         self._tell()
-        return child
+        return None if failed else child
 
     def _tell(self) -> None:
         for listener in self.listeners:
@@ -400,9 +313,9 @@ class ChildPool:
         self._turn.set()
         self._turn = asyncio.Event()
 
-    async def _mind(self, child: _Child) -> None:
+    async def _mind(self, child: ChildProcess) -> None:
         """Hand out what the child says until it has ended; retire it where it has had enough."""
-        listening = asyncio.ensure_future(self._listen(child))
+        listening = asyncio.ensure_future(child.listen())
         ended = asyncio.ensure_future(child.process.wait())
         retired = asyncio.ensure_future(child.retired.wait())
         try:
@@ -426,29 +339,10 @@ class ChildPool:
             _logger.error("child process has ended", pid=child.process.pid, code=code, jobs=len(child.tries))
         child.tries.clear()
 
-    async def _let_end(self, child: _Child, ended: asyncio.Future[int]) -> None:
+    async def _let_end(self, child: ChildProcess, ended: asyncio.Future[int]) -> None:
         """Wait until the tries that a retired child still has are over, its end, or too long."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _LAST_TRIES_S
         while not ended.done() and not child.only_hangs() and loop.time() < deadline:
             waits: list[asyncio.Future[Any]] = [ended, *(one.outcome for one in child.tries.values())]
             await asyncio.wait(waits, timeout=1.0)
-
-    async def _listen(self, child: _Child) -> None:
-        while (message := await receive(child.reader)) is not None:
-            running = child.tries.get(message["try"])
-            if running is not None and running.answered(message):
-                child.end(message["try"])
-
-
-async def _first_answer(
-    process: asyncio.subprocess.Process, receiving: Awaitable[dict[str, Any] | None]
-) -> tuple[dict[str, Any] | None, bool]:
-    """Return the first message of a child, None where it ends before that, and whether neither comes in time."""
-    message, ended = asyncio.ensure_future(receiving), asyncio.ensure_future(process.wait())
-    try:
-        done, _ = await asyncio.wait([message, ended], timeout=_READY_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
-        return message.result() if message.done() else None, not done
-    finally:
-        message.cancel()
-        ended.cancel()
