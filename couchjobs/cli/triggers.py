@@ -174,23 +174,34 @@ def rm(
     prefix: Prefix = None,
     as_json: Json = False,
 ) -> None:
-    """Delete triggers; their jobs stay."""
-    for trigger_id in trigger_ids:
-        if with_connection(url, domain, prefix, lambda connection: _delete(connection, trigger_id)):  # noqa: B023
-            print(
-                "couchjobs: it is declared in code: daemons that declare it write it again; disable it", file=sys.stderr
-            )
+    """Delete triggers; their jobs stay. One that is not there is named, and keeps no other."""
+    deleted, missing = with_connection(url, domain, prefix, lambda connection: _delete(connection, trigger_ids))
+    if any(deleted.values()):
+        print("couchjobs: what is declared in code, daemons that declare it write again: disable it", file=sys.stderr)
+    for trigger_id in deleted:
         if as_json:
             print_json({"id": trigger_id, "deleted": True})
         else:
             say(f"{trigger_id} deleted")
+    for error in missing:
+        print(plain(f"couchjobs: {error}"), file=sys.stderr)
+    if missing:
+        raise typer.Exit(2)
 
 
-async def _delete(connection: Connection, trigger_id: str) -> bool:
-    """Delete a trigger; return whether it is declared in code."""
-    document = await _store(connection).database.find(trigger_id)
-    await _store(connection).delete(trigger_id)
-    return document is not None and document.get(MARK) is True
+async def _delete(connection: Connection, trigger_ids: list[str]) -> tuple[dict[str, bool], list[TriggerNotFoundError]]:
+    """Delete triggers; return which, and whether they are declared in code, and what is said of the others."""
+    store = _store(connection)
+    deleted, missing = {}, []
+    for trigger_id in trigger_ids:
+        document = await store.database.find(trigger_id)
+        try:
+            await store.delete(trigger_id)
+        except TriggerNotFoundError as error:
+            missing.append(error)
+        else:
+            deleted[trigger_id] = document is not None and document.get(MARK) is True
+    return deleted, missing
 
 
 @app.command()

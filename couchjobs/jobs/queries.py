@@ -304,12 +304,26 @@ async def wait(db: Prefixer, job_id: str, timeout: float | None = None) -> Job:
         JobNotFoundError: there is no such job, or it was deleted meanwhile.
         TimeoutError: it has not ended within `timeout` seconds.
     """
-    async with connected() as connection, asyncio.timeout(timeout):
+    seen: list[Job] = []
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await _until_ended(db, job_id, seen)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        state = f"it is {seen[-1].state}, of worker {seen[-1].worker!r}" if seen else "it was not read yet"
+        raise TimeoutError(f"job {job_id} has not ended within {timeout or 0:g} s: {state}") from error
+
+
+async def _until_ended(db: Prefixer, job_id: str, seen: list[Job]) -> Job:
+    """Wait until the job has ended, and note what it is meanwhile."""
+    async with connected() as connection:
         lanes = stores(connection, db)
         store = lanes[0] if len(lanes) == 1 else (await find_job(connection, db, job_id))[0]
         follower = await _from_now(connection, store.database)
         job = await store.get(job_id)
         while job.state not in ENDED:
+            seen[:] = [job]
             try:
                 async with asyncio.timeout(_READ_AGAIN_S) as patience:
                     page = await follower.next_page()

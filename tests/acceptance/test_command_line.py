@@ -123,7 +123,9 @@ async def test_triggers_when_added_listed_fired_and_removed_then_as_documents_sa
     fired = orjson.loads((await in_thread(run, "triggers", "fire", "mine", "--json")).stdout)
     assert (fired["trigger_id"], fired["message"], fired["manual_execution"]) == ("mine", {"a": 1}, True)
     assert orjson.loads((await in_thread(run, "triggers", "show", "mine")).stdout)["type"] == "@every"
-    assert (await in_thread(run, "triggers", "rm", "mine")).returncode == 0
+    removed = await in_thread(run, "triggers", "rm", "nosuch", "mine")
+    assert (removed.returncode, removed.stdout) == (2, "mine deleted\n")
+    assert "no trigger 'nosuch'" in removed.stderr
     assert (await in_thread(run, "triggers", "show", "mine")).returncode == 2
 
 

@@ -119,7 +119,7 @@ async def test_get_and_wait_when_there_is_no_such_job_then_not_found(connection:
     with pytest.raises(JobNotFoundError):
         await wait(db, "nothing", 5)
     await store(connection, db, [job(1, "queued", _id="slow")])
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"job slow has not ended within 0\.1 s"):
         await wait(db, "slow", 0.1)
     waiting = asyncio.create_task(wait(db, "slow", 10))
     await asyncio.wait([waiting], timeout=0.1)
