@@ -117,13 +117,15 @@ class JobsFeed:
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         behind = documents = True
-        writer, shown = self._lane.store.writer, {""}
+        writer, shown = self._lane.store.writer, ""
         while True:
             limit = await self._until_wanted(behind)
-            if writer.newest not in shown and not self._lane.backlog.ready():
+            if writer.newest != shown and not self._lane.backlog.ready():
+                shown = writer.newest
                 writer.hold()  # the page comes at once, for it shows what was written here, and claims follow from it
             page = await follower.next_page(limit, documents=documents)
-            shown = {change.rev for change in page.changes}
+            if any(change.rev == writer.newest for change in page.changes):
+                shown = writer.newest
             self._sweeper.note_views(change.doc_id for change in page.changes)
             looked_at, left = await self._producer.take_rows(self._lane, page.changes)
             follower.done(page)

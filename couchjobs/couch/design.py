@@ -161,8 +161,9 @@ async def _drop(database: Database, doc_id: str) -> None:
         return
 
 
-async def unindexed(database: Database, design_id: str) -> int:
-    """Return how many changes the views of a design document have not seen; 0 where the server does not say."""
+async def unindexed(database: Database, design_id: str) -> int | None:
+    """Return how many changes the views of a design document have not seen; None where the server does not say."""
     info = await database.server.request("GET", f"{database.path}/{design_id}/_info")
-    index = info.get("view_index")
-    return int(index.get("updates_pending", {}).get("total", 0)) if isinstance(index, dict) else 0
+    for name in ("view_index", "updates_pending", "total"):
+        info = info.get(name) if isinstance(info, dict) else None
+    return info if isinstance(info, int) else None

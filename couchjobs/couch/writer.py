@@ -161,7 +161,7 @@ class GroupWriter:
         self._requests.discard(request)
         if len(self._waiting) >= _MANY:
             self._send()
-        elif not self._woken:
+        elif self._waiting and not self._woken:
             self._wake(_TURNS_TO_FOLLOW)
 
     def _next_batch(self) -> list[_Waiting]:

@@ -79,7 +79,7 @@ async def check_views(patient: Patient) -> AsyncIterator[Finding]:
         for old in await outdated(database, wanted):
             what = "is what an older version of couchjobs needed: its index is kept up to date for nobody"
             yield Finding("views", f"{database.name}/{old['_id']}", what, partial(_drop, database, old))
-        if (pending := await unindexed(database, wanted["_id"])) > _MANY:
+        if (pending := await unindexed(database, wanted["_id"]) or 0) > _MANY:
             build = partial(_build, database, f"{name}/{next(iter(wanted['views']))}")
             yield Finding(
                 "views", f"{database.name}/{wanted['_id']}", f"{pending:,} changes are not indexed yet", build

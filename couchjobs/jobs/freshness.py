@@ -1,8 +1,8 @@
 """How fresh the views of jobs are read by who looks again and again: indexing costs CouchDB more than the jobs do.
 
-Few changes are indexed at once. Where many come, the views are read as they are until there is calm, or until they are
-two minutes old: indexing would take the cores from the jobs that it is about. And the longer an update has taken, the
-later comes the next one, unless the server says that it is done.
+Few changes are indexed at once. While many come, the views are read as they are, until there is calm, or until they are
+two minutes old: indexing would take the cores from the jobs that it is about. Where the server does not say how many
+there are, the next update comes the later, the longer the last one has taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Update
 from couchjobs.couch.design import unindexed
-from couchjobs.errors import CouchError, NotFound
+from couchjobs.errors import CouchError
 from couchjobs.jobs.lanes import stores
 from couchjobs.prefixer import Prefixer
 
@@ -28,8 +28,8 @@ _MANY_A_SECOND = 300
 _LONGEST_S = 120.0
 _QUICK_S = 0.1
 """Seconds up to which an update was next to nothing."""
-_TIMES_AS_LONG = 20
-"""Times as long as an update took until the next one."""
+_TIMES_AS_LONG = 3
+"""Times as long as an update took until the next one, where the server does not say what is pending."""
 
 
 class _Asks(Protocol[T_co]):
@@ -48,7 +48,6 @@ class Freshness:
     def __init__(self, connection: Connection, tenant: Prefixer) -> None:
         self._databases = [store.database for store in stores(connection, tenant)]
         self._pending = 0
-        self._is_behind = False
         self._looked_at = self._updated_at = float("-inf")
         self._update_at = 0.0
 
@@ -60,7 +59,8 @@ class Freshness:
         Raises:
             NotFound: the databases, or their views, do not exist.
         """
-        if await self._is_worth_an_update():
+        pending = await self._unindexed(patience_s)
+        if self._is_worth_an_update(pending):
             began = self._updated_at = monotonic()
             self._pending = 0
             try:
@@ -71,19 +71,21 @@ class Freshness:
             finally:
                 took_s = monotonic() - began
                 self._update_at = monotonic() + (_TIMES_AS_LONG * took_s if took_s > _QUICK_S else 0.0)
-        return await ask(update="false"), True
+        return await ask(update="false"), pending != 0
 
-    async def _is_worth_an_update(self) -> bool:
-        present = monotonic()
+    async def _unindexed(self, patience_s: float) -> int | None:
+        """Return how many changes are not indexed yet; None where the server does not say: the views say the rest."""
         try:
-            pending = sum([await unindexed(database, _DESIGN) for database in self._databases])
-        except NotFound:
-            raise
-        except CouchError:  # the views may be read all the same
+            async with asyncio.timeout(patience_s):
+                found = [await unindexed(database, _DESIGN) for database in self._databases]
+        except (CouchError, TimeoutError):
+            return None
+        return None if None in found else sum(one or 0 for one in found)
+
+    def _is_worth_an_update(self, pending: int | None) -> bool:
+        present = monotonic()
+        if pending is None:
             return present >= self._update_at
         came, since = pending - self._pending, present - self._looked_at
         self._pending, self._looked_at = pending, present
-        has_caught_up, self._is_behind = self._is_behind and pending <= _FEW, pending > _FEW
-        if present < self._update_at:
-            return has_caught_up
         return pending <= _FEW or came < _MANY_A_SECOND * since or present - self._updated_at > _LONGEST_S

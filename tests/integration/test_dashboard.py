@@ -21,6 +21,7 @@ from couchjobs.errors import Unavailable
 from couchjobs.figures import FigureKeeper, last_day, last_hour
 from couchjobs.http.server import make_app
 from couchjobs.http.tokens import create_token
+from couchjobs.jobs import freshness
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import write_list
@@ -187,7 +188,11 @@ async def test_jobs_when_their_views_take_long_then_shown_as_they_are_and_said_s
     async def seen() -> bool:
         return "one" in await page_of(await http.get("/dashboard/jobs"))
 
+    async def behind(*_: Any) -> int:
+        return 1
+
     await eventually(seen)
+    monkeypatch.setattr(freshness, "unindexed", behind)
     view = Database.view
 
     async def slow(self: Database, *given: Any, update: str = "true", **more: Any) -> Any:
@@ -395,6 +400,10 @@ async def test_queues_when_their_views_take_long_then_shown_as_they_are_and_said
             raise TimeoutError
         return await reduced(self, *given, update="true", **more)
 
+    async def behind(*_: Any) -> int:
+        return 1
+
+    monkeypatch.setattr(freshness, "unindexed", behind)
     monkeypatch.setattr(Database, "reduced", slow)
     page = await page_of(await http.get("/dashboard/queues"))
     assert "is behind" in page
