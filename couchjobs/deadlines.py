@@ -55,8 +55,23 @@ class Deadlines:
         """
         loop = asyncio.get_running_loop()
         away = when - loop.time()
-        if away < _NEAR_S:
-            return loop.call_at(when, callback, *args)
+        return loop.call_at(when, callback, *args) if away < _NEAR_S else self._far(loop, when, away, callback, args)
+
+    def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Deadline:
+        """Call back in so many seconds, as `call_at` does."""
+        loop = asyncio.get_running_loop()
+        if seconds < _NEAR_S:
+            return loop.call_later(seconds, callback, *args)
+        return self._far(loop, loop.time() + seconds, seconds, callback, args)
+
+    def _far(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        when: float,
+        away: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> Deadline:
         length = max(_SHORTEST_S, 2.0 ** frexp(away / _SLICES)[1])
         place = length, int(when // length) + 1
         calls = self._slices.get(place)

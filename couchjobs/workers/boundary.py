@@ -58,7 +58,17 @@ _FORKED = 70
 
 
 _threads = Threads()
-os.register_at_fork(after_in_child=_threads.forget)
+_forks = 0
+"""How often this process, or one that it comes from, was forked: each call asks, and a process id is a system call."""
+
+
+def _after_fork() -> None:
+    global _forks  # noqa: PLW0603
+    _forks += 1
+    _threads.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Ended(NamedTuple):
@@ -110,7 +120,7 @@ class Call:
             self._leave_at(deadline)
 
     async def _kept(self, function: Callable[[], Awaitable[Any]]) -> None:
-        pid = os.getpid()
+        forks = _forks
         ended = Ended()
         try:
             await _beginning()
@@ -121,7 +131,7 @@ class Call:
                 ended = Ended(error=error.__cause__)  # which a coroutine cannot raise
             else:
                 ended = Ended(error=error)
-        _end_if_forked(pid, ended.error)
+        _end_if_forked(forks, ended.error)
         keep_standard_streams()
         keep_signals()
         if self._again is not None:
@@ -143,10 +153,10 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[E
     Raises:
         RuntimeError: no thread can be started; the function is not called.
     """
-    return _threads.call(partial(_kept_in_thread, os.getpid(), function, *arguments), lambda error: Ended(error=error))
+    return _threads.call(partial(_kept_in_thread, _forks, function, *arguments), lambda error: Ended(error=error))
 
 
-def _kept_in_thread(pid: int, function: Callable[..., Any], *arguments: Any) -> Ended:
+def _kept_in_thread(forks: int, function: Callable[..., Any], *arguments: Any) -> Ended:
     error: BaseException | None = None
     try:
         return Ended(function(*arguments))
@@ -154,7 +164,7 @@ def _kept_in_thread(pid: int, function: Callable[..., Any], *arguments: Any) -> 
         error = raised
         return Ended(error=error)
     finally:
-        _end_if_forked(pid, error)
+        _end_if_forked(forks, error)
         keep_standard_streams()
         error = None
 
@@ -346,9 +356,9 @@ def _clear_frames(trace: types.TracebackType | None) -> None:
         trace = trace.tb_next
 
 
-def _end_if_forked(pid: int, error: BaseException | None) -> None:
+def _end_if_forked(forks: int, error: BaseException | None) -> None:
     """End a process that was forked in a function and comes back from it: it must not go on as a second daemon."""
-    if os.getpid() == pid:
+    if _forks == forks:
         return
     code = error.code if isinstance(error, SystemExit) else None if error is None else _FORKED
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)

@@ -200,8 +200,7 @@ class Try:
     def _end_in(self, seconds: float, told: float) -> None:
         if self._limit is not None:
             self._limit.cancel()
-        at = asyncio.get_running_loop().time() + seconds
-        self._limit = self._deadlines.call_at(at, self._end_late, told)
+        self._limit = self._deadlines.call_later(seconds, self._end_late, told)
 
     def _end_late(self, seconds: float) -> None:
         self._late = f"no end within {round(seconds, 3):g} s"
