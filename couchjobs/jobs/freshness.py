@@ -1,4 +1,4 @@
-"""How fresh the views of jobs are read by who looks again and again: indexing costs CouchDB more than the jobs do.
+"""How fresh the views of jobs are read by who looks again and again: indexing a job costs a third of running it.
 
 Few changes are indexed at once. While many come, the views are read as they are, until there is calm, or until they are
 two minutes old: indexing would take the cores from the jobs that it is about. Where the server does not say how many
@@ -26,6 +26,7 @@ _FEW = 500
 _MANY_A_SECOND = 300
 """Changes a second, those of a hundred jobs, from which on indexing would take more than some percent of a core."""
 _LONGEST_S = 120.0
+"""Seconds that the views may be old while many changes come."""
 _QUICK_S = 0.1
 """Seconds up to which an update was next to nothing."""
 _TIMES_AS_LONG = 3
