@@ -59,12 +59,14 @@ _FORKED = 70
 
 _threads = Threads()
 _forks = 0
-"""How often this process, or one that it comes from, was forked: each call asks, and a process id is a system call."""
+"""How often this process, or one that it comes from, was forked by Python."""
+_pid = os.getpid()
+"""Of this process, unless C code has forked it past Python."""
 
 
 def _after_fork() -> None:
-    global _forks  # noqa: PLW0603
-    _forks += 1
+    global _forks, _pid
+    _forks, _pid = _forks + 1, os.getpid()
     _threads.forget()
 
 
@@ -358,7 +360,7 @@ def _clear_frames(trace: types.TracebackType | None) -> None:
 
 def _end_if_forked(forks: int, error: BaseException | None) -> None:
     """End a process that was forked in a function and comes back from it: it must not go on as a second daemon."""
-    if _forks == forks:
+    if _forks == forks and os.getpid() == _pid:
         return
     code = error.code if isinstance(error, SystemExit) else None if error is None else _FORKED
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
