@@ -1,12 +1,19 @@
-"""Databases of a cluster have three copies: a write is answered once two have it, and views answer from any."""
+"""Databases of a cluster have three copies: a write is answered once two have it, and views answer from any.
+
+What is deleted may be there for a moment on some of them.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 from urllib.parse import quote
 
+from waiting import eventually
+
 from couchjobs.couch.codec import encode
+from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
+from couchjobs.errors import CouchError
 
 
 async def put_on_all(database: Database, document: dict[str, Any]) -> str:
@@ -14,3 +21,16 @@ async def put_on_all(database: Database, document: dict[str, Any]) -> str:
     path = f"{database.path}/{quote(document['_id'], safe='')}"
     answer = await database.server.request("PUT", path, params={"w": "3"}, body=encode(document))
     return str(answer["rev"])
+
+
+async def remake(connection: Connection, name: str) -> None:
+    """Delete a database and make it again, as soon as the server does so; a daemon may be first."""
+    await connection.server.delete_database(name)
+
+    async def made() -> bool:
+        try:
+            return await connection.server.create_database(name) or await connection.database(name).exists()
+        except CouchError:
+            return False
+
+    await eventually(made)

@@ -4,7 +4,9 @@ A page is asked for when the reader asks, and not before: a slow reader slows th
 the rows of a document that changed meanwhile merge into one. A waiting request is watched by its heartbeat, at which
 CouchDB also looks again for changes: one that comes just when a request begins to wait may go unnoticed until then
 (once in some thousand requests, measured with 3.5). What the reader has not said to be done with comes again: after an
-error, and where he asks once more. Source: CouchDB docs, api/database/changes.
+error, and where he asks once more. Whether the database is still the one that the position is of is found out after
+each interruption, and once after the last rows: it may have been made anew between two requests, and a feed that waits
+at the new one says nothing of that. Source: CouchDB docs, api/database/changes.
 """
 
 from __future__ import annotations
@@ -116,6 +118,8 @@ class ChangesFollower:
         self._standing = 0
         """How many pages have not moved on."""
         self._interrupted = False
+        self._is_known = False
+        """Whether the database has been found to be the same since the last rows came."""
         self._refused_since: float | None = None
         self.failures = 0
         """How many requests in a row have failed; 0 while the feed is well."""
@@ -167,7 +171,7 @@ class ChangesFollower:
                 continue
             self.failures, self._refused_since = 0, None
             if page.changes:
-                self._empty = 0
+                self._empty, self._is_known = 0, False
                 await self._pause_standing(page)
                 return page
             self._interrupted = True  # by the end of the database, perhaps
@@ -197,7 +201,7 @@ class ChangesFollower:
             is_another = await is_another_than(self.database, Known(self.since, self._instance, [*self.witnesses]))
         except CouchError:
             return
-        self._interrupted = False
+        self._interrupted, self._is_known = False, True
         if is_another:
             raise PositionRefused(f"{self.database.name} is not what it was at {self.since[:40]!r}")
 
@@ -232,15 +236,15 @@ class ChangesFollower:
                 except CouchError as error:
                     feeds.note(error)
                     raise
-            if waits or answer["results"]:
+            if waits or answer["results"] or not self._is_known:
                 return answer
-            await feeds.changed(self.database.name)
+            self._is_known = not await feeds.changed(self.database.name)
 
     async def _request(self, limit: int, documents: bool, *, waits: bool) -> Any:
         params: dict[str, Any] = {"since": self.since, "limit": limit}
         waits, self._looks = waits and not self._looks, False
         if waits:
-            params |= {"feed": "longpoll", "heartbeat": int(self._heartbeat_s * 1000)}
+            params |= {"feed": "longpoll", "heartbeat" if self._is_known else "timeout": int(self._heartbeat_s * 1000)}
         if documents:
             params["include_docs"] = True
         if self._leaves:

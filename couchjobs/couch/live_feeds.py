@@ -68,6 +68,7 @@ class LiveFeeds:
         if (signal := self._changed.get(database)) is not None:
             signal.set()
 
-    async def changed(self, database: str) -> None:
-        """Return as soon as the database is said to have changed since the last call, or after a while."""
-        await self._changed.setdefault(database, Signal()).within(_LONGEST_S if self.are_told else _LONGEST_UNTOLD_S)
+    async def changed(self, database: str) -> bool:
+        """Return as soon as the database is said to have changed since the last call, or after a while; which of it."""
+        seconds = _LONGEST_S if self.are_told else _LONGEST_UNTOLD_S
+        return await self._changed.setdefault(database, Signal()).within(seconds)

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from copies import remake
 from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import CouchError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
@@ -20,19 +20,6 @@ from couchjobs.workers.registry import worker
 
 EVENT = {"type": "@event", "arguments": "orders", "worker": "note", "message": None}
 EVERY = {"type": "@every", "arguments": "1s", "worker": "note", "message": None}
-
-
-async def remake(connection: Connection, name: str) -> None:
-    """Delete the database and make it again, as soon as the server does so."""
-    await connection.server.delete_database(name)
-
-    async def made() -> bool:
-        try:
-            return await connection.server.create_database(name) or await connection.database(name).exists()
-        except CouchError:
-            return False
-
-    await eventually(made)
 
 
 async def test_triggers_when_their_database_is_wiped_then_new_ones_fire_and_old_ones_do_not(

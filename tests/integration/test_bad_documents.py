@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from copies import remake
 from fault_proxy import Answer, FaultProxy
 from waiting import eventually
 
@@ -220,16 +221,7 @@ async def test_jobs_database_when_deleted_and_made_again_then_the_daemon_goes_on
     """With its design documents."""
     system = await start(echo)
     name = db.database("jobs")
-    await connection.server.delete_database(name)
-
-    async def there_again() -> bool:
-        """Whoever makes it: the daemon may be first, and CouchDB needs a moment between the two."""
-        try:
-            return await connection.server.create_database(name) or await connection.database(name).exists()
-        except CouchError:
-            return False
-
-    await eventually(there_again)
+    await remake(connection, name)
 
     async def reinstalled() -> bool:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from copies import put_on_all
+from copies import put_on_all, remake
 from fault_proxy import Answer, FaultProxy, Refusal
 from waiting import eventually
 
@@ -20,9 +20,10 @@ from couchjobs.cluster.pauses import set_paused
 from couchjobs.couch import changes
 from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
 from couchjobs.couch.connection import Connection, connect
-from couchjobs.couch.identity import copies_of
+from couchjobs.couch.identity import copies_of, instance_of
+from couchjobs.couch.live_feeds import LiveFeeds
 from couchjobs.embedded.server import EmbeddedServer
-from couchjobs.errors import NotFound
+from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
@@ -134,6 +135,27 @@ async def test_follower_when_database_goes_then_not_found(connection: Connection
     await connection.server.delete_database(name)
     with pytest.raises(NotFound):
         await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_follower_when_database_is_made_anew_between_two_requests_then_refused(
+    connection: Connection, db: Prefixer, waits: bool
+) -> None:
+    """The new one has nothing to say after the old position, and no connection was cut: within two heartbeats."""
+    name = db.database("remade")
+    database = connection.database(name)
+    await connection.server.create_database(name)
+    for number in range(3):
+        await database.put({"_id": f"doc-{number}"})
+    follower = ChangesFollower(database, "0", instance=instance_of(await database.info()))
+    seen: set[str] = set()
+    while len(seen) < 3:
+        seen |= {change.doc_id for change in (await take(follower)).changes}
+    await remake(connection, name)
+    if not waits:
+        connection.server.live_feeds = LiveFeeds(0, 500)
+    with pytest.raises(PositionRefused):
+        await asyncio.wait_for(take(follower), 10)
 
 
 @pytest.mark.parametrize("fault", ["cut", "pieces", "lose", "no JSON", "503", "silent"])
