@@ -12,7 +12,6 @@ from couchjobs.cli.options import (
     Prefix,
     Tenants,
     Url,
-    not_set_up,
     print_json,
     say,
     tenants_of,
@@ -21,7 +20,6 @@ from couchjobs.cli.options import (
 from couchjobs.couch.connection import Connection
 from couchjobs.doctor.examine import examine
 from couchjobs.doctor.finding import Finding
-from couchjobs.errors import NotFound
 
 
 def doctor(
@@ -36,10 +34,7 @@ def doctor(
 
     Exit code 1 where something is left. A daemon that is still is watched for COUCHJOBS_DEAD_AFTER.
     """
-    try:
-        found = with_connection(url, domain, prefix, lambda connection: _examine(connection, tenants, repair=repair))
-    except NotFound as error:
-        raise not_set_up(error) from error
+    found = with_connection(url, domain, prefix, lambda connection: _examine(connection, tenants, repair=repair))
     if as_json:
         print_json([_as_json(one, tenant if tenants else None) for tenant, one in found])
     elif not found:

@@ -19,7 +19,6 @@ from couchjobs.cli.options import (
     Prefix,
     Url,
     cell,
-    not_set_up,
     print_document,
     print_json,
     say,
@@ -28,7 +27,7 @@ from couchjobs.cli.options import (
 from couchjobs.couch.changes import ChangesFollower, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import ConfigurationError, NotFound, PositionRefused
+from couchjobs.errors import ConfigurationError, PositionRefused
 from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
@@ -70,10 +69,7 @@ def ls(
     wanted = filter_of(worker, state, trigger, since, until, failed=failed, cancelled=cancelled)
 
     async def work(connection: Connection) -> tuple[list[Document], set[str] | None]:
-        try:
-            found = await newest(connection, connection.settings.tenant, wanted, limit)
-        except NotFound as error:
-            raise not_set_up(error) from error
+        found = await newest(connection, connection.settings.tenant, wanted, limit)
         return found, await who_takes(connection, connection.settings.tenant)
 
     documents, taken = with_connection(url, domain, prefix, work)

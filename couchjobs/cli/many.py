@@ -6,22 +6,35 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, say, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, say, with_connection
 from couchjobs.client import Couchjobs, present
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError, Conflict, JobNotFoundError, NotFound
+from couchjobs.errors import ConfigurationError, Conflict, JobNotFoundError
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.queries import JobFilter, each, past
 
 JobIds = Annotated[list[str] | None, typer.Argument(help="Ids of jobs; or filters, with --yes.")]
 Worker = Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")]
-OfState = Annotated[State | None, typer.Option("--state", help="Only this state.")]
+
+
+class Shown(StrEnum):
+    """The states of jobs as `jobs ls` shows them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    ERRORED = "errored"
+    CANCELLED = "cancelled"
+
+
+OfState = Annotated[Shown | None, typer.Option("--state", help="Only this state.")]
 Failed = Annotated[bool, typer.Option("--failed", help="Only jobs that have failed: errored, and not cancelled.")]
 OfTrigger = Annotated[str | None, typer.Option("--trigger", help="Only jobs of this trigger.")]
 Since = Annotated[
@@ -35,7 +48,7 @@ _TOGETHER = 500
 
 def filter_of(
     worker: str | None,
-    state: State | None,
+    state: Shown | None,
     trigger: str | None,
     since: str | None,
     until: str | None,
@@ -48,13 +61,15 @@ def filter_of(
     Raises:
         ConfigurationError: one cannot be used.
     """
+    if state is Shown.CANCELLED:
+        state, cancelled = None, True
     if failed and cancelled:
         raise ConfigurationError("--failed and --cancelled exclude each other")
-    if (failed or cancelled) and state not in (None, State.ERRORED):
+    if (failed or cancelled) and state not in (None, Shown.ERRORED):
         raise ConfigurationError(f"--{'failed' if failed else 'cancelled'} and --state {state} exclude each other")
     return JobFilter(
         worker=worker,
-        state=State.ERRORED if failed or cancelled else state,
+        state=State.ERRORED if failed or cancelled else None if state is None else State(state),
         trigger=trigger,
         since=_time("--since", since),
         until=_time("--until", until),
@@ -89,7 +104,7 @@ def retry(
 ) -> None:
     """Put jobs that have failed back in the queue, with all their tries; --again: also those that are done."""
     wanted = filter_of(worker, state, trigger, since, until, failed=failed)
-    if state is State.DONE and not again:
+    if state is Shown.DONE and not again:
         raise ConfigurationError("jobs that are done run again only where you say so: --again")
     states = (State.ERRORED, State.DONE) if again else (State.ERRORED,)
     work = _Work("queued again", states, lambda one, job_id: one.retry(job_id, again=again))
@@ -205,10 +220,7 @@ async def _each_of(work: _Work, job_ids: list[str]) -> tuple[list[Job], list[str
 
 async def _ids_of(connection: Connection, work: _Work, wanted: JobFilter) -> list[str]:
     documents = each(connection, connection.settings.tenant, wanted)
-    try:
-        return [document["_id"] async for document in documents if document.get("state") in work.states]
-    except NotFound as error:
-        raise not_set_up(error) from error
+    return [document["_id"] async for document in documents if document.get("state") in work.states]
 
 
 async def _all_of(work: _Work, ids: list[str]) -> tuple[int, list[str]]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.login import split_urls
-from couchjobs.errors import ConfigurationError, NotFound, Unreachable
+from couchjobs.errors import ConfigurationError, Unreachable
 from couchjobs.log import configure_logging, plain
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings, load_settings
@@ -83,24 +83,14 @@ def with_connection(
         raise Unreachable(f"{error}; where is CouchDB? say so by --url or COUCHJOBS_URL") from error
 
 
-def not_set_up(error: NotFound) -> ConfigurationError:
-    """Return what to tell where the databases of the tenant are not there."""
-    return ConfigurationError(
-        f"{error}; run `couchjobs init` first, unless another tenant is meant (--prefix, COUCHJOBS_PREFIX)"
-    )
-
-
 async def check_set_up(connection: Connection) -> None:
     """Check that the tenant is there, before something is written that would be of nobody.
 
     Raises:
-        ConfigurationError: it has no database of jobs.
+        NotFound: it has no database of jobs.
     """
     settings = connection.settings
-    try:
-        await connection.database(settings.tenant.database(settings.jobs_doctype)).info()
-    except NotFound as error:
-        raise not_set_up(error) from None
+    await connection.database(settings.tenant.database(settings.jobs_doctype)).info()
 
 
 async def tenants_of(connection: Connection, wanted: str | None) -> list[Prefixer]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.cli.options import Domain, Json, Prefix, Url, not_set_up, print_json, read_json, say, with_connection
+from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.cluster.pauses import paused
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchjobsError, Forbidden, NotFound, Unauthorized
@@ -105,10 +105,7 @@ async def _tell_if_untaken(connection: Connection, job: Job) -> None:
 
 async def _store(connection: Connection, request: JobRequest) -> Job:
     """Store the job, and say what is odd about it."""
-    try:
-        result = await CouchBroker(connection).push(connection.settings.tenant, request)
-    except NotFound as error:
-        raise not_set_up(error) from error
+    result = await CouchBroker(connection).push(connection.settings.tenant, request)
     if result is None:
         raise ConfigurationError("the worker does not want this job")
     job = result.job

@@ -15,13 +15,11 @@ from couchjobs.cli.options import (
     Tenants,
     Url,
     cell,
-    not_set_up,
     print_json,
     tenants_of,
     with_connection,
 )
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import NotFound
 from couchjobs.overview import queues as overview
 from couchjobs.prefixer import Prefixer
 
@@ -57,7 +55,4 @@ async def _queues_of(connection: Connection, tenants: str | None) -> list[dict[s
 
 
 async def _rows(connection: Connection, tenant: Prefixer) -> list[dict[str, Any]]:
-    try:
-        return await overview(connection, tenant)
-    except NotFound as error:
-        raise not_set_up(error) from error
+    return await overview(connection, tenant)

@@ -14,7 +14,6 @@ from couchjobs.cli.options import (
     Prefix,
     Url,
     check_set_up,
-    not_set_up,
     print_json,
     read_json,
     say,
@@ -22,7 +21,7 @@ from couchjobs.cli.options import (
 )
 from couchjobs.couch.connection import Connection
 from couchjobs.durations import read_seconds
-from couchjobs.errors import ConfigurationError, Forbidden, NotFound
+from couchjobs.errors import ConfigurationError, Forbidden
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import Retention, Rule, read_rules, store_rules, stored_rules
@@ -110,12 +109,9 @@ async def _purge(connection: Connection, rule: Rule, *, dry_run: bool) -> int:
         task = bar.add_task("removed", total=None)
         for store in stores(connection, connection.settings.tenant):
             remover = Remover(store)
-            try:
-                async for count in remover.steps(Retention([rule]), now(), dry=dry_run):
-                    removed += count
-                    bar.advance(task, count)
-            except NotFound as error:
-                raise not_set_up(error) from error
+            async for count in remover.steps(Retention([rule]), now(), dry=dry_run):
+                removed += count
+                bar.advance(task, count)
             if remover.refused:
                 raise Forbidden(f"{remover.refused:,} jobs are not removed: that needs a worker or an administrator")
     return removed

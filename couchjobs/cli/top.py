@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from couchjobs.cli.options import Domain, Prefix, Url, cell, not_set_up, with_connection
+from couchjobs.cli.options import Domain, Prefix, Url, cell, with_connection
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import NotFound, Unavailable
+from couchjobs.errors import Unavailable
 from couchjobs.figures import Figures, last_hour
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.queries import JobFilter, newest
@@ -72,11 +72,8 @@ async def _watch(connection: Connection, every: float, *, once: bool) -> None:
 
 async def _look(connection: Connection) -> _Look:
     tenant, present = connection.settings.tenant, now()
-    try:
-        rows = await queues(connection, tenant)
-        running = await newest(connection, tenant, JobFilter(state=State.RUNNING), _RUNNING)
-    except NotFound as error:
-        raise not_set_up(error) from error
+    rows = await queues(connection, tenant)
+    running = await newest(connection, tenant, JobFilter(state=State.RUNNING), _RUNNING)
     minute: Figures | None
     try:
         minute = (await last_hour(connection, tenant, present))[-2].figures

@@ -15,7 +15,6 @@ from couchjobs.cli.options import (
     Prefix,
     Url,
     cell,
-    not_set_up,
     print_json,
     with_connection,
 )
@@ -25,7 +24,6 @@ from couchjobs.errors import (
     BadDocumentError,
     Forbidden,
     MalformedTriggerError,
-    NotFound,
     Unauthorized,
     UnknownTriggerError,
 )
@@ -52,10 +50,7 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
     """List the triggers with their next time and what became of their last jobs; a bad one shows why it is."""
 
     async def work(connection: Connection) -> list[dict[str, Any]]:
-        try:
-            documents = [document async for page in _all_documents(connection) for document in page]
-        except NotFound as error:
-            raise not_set_up(error) from error
+        documents = [document async for page in _all_documents(connection) for document in page]
         limit = asyncio.Semaphore(_AT_A_TIME)
         store = _store(connection)
         understood = {infos.id: infos for document in documents if (infos := _understood(store, document))}
@@ -87,7 +82,8 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
         notes = [*notes, *one.get("notes", [])]
         note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
-        texts = [one.get(name, "") for name in ("_id", "type", "arguments", "worker", "next")]
+        told = " ".join(str(one[name]) for name in ("arguments", "timezone") if one.get(name))
+        texts = [one.get("_id", ""), one.get("type", ""), told, one.get("worker", ""), one.get("next", "")]
         table.add_row(*map(cell, (*texts, last, note)))
     Console(width=None if Console().is_terminal else 240).print(table)
 

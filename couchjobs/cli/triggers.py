@@ -13,7 +13,6 @@ from couchjobs.cli.options import (
     Json,
     Prefix,
     Url,
-    not_set_up,
     print_document,
     print_json,
     read_json,
@@ -41,7 +40,6 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import (
     ConfigurationError,
     Conflict,
-    NotFound,
     TriggerNotFoundError,
 )
 from couchjobs.jobs.job import Job
@@ -128,8 +126,6 @@ def add(
             stored = await _store(connection).add(TriggerInfos.from_document(document))
             remarks = await Remarks.of(connection, connection.settings.tenant, [stored])
             return stored, remarks.notes(stored, document)
-        except NotFound as error:
-            raise not_set_up(error) from error
         except Conflict as error:
             raise ConfigurationError(
                 f"there is a trigger {trigger_id!r} already; choose another --id, or remove it"

@@ -40,6 +40,7 @@ _RETRY_AFTER_S = 1.0
 _LONGEST_RETRY_AFTER_S = 60.0
 _OF_THE_REQUEST = {400, 405, 406, 412, 415, 416, 417}
 """Statuses with which CouchDB refuses a request for its form."""
+NO_DATABASE = "Database does not exist"
 _LOCKED = "temporarily locked"
 _WRONG = "Name or password is incorrect"
 _ADMIN = " admin"
@@ -124,7 +125,7 @@ def error_of(
         )
     text = f"{where}: {status} {said[0]}: {said[1]}"[:_LONGEST_TEXT]
     if status == 404:
-        return errors.NotFound(text, status)
+        return errors.NotFound(text + _how_it_is_made(path, said[1]), status)
     if status == 403 and _LOCKED in said[1]:
         return errors.Locked(text, status)
     if status in _BY_STATUS:
@@ -132,6 +133,12 @@ def error_of(
     if status in _OF_THE_REQUEST:
         return errors.BadRequest(text, status)
     return errors.Unavailable(text, status, _seconds(retry_after, status))
+
+
+def _how_it_is_made(path: str, reason: str) -> str:
+    if reason.startswith(NO_DATABASE):
+        return " Those of couchjobs are made by `couchjobs init`, for the tenant of --prefix or COUCHJOBS_PREFIX."
+    return ": the views of couchjobs are put there by `couchjobs init`." if "/_design/" in path else ""
 
 
 def of_credentials(answer: bytes) -> Shown:

@@ -7,12 +7,12 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 
 from couchjobs import errors
-from couchjobs.couch.answers import error_of, has_rows
+from couchjobs.couch.answers import NO_DATABASE, error_of, has_rows
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.credentials import Credentials, find_credentials
 from couchjobs.couch.live_feeds import LiveFeeds
@@ -50,6 +50,7 @@ class CouchServer:
         """
         self.nodes = Nodes(split_urls(url)[0])
         self._transport = Transport(request_timeout, proxy, self.nodes)
+        self._path = urlsplit(self.nodes.first).path.rstrip("/")
         self.url, found = find_credentials(url, credentials_file, self._transport)
         self._credentials = credentials or found
         self.design_documents: dict[tuple[str, str], str] = {}
@@ -192,6 +193,8 @@ class CouchServer:
             if answer.status == 401:
                 kind = self._credentials.kind
                 error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)
+            if self._path and NO_DATABASE in str(error):
+                error.args = (f"{error} COUCHJOBS_URL has the path {self._path}: a server's, not a database's?",)
             raise error
         return answer.body, answer.status
 

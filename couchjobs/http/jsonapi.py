@@ -163,7 +163,7 @@ def told(error: ApiError | errors.CouchjobsError, path: str) -> tuple[int, str]:
     if isinstance(error, ApiError):
         return error.status, error.detail
     if isinstance(error, errors.NotFound):
-        return 503, f"{error}: if there are no databases yet, `couchjobs init` makes them"
+        return 503, str(error)
     status = next((_STATUS[one] for one in type(error).__mro__ if one in _STATUS), 500)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         _logger.warning("a request fails for CouchDB", path=path, reason=str(error))

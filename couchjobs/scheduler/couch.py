@@ -57,7 +57,6 @@ class CouchScheduler:
         Raises:
             ClosedError: the scheduler runs already, or has run.
             ConfigurationError: the broker is none that stores jobs in CouchDB.
-            MalformedTriggerError: what a worker declares in code is no schedule.
         """
         if not isinstance(broker, CouchBroker):
             raise ConfigurationError("a CouchScheduler needs a CouchBroker")

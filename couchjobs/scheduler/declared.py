@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from couchjobs.couch.database import Document
-from couchjobs.errors import Conflict, CouchError, CouchjobsError, Forbidden, MalformedTriggerError
+from couchjobs.errors import Conflict, CouchError, CouchjobsError, Forbidden
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.triggers.infos import TriggerInfos
@@ -26,11 +26,7 @@ _OF_A_SCHEDULE = ("anchor", "starts", "ends", "misfire", "misfire_limit", "grace
 
 
 def declared_by(config: WorkerConfig) -> Document | None:
-    """Return the trigger document that the worker declares; None where it declares none.
-
-    Raises:
-        MalformedTriggerError: what it declares is no schedule.
-    """
+    """Return the trigger document that the worker declares; None where it declares none."""
     if config.every is None and config.cron is None:
         return None
     kind, arguments = ("@every", config.every) if config.every is not None else ("@cron", config.cron)
@@ -44,10 +40,6 @@ def declared_by(config: WorkerConfig) -> Document | None:
     }
     if config.timezone is not None:
         document["timezone"] = config.timezone
-    try:
-        parse_trigger(TriggerInfos.from_document(document))
-    except MalformedTriggerError as error:
-        raise MalformedTriggerError(f"worker {config.worker_type!r}: {error}") from None
     return document
 
 
@@ -65,7 +57,6 @@ async def declare(
     there are changed; else what is gone is written again.
 
     Raises:
-        MalformedTriggerError: what one declares is no schedule.
         CouchError: CouchDB does not answer.
     """
     for config in workers:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from couchjobs.durations import read_seconds
-from couchjobs.errors import ConfigurationError, JobFailedError, UnknownWorkerError
+from couchjobs.errors import ConfigurationError, JobFailedError, MalformedTriggerError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, MAX_NAME, Job
+from couchjobs.triggers.cron import parse_cron
+from couchjobs.triggers.every import parse_every
 from couchjobs.workers.boundary import is_coroutine, name_of, why_not_called
 from couchjobs.workers.context import MARK, WorkerContext
 
@@ -91,8 +93,7 @@ class WorkerConfig:
             raise ConfigurationError(f"worker {self.worker_type!r}: {name_of(self.worker_func)}: {reason}")
         if not isinstance(self.worker_type, str) or len(self.worker_type) > MAX_NAME:
             raise ConfigurationError(f"worker type {self.worker_type!r} is no text of at most {MAX_NAME} characters")
-        if self.every is not None and self.cron is not None:
-            raise ConfigurationError(f"worker {self.worker_type!r} has `every` or `cron`, not both")
+        self._check_schedule()
         if self.worker_type == CLIENT_WORKER:
             raise ConfigurationError(
                 f"jobs of worker {CLIENT_WORKER!r} are done by clients; give your worker another name"
@@ -107,6 +108,22 @@ class WorkerConfig:
                 raise ConfigurationError(
                     f"worker {self.worker_type!r}: {name} must be more than 0, or None for no limit"
                 )
+
+    def _check_schedule(self) -> None:
+        if self.every is not None and self.cron is not None:
+            raise ConfigurationError(f"worker {self.worker_type!r} has `every` or `cron`, not both")
+        if self.timezone is not None and self.cron is None:
+            raise ConfigurationError(f"worker {self.worker_type!r}: timezone: is of `cron`, and there is none")
+        for name in ("every", "cron", "timezone"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise ConfigurationError(f"worker {self.worker_type!r}: {name}: text is wanted, not {value!r:.80}")
+        try:
+            if self.every is not None:
+                parse_every(self.every)
+            if self.cron is not None:
+                parse_cron(self.cron, self.timezone)
+        except MalformedTriggerError as error:
+            raise ConfigurationError(f"worker {self.worker_type!r}: {error}") from None
 
     def _read_durations(self) -> None:
         for name in ("timeout", "max_exec_time", "retry_delay"):

@@ -198,7 +198,7 @@ async def test_command_when_it_writes_for_a_tenant_that_is_not_there_then_refuse
 ) -> None:
     """A misspelt prefix: nothing is written that would be of nobody."""
     done = await in_thread(run, *command, COUCHJOBS_PREFIX=f"{name}-nobody")
-    assert (done.returncode, "run `couchjobs init`" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "made by `couchjobs init`" in done.stderr) == (2, True), done.stderr
 
 
 async def test_watch_when_a_job_runs_then_prints_its_states(
@@ -232,6 +232,12 @@ async def test_watch_when_a_job_runs_then_prints_its_states(
         (["jobs", "ls"], {"COUCHJOBS_SHUTDWON_TIMEOUT": "3"}, "did you mean COUCHJOBS_SHUTDOWN_TIMEOUT"),
         (["jobs", "ls"], {"COUCHJOBS_REQUEST_TIMEOUT": "soon"}, "request_timeout"),
         (["jobs", "ls"], {"COUCHJOBS_PREFIX": "nobody"}, "couchjobs init"),
+        (["jobs", "show", "job"], {"COUCHJOBS_PREFIX": "nobody"}, "couchjobs init"),
+        (["jobs", "watch"], {"COUCHJOBS_PREFIX": "nobody"}, "couchjobs init"),
+        (["jobs", "retry", "job"], {"COUCHJOBS_PREFIX": "nobody"}, "couchjobs init"),
+        (["retention", "show"], {"COUCHJOBS_CONTROL_DB": "nobody"}, "couchjobs init"),
+        (["queues"], {"COUCHJOBS_PREFIX": "nobody"}, "couchjobs init"),
+        (["triggers", "ls"], {"COUCHJOBS_PREFIX": "nobody"}, "couchjobs init"),
         (["dev", "--data", "x", "--memory"], {}, "exclude each other"),
     ],
 )

@@ -16,7 +16,7 @@ from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import MalformedTriggerError
+from couchjobs.errors import ConfigurationError, MalformedTriggerError
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import wait
 from couchjobs.prefixer import Prefixer
@@ -175,8 +175,8 @@ async def test_schedule_when_declared_in_code_then_a_trigger_that_follows_the_co
     await start(report(), other)
     assert await triggers.find("code:report") is None
     assert (await triggers.get("code:other"))["arguments"] == "2h"
-    with pytest.raises(MalformedTriggerError, match="worker 'report'"):
-        await start(report(cron="at night"))
+    with pytest.raises(ConfigurationError, match="worker 'report'"):
+        report(cron="at night")
 
 
 async def test_schedule_when_another_daemon_does_not_declare_it_then_stays(

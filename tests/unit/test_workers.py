@@ -281,6 +281,16 @@ def test_worker_when_declared_wrongly_then_configuration_error() -> None:
         worker("w", concurrency=0)(lambda ctx: None)
     with pytest.raises(ConfigurationError, match="timeout must be more than 0"):
         worker("w", timeout=0)(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match=r"'w': cron field '25' \(hour\)"):
+        worker("w", cron="0 25 * * *")(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match="Europe/Pariss"):
+        worker("w", cron="0 3 * * *", timezone="Europe/Pariss")(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match="often"):
+        worker("w", every="often")(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match="every: text is wanted, not 3600"):
+        worker("w", every=3600)(lambda ctx: None)
+    with pytest.raises(ConfigurationError, match="timezone: is of `cron`"):
+        worker("w", every="1h", timezone="Europe/Paris")(lambda ctx: None)
     with pytest.raises(ConfigurationError, match="not decorated"):
         config_of(print)
 
