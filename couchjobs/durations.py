@@ -69,5 +69,19 @@ def read_seconds(value: object) -> float:
     return seconds
 
 
+def read_age(value: object) -> float:
+    """Return the seconds of a duration that says what is old enough to be removed: text with a unit, such as `2w`.
+
+    That 30 means days to one and seconds to another is nothing to find out by what is gone.
+
+    Raises:
+        ValueError: it is none, or has no unit.
+    """
+    seconds = read_seconds(value)
+    if not isinstance(value, str) or value.strip()[-1:].isdigit():
+        raise ValueError(f"{value!r} has no unit: is it '{value}s', '{value}h' or '{value}d'?")
+    return seconds
+
+
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 """A field that holds a duration in seconds and reads Go's text form too."""

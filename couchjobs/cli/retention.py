@@ -20,7 +20,7 @@ from couchjobs.cli.options import (
     with_connection,
 )
 from couchjobs.couch.connection import Connection
-from couchjobs.durations import read_seconds
+from couchjobs.durations import read_age
 from couchjobs.errors import ConfigurationError, Forbidden
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.removal import Remover
@@ -87,7 +87,7 @@ def purge(
 ) -> None:
     """Remove finished jobs at once: purged where CouchDB is one node and one may, else deleted."""
     try:
-        read_seconds(older_than)
+        read_age(older_than)
     except ValueError as error:
         raise ConfigurationError(f"--older-than: {error}") from None
     rule: dict[str, Any] = {"worker": worker, "state": state, "keep": older_than}

@@ -14,7 +14,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import using
-from couchjobs.durations import read_seconds
+from couchjobs.durations import read_age
 from couchjobs.errors import Conflict
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
@@ -290,7 +290,7 @@ async def purge(request: web.Request) -> web.Response:
     for worker in workers:
         request[CALLER].check("DELETE", "jobs", None if worker == "*" else JobRequest(worker_type=worker))
     try:
-        read_seconds(duration)
+        read_age(duration)
     except ValueError as error:
         refuse_parameter("duration", str(error))
     rules = read_rules([{"worker": worker, "state": "*", "keep": duration} for worker in workers])

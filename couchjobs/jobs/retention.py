@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.durations import read_seconds
+from couchjobs.durations import read_age
 from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import ENDED
 from couchjobs.prefixer import Prefixer
@@ -46,7 +46,7 @@ class Rule(BaseModel):
 
     worker: Annotated[str, BeforeValidator(_named)] = _EVERY
     state: Annotated[str, BeforeValidator(_ended)] = _EVERY
-    keep: Annotated[float | None, BeforeValidator(lambda value: None if value is None else read_seconds(value))] = None
+    keep: Annotated[float | None, BeforeValidator(lambda value: None if value is None else read_age(value))] = None
     """Seconds since its end for which a job is kept; None: for ever."""
     at_most: int | None = Field(default=None, ge=0, strict=True)
     """How many of each worker type and state are kept, the newest; None: any number."""
