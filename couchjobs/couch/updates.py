@@ -56,8 +56,8 @@ class DatabaseUpdates:
             except (Forbidden, NotFound, Unauthorized) as error:
                 if self.are_told or not self._sequences:
                     _logger.warning(
-                        "CouchDB does not tell which databases change, and they are asked in turn: that needs an "
-                        "administrator's rights and the database _global_changes",
+                        "CouchDB does not tell which databases change, and they are asked in turn, which takes minutes "
+                        "where they are many: make the database _global_changes, and be an administrator",
                         reason=str(error),
                     )
                 self.are_told = False
