@@ -34,6 +34,7 @@ from couchjobs.jobs.lanes import find_job, stores
 from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.queries import newest
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.transitions import why_without_result
 from couchjobs.overview import who_takes
 from couchjobs.timestamps import format_time
 
@@ -98,7 +99,11 @@ def _note(document: Document, taken: set[str] | None) -> str:
         when = format_time(job.scheduled_at) if job.scheduled_at else "once it can be"
         return f"tried again {when}: {job.errors[-1].error}"
     due = f"not before {format_time(job.scheduled_at)}" if job.state is State.QUEUED and job.scheduled_at else ""
-    return str(document.get("error") or "") or "; ".join(filter(None, [due, *near_misses(document, Job)]))
+    return (
+        str(document.get("error") or "")
+        or why_without_result(job)
+        or "; ".join(filter(None, [due, *near_misses(document, Job)]))
+    )
 
 
 @app.command()

@@ -19,6 +19,7 @@ from couchjobs.jobs.job import MAX_NAME, Job, State
 from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, as_stored, moment_of
+from couchjobs.jobs.transitions import why_without_result
 from couchjobs.overview import who_takes
 from couchjobs.remarks import nobody_has
 from couchjobs.timestamps import now, parse_time
@@ -80,7 +81,7 @@ def push(
     if as_json:
         print_json(job.document())
     elif wait:
-        told = job.error or (json.dumps(job.result) if job.result is not None else "")
+        told = job.error or why_without_result(job) or (json.dumps(job.result) if job.result is not None else "")
         say(f"{job.id} {job.state}{': ' + told if told else ''}")
     else:
         say(job.id)

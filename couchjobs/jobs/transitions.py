@@ -85,6 +85,12 @@ def done_without_result(job: Job, now: datetime, reason: str, seconds: float | N
     return {**done(now, None, seconds), "result": None, **lost}
 
 
+def why_without_result(job: Job) -> str:
+    """Return why a job that is done has no result, where that could not be stored; else empty."""
+    last = job.errors[-1] if job.state is State.DONE and job.result is None and job.errors else None
+    return last.error if last is not None and last.exec_count == job.exec_count else ""
+
+
 def ending(daemon: str, error: str, traceback: str = "") -> Changes:
     """Return what changes where the job has failed for good, and somebody is to be told before that is its end."""
     return {"ending": {"daemon": daemon, "error": error[:_MAX_ERROR], "traceback": traceback}}

@@ -39,6 +39,10 @@ def thread(ctx: WorkerContext, message: float) -> str:
     note(f"{ctx.id} {ctx.daemon}")
     time.sleep(message)
     return "slept"
+
+@worker("huge")
+def huge(ctx: WorkerContext) -> str:
+    return "x" * 20_000_000
 """
 
 

@@ -103,6 +103,20 @@ async def test_jobs_when_listed_shown_cancelled_and_tried_again_then_as_document
     again = await in_thread(run, "jobs", "retry", job_id)
     assert again.returncode == 2
     assert "only one that has ended" in again.stderr
+    for state in ("cancelled", "errored"):
+        ended = await in_thread(run, "jobs", "ls", "--state", state, "--json")
+        assert (ended.returncode, orjson.loads(ended.stdout)) == (0, []), ended.stderr
+
+
+async def test_job_when_its_result_could_not_be_stored_then_told_where_jobs_are_looked_at(
+    run: Run, daemon: Callable[..., DaemonProcess]
+) -> None:
+    """In the list, and by `push --wait`: the job is done."""
+    daemon()
+    done = await in_thread(run, "push", "huge", "--wait")
+    assert (done.returncode, "done: the job is done, but its result is not stored" in done.stdout) == (0, True), done
+    (listed,) = orjson.loads((await in_thread(run, "jobs", "ls", "--json")).stdout)
+    assert "its result is not stored" in listed["note"]
 
 
 async def test_triggers_when_added_listed_fired_and_removed_then_as_documents_say(

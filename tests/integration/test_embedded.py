@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Raw:
         async with self._session.request(
             method,
             f"{self._url}/{path}",
-            data=data,
+            data=data and BytesIO(data),
             headers={**who, **{name.replace("_", "-"): value for name, value in headers.items()}},
         ) as answer:
             text = await answer.read()
@@ -396,6 +397,24 @@ async def test_views_when_paged_by_key_then_complete(database: Database) -> None
         body=orjson.dumps({"queries": [{"key": 1, "reduce": False}, {"reduce": True}]}),
     )
     assert [len(result["rows"]) for result in many["results"]] == [10, 1]
+
+
+async def test_document_when_larger_than_couchdb_takes_then_refused_as_couchdb_does(
+    database: Database, raw: Raw
+) -> None:
+    """By its fields alone, in any request; a list that is no document may be long."""
+    large, small = {"text": "x" * 8_000_001}, {"text": "x" * 7_999_900}
+    for method, path, body in (
+        ("PUT", "db/large", large),
+        ("POST", "db", {"_id": "large", **large}),
+        ("POST", "db/_bulk_docs", {"docs": [{"_id": "small"}, {"_id": "large", **large}]}),
+    ):
+        assert (await raw(method, path, body))[:2] == (413, {"error": "document_too_large", "reason": "large"})
+    assert await database.find("small") is None
+    assert (await raw("PUT", "db/small", small))[0] == 201
+    attached = {"_attachments": {"a": {"content_type": "text/plain", "data": "AAAA" * 2_500_000}}}
+    assert (await raw("PUT", "db/attached", attached))[0] == 201
+    assert (await raw("POST", "db/_all_docs", {"keys": ["x" * 1000] * 9000}))[0] == 200
 
 
 async def test_routes_when_the_stock_layer_lacks_them_then_there(

@@ -39,9 +39,10 @@ function sendError(res, error) {
 }
 
 const MAX_REQUEST = 64 * 1024 * 1024;
+const MAX_DOCUMENT = 8_000_000;  // CouchDB's default
 
-// The body; `ofBatch`: whether it holds documents, of which each may be refused by itself.
-async function readJson(req, ofBatch = false) {
+// The body; `holds`: a document, or documents, of which each may be refused by itself.
+async function readJson(req, holds = '') {
   const chunks = [];
   let size = 0;
   for await (const chunk of req) {
@@ -51,12 +52,24 @@ async function readJson(req, ofBatch = false) {
   }
   if (size === 0) return undefined;
   try {
-    return parse(Buffer.concat(chunks).toString('utf8'), ofBatch);
+    const body = parse(Buffer.concat(chunks).toString('utf8'), holds === 'documents');
+    if (holds && size > MAX_DOCUMENT) checkSizes(holds === 'documents' ? body.docs : [body], req.url);
+    return body;
   } catch (error) {
     if (error instanceof HttpError) throw error;
     throw error instanceof RangeError
       ? new HttpError(413, 'too_large', 'the request holds more escapes than this server reads')
       : new HttpError(400, 'bad_request', 'invalid UTF-8 JSON');
+  }
+}
+
+// As CouchDB, the whole request is refused where one document is too large: its attachments are not counted.
+function checkSizes(docs, url) {
+  for (const doc of Array.isArray(docs) ? docs : []) {
+    const {_attachments: _, ...fields} = doc || {};
+    if (Buffer.byteLength(JSON.stringify(fields)) <= MAX_DOCUMENT) continue;
+    const id = fields._id || decodeURIComponent(url.split('?')[0].split('/').pop());
+    throw new HttpError(413, 'document_too_large', id);
   }
 }
 
@@ -122,4 +135,4 @@ function readQuery(params) {
   return query;
 }
 
-module.exports = {HttpError, Refused, asHttpError, sendJson, sendError, readJson, readQuery};
+module.exports = {HttpError, MAX_DOCUMENT, Refused, asHttpError, sendJson, sendError, readJson, readQuery};

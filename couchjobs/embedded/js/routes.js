@@ -1,7 +1,7 @@
 // Which request is answered by what. Hot requests are answered here; the rest go to the stock layer.
 'use strict';
 
-const {HttpError, sendJson, sendError, readJson, readQuery} = require('./answers');
+const {HttpError, MAX_DOCUMENT, sendJson, sendError, readJson, readQuery} = require('./answers');
 const {isServerAdmin, requireServerAdmin, requireDatabaseAdmin, requireMember} = require('./accounts');
 const {newId, writeOne, writeMany, remove, readMany, checkAttachment} = require('./documents');
 const {changes} = require('./changes');
@@ -20,7 +20,7 @@ const MOST_UUIDS = 1000;
 const OUR_HOSTS = ['localhost', '127.0.0.1', '[::1]'];
 // What goes to the stock layer; everything else has its answer here, or none.
 const STOCK = ['POST _revs_diff', 'POST _find', 'POST _explain', 'GET _index', 'POST _index', 'POST _view_cleanup'];
-const CONFIG = {couchdb: {max_document_size: '8000000'}, httpd: {max_http_request_size: '67108864'}};
+const CONFIG = {couchdb: {max_document_size: String(MAX_DOCUMENT)}, httpd: {max_http_request_size: '67108864'}};
 
 function split(text, mark) {
   const at = text.indexOf(mark);
@@ -138,7 +138,7 @@ function createHandler(databases, accounts) {
     if (name === '_users') requireOwnUser(ask);
     else requireMember(user, security);
     if (parts.length === 1 && method === 'GET') return sendJson(res, 200, await databases.info(name));
-    if (parts.length === 1 && method === 'POST') return created(res, await writeOne(found, user, (await readJson(req)) ?? null));
+    if (parts.length === 1 && method === 'POST') return created(res, await writeOne(found, user, (await readJson(req, 'document')) ?? null));
     if (parts.length === 1) throw new HttpError(405, 'method_not_allowed', 'Only DELETE,GET,HEAD,POST,PUT allowed');
     const words = ['_design', '_local'].includes(parts[1]) ? 3 : 2; // of an id
     if (parts[1].startsWith('_') && words === 2) {
@@ -176,7 +176,7 @@ function createHandler(databases, accounts) {
 
   // Requests on /db/_something; true where it was answered.
   async function special({req, res, user, parts, method, query}, found, security) {
-    const body = method === 'POST' && ['_bulk_docs', '_bulk_get', '_all_docs', '_design_docs', '_changes'].includes(parts[1]) ? await readJson(req, parts[1] === '_bulk_docs') : undefined;
+    const body = method === 'POST' && ['_bulk_docs', '_bulk_get', '_all_docs', '_design_docs', '_changes'].includes(parts[1]) ? await readJson(req, parts[1] === '_bulk_docs' ? 'documents' : '') : undefined;
     switch (`${method} ${parts.slice(1).join('/')}`) {
       case 'GET _security': return done(res, 200, security);
       case 'PUT _security':
@@ -232,7 +232,7 @@ function createHandler(databases, accounts) {
       }
       case 'PUT': {
         if (/^multipart/i.test(req.headers['content-type'] || '')) throw new HttpError(415, 'bad_content_type', 'The embedded server takes no multipart documents: send attachments inline.');
-        const doc = await readJson(req);
+        const doc = await readJson(req, 'document');
         if (doc === undefined || doc === null || typeof doc !== 'object' || Array.isArray(doc)) throw new HttpError(400, 'bad_request', 'Document must be a JSON object');
         if (doc._id !== undefined && doc._id !== id) throw new HttpError(400, 'bad_request', 'Document ID must match the one in the URL');
         doc._id = id;
