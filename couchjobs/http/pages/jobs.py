@@ -18,7 +18,7 @@ from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import cursor_of, filter_in, narrowed, read_cursor
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.limits import MOST_BYTES, long_answer
-from couchjobs.http.pages.page import back, form_of, render
+from couchjobs.http.pages.page import PATIENCE_S, back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job
@@ -26,8 +26,6 @@ from couchjobs.jobs.queries import JobFilter, each, page_of, past
 from couchjobs.timestamps import format_time
 
 _PAGE = 50
-_PATIENCE_S = 0.6
-"""Seconds that the views may take to be brought up to date; then they are read as they are, and the page says so."""
 _MANY = 10_000
 _TOGETHER = 50
 _CHILDREN = 50
@@ -74,7 +72,7 @@ def _read_since(query: dict[str, str]) -> None:
 async def _newest(api: Api, wanted: JobFilter) -> tuple[list[Document], bool, bool]:
     """Return a page of the newest of these jobs, whether there are more, and whether the views were behind."""
     ask = partial(page_of, api.connection, api.db, wanted, _PAGE, most_bytes=MOST_BYTES)
-    (documents, has_more), is_behind = await api.freshness.read(ask, _PATIENCE_S)
+    (documents, has_more), is_behind = await api.freshness.read(ask, PATIENCE_S)
     return documents, has_more, is_behind
 
 

@@ -17,13 +17,11 @@ from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages import charts
-from couchjobs.http.pages.page import back, form_of, render
+from couchjobs.http.pages.page import PATIENCE_S, back, form_of, render
 from couchjobs.jobs.request import JobRequest
 from couchjobs.overview import queues, row_of_daemon
 from couchjobs.timestamps import now
 
-_PATIENCE_S = 0.6
-"""Seconds that the views may take to be brought up to date; then they are read as they are, and the page says so."""
 _KEPT_S = 0.5
 """Seconds for which the counts of queues are good: many readers cost what one does."""
 
@@ -78,7 +76,7 @@ class Overview:
         async with self._asking:
             if asyncio.get_running_loop().time() >= self._until:
                 ask = partial(queues, api.connection, api.db)
-                self._rows, self._is_behind = await api.freshness.read(ask, _PATIENCE_S)
+                self._rows, self._is_behind = await api.freshness.read(ask, PATIENCE_S)
                 self._until = asyncio.get_running_loop().time() + _KEPT_S
         return self._rows
 

@@ -28,6 +28,8 @@ from couchjobs.log import get_logger
 ROOT = "/dashboard"
 STATIC = f"{ROOT}/static"
 LOGIN = "/login"
+PATIENCE_S = 0.6
+"""Seconds that the views may take to be brought up to date; then they are read as they are, and the page says so."""
 _FOLDER = Path(__file__).parent
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
