@@ -72,13 +72,13 @@ def read_seconds(value: object) -> float:
 def read_age(value: object) -> float:
     """Return the seconds of a duration that says what is old enough to be removed: text with a unit, such as `2w`.
 
-    That 30 means days to one and seconds to another is nothing to find out by what is gone.
+    That "30" means days to one and seconds to another is nothing to find out by what is gone. A number is seconds.
 
     Raises:
-        ValueError: it is none, or has no unit.
+        ValueError: it is none, or text without a unit.
     """
     seconds = read_seconds(value)
-    if not isinstance(value, str) or value.strip()[-1:].isdigit():
+    if isinstance(value, str) and value.strip()[-1:].isdigit():
         raise ValueError(f"{value!r} has no unit: is it '{value}s', '{value}h' or '{value}d'?")
     return seconds
 

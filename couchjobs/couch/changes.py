@@ -5,8 +5,8 @@ the rows of a document that changed meanwhile merge into one. A waiting request 
 CouchDB also looks again for changes: one that comes just when a request begins to wait may go unnoticed until then
 (once in some thousand requests, measured with 3.5). What the reader has not said to be done with comes again: after an
 error, and where he asks once more. Whether the database is still the one that the position is of is found out after
-each interruption, and once after the last rows: it may have been made anew between two requests, and a feed that waits
-at the new one says nothing of that. Source: CouchDB docs, api/database/changes.
+each interruption, and, by its `instance_start_time` alone, once after the last rows: it may have been made anew between
+two requests, and a feed that waits at the new one says nothing of that. Source: CouchDB docs, api/database/changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from couchjobs.couch.database import Database, Document, Witness
-from couchjobs.couch.identity import Known, is_another_than
+from couchjobs.couch.identity import Known, instance_of, is_another_than
 from couchjobs.errors import (
     BadRequest,
     CouchError,
@@ -174,8 +174,17 @@ class ChangesFollower:
                 self._empty, self._is_known = 0, False
                 await self._pause_standing(page)
                 return page
+            await self._after_nothing(page, began)
+
+    async def _after_nothing(self, page: Page, began: float) -> None:
+        """Do what is to be done between an answer without rows and the next request."""
+        if self.since == "now":
+            self.since = page.last_seq
+        if self._is_known:
             self._interrupted = True  # by the end of the database, perhaps
             await self._pause_empty(began)
+        else:
+            await self._look_whether_made_anew()
 
     async def _pause_empty(self, began: float) -> None:
         """Wait a little after an answer without rows, longer where they come at once, one after the other."""
@@ -201,9 +210,28 @@ class ChangesFollower:
             is_another = await is_another_than(self.database, Known(self.since, self._instance, [*self.witnesses]))
         except CouchError:
             return
-        self._interrupted, self._is_known = False, True
+        self._interrupted = False
         if is_another:
             raise PositionRefused(f"{self.database.name} is not what it was at {self.since[:40]!r}")
+
+    async def _look_whether_made_anew(self) -> None:
+        """Find out, after the last rows, whether the database has been made anew between two requests.
+
+        Raises:
+            NotFound: it does not exist.
+            PositionRefused: it has.
+        """
+        self._is_known = True
+        try:
+            found = instance_of(await self.database.info())
+        except NotFound:
+            raise
+        except CouchError:
+            self._interrupted = True  # it is found out later
+            return
+        known, self._instance = self._instance, found
+        if known and found != known:
+            raise PositionRefused(f"{self.database.name} was made anew after {self.since[:40]!r}")
 
     async def _doubt_position(self, error: BadRequest) -> None:
         """Find out whether it is the position that the server refuses.

@@ -5,14 +5,17 @@ says, but it has not seen the same. That one of them is unknown proves that only
 
 - a purge takes documents as though they had never been there; a database counts its purges (`purge_seq`);
 - of a document that has changed often, CouchDB forgets the oldest revisions (`_revs_limit`), so that it is known only
-  of the revisions that its newest one still lists.
+  of the revisions that its newest one still lists;
+- `_revs_diff` is answered by the first copy of a cluster, perhaps one that has been away: leaves are read from most.
+
+Sequences of the copies of a cluster differ for good once one of them has been away: there, a smaller one proves
+nothing.
 
 Source: CouchDB docs, api/database/misc (`_purge`, `_revs_limit`), and what 3.5 answers.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -66,36 +69,40 @@ async def is_another_than(database: Database, known: Known) -> bool:
     info = await database.info()
     if known.instance and instance_of(info) != known.instance:
         return True
-    # that a node of a cluster which has just come back counts less than the others proves nothing by itself
-    is_behind = sequence_number(str(info.get("update_seq", ""))) < sequence_number(known.position)
+    is_alone = copies_of(info) == 1
+    is_behind = is_alone and sequence_number(str(info.get("update_seq", ""))) < sequence_number(known.position)
     if not known.witnesses:
         return is_behind
     missing = await database.missing_revisions(known.witnesses)
     if not missing:
         return False
     purges = purges_of(info)
-    for _ in range(_LOOKS if copies_of(info) > 1 else 0):  # one of them may not know of the last purge yet
+    for _ in range(0 if is_alone else _LOOKS):  # one of them may not know of the last purge yet
         purges = max(purges, purges_of(await database.info()))
     if any(one.purges < purges for one in missing):
         return is_behind
-    return any([generation(one.rev) >= await _oldest_known(database, one.doc_id) for one in missing])
+    return any([await _was_never_there(database, one) for one in missing])
 
 
-async def _oldest_known(database: Database, doc_id: str) -> int:
-    """Return the generation from which on the revisions of a document are known, by all its leaves; 0: there is none.
+async def _was_never_there(database: Database, one: Witness) -> bool:
+    """Return whether the leaves of a document list no such revision, and would if it had been there.
 
     Raises:
         Unavailable: CouchDB does not say.
     """
+    doc_id = one.doc_id
     quoted = quote(doc_id, safe="/" if doc_id.startswith("_design/") else "")
     path, params = f"{database.path}/{quoted}", {"open_revs": "all", "revs": True}
     try:
         answer = await database.server.request("GET", path, params=params, has=list)
         listed = [leaf["ok"]["_revisions"] for leaf in answer]
-        return max((int(one["start"]) - len(one["ids"]) + 1 for one in listed), default=0)
+        starts = [(int(each["start"]), each["ids"]) for each in listed]
+        if any(f"{start - back}-{digest}" == one.rev for start, ids in starts for back, digest in enumerate(ids)):
+            return False
+        return generation(one.rev) >= max((start - len(ids) + 1 for start, ids in starts), default=0)
     except NotFound:
-        return 0
+        return True
     except Unreadable:  # it is there, and nothing more is to be had
-        return sys.maxsize
+        return False
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unavailable(f"{doc_id} in database {database.name}: its revisions are not told: {error!r}") from error

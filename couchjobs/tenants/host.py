@@ -25,7 +25,6 @@ from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
 from couchjobs.prefixer import USERS, Prefixer
 from couchjobs.scheduler.attention import Attention
-from couchjobs.scheduler.declared import declared_by
 from couchjobs.supervisor import Supervisor
 from couchjobs.tenants.named import Named, named_by
 from couchjobs.tenants.tenant import Tenant
@@ -117,12 +116,9 @@ class Host:
 
         Raises:
             ConfigurationError: what names the tenants cannot be read.
-            MalformedTriggerError: what a worker declares is no schedule.
             CouchError: CouchDB does not say which there are.
         """
         settings, server = self.connection.settings, self.connection.server
-        for config in self.runtime.workers:  # a schedule that is none would stop each tenant
-            declared_by(config)
         async with self._life.starting() as to_close:
             for change in await patiently(lambda: install_control(self.connection), settings.request_timeout):
                 _logger.info(change)

@@ -61,6 +61,33 @@ async def test_database_when_a_witness_is_unknown_then_another_one_only_where_no
         assert await is_another_than(orders, Known(position, "", [witness])) is told, witness
 
 
+async def test_database_when_a_copy_that_is_behind_answers_then_it_is_the_same(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node of a cluster that has been away: it lacks the newest revisions, and counts its changes otherwise."""
+    orders = await orders_of(connection, db)
+    first = await orders.put({"_id": "one"})
+    second = await orders.put({"_id": "one", "_rev": first, "n": 2})
+    present = await current_sequence(orders)
+    asked, info = orders.missing_revisions, await orders.info()
+
+    async def all_missing(wanted: Any) -> list[Witness]:
+        return [*wanted]
+
+    monkeypatch.setattr(orders, "missing_revisions", all_missing)
+    for rev in (first, second):
+        assert not await is_another_than(orders, Known(present, "", [Witness("one", rev)]))
+    assert await is_another_than(orders, Known(present, "", [Witness("one", f"2-{DIGEST}")]))
+    monkeypatch.setattr(orders, "missing_revisions", asked)
+    for copies, told in ((1, True), (3, False)):
+
+        async def behind(copies: int = copies) -> dict[str, Any]:
+            return {**info, "update_seq": "1-x", "cluster": {"n": copies}}
+
+        monkeypatch.setattr(orders, "info", behind)
+        assert await is_another_than(orders, Known("2-x")) is told
+
+
 async def test_database_when_a_witness_was_purged_then_the_same(connection: Connection, db: Prefixer) -> None:
     """A database counts its purges; one that has purged nothing since has lost what it does not know."""
     orders = await orders_of(connection, db)

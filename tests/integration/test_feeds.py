@@ -109,6 +109,23 @@ async def test_follower_when_since_is_now_then_only_what_comes(connection: Conne
             assert shown == {doc_id}
 
 
+async def test_follower_when_since_is_now_then_nothing_is_lost_between_two_requests(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first wait ends after a heartbeat, to see whether the database is still the same."""
+    database = connection.database(db.database("triggers"))
+    follower = ChangesFollower(database, "now", heartbeat_s=0.2)
+    info = database.info
+
+    async def written_meanwhile() -> dict[str, Any]:
+        await put_on_all(database, {"_id": "between"})
+        return await info()
+
+    monkeypatch.setattr(database, "info", written_meanwhile)
+    page = await asyncio.wait_for(follower.next_page(), 10)
+    assert [change.doc_id for change in page.changes] == ["between"]
+
+
 async def test_follower_when_documents_are_asked_for_then_rows_bring_them_unless_too_large(
     connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
