@@ -151,6 +151,7 @@ class ChangesFollower:
                 answer = await self._ask(limit, documents)
                 page = _read_page(answer)
             except NotFound:
+                self._is_known = False
                 raise
             except Unreadable:
                 if limit == 1 and not documents:
@@ -221,14 +222,14 @@ class ChangesFollower:
             NotFound: it does not exist.
             PositionRefused: it has.
         """
-        self._is_known = True
         try:
             found = instance_of(await self.database.info())
         except NotFound:
             raise
         except CouchError:
-            self._interrupted = True  # it is found out later
+            self._interrupted = self._is_known = True  # it is found out later
             return
+        self._is_known = True
         known, self._instance = self._instance, found
         if known and found != known:
             raise PositionRefused(f"{self.database.name} was made anew after {self.since[:40]!r}")

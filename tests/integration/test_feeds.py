@@ -52,6 +52,17 @@ async def proxy(server_url: str) -> AsyncIterator[FaultProxy]:
         yield proxy
 
 
+async def gone(follower: ChangesFollower) -> bool:
+    """Whether the follower says that its database does not exist."""
+    try:
+        await asyncio.wait_for(follower.next_page(), 1)
+    except NotFound:
+        return True
+    except TimeoutError:
+        pass
+    return False
+
+
 async def take(follower: ChangesFollower) -> Page:
     """The next page, dealt with."""
     page = await follower.next_page()
@@ -152,6 +163,25 @@ async def test_follower_when_database_goes_then_not_found(connection: Connection
     await connection.server.delete_database(name)
     with pytest.raises(NotFound):
         await asyncio.wait_for(waiting, 10)
+
+
+async def test_follower_when_database_was_away_and_is_made_anew_then_refused(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Whoever is told that it is not there may ask again, by the same position."""
+    database = connection.database(db.database("away"))
+    await connection.server.create_database(database.name)
+    rev = await database.put({"_id": "doc"})
+    follower = ChangesFollower(database, "0", heartbeat_s=0.3)
+    while rev not in {change.rev for change in (await take(follower)).changes}:
+        pass
+    with suppress(TimeoutError):
+        await asyncio.wait_for(follower.next_page(), 1)
+    await connection.server.delete_database(database.name)
+    await eventually(lambda: gone(follower))
+    await remake(connection, database.name)
+    with pytest.raises(PositionRefused):
+        await asyncio.wait_for(follower.next_page(), 10)
 
 
 @pytest.mark.parametrize("waits", [True, False])
