@@ -43,7 +43,7 @@ class Known:
 
 
 def instance_of(info: Document) -> str:
-    """Return when a database was made, by what it says of itself: it is another one where that changes."""
+    """Return when a database was made, in seconds by what it says of itself: it is another one where that changes."""
     return str(info.get("instance_start_time", ""))
 
 

@@ -143,7 +143,7 @@ async def test_follower_when_documents_are_asked_for_then_rows_bring_them_unless
     """Rows alone, where the documents of a page are too much for the memory that a page may have."""
     database = connection.database(db.database("triggers"))
     for number in range(4):
-        await database.put({"_id": f"doc-{number}", "text": "x" * 1000})
+        await put_on_all(database, {"_id": f"doc-{number}", "text": "x" * 1000})
     page = await ChangesFollower(database, "0").next_page(documents=True)
     found = {change.doc_id: change.document for change in page.changes}
     assert all((found[f"doc-{number}"] or {})["text"] == "x" * 1000 for number in range(4))
@@ -194,11 +194,17 @@ async def test_follower_when_database_is_made_anew_between_two_requests_then_ref
     await connection.server.create_database(name)
     for number in range(3):
         await database.put({"_id": f"doc-{number}"})
-    follower = ChangesFollower(database, "0", instance=instance_of(await database.info()))
+    instance = instance_of(await database.info())
+    follower = ChangesFollower(database, "0", instance=instance)
     seen: set[str] = set()
     while len(seen) < 3:
         seen |= {change.doc_id for change in (await take(follower)).changes}
-    await remake(connection, name)
+
+    async def is_told_from_the_old_one() -> bool:  # CouchDB says in which second it was made
+        await remake(connection, name)
+        return instance_of(await database.info()) != instance
+
+    await eventually(is_told_from_the_old_one)
     if not waits:
         connection.server.live_feeds = LiveFeeds(0, 500)
     with pytest.raises(PositionRefused):
