@@ -148,6 +148,22 @@ class Ground:
             await asyncio.sleep(0.2)
         return time.monotonic() - began
 
+    async def until_settled(self) -> list[str]:
+        """Wait until no job is in conflict, as for their ends, and return those that are; say how long it took."""
+        began, told = time.monotonic(), ""
+        database = self.connection.database(self.connection.settings.tenant.database("jobs"))
+        params = {"include_docs": True, "conflicts": True}
+        while True:
+            answer = await self.connection.server.request("GET", f"{database.path}/_all_docs", params=params)
+            conflicts = [row["id"] for row in answer["rows"] if "_conflicts" in row["doc"]]
+            waited = time.monotonic() - began
+            if not conflicts or waited > self.size.patience:
+                if told:
+                    print(f"--- {told}; {len(conflicts)} after {waited:.1f} s", file=sys.stderr)
+                return conflicts
+            told = told or f"{len(conflicts)} jobs in conflict at first, {conflicts[0]} among them"
+            await asyncio.sleep(0.2)
+
     async def kill(self, victim: DaemonProcess) -> None:
         """Kill a daemon that runs jobs, start another one, and wait until its jobs are done."""
         victim.signal(signal.SIGKILL)
@@ -166,10 +182,7 @@ class Ground:
         lost = records.lost(lines, states, self.expected)
         unexplained = records.unexplained(lines, self.deaths, works)
         stuck = [job_id for job_id in self.expected if states.get(job_id) not in records.ENDED]
-        database = self.connection.database(self.connection.settings.tenant.database("jobs"))
-        params = {"include_docs": True, "conflicts": True}
-        rows = (await self.connection.server.request("GET", f"{database.path}/_all_docs", params=params))["rows"]
-        conflicts = [row["id"] for row in rows if "_conflicts" in row["doc"]]
+        conflicts = await self.until_settled()
         for what, job_ids in (("lost", lost), ("unexplained", unexplained), ("stuck", stuck), ("conflict", conflicts)):
             for job_id in job_ids[:_TOLD]:
                 await self.tell(what, job_id, lines)
