@@ -24,7 +24,7 @@ JobIds = Annotated[list[str] | None, typer.Argument(help="Ids of jobs; or filter
 Worker = Annotated[str | None, typer.Option("--worker", help="Only this type of worker.")]
 
 
-class Shown(StrEnum):
+class ShownState(StrEnum):
     """The states of jobs as `jobs ls` shows them."""
 
     QUEUED = "queued"
@@ -34,7 +34,7 @@ class Shown(StrEnum):
     CANCELLED = "cancelled"
 
 
-OfState = Annotated[Shown | None, typer.Option("--state", help="Only this state.")]
+OfState = Annotated[ShownState | None, typer.Option("--state", help="Only this state.")]
 Failed = Annotated[bool, typer.Option("--failed", help="Only jobs that have failed: errored, and not cancelled.")]
 OfTrigger = Annotated[str | None, typer.Option("--trigger", help="Only jobs of this trigger.")]
 Since = Annotated[
@@ -48,7 +48,7 @@ _TOGETHER = 500
 
 def filter_of(
     worker: str | None,
-    state: Shown | None,
+    state: ShownState | None,
     trigger: str | None,
     since: str | None,
     until: str | None,
@@ -61,15 +61,17 @@ def filter_of(
     Raises:
         ConfigurationError: one cannot be used.
     """
-    if state is Shown.CANCELLED:
+    if state is ShownState.CANCELLED:
         state, cancelled = None, True
     if failed and cancelled:
         raise ConfigurationError("--failed and --cancelled exclude each other")
-    if (failed or cancelled) and state not in (None, Shown.ERRORED):
+    if (failed or cancelled) and state not in (None, ShownState.ERRORED):
         raise ConfigurationError(f"--{'failed' if failed else 'cancelled'} and --state {state} exclude each other")
+    if failed or cancelled:
+        state = ShownState.ERRORED
     return JobFilter(
         worker=worker,
-        state=State.ERRORED if failed or cancelled else None if state is None else State(state),
+        state=None if state is None else State(state),
         trigger=trigger,
         since=_time("--since", since),
         until=_time("--until", until),
@@ -104,7 +106,7 @@ def retry(
 ) -> None:
     """Put jobs that have failed back in the queue, with all their tries; --again: also those that are done."""
     wanted = filter_of(worker, state, trigger, since, until, failed=failed)
-    if state is Shown.DONE and not again:
+    if state is ShownState.DONE and not again:
         raise ConfigurationError("jobs that are done run again only where you say so: --again")
     states = (State.ERRORED, State.DONE) if again else (State.ERRORED,)
     work = _Work("queued again", states, lambda one, job_id: one.retry(job_id, again=again))

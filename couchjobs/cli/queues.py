@@ -21,7 +21,6 @@ from couchjobs.cli.options import (
 )
 from couchjobs.couch.connection import Connection
 from couchjobs.overview import queues as overview
-from couchjobs.prefixer import Prefixer
 
 _RECENT = timedelta(hours=1)
 
@@ -47,12 +46,8 @@ def queues(
 async def _queues_of(connection: Connection, tenants: str | None) -> list[dict[str, Any]]:
     """Return the rows of these tenants, with their prefixes where they are many."""
     if tenants is None:
-        return await _rows(connection, connection.settings.tenant)
+        return await overview(connection, connection.settings.tenant)
     rows: list[dict[str, Any]] = []
     for db in await tenants_of(connection, tenants):
-        rows += [{"tenant": db.key, **row} for row in await _rows(connection, db)]
+        rows += [{"tenant": db.key, **row} for row in await overview(connection, db)]
     return rows
-
-
-async def _rows(connection: Connection, tenant: Prefixer) -> list[dict[str, Any]]:
-    return await overview(connection, tenant)
