@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from daemons import DaemonProcess
 
+from couchjobs.couch.connection import Connection
 from couchjobs.settings import Settings
 
 PROGRAM = """
@@ -55,9 +56,9 @@ def program(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def daemon(
-    program: Path, settings_for: Callable[..., Settings], server_url: str
+    program: Path, settings_for: Callable[..., Settings], connection: Connection
 ) -> Iterator[Callable[..., DaemonProcess]]:
-    """Start a daemon on this test's databases."""
+    """Start a daemon on this test's databases, which are there (`connection` made them)."""
     started: list[DaemonProcess] = []
 
     def start(**given: Any) -> DaemonProcess:
