@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import NOWHERE, Connection, check_allowed, connected, current_connection, using
 from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, Conflict
@@ -31,6 +30,7 @@ from couchjobs.scheduler.store import TriggerStore
 from couchjobs.settings import Settings, load_settings
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.handles import outside
+from couchjobs.workers.pushing import Pusher
 
 _TOGETHER = 500
 _open_clients: list[Couchjobs] = []
@@ -161,7 +161,7 @@ class Couchjobs:
 
     async def push_request(self, request: JobRequest) -> PushResult:
         """Store the job that the request asks for; as `push`."""
-        result = await self._open.broker.push(self.db, request)
+        result = await self._open.pusher.push(request)
         if result is None:
             raise BadDocumentError("a before_hook does not want this job")
         return result
@@ -299,13 +299,16 @@ class Couchjobs:
 
         Raises:
             TriggerNotFoundError: there is no @webhook with that id, or it is disabled; nobody is told which.
-            BadDocumentError: JSON cannot hold the payload, or it is too large.
+            BadDocumentError: JSON cannot hold the payload, it is too large, or a `before_hook` does not want the job.
         """
-        return await self._open.scheduler.fire_webhook(trigger_id, payload)
+        job = await self._open.scheduler.fire_webhook(trigger_id, payload)
+        if job is None:
+            raise BadDocumentError("a before_hook does not want this job")
+        return job
 
     async def queue_len(self, worker: str) -> int:
         """Return how many jobs of a worker type are queued, those that wait for their time included."""
-        return await worker_queue_len(self._open.broker.store_of(worker).database, worker)
+        return await worker_queue_len(self._open.pusher.store_of(worker).database, worker)
 
 
 class _Opened:
@@ -314,7 +317,7 @@ class _Opened:
     def __init__(self, connection: Connection) -> None:
         self._loop = asyncio.get_running_loop()
         self.connection = connection
-        self.broker = CouchBroker(connection)
+        self.pusher = Pusher(connection)
         self.scheduler = CouchScheduler(connection)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 
 from couchjobs.broker.feed import JobsFeed
@@ -14,22 +13,12 @@ from couchjobs.broker.runtime import Runtime
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import (
-    Conflict,
-    JobNotFoundError,
-    QueueClosedError,
-    Unavailable,
-    UnknownWorkerError,
-)
-from couchjobs.jobs.admin_proof import AdminProof
-from couchjobs.jobs.ids import window_id
+from couchjobs.errors import UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, Job
-from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.queries import worker_queue_len
-from couchjobs.jobs.request import JobRequest, PushResult, new_job
+from couchjobs.jobs.request import JobRequest, PushResult
 from couchjobs.jobs.store import JobStore
 from couchjobs.lifecycle import Lifecycle
-from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.duties import Duties
 from couchjobs.recovery.lost import LostJobs
@@ -37,18 +26,14 @@ from couchjobs.stats import Stats
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import moment
 from couchjobs.waits import patiently
-from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.pool import ChildPool
-from couchjobs.workers.registry import latest_declared
+from couchjobs.workers.pushing import Pusher
 
-_logger = get_logger(__name__)
 _PUSHED_TOGETHER = 2000
 """Jobs of `push_jobs` whose documents are in memory at once."""
-_MOST_IDS = 20
-"""Ids that are tried for a firing whose own is taken: somebody would have to guess a secret for the second one."""
 
 
 class CouchBroker:
@@ -75,10 +60,10 @@ class CouchBroker:
         self.daemon = Daemon(connection, self._db, runtime.presence if runtime else None)
         self.tasks = Supervisor()
         """The loops that run for ever, or until this pauses."""
-        self._stores = {lane: JobStore(connection, self._db, lane) for lane in self._settings.all_lanes}
+        self.pusher = Pusher(connection, self._db)
+        """Stores jobs, those of firings, too, until this is shut down."""
         self._configs = WorkersList()
         self._failures = Failures(self._configs, self.daemon.id, CouchEngine(connection, self._configs))
-        self._admin_proof = AdminProof(connection, self._db)
         self._lanes: list[Lane] = []
         self._feeds: list[JobsFeed] = []
         self._loops: list[Callable[[], None]] = []
@@ -97,9 +82,9 @@ class CouchBroker:
             NotFound: the databases do not exist; `couchjobs init` makes them.
         """
         async with self._life.starting() as to_close:
-            self._configs = workers
+            self._configs = self.pusher.workers = workers
             if any(config.admin_only for config in workers):
-                await patiently(self._admin_proof.load, self._settings.request_timeout)
+                await patiently(self.pusher.admin_proof.load, self._settings.request_timeout)
             runtime = self._shared
             if runtime is None:
                 runtime = self._runtime = Runtime(self.daemon.presence, workers, self._pool)
@@ -110,6 +95,7 @@ class CouchBroker:
             await self.daemon.take_jobs(workers.names(), runtime.producer.slots.count)
             self._open_lanes(runtime)
             self.resume()
+            to_close.callback(self.pusher.close)
 
     @property
     def runtime(self) -> Runtime | None:
@@ -123,11 +109,11 @@ class CouchBroker:
     def _open_lanes(self, runtime: Runtime) -> None:
         processes, producer = runtime.processes, runtime.producer
         self.stats = runtime.stats if self._shared is None else Stats(runtime.stats)
-        for name, store in self._stores.items():
+        for name, store in self.pusher.stores.items():
             some = WorkersList(one for one in self._configs if self._settings.lane_of(one.worker_type) == name)
             if some:
                 per_type = {one.worker_type: one.concurrency * processes.count for one in some}
-                lane = Lane.of(store, some, per_type, self.daemon, self._admin_proof)
+                lane = Lane.of(store, some, per_type, self.daemon, self.pusher.admin_proof)
                 lane.stats = self.stats
                 if processes.are_children:
                     store.writer.may_hold = processes.fills_the_cores
@@ -186,7 +172,7 @@ class CouchBroker:
     @property
     def databases(self) -> set[str]:
         """Return the names of the databases of jobs."""
-        return {store.database.name for store in self._stores.values()}
+        return {store.database.name for store in self.pusher.stores.values()}
 
     def next_in(self) -> float | None:
         """Return in how many seconds the next job is due that is known here, None where there is none."""
@@ -241,34 +227,15 @@ class CouchBroker:
         """Store a job, if there is none with its id; None where the worker's `before_hook` skips it.
 
         Raises:
-            QueueClosedError: the broker is shut down.
             UnknownWorkerError: neither this daemon nor another living one has a worker of that type.
-            AdminOnlyError: the worker takes only requests of administrators.
-            BadDocumentError: the message is too large.
-            Conflict: its id is that of a job of another worker.
-            Unavailable: CouchDB does not answer within `push_timeout`; what it says tells whether the job may be there.
+            CouchjobsError: as `Pusher.push`.
         """
         if self._life.is_("running") and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
             others = self.daemon.living(request.worker_type)
             if others == [self.daemon.id]:
                 raise UnknownWorkerError(f"no daemon has a worker of type {request.worker_type!r}")
-        check_admin(self._pushed_to, request)
-        job = new_job(db, request)
-        if request.admin:
-            await self._admin_proof.load()
-            document = self.store_of(job.worker).stored_form(job)
-            job.document()["admin_proof"] = job.admin_proof = self._admin_proof.of(document)
-        while True:
-            stored = await self.store_job(job, self._settings.push_timeout)
-            if stored is False:
-                return None
-            if stored is True:
-                return PushResult(job, created=True)
-            with suppress(JobNotFoundError):  # deleted meanwhile: it is stored now
-                present = await self._store_for(job).get(job.id)
-                if present.worker != job.worker:
-                    raise Conflict(f"the id {job.id!r} is taken by a job of worker {present.worker!r}", 409)
-                return PushResult(present, created=False)
+        pusher = self.pusher if db == self._db else Pusher(self._connection, db, self.pusher.workers)
+        return await pusher.push(request)
 
     async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
         """Store many jobs in few requests; return for each the job, None where it is skipped, or what refused it."""
@@ -281,59 +248,6 @@ class CouchBroker:
                 answers.append(answer)
         return answers
 
-    async def store_job(self, job: Job, patience_s: float | None = None) -> bool | None:
-        """Store a job for whichever daemon has its worker; None where it was there already, False where it is skipped.
-
-        `patience_s`: seconds that CouchDB may take; None: as long as a request may.
-
-        Raises:
-            QueueClosedError: the broker is shut down.
-        """
-        if self._life.is_("closed"):
-            raise QueueClosedError("the broker is shut down")
-        if not await is_wanted(self._pushed_to, job):
-            return False
-        store = self._store_for(job)
-        if await store.create(job, patience_s):
-            return True
-        if job.trigger_id is not None:
-            await self._make_way(store, job)
-        return None
-
-    @property
-    def _pushed_to(self) -> WorkersList:
-        """Return the workers whose hooks are known here: those that run, else those that are declared."""
-        return self._configs if len(self._configs) else latest_declared()
-
-    def _store_for(self, job: Job) -> JobStore:
-        if (job.domain, job.prefix) == (self._db.domain, self._db.prefix):
-            return self.store_of(job.worker)
-        return store_of(self._connection, Prefixer(job.domain, job.prefix), job.worker)
-
-    async def _make_way(self, store: JobStore, job: Job) -> None:
-        """Store the job of a firing under another id, where its own was taken by somebody else's document."""
-        wanted = job.id
-        for number in range(1, _MOST_IDS):
-            present = await store.database.find(job.id)
-            if present is None or present.get("trigger_id") == job.trigger_id:
-                return
-            _logger.error("the id of a firing is taken by another job", trigger=job.trigger_id, job=job.id)
-            job = job.clone()
-            job.id = job.document()["_id"] = await self._admin_proof.other_id(wanted, number)
-            if await store.create(job):
-                return
-        raise Unavailable(f"all ids of a firing of trigger {job.trigger_id} are taken by other jobs: {wanted}, ...")
-
-    async def id_of_window(self, trigger_id: str, before: str) -> str:
-        """Return the id of the job of a debounce window: the same for all daemons, and nobody else can tell it.
-
-        `before`: the revision of the window that it replaces; empty for none.
-
-        Raises:
-            CouchError: the secret that it comes from cannot be read.
-        """
-        return await self._admin_proof.other_id(window_id(trigger_id, before), 0)
-
     async def store_refused(self, job: Job, reason: str) -> None:
         """Store a small document that says why, in the place of a job that CouchDB never takes."""
         store = self.store_of(job.worker)
@@ -342,7 +256,7 @@ class CouchBroker:
 
     def store_of(self, worker_type: str) -> JobStore:
         """Return where the jobs of that worker type are."""
-        return self._stores[self._settings.lane_of(worker_type)]
+        return self.pusher.store_of(worker_type)
 
     async def worker_queue_len(self, worker_type: str) -> int:
         """Return how many jobs of that type are queued.

@@ -17,9 +17,10 @@ import asyncio
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.producer import Producer
 from couchjobs.broker.sweeper import Sweeper
-from couchjobs.couch.changes import ChangesFollower, current_sequence, position_before
+from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.identity import instance_of, purges_of
+from couchjobs.couch.positions import current_sequence, position_before
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.log import get_logger

@@ -24,9 +24,10 @@ from couchjobs.cli.options import (
     say,
     with_connection,
 )
-from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
+from couchjobs.couch.positions import current_sequence
 from couchjobs.errors import ConfigurationError, PositionRefused
 from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import ENDED, Job, State

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from couchjobs.broker.couch import CouchBroker
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.cluster.pauses import paused
 from couchjobs.couch.connection import Connection
@@ -23,6 +22,7 @@ from couchjobs.jobs.transitions import why_without_result
 from couchjobs.overview import who_takes
 from couchjobs.remarks import nobody_has
 from couchjobs.timestamps import now, parse_time
+from couchjobs.workers.pushing import Pusher
 
 _PATIENCE_S = 5.0
 """Seconds after which whoever waits is told that nobody has taken the job."""
@@ -106,7 +106,7 @@ async def _tell_if_untaken(connection: Connection, job: Job) -> None:
 
 async def _store(connection: Connection, request: JobRequest) -> Job:
     """Store the job, and say what is odd about it."""
-    result = await CouchBroker(connection).push(connection.settings.tenant, request)
+    result = await Pusher(connection).push(request)
     if result is None:
         raise ConfigurationError("the worker does not want this job")
     job = result.job

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from couchjobs.broker.couch import CouchBroker
 from couchjobs.cli.options import (
     Domain,
     Json,
@@ -55,6 +54,7 @@ from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.prospects import life_of
+from couchjobs.workers.pushing import Pusher
 
 app = typer.Typer(help="Add, look at, fire and remove triggers.", no_args_is_help=True)
 
@@ -215,11 +215,14 @@ def fire(
     async def work(connection: Connection) -> Job:
         infos = await _store(connection).get(trigger_id)
         if infos.type == "@webhook":
-            return await CouchScheduler(connection).fire_webhook(trigger_id, value, manual=True)
-        if payload is not None:
+            job = await CouchScheduler(connection).fire_webhook(trigger_id, value, manual=True)
+        elif payload is not None:
             raise ConfigurationError(f"trigger {trigger_id} is {infos.type}: only a @webhook has a payload")
-        job = new_job(connection.settings.tenant, infos.job_request(manual=True))
-        await CouchBroker(connection).store_job(job)
+        else:
+            stored = await Pusher(connection).store(new_job(connection.settings.tenant, infos.job_request(manual=True)))
+            job = None if stored is None else stored.job
+        if job is None:
+            raise ConfigurationError("a before_hook does not want this job")
         return job
 
     job = with_connection(url, domain, prefix, work)

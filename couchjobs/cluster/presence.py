@@ -18,9 +18,10 @@ from couchjobs.cluster.pauses import PREFIX as PAUSED
 from couchjobs.cluster.pauses import Pauses
 from couchjobs.cluster.peers import PREFIX, Peers, Tenants, sharing_databases, told_other_lanes
 from couchjobs.cluster.rendezvous import first_right
-from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
+from couchjobs.couch.positions import current_sequence
 from couchjobs.errors import Conflict, CouchError, NotFound, PositionRefused
 from couchjobs.installation import install, install_control
 from couchjobs.log import get_logger

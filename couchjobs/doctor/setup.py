@@ -9,11 +9,11 @@ from importlib.metadata import version
 from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import told_other_lanes
 from couchjobs.couch.access import is_open
-from couchjobs.couch.changes import changes_after, current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.couch.design import is_installed, outdated, read_design_document, unindexed
 from couchjobs.couch.identity import Known, is_another_than
+from couchjobs.couch.positions import changes_after, current_sequence
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadRequest, Conflict, NotFound
 from couchjobs.installation import JOBS_DESIGN, VERSIONS, install, roles_of, secure

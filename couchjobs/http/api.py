@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
-from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.runtime import Runtime
 from couchjobs.client import Couchjobs
 from couchjobs.cluster.peers import tenants_of
@@ -18,6 +17,7 @@ from couchjobs.errors import CouchjobsError
 from couchjobs.http.jsonapi import ApiError
 from couchjobs.jobs.freshness import Freshness
 from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.workers.pushing import Pusher
 
 
 class Api:
@@ -41,7 +41,7 @@ class Api:
         self.settings = connection.settings
         self.db = connection.settings.tenant
         self.client = Couchjobs.over(connection)
-        self.broker = CouchBroker(connection)
+        self.pusher = Pusher(connection)
         self.scheduler = CouchScheduler(connection)
         self.freshness = Freshness(connection, self.db)
 

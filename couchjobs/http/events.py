@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
-from couchjobs.couch.changes import Change, ChangesFollower, current_sequence, pages_since
+from couchjobs.couch.changes import Change, ChangesFollower, pages_since
 from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database, Document
+from couchjobs.couch.positions import current_sequence
 from couchjobs.errors import BadRequest, NotFound, PositionRefused
 from couchjobs.http.access import CALLER, Caller
 from couchjobs.http.api import API, Api

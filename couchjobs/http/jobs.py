@@ -88,7 +88,7 @@ async def push(request: web.Request) -> web.Response:
         scheduled_at=moment_of(wanted.delay, None),
     )
     request[CALLER].check("PUSH", "jobs", asked)
-    result = await api.broker.push(api.db, asked)
+    result = await api.pusher.push(asked)
     if result is None:
         raise ApiError(422, "a before_hook does not want this job")
     if not result.created and not request[CALLER].may("GET", "jobs", result.job):

@@ -251,9 +251,12 @@ async def launch(request: web.Request) -> web.Response:
 async def fire(api: Api, infos: TriggerInfos) -> Job:
     """Fire a trigger by hand, and return the job."""
     if infos.type == "@webhook":
-        return await api.scheduler.fire_webhook(infos.id, None, manual=True)
-    job = new_job(api.db, infos.job_request(manual=True))
-    await api.broker.store_job(job)
+        job = await api.scheduler.fire_webhook(infos.id, None, manual=True)
+    else:
+        stored = await api.pusher.store(new_job(api.db, infos.job_request(manual=True)))
+        job = None if stored is None else stored.job
+    if job is None:
+        raise ApiError(422, "a before_hook does not want this job")
     return job
 
 

@@ -14,10 +14,11 @@ from itertools import accumulate
 from operator import itemgetter
 from typing import Any
 
-from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection, connected
 from couchjobs.couch.database import Database, Document, Row, Update, generation
+from couchjobs.couch.positions import current_sequence
 from couchjobs.durations import read_seconds
 from couchjobs.errors import JobNotFoundError, PositionRefused
 from couchjobs.jobs.job import ENDED, Job, State

@@ -16,6 +16,7 @@ from couchjobs.couch.connection import forbid_connections
 from couchjobs.couch.documents import Documents
 from couchjobs.errors import (
     BadDocumentError,
+    Conflict,
     JobFailedError,
     JobNotFoundError,
     QueueClosedError,
@@ -111,8 +112,10 @@ class MemBroker:
             raise UnknownWorkerError(f"no worker of type {request.worker_type!r}")
         check_admin(self._configs, request)
         job = new_job(db, request)
-        if job.id in self.jobs:
-            return self.jobs[job.id]
+        if (present := self.jobs.get(job.id)) is not None:
+            if present.worker != job.worker and job.trigger_id is None:
+                raise Conflict(f"the id {job.id!r} is taken by a job of worker {present.worker!r}", 409)
+            return present
         if not await is_wanted(self._configs, job):
             return None
         job.queued_at = request.queued_at or self._clock()

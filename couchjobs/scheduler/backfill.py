@@ -19,6 +19,7 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ConfigurationError, NotFound, Unavailable
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.lanes import stores
+from couchjobs.jobs.request import PushResult
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
 from couchjobs.scheduler.patterns import Patterns
@@ -111,20 +112,20 @@ class Backfill:
             while left and (limit is None or done.fired < limit):
                 size = min(len(left), _TOGETHER if limit is None else limit - done.fired)
                 for stored in await asyncio.gather(*(self._store(left.popleft()) for _ in range(size))):
-                    done.fired += stored is True
-                    done.there += stored is None
-                    done.refused += stored is False
+                    done.fired += stored is not None and stored.created
+                    done.there += stored is not None and not stored.created
+                    done.refused += stored is None
             if limit is not None and done.fired >= limit:
                 break
         return done
 
-    async def _store(self, job: Job) -> bool | None:
-        """Return True where the job is stored, None where it was there, False where it never can be."""
+    async def _store(self, job: Job) -> PushResult | None:
+        """Store the job; None where it never can be."""
         try:
-            return await self._broker.store_job(job)
+            return await self._broker.pusher.store(job)
         except BadDocumentError as error:
             job.logger.error("a firing makes no job, and never can", reason=str(error))  # noqa: TRY400
-            return False
+            return None
 
     async def _check_sources(self) -> None:
         sources, rules = await read_sources(self._connection, self._db), self._trigger.rules

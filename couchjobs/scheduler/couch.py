@@ -160,7 +160,7 @@ class CouchScheduler:
             raise ClosedError(f"the scheduler is {self._life.state}")
         await self._ticker.fire_due(now)
 
-    async def fire_webhook(self, trigger_id: str, payload: Any, *, manual: bool = False) -> Job:
+    async def fire_webhook(self, trigger_id: str, payload: Any, *, manual: bool = False) -> Job | None:
         """Fire a @webhook trigger and return its job; the unguessable id is the secret.
 
         Raises:
@@ -171,7 +171,7 @@ class CouchScheduler:
 
     async def deliver(
         self, trigger_id: str, raw: bytes, content_type: str, headers: Mapping[str, str], *, manual: bool = False
-    ) -> Job:
+    ) -> Job | None:
         """Fire a @webhook trigger by what was sent to it; return its job, or the one that a delivery has made already.
 
         Raises:
@@ -217,15 +217,15 @@ class CouchScheduler:
         manual: bool,
         job_id: str | None = None,
         more: Document | None = None,
-    ) -> Job:
+    ) -> Job | None:
         broker = self._broker or CouchBroker(self._connection, self._db)
         self._debouncer = self._debouncer or Debouncer(self._connection, self._db, broker)
         if infos.debounce:
             return await self._debouncer.fire(infos, payload, manual=manual)
         job = new_job(self._db, infos.job_request(payload=payload, manual=manual, id=job_id))
         job.document().update(more or {})
-        await broker.store_job(job)
-        return job
+        stored = await broker.pusher.store(job)
+        return None if stored is None else stored.job
 
     async def clean(self) -> None:
         """Drop all schedule state of the tenant; daemons that run make it anew, beginning now."""

@@ -178,7 +178,7 @@ class Debouncer:
         """
         until = now() + timedelta(seconds=infos.debounce or 0)
         before = state["_rev"] if state is not None else ""
-        job_id = await self._broker.id_of_window(infos.id, before)
+        job_id = await self._broker.pusher.id_of_window(infos.id, before)
         window: Document = {
             "_id": self._prefix + infos.id,
             "job_id": job_id,
@@ -225,9 +225,9 @@ class Debouncer:
             job.payload, job.payload_ids = together["payload"], together["payload_ids"]
         if makers:
             job.document()[CHAIN] = sorted(makers)
-        made = await self._broker.store_job(job)
-        if made is not None:
-            return job
+        made = await self._broker.pusher.store(job)
+        if made is None or made.created:
+            return job if made is None else made.job
         return await self._join(state, infos, payloads, manual=manual, makers=makers)
 
 

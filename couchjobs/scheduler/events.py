@@ -24,17 +24,11 @@ from typing import Any
 
 from couchjobs.couch.absence import is_absent, is_surely_gone
 from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import (
-    PAGE,
-    Change,
-    ChangesFollower,
-    Page,
-    current_sequence,
-    newest_ids,
-)
+from couchjobs.couch.changes import PAGE, Change, ChangesFollower, Page
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, generation
 from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of
+from couchjobs.couch.positions import current_sequence, newest_ids
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger

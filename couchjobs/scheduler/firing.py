@@ -42,7 +42,7 @@ class Firing:
                 await self._debouncer.fire(infos, makers=makers)
             else:
                 job = make_job()
-                await self._broker.store_job(job)
+                await self._broker.pusher.store(job)
         except (Refused, BadDocumentError) as error:
             _logger.error("a firing makes no job, and never can", trigger=infos.id, reason=str(error))  # noqa: TRY400
             if job is not None:

@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from couchjobs.couch.changes import Change, newest_ids, pages_since
+from couchjobs.couch.changes import Change, pages_since
 from couchjobs.couch.database import Database, Document, Witness
+from couchjobs.couch.positions import newest_ids
 from couchjobs.errors import BadRequest, PositionRefused
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED
 from couchjobs.scheduler.seen import Seen

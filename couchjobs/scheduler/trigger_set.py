@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import ChangesFollower, current_sequence
+from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.database import Document
+from couchjobs.couch.positions import current_sequence
 from couchjobs.errors import CouchError, CouchjobsError, NotFound, PositionRefused
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore

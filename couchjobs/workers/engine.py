@@ -10,10 +10,10 @@ from couchjobs.couch.documents import CouchDocuments, Documents
 from couchjobs.errors import BadDocumentError, Conflict, JobNotFoundError
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.lanes import store_of
-from couchjobs.jobs.request import JobRequest, PushResult, new_job
+from couchjobs.jobs.request import JobRequest, PushResult
 from couchjobs.prefixer import Prefixer
-from couchjobs.workers.admission import is_wanted
 from couchjobs.workers.config import WorkersList
+from couchjobs.workers.pushing import Pusher
 
 
 class CouchEngine:
@@ -28,13 +28,10 @@ class CouchEngine:
 
     async def push(self, db: Prefixer, request: JobRequest) -> PushResult:
         """Store a job, if there is none with its id."""
-        job = new_job(db, request)
-        if not await is_wanted(self._workers, job):
-            raise BadDocumentError(f"the before_hook of worker {job.worker!r} does not want this job")
-        store = store_of(self._connection, db, job.worker)
-        if await store.create(job, self._connection.settings.push_timeout):
-            return PushResult(job, created=True)
-        return PushResult(await store.get(job.id), created=False)
+        result = await Pusher(self._connection, db, self._workers).push(request)
+        if result is None:
+            raise BadDocumentError(f"the before_hook of worker {request.worker_type!r} does not want this job")
+        return result
 
     def documents(self, db: Prefixer, doctype: str) -> Documents:
         """Return a database of the tenant."""

@@ -9,10 +9,10 @@ import pytest
 from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
-from couchjobs.couch.changes import current_sequence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Witness
 from couchjobs.couch.identity import Known, is_another_than, purges_of
+from couchjobs.couch.positions import current_sequence
 from couchjobs.errors import CouchError
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.positions import loss_of, read_positions

@@ -20,6 +20,8 @@ from couchjobs.errors import (
     BadTriggerError,
     ClosedError,
     ConfigurationError,
+    Conflict,
+    CouchjobsError,
     MalformedTriggerError,
     QueueClosedError,
     TriggerNotFoundError,
@@ -85,6 +87,21 @@ async def choosy(ctx: WorkerContext) -> None:
     """Take what is not to be skipped."""
 
 
+@worker("passes_on")
+async def passes_on(ctx: WorkerContext, message: str) -> str:
+    """Push on, and return what that raised."""
+    pushed = {
+        "admins": lambda: ctx.push("admins"),
+        "choosy": lambda: choosy.push("take", id="taken"),
+        "skip": lambda: ctx.push("choosy", "skip"),
+    }[message]
+    try:
+        await pushed()
+    except CouchjobsError as error:
+        return type(error).__name__
+    return "pushed"
+
+
 @dataclass
 class Kind:
     """A broker and a scheduler of one kind, and how to wait for their jobs."""
@@ -111,7 +128,7 @@ async def kind(request: pytest.FixtureRequest, connection: Connection, db: Prefi
         found = Kind(broker, scheduler, db, lambda job_id: broker.wait(job_id, 10))
     else:
         found = Kind(CouchBroker(connection), CouchScheduler(connection), db, lambda job_id: wait(db, job_id, 10))
-    functions = (echo, plain, endless, admins, choosy)
+    functions = (echo, plain, endless, admins, choosy, passes_on)
     system = JobSystem(found.broker, found.scheduler, WorkersList(config_of(function) for function in functions))
     await system.start()
     yield found
@@ -170,6 +187,21 @@ async def test_push_when_it_must_not_be_then_refused(kind: Kind) -> None:
     assert (await kind.end("choosy", "take")).state is State.DONE
 
 
+async def test_push_when_it_must_not_be_then_refused_within_a_job_as_outside(kind: Kind) -> None:
+    """There is one way in: a function that pushes on meets what every other one meets."""
+    await kind.end("echo", "first", id="taken")
+    with pytest.raises(Conflict, match="taken by a job of worker 'echo'"):
+        await kind.broker.push_job(kind.db, JobRequest(worker_type="choosy", id="taken"))
+    for message, error in (("admins", "AdminOnlyError"), ("choosy", "Conflict"), ("skip", "BadDocumentError")):
+        assert (await kind.end("passes_on", message)).result == error
+
+
+async def test_webhook_when_its_hook_does_not_want_the_job_then_there_is_none(kind: Kind) -> None:
+    """Nobody is given a job that is not stored."""
+    await kind.scheduler.add_trigger(kind.db, TriggerInfos(id="hook", type="@webhook", worker="choosy", message="skip"))
+    assert await kind.scheduler.fire_webhook("hook", 1) is None
+
+
 async def test_push_jobs_when_many_then_each_has_its_answer(kind: Kind) -> None:
     """Stored, skipped or refused, in the order of the requests."""
     requests = [JobRequest(worker_type="echo", message=number) for number in range(300)]
@@ -186,7 +218,7 @@ async def test_push_jobs_when_many_then_each_has_its_answer(kind: Kind) -> None:
 
 async def test_broker_when_asked_then_its_types_and_queue_lengths(kind: Kind) -> None:
     """A job that waits for its time is queued."""
-    assert kind.broker.workers_types() == ["admins", "choosy", "echo", "endless", "plain"]
+    assert kind.broker.workers_types() == ["admins", "choosy", "echo", "endless", "passes_on", "plain"]
     await kind.broker.push_job(kind.db, JobRequest(worker_type="echo", scheduled_at=now() + timedelta(hours=1)))
     assert await eventually(lambda: kind.broker.worker_queue_len("echo")) == 1  # a copy of a cluster may be behind
     with pytest.raises(UnknownWorkerError):

@@ -18,10 +18,11 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.pauses import set_paused
 from couchjobs.couch import changes
-from couchjobs.couch.changes import ChangesFollower, Page, current_sequence
+from couchjobs.couch.changes import ChangesFollower, Page
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.identity import copies_of, instance_of
 from couchjobs.couch.live_feeds import LiveFeeds
+from couchjobs.couch.positions import current_sequence
 from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.installation import install

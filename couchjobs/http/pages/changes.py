@@ -13,9 +13,10 @@ from functools import partial
 
 from aiohttp import web
 
-from couchjobs.couch.changes import PAGE, ChangesFollower, current_sequence
+from couchjobs.couch.changes import PAGE, ChangesFollower
 from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database
+from couchjobs.couch.positions import current_sequence
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api

@@ -1,0 +1,129 @@
+"""From a request to a job that is stored once: the one way in, whoever pushes, and for the jobs of firings, too."""
+
+from __future__ import annotations
+
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import Conflict, QueueClosedError, Unavailable
+from couchjobs.jobs.admin_proof import AdminProof
+from couchjobs.jobs.ids import window_id
+from couchjobs.jobs.job import Job
+from couchjobs.jobs.request import JobRequest, PushResult, new_job
+from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.workers.admission import check_admin, is_wanted
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.registry import latest_declared
+
+_logger = get_logger(__name__)
+_MOST_IDS = 20
+"""Ids that are tried where the first one is taken: somebody would have to guess a secret for the second of a firing."""
+
+
+class Pusher:
+    """Stores jobs for whichever daemon has their worker; built without the network.
+
+    Args:
+        connection: to the server.
+        db: the tenant; None: that of the settings.
+        workers: those whose `before_hook` and `admin_only` are known here; None: those that are declared.
+    """
+
+    def __init__(self, connection: Connection, db: Prefixer | None = None, workers: WorkersList | None = None) -> None:
+        self._connection = connection
+        self._settings = connection.settings
+        self._db = db or connection.settings.tenant
+        self.workers = workers
+        self.stores = {lane: JobStore(connection, self._db, lane) for lane in self._settings.all_lanes}
+        """By the doctype of their database."""
+        self.admin_proof = AdminProof(connection, self._db)
+        self._is_open = True
+
+    def close(self) -> None:
+        """Take no more jobs."""
+        self._is_open = False
+
+    async def push(self, request: JobRequest) -> PushResult | None:
+        """Store a job, if there is none with its id; None where the worker's `before_hook` skips it.
+
+        Raises:
+            QueueClosedError: this is closed.
+            AdminOnlyError: the worker takes only requests of administrators.
+            BadDocumentError: JSON cannot hold the message, or it is too large.
+            Conflict: its id is that of a job of another worker.
+            Unavailable: CouchDB does not answer within `push_timeout`; what it says tells whether the job may be there.
+            NotFound: the databases do not exist; `couchjobs init` makes them.
+        """
+        check_admin(self._known, request)
+        job = new_job(self._db, request)
+        if request.admin:
+            await self.admin_proof.load()
+            document = self.store_of(job.worker).stored_form(job)
+            job.document()["admin_proof"] = job.admin_proof = self.admin_proof.of(document)
+        return await self.store(job, self._settings.push_timeout)
+
+    async def store(self, job: Job, patience_s: float | None = None) -> PushResult | None:
+        """Store a job, if there is none with its id; None where the worker's `before_hook` skips it.
+
+        Of a firing whose job was there and is deleted by now, nothing is stored; where somebody else's document has
+        its id, it gets another one.
+
+        `patience_s`: seconds that CouchDB may take; None: as long as a request may.
+
+        Raises:
+            QueueClosedError: this is closed.
+            BadDocumentError: no daemon could run it.
+            Refused: CouchDB never takes it.
+            Conflict: its id is that of a job of another worker, and no firing's.
+            Unavailable: CouchDB does not answer, or takes nothing now; the job may be there or not.
+            NotFound: the databases do not exist; `couchjobs init` makes them.
+        """
+        if not self._is_open:
+            raise QueueClosedError("the broker is shut down")
+        if not await is_wanted(self._known, job):
+            return None
+        store, wanted = self.store_of(job.worker), job.id
+        for number in range(1, _MOST_IDS):
+            if await store.create(job, patience_s):
+                return PushResult(job, created=True)
+            present = await store.database.find(job.id)
+            if job.trigger_id is None:
+                if present is not None:
+                    return PushResult(_of_the_same_worker(Job.read(present), job), created=False)
+                # deleted meanwhile: it is stored now
+            elif present is None or present.get("trigger_id") == job.trigger_id:
+                return PushResult(job if present is None else Job.read(present), created=False)
+            else:
+                _logger.error("the id of a firing is taken by another job", trigger=job.trigger_id, job=job.id)
+                job = job.clone()
+                job.id = job.document()["_id"] = await self.admin_proof.other_id(wanted, number)
+        raise Unavailable(f"the id {wanted!r}, and all others that were tried instead, are taken by other jobs")
+
+    @property
+    def _known(self) -> WorkersList:
+        return latest_declared() if self.workers is None else self.workers
+
+    async def id_of_window(self, trigger_id: str, before: str) -> str:
+        """Return the id of the job of a debounce window: the same for all daemons, and nobody else can tell it.
+
+        `before`: the revision of the window that it replaces; empty for none.
+
+        Raises:
+            CouchError: the secret that it comes from cannot be read.
+        """
+        return await self.admin_proof.other_id(window_id(trigger_id, before), 0)
+
+    def store_of(self, worker_type: str) -> JobStore:
+        """Return where the jobs of that worker type are."""
+        return self.stores[self._settings.lane_of(worker_type)]
+
+
+def _of_the_same_worker(present: Job, job: Job) -> Job:
+    """Return the job that is there.
+
+    Raises:
+        Conflict: it is one of another worker.
+    """
+    if present.worker != job.worker:
+        raise Conflict(f"the id {job.id!r} is taken by a job of worker {present.worker!r}", 409)
+    return present
