@@ -41,6 +41,8 @@ from couchjobs.log import redact
 from couchjobs.process import IN_FUNCTION, keep_signals, keep_standard_streams, listen_no_more
 from couchjobs.workers.threads import Threads
 
+LONGEST_HOOK_S = 30.0
+"""Seconds that hooks may take which have no limit of their own: somebody waits for them."""
 GRACE_S = 5.0
 """Seconds that a function has to end after it was cancelled, before it is left behind."""
 _ONCE_MORE_S = 2.5

@@ -14,15 +14,15 @@ from couchjobs.errors import JobFailedError
 from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
-from couchjobs.workers.boundary import call_hook, call_in_time, describe, name_of
+from couchjobs.workers.boundary import LONGEST_HOOK_S, call_hook, call_in_time, describe, name_of
 from couchjobs.workers.config import OnFailed, WorkersList
 from couchjobs.workers.context import WorkerContext, begin_job
 from couchjobs.workers.progress import Engine
+from couchjobs.workers.turns import in_turn
 
 F = TypeVar("F", bound=Callable[..., object])
 
 _logger = get_logger(__name__)
-_LONGEST_S = 30.0
 _for_all: list[OnFailed] = []
 
 
@@ -67,7 +67,8 @@ class Failures:
         context.purpose = "on_failed "
         for function in (*([own] if own is not None else []), *_for_all):
             try:
-                await call_in_time(_LONGEST_S, partial(_call, function, context, error))
+                call = partial(call_in_time, LONGEST_HOOK_S, partial(_call, function, context, error))
+                await in_turn(LONGEST_HOOK_S, function, call)
             except BaseException as raised:
                 if is_cancelled():
                     raise

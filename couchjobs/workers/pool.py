@@ -20,13 +20,13 @@ from couchjobs.log import get_logger
 from couchjobs.settings import Settings
 from couchjobs.supervisor import Supervisor
 from couchjobs.waits import backoff
-from couchjobs.workers.boundary import GRACE_S
+from couchjobs.workers.boundary import GRACE_S, LONGEST_HOOK_S
 from couchjobs.workers.child_process import ChildProcess
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
 from couchjobs.workers.retry import has_tries_left, lower
 from couchjobs.workers.wire import pack, send, unpack
-from couchjobs.workers.worker import LONGEST_HOOK_S, Lease
+from couchjobs.workers.worker import Lease
 
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0

@@ -23,6 +23,7 @@ from couchjobs.supervisor import is_cancelled
 from couchjobs.tracing import span_of_try
 from couchjobs.workers.boundary import (
     GRACE_S,
+    LONGEST_HOOK_S,
     Call,
     Ended,
     LeftBehindError,
@@ -45,8 +46,6 @@ TASKS = "couchjobs job"
 """What the names of the tasks of running jobs begin with."""
 
 _logger = get_logger(__name__)
-LONGEST_HOOK_S = 30.0
-"""Seconds that hooks may take which have no limit of their own."""
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
 
