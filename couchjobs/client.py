@@ -24,11 +24,13 @@ from couchjobs.jobs.queries import JobFilter, newest, past, worker_queue_len
 from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.transitions import why_reduced
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.settings import Settings, load_settings
 from couchjobs.triggers.infos import TriggerInfos
+from couchjobs.workers.admission import as_raised
 from couchjobs.workers.handles import outside
 from couchjobs.workers.pushing import Pusher
 
@@ -161,7 +163,8 @@ class Couchjobs:
 
     async def push_request(self, request: JobRequest) -> PushResult:
         """Store the job that the request asks for; as `push`."""
-        result = await self._open.pusher.push(request)
+        with as_raised():
+            result = await self._open.pusher.push(request)
         if result is None:
             raise BadDocumentError("a before_hook does not want this job")
         return result
@@ -255,7 +258,7 @@ class Couchjobs:
 
         Raises:
             JobNotFoundError: there is none with that id.
-            Conflict: it has not ended, or is done.
+            Conflict: it has not ended, or is done, or what it held is no longer in its document.
         """
 
         async def work(store: JobStore, job: Job) -> None:
@@ -263,6 +266,8 @@ class Couchjobs:
                 raise _Refused(f"job {job_id} is {job.state}: only one that has ended can be tried again")
             if job.state is State.DONE and not again:
                 raise _Refused(f"job {job_id} is done: it runs again only where you say so (--again, again=True)")
+            if told := why_reduced(job.document()):
+                raise _Refused(f"job {job_id} cannot be tried again: {told}")
             await store.requeue(job)
 
         return await self._change(job_id, work)
@@ -301,7 +306,8 @@ class Couchjobs:
             TriggerNotFoundError: there is no @webhook with that id, or it is disabled; nobody is told which.
             BadDocumentError: JSON cannot hold the payload, it is too large, or a `before_hook` does not want the job.
         """
-        job = await self._open.scheduler.fire_webhook(trigger_id, payload)
+        with as_raised():
+            job = await self._open.scheduler.fire_webhook(trigger_id, payload)
         if job is None:
             raise BadDocumentError("a before_hook does not want this job")
         return job

@@ -20,6 +20,7 @@ CouchjobsError
 ├── JobNotFoundError          no job with that id
 ├── UnknownWorkerError        no worker of that type
 ├── AdminOnlyError            that worker takes only requests of administrators
+├── HookError                 a `before_hook` refuses a job by raising
 ├── MessageNilError           an absent message, event or payload was read
 ├── MessageUnmarshalError     it does not fit the model asked for
 ├── BadDocumentError          a document that somebody wrote cannot be understood
@@ -127,6 +128,14 @@ class UnknownWorkerError(CouchjobsError):
 
 class AdminOnlyError(CouchjobsError):
     """The worker takes only requests with admin=True."""
+
+
+class HookError(CouchjobsError):
+    """A `before_hook` refuses a job; `raised` is what it raised, which says nothing about CouchDB, whatever it is."""
+
+    def __init__(self, text: str, raised: Exception) -> None:
+        super().__init__(text)
+        self.raised = raised
 
 
 class MessageNilError(CouchjobsError):

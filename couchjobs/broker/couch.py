@@ -26,6 +26,7 @@ from couchjobs.stats import Stats
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import moment
 from couchjobs.waits import patiently
+from couchjobs.workers.admission import as_raised
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.failure import Failures
@@ -235,7 +236,8 @@ class CouchBroker:
             if others == [self.daemon.id]:
                 raise UnknownWorkerError(f"no daemon has a worker of type {request.worker_type!r}")
         pusher = self.pusher if db == self._db else Pusher(self._connection, db, self.pusher.workers)
-        return await pusher.push(request)
+        with as_raised():
+            return await pusher.push(request)
 
     async def push_jobs(self, db: Prefixer, requests: Iterable[JobRequest]) -> list[Job | Exception | None]:
         """Store many jobs in few requests; return for each the job, None where it is skipped, or what refused it."""

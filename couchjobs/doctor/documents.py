@@ -154,18 +154,28 @@ async def check_conflicts(patient: Patient) -> AsyncIterator[Finding]:
         yield Finding("conflict", job_id, what, partial(_reap, patient, peers, job_id))
 
 
-async def check_other_conflicts(patient: Patient) -> AsyncIterator[Finding]:
-    """Find other documents in conflict: the winner stays."""
-    for database in (TriggerStore(patient.connection, patient.db).database, patient.control):
-        async for page in pages_since(database, "0", leaves=True):
-            for change in page.changes:
-                if not change.in_conflict or change.deleted:
-                    continue
-                losers = [leaf["_rev"] for leaf in (await database.leaves(change.doc_id))[1:]]
-                if losers:
-                    mend = partial(_delete_losers, database, change.doc_id, losers)
-                    what = f"losing revisions: {', '.join(losers)}"
-                    yield Finding("conflict", f"{database.name}/{change.doc_id}", what, mend)
+async def check_trigger_conflicts(patient: Patient) -> AsyncIterator[Finding]:
+    """Find triggers in conflict: the winner stays."""
+    async for finding in _conflicts_in(TriggerStore(patient.connection, patient.db).database):
+        yield finding
+
+
+async def check_control_conflicts(patient: Patient) -> AsyncIterator[Finding]:
+    """Find documents of the control database in conflict, whosever they are: the winner stays."""
+    async for finding in _conflicts_in(patient.control):
+        yield finding
+
+
+async def _conflicts_in(database: Database) -> AsyncIterator[Finding]:
+    async for page in pages_since(database, "0", leaves=True):
+        for change in page.changes:
+            if not change.in_conflict or change.deleted:
+                continue
+            losers = [leaf["_rev"] for leaf in (await database.leaves(change.doc_id))[1:]]
+            if losers:
+                mend = partial(_delete_losers, database, change.doc_id, losers)
+                what = f"losing revisions: {', '.join(losers)}"
+                yield Finding("conflict", f"{database.name}/{change.doc_id}", what, mend)
 
 
 async def _reap(patient: Patient, peers: Peers, job_id: str) -> str:

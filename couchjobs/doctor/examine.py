@@ -5,11 +5,12 @@ from __future__ import annotations
 from couchjobs.couch.connection import Connection
 from couchjobs.doctor.documents import (
     check_conflicts,
+    check_control_conflicts,
     check_documents,
     check_orphans,
-    check_other_conflicts,
     check_retention,
     check_takers,
+    check_trigger_conflicts,
     check_triggers,
 )
 from couchjobs.doctor.finding import Check, Finding, Patient
@@ -26,17 +27,20 @@ from couchjobs.doctor.tenants import check_tenants
 from couchjobs.errors import NotFound
 from couchjobs.prefixer import Prefixer
 
-_OF_THE_TENANT: tuple[Check, ...] = (
+_OF_ALL_TENANTS: tuple[Check, ...] = (
     check_versions,
-    check_lanes,
     check_clock,
+    check_control_conflicts,
+    check_tenants,
+)
+_OF_THE_TENANT: tuple[Check, ...] = (
+    check_lanes,
     check_security,
     check_checkpoints,
-    check_other_conflicts,
+    check_trigger_conflicts,
     check_triggers,
     check_schedules,
     check_zones,
-    check_tenants,
 )
 _OF_EACH_LANE: tuple[Check, ...] = (
     check_views,
@@ -48,15 +52,18 @@ _OF_EACH_LANE: tuple[Check, ...] = (
 )
 
 
-async def examine(connection: Connection, db: Prefixer, *, repair: bool = False) -> list[Finding]:
+async def examine(connection: Connection, db: Prefixer, *, repair: bool = False, of_all: bool = True) -> list[Finding]:
     """Return what is wrong with the databases of the tenant; with `repair`, after mending what can be mended.
+
+    `of_all`: also what concerns all tenants: the server, the control database, daemons, whosever they are.
 
     Jobs of daemons that do not live are found by watching, for as long as `dead_after` where one is still.
 
     Raises:
         NotFound: the databases do not exist; `couchjobs init` makes them.
     """
-    findings = await _run(_OF_THE_TENANT, Patient(connection, db), repair=repair)
+    checks = (*(_OF_ALL_TENANTS if of_all else ()), *_OF_THE_TENANT)
+    findings = await _run(checks, Patient(connection, db), repair=repair)
     for lane in connection.settings.all_lanes:
         findings += await _run(_OF_EACH_LANE, Patient(connection, db, lane), repair=repair)
     return findings

@@ -31,6 +31,8 @@ _ALL = read_scopes(["*"])
 _PRODUCER = (Scope("jobs", frozenset({"GET", "PUSH", "CANCEL"})), Scope("queues", frozenset({"GET"})))
 """What CouchDB lets a producer do in guarded mode, and not what this server could do for him."""
 TOKEN_COOKIE = "couchjobs_token"  # noqa: S105  the name of a cookie
+_MOST_COOKIES = 20
+"""Of that name: one for each tenant that somebody is signed in at."""
 _LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -164,8 +166,8 @@ class Access:
 
     async def _of_cookies(self, request: web.Request) -> Caller | None:
         """Return whom the cookies show; None for nobody: they may be old, or of another server of this host."""
-        if TOKEN_COOKIE in request.cookies:
-            caller = await self.of_token(request.cookies[TOKEN_COOKIE])
+        for token in _tokens_in(request)[:_MOST_COOKIES]:
+            caller = await self.of_token(token)
             if caller is not None:
                 return caller
         return await self._user(request) if "AuthSession" in request.cookies else None
@@ -173,6 +175,12 @@ class Access:
     async def _user(self, request: web.Request) -> Caller | None:
         found = await self.gate.user(request)
         return None if found is None else _of_roles(self._db, *found)
+
+
+def _tokens_in(request: web.Request) -> list[str]:
+    """Return the tokens of all cookies of that name: a browser sends one for each path that it is signed in at."""
+    pairs = [part.partition("=") for header in request.headers.getall("Cookie", []) for part in header.split(";")]
+    return [*dict.fromkeys(value.strip(' "') for name, _, value in pairs if name.strip() == TOKEN_COOKIE)]
 
 
 def _of_roles(db: Prefixer, name: str, roles: list[str]) -> Caller | None:

@@ -22,7 +22,7 @@ from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_b
 from couchjobs.http.limits import MOST_BYTES, long_answer
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, JobOptions, State
 from couchjobs.jobs.lanes import find_job, stores
-from couchjobs.jobs.queries import JobFilter, each, iter_queued_jobs, page_of, past, place_of
+from couchjobs.jobs.queries import After, JobFilter, each, iter_queued_jobs, page_of, past
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.request import JobRequest, moment_of
 from couchjobs.jobs.retention import Retention, read_rules
@@ -151,10 +151,10 @@ async def index(request: web.Request) -> web.Response:
     wanted = narrowed(request, filter_in(request.query))
     size = number_in(request.query, "page[size]", _PAGE, _MOST)
     wanted = replace(wanted, after=read_cursor(request.query.get("page[cursor]")))
-    page, has_more = await page_of(api.connection, api.db, wanted, size, most_bytes=MOST_BYTES)
+    page, after = await page_of(api.connection, api.db, wanted, size, most_bytes=MOST_BYTES)
     links = {}
-    if has_more and page:
-        query = {**request.query, "page[cursor]": cursor_of(page[-1])}
+    if after is not None:
+        query = {**request.query, "page[cursor]": cursor_of(after)}
         links["next"] = str(request.rel_url.with_query(query))
     return answer([shown(api, Job.read(document)) for document in page], links=links)
 
@@ -173,12 +173,12 @@ def narrowed(request: web.Request, wanted: JobFilter) -> JobFilter:
     return wanted
 
 
-def cursor_of(last: dict[str, Any]) -> str:
+def cursor_of(after: After) -> str:
     """Return what asks for the jobs that follow one."""
-    return base64.urlsafe_b64encode(orjson.dumps([place_of(last), last["_id"]])).decode()
+    return base64.urlsafe_b64encode(encode([*after])).decode()
 
 
-def read_cursor(text: str | None) -> tuple[Any, str] | None:
+def read_cursor(text: str | None) -> After | None:
     """Return the place that a cursor stands for.
 
     Raises:
@@ -190,7 +190,7 @@ def read_cursor(text: str | None) -> tuple[Any, str] | None:
         at, last = orjson.loads(base64.urlsafe_b64decode(text))
     except (ValueError, TypeError, binascii.Error):
         refuse_parameter("page[cursor]", "it is no cursor of an answer")
-    if not (isinstance(at, str) or at == {}) or not isinstance(last, str):
+    if not isinstance(last, str):
         refuse_parameter("page[cursor]", "it is no cursor of an answer")
     return at, last
 
@@ -286,7 +286,9 @@ async def purge(request: web.Request) -> web.Response:
     """DELETE /jobs/purge: ended jobs that are older than `duration`, of the `workers` that are named, or of all."""
     api = request.app[API]
     duration = request.query.get("duration", "2w").lower()
-    workers = [name for name in request.query.get("workers", "").split(",") if name] or ["*"]
+    workers = request.query.get("workers", "*").split(",")
+    if "" in workers:
+        refuse_parameter("workers", "one of its names is empty")
     for worker in workers:
         request[CALLER].check("DELETE", "jobs", None if worker == "*" else JobRequest(worker_type=worker))
     try:

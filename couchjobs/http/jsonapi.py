@@ -37,6 +37,7 @@ _STATUS: dict[type[BaseException], int] = {
     errors.Unauthorized: 503,
     errors.NotFound: 503,
     errors.BadDocumentError: 422,
+    errors.HookError: 422,
     errors.MalformedTriggerError: 400,
     errors.UnknownTriggerError: 422,
     errors.UnknownWorkerError: 404,

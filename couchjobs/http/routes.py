@@ -56,17 +56,23 @@ class Route:
     takes_any: bool = False
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer, where all parameters are ones that the route knows: a filter that is misspelt would let all through.
+        """Answer, where each parameter is one that the route knows, is there once, and is not empty.
+
+        A filter that is misspelt, or says nothing, would let all through.
 
         Raises:
             ApiError: 400: one of them is none.
         """
         known = {one.name for one in self.parameters}
-        for name in request.query if not self.takes_any else ():
+        for name, value in request.query.items() if not self.takes_any else ():
             if name not in known:
                 refuse_parameter(
                     name, f"there is none of that name here: {', '.join(sorted(known)) or 'there are none'}"
                 )
+            if not value:
+                refuse_parameter(name, "it is empty: leave it out, or say something")
+            if len(request.query.getall(name)) > 1:
+                refuse_parameter(name, "it is there more than once")
         return await self.handler(request)
 
     @property

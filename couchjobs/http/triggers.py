@@ -11,7 +11,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import using
-from couchjobs.errors import MalformedTriggerError, NotFound
+from couchjobs.errors import HookError, MalformedTriggerError, NotFound
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jobs import number_in
@@ -267,8 +267,8 @@ async def webhook(request: web.Request) -> web.Response:
     raw = await in_time(request, request.read())
     try:
         await api.scheduler.deliver(trigger_id, raw, request.content_type, request.headers, manual=manual)
-    except (MalformedTriggerError, NotFound, RefusedDelivery) as error:
+    except (HookError, MalformedTriggerError, NotFound, RefusedDelivery) as error:
         _logger.warning("a delivery is refused", trigger=trigger_id[:4] + "...", reason=str(error))
-        status = 404 if isinstance(error, NotFound) else 403
+        status = 404 if isinstance(error, NotFound) else 422 if isinstance(error, HookError) else 403
         raise ApiError(error.status if isinstance(error, RefusedDelivery) else status, "this is not taken") from None
     return web.Response(status=204)

@@ -11,6 +11,7 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, BadRequest, MessageUnmarshalError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.message import decode_message
+from couchjobs.jobs.transitions import why_reduced
 from couchjobs.jobs.values import MAX_DEPTH
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
@@ -39,6 +40,8 @@ class JobCheck:
         if "state" not in document:
             raise BadDocumentError('state is missing: write "state": "queued"')
         self._check_size(message_size)
+        if told := why_reduced(document):
+            raise BadDocumentError(f"it cannot be tried again: {told}")
         return job, size
 
     def check_new(self, job: Job, document: Document) -> None:

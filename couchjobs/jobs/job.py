@@ -440,6 +440,16 @@ def is_claimed_by(document: Document, daemon: str) -> bool:
     return document.get("state") == State.RUNNING and isinstance(claim, dict) and claim.get("daemon") == daemon
 
 
+def is_same_claim(one: Document, other: Document) -> bool:
+    """Return whether both revisions of a job have the same claim, whatever somebody has written beside its id."""
+    return bool(_claim_of(one) == _claim_of(other))
+
+
+def _claim_of(document: Document) -> Any:
+    claim = document.get("claim")
+    return claim.get("id", claim) if isinstance(claim, dict) else claim
+
+
 def is_job(document: Document) -> bool:
     """Return whether somebody meant this document to be a job: it names a worker, or is queued."""
     return not str(document.get("_id", "")).startswith("_design/") and (

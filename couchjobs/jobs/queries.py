@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
-from operator import itemgetter
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.codec import encode
@@ -23,6 +23,7 @@ from couchjobs.durations import read_seconds
 from couchjobs.errors import JobNotFoundError, PositionRefused
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, store_of, stores
+from couchjobs.jobs.places import HIGHEST, order_of
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now, parse_time
@@ -32,6 +33,7 @@ _READ_AGAIN_S = 5.0
 _BEHIND_S = 0.1
 """Seconds until a copy is asked again that is behind the feed."""
 _MOST = 50
+_BY_TIME = "jobs/by_queued_at"
 _PAGE = 500
 _FIRST = 25
 """Documents that are read first; then twice as many, and so on."""
@@ -108,6 +110,10 @@ async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
     return jobs
 
 
+After = tuple[Any, str]
+"""Where the views have a job, and its id."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
     """Which jobs; None asks for nothing. Times are those at which jobs were queued."""
@@ -119,8 +125,8 @@ class JobFilter:
     trigger: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    after: tuple[Any, str] | None = None
-    """`place_of` the last job of a page, and its id: those that follow it are wanted."""
+    after: After | None = None
+    """Those that follow it are wanted."""
     cancelled: bool | None = None
     """Whether jobs are wanted that were cancelled: True for them alone, False for the others."""
 
@@ -175,8 +181,8 @@ async def page_of(
     *,
     most_bytes: int = sys.maxsize,
     update: Update = "true",
-) -> tuple[list[Document], bool]:
-    """Return what `newest` returns, and whether there are more of these jobs.
+) -> tuple[list[Document], After | None]:
+    """Return what `newest` returns, and after what the next page begins; None where there are no more of these jobs.
 
     `most_bytes`: of their documents together, as JSON: fewer than `limit` are returned rather than more than that, but
     for those of one request to CouchDB, and one in any case.
@@ -184,27 +190,39 @@ async def page_of(
     Raises:
         NotFound: the database of jobs, or its views, do not exist.
     """
-    found: list[tuple[tuple[bool, str, str], int, Document]] = []
-    oldest, has_more = (False, "", ""), False
+    found: list[_Found] = []
+    oldest: tuple[Any, ...] = ()
+    has_more = False
     for store in stores(connection, db):
         for start, end in await _ranges(store.database, wanted, update):
-            left = most_bytes
-            async for document in _walk(store.database, start, end, wanted, limit + 1, update):
-                place, size = _order(document), len(encode(document)) if most_bytes < sys.maxsize else 0
-                if place < oldest:
+            left, of_others = most_bytes, len(found)
+            async for place, document in _walk(store.database, start, end, wanted, limit + 1, update):
+                order, size = _order(place, document), len(encode(document)) if most_bytes < sys.maxsize else 0
+                if order < oldest:
                     break
-                found.append((place, size, document))
+                found.append(_Found(order, size, place, document))
                 left -= size
                 if left < 0:
                     break
-            found.sort(key=itemgetter(0), reverse=True)
+            if 0 < of_others < len(found):  # those of one range are as the view has them
+                found.sort(key=attrgetter("order"), reverse=True)
             if len(found) > limit:
-                found, oldest = found[: limit + 1], max(oldest, found[limit][0])
-            sizes = [*accumulate(size for _, size, _ in found)]
+                found, oldest = found[: limit + 1], max(oldest, found[limit].order)
+            sizes = [*accumulate(one.size for one in found)]
             if sizes and sizes[-1] > most_bytes:  # what is older, in other ranges too, is for the next page
                 found, has_more = found[: max(1, bisect_right(sizes, most_bytes))], True
-                oldest = found[-1][0]
-    return [document for _, _, document in found[:limit]], has_more or len(found) > limit
+                oldest = found[-1].order
+    has_more |= len(found) > limit
+    page = found[:limit]
+    after = (page[-1].place, page[-1].document["_id"]) if has_more and page else None
+    return [one.document for one in page], after
+
+
+class _Found(NamedTuple):
+    order: tuple[Any, ...]
+    size: int
+    place: Any
+    document: Document
 
 
 async def each(connection: Connection, db: Prefixer, wanted: JobFilter) -> AsyncIterator[Document]:
@@ -215,25 +233,19 @@ async def each(connection: Connection, db: Prefixer, wanted: JobFilter) -> Async
     """
     for store in stores(connection, db):
         for start, end in await _ranges(store.database, wanted, "true"):
-            async for document in _walk(store.database, start, end, wanted, sys.maxsize, "true"):
+            async for _, document in _walk(store.database, start, end, wanted, sys.maxsize, "true"):
                 yield document
 
 
-def place_of(document: Document) -> Any:
-    """Return where the views have a job in the order of time: one that no daemon has seen yet comes last."""
-    return document.get("queued_at") or ({} if document.get("state") == State.QUEUED else "")
-
-
-def _order(document: Document) -> tuple[bool, str, str]:
-    at = place_of(document)
-    return at == {}, str(at), document["_id"]
+def _order(place: Any, document: Document) -> tuple[Any, ...]:
+    return *order_of(place), document["_id"].encode("utf-8", "surrogatepass")
 
 
 async def _ranges(database: Database, wanted: JobFilter, update: Update) -> list[tuple[Any, Any]]:
     """Return the ranges of keys that hold these jobs, each from the newest to the oldest."""
     if wanted.since and wanted.until and wanted.since >= wanted.until:
         return []
-    high: Any = wanted.after[0] if wanted.after else (format_time(wanted.until) if wanted.until else {})
+    high: Any = wanted.after[0] if wanted.after else (format_time(wanted.until) if wanted.until else HIGHEST)
     low = [format_time(wanted.since)] if wanted.since else []
     if wanted.trigger is not None:
         return [([wanted.trigger, high], [wanted.trigger, *low])]
@@ -258,10 +270,11 @@ async def _worker_types(database: Database, update: Update) -> list[str]:
 
 async def _walk(
     database: Database, start: Any, end: Any, wanted: JobFilter, limit: int, update: Update
-) -> AsyncIterator[Document]:
+) -> AsyncIterator[tuple[Any, Document]]:
+    """Yield these jobs, and where the view has each."""
     if limit < 1:
         return
-    view = "jobs/by_queued_at"
+    view = _BY_TIME
     if wanted.trigger is not None:
         view = "jobs/by_trigger"
     elif _by_state(wanted):
@@ -270,9 +283,10 @@ async def _walk(
     last_id = wanted.after[1] if wanted.after else None
     page = min(_PAGE, limit + 1)
     async for rows in database.view_pages(view, start, end, page=page, descending=True, update=update, docid=last_id):
+        places = {row["id"]: row["key"] if view == _BY_TIME else row["key"][-1] for row in rows}
         async for document in _documents(database, rows):
             if wanted.matches(document) and document["_id"] != last_id:
-                yield document
+                yield places[document["_id"]], document
                 left -= 1
                 if not left:
                     return

@@ -33,7 +33,7 @@ from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFound
 from couchjobs.jobs import transitions
 from couchjobs.jobs.checking import JobCheck
 from couchjobs.jobs.claims import OwnClaims
-from couchjobs.jobs.job import Changes, Job, State, is_job
+from couchjobs.jobs.job import Changes, Job, State, is_job, is_same_claim
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import now
@@ -344,7 +344,7 @@ class JobStore:
 
     async def _still_ours(self, job: Job) -> bool:
         present = await self._find_patiently(job.id)
-        same = present is not None and is_job(present) and job.document().get("claim") == present.get("claim")
+        same = present is not None and is_job(present) and is_same_claim(job.document(), present)
         if present is not None and same and present.get("state") == job.state:
             job.adopt(present)
             return True

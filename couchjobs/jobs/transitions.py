@@ -26,6 +26,7 @@ ORIGINAL = "original.json"
 """The attachment that holds a job's content where its document had to be made smaller."""
 CHAIN = "triggered_by"
 """The field of a job made by the change of another job that names the triggers of all jobs before it."""
+_REDUCED = "what the job held "
 _MOST_MAKERS = 100
 _LONGEST_KEPT = 20_000
 _OF_AN_END = (
@@ -171,7 +172,7 @@ def reduced(document: Document, original: bytes | None, now: datetime, reason: s
     that the job has; None: what the job held is cut off, and only older revisions have it.
     """
     where = f"is in the attachment {ORIGINAL}" if original is not None else "is cut off"
-    text = f"what the job held {where}: {reason}"[:_MAX_ERROR]
+    text = f"{_REDUCED}{where}: {reason}"[:_MAX_ERROR]
     state = State.DONE if document.get("state") == State.DONE else State.ERRORED
     kept = {name: document[name] for name in _KEPT_FIELDS if _is_small(document.get(name))}
     worker = document.get("worker")
@@ -195,6 +196,12 @@ def reduced(document: Document, original: bytes | None, now: datetime, reason: s
     if stubs:
         smaller["_attachments"] = stubs
     return smaller
+
+
+def why_reduced(document: Document) -> str:
+    """Return what has become of the content of a job whose document had to be made smaller; empty of any other."""
+    told = document.get("reduced")
+    return told if isinstance(told, str) and told.startswith(_REDUCED) else ""
 
 
 def _is_small(value: Any) -> bool:

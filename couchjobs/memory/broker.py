@@ -30,7 +30,7 @@ from couchjobs.memory.couch import MemCouch
 from couchjobs.prefixer import Prefixer
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import now
-from couchjobs.workers.admission import check_admin, is_wanted
+from couchjobs.workers.admission import as_raised, check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, changes_of
@@ -116,8 +116,9 @@ class MemBroker:
             if present.worker != job.worker and job.trigger_id is None:
                 raise Conflict(f"the id {job.id!r} is taken by a job of worker {present.worker!r}", 409)
             return present
-        if not await is_wanted(self._configs, job):
-            return None
+        with as_raised():
+            if not await is_wanted(self._configs, job):
+                return None
         job.queued_at = request.queued_at or self._clock()
         if (size := len(encode(job.message))) > _LARGEST:
             raise BadDocumentError(f"message is {size:,} bytes; {_LARGEST:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES)")
@@ -129,8 +130,8 @@ class MemBroker:
         """Have functions of this broker reach no CouchDB."""
         forbid_connections("this runs in the memory broker: no CouchDB is reached from here; use ctx.push")
 
-    async def push(self, db: Prefixer, request: JobRequest) -> PushResult:
-        """Take a job, if there is none with its id.
+    async def push(self, db: Prefixer, request: JobRequest, *, hides_id: bool = False) -> PushResult:  # noqa: ARG002
+        """Take a job, if there is none with its id, which is hidden from nobody here.
 
         Raises:
             BadDocumentError: the `before_hook` of its worker does not want it.

@@ -16,7 +16,7 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import BadDocumentError, ConfigurationError, NotFound, Unavailable
+from couchjobs.errors import BadDocumentError, ConfigurationError, HookError, NotFound, Unavailable
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.request import PushResult
@@ -123,7 +123,7 @@ class Backfill:
         """Store the job; None where it never can be."""
         try:
             return await self._broker.pusher.store(job)
-        except BadDocumentError as error:
+        except (BadDocumentError, HookError) as error:
             job.logger.error("a firing makes no job, and never can", reason=str(error))  # noqa: TRY400
             return None
 

@@ -23,6 +23,7 @@ from couchjobs.timestamps import now, parse_time
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.life import begun
 from couchjobs.triggers.on_demand import OnDemand
+from couchjobs.triggers.schedule import BEGINNING
 
 _LOOKED_AT = 50
 _NEWEST = 2000
@@ -42,9 +43,9 @@ async def clean(connection: Connection, db: Prefixer) -> int:
 async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> int:
     """Write the schedule state of all triggers of the tenant anew; return of how many.
 
-    The last job of a trigger that no person asked for tells its last tick, which every later tick is counted from. A
-    trigger without jobs begins now. States are replaced one by one, not dropped first: a daemon that fires meanwhile
-    always finds one.
+    The last job of a trigger that no person asked for tells its last tick, which every later tick is counted from, or
+    the state before, where that is later: its jobs may have been removed. A trigger of which neither tells begins now.
+    States are replaced one by one, not dropped first: a daemon that fires meanwhile always finds one.
     """
     scheduled = {
         infos.id: (infos, parsed)
@@ -68,8 +69,15 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
             state = replace(state, seed=before.seed or state.seed, anchor=min(state.anchor, before.anchor))
             if schedule.once:
                 state = replace(state, passed=before.passed)
-        if (last := last_ticks.get(trigger_id)) is not None:
+        last = last_ticks.get(trigger_id)
+        if last is not None:
             state = replace(state, anchor=last, last=last, fired=last, passed=last, slot=schedule.slot(last))
+        if (
+            before is not None
+            and before.meaning == state.meaning
+            and (last or BEGINNING) < (before.last or BEGINNING) <= now()
+        ):  # the jobs that tell of it have been removed
+            state = replace(before, rev=state.rev)
         states.append({"_id": state_id(store.database.name, trigger_id), **document_of(state, infos)})
     gone = old.keys() - {state["_id"] for state in states}
     await asyncio.gather(

@@ -67,7 +67,8 @@ class WorkerContext:
         self.purpose = ""
         """What the function is called for, beside doing the job: its pushes have ids of their own."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pushed: dict[str, int] | None = None
+        self._pushed: dict[str, int] = {}
+        """How many jobs of each type this try has pushed without a key; that of all copies."""
         self.told: Progress | None = None
         """What writes how far the job has come, once the function has said so."""
         self._given = job
@@ -193,7 +194,6 @@ class WorkerContext:
             CouchError: CouchDB does not take it.
         """
         name = worker if isinstance(worker, str) else str(getattr(worker, MARK).worker_type)
-        self._pushed = self._pushed or {}
         number = self._pushed[name] = self._pushed.get(name, 0) + (key is None)
         told = self.purpose + (f"key {key}" if key is not None else f"number {number}")
         request = JobRequest(
@@ -204,7 +204,7 @@ class WorkerContext:
             priority=priority,
             options=options,
         )
-        return await self.push_request(request)
+        return await self._pushed_by_engine(request, hides_id=True)
 
     def sync_push(self, worker: str | Callable[..., Any], message: Any = None, **given: Any) -> PushResult:
         """Do the same from a plain function."""
@@ -212,9 +212,13 @@ class WorkerContext:
 
     async def push_request(self, request: JobRequest) -> PushResult:
         """Store the job that the request asks for."""
+        return await self._pushed_by_engine(request, hides_id=False)
+
+    async def _pushed_by_engine(self, request: JobRequest, *, hides_id: bool) -> PushResult:
         if self._engine is None:
             raise ConfigurationError("this context belongs to no try: nothing can be pushed from it")
-        return await self._engine.push(Prefixer(self._given.domain, self._given.prefix), request)
+        db = Prefixer(self._given.domain, self._given.prefix)
+        return await self._engine.push(db, request, hides_id=hides_id)
 
     def sync_push_request(self, request: JobRequest) -> PushResult:
         """Do the same from a plain function."""

@@ -8,10 +8,11 @@ from typing import Any
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.documents import CouchDocuments, Documents
 from couchjobs.errors import BadDocumentError, Conflict, JobNotFoundError
-from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.job import Job, State, is_same_claim
 from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.request import JobRequest, PushResult
 from couchjobs.prefixer import Prefixer
+from couchjobs.workers.admission import as_raised
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pushing import Pusher
 
@@ -22,13 +23,19 @@ class CouchEngine:
     def __init__(self, connection: Connection, workers: WorkersList) -> None:
         self._connection = connection
         self._workers = workers
+        self._pushers: dict[Prefixer, Pusher] = {}
+        """Of the tenants whose jobs have pushed."""
 
     def enter(self) -> None:
         """Do nothing: the connection is there already."""
 
-    async def push(self, db: Prefixer, request: JobRequest) -> PushResult:
+    async def push(self, db: Prefixer, request: JobRequest, *, hides_id: bool = False) -> PushResult:
         """Store a job, if there is none with its id."""
-        result = await Pusher(self._connection, db, self._workers).push(request)
+        pusher = self._pushers.get(db)
+        if pusher is None:
+            pusher = self._pushers[db] = Pusher(self._connection, db, self._workers)
+        with as_raised():
+            result = await pusher.push(request, hides_id=hides_id)
         if result is None:
             raise BadDocumentError(f"the before_hook of worker {request.worker_type!r} does not want this job")
         return result
@@ -45,7 +52,7 @@ class CouchEngine:
                 present = await store.get(job.id)
             except JobNotFoundError:
                 return False
-            if present.state is not State.RUNNING or present.claim != job.claim:
+            if present.state is not State.RUNNING or not is_same_claim(present.document(), job.document()):
                 return False
             try:
                 await store.update(present, progress=progress)

@@ -18,8 +18,10 @@ class Engine(Protocol):
     def enter(self) -> None:
         """Be called where a function is about to run, in its context variables."""
 
-    async def push(self, db: Prefixer, request: JobRequest) -> PushResult:
+    async def push(self, db: Prefixer, request: JobRequest, *, hides_id: bool = False) -> PushResult:
         """Store a job, if there is none with its id.
+
+        `hides_id`: under another one that is made of that, the same each time, and that nobody else can tell.
 
         Raises:
             BadDocumentError: JSON cannot hold the message, it is too large, or a `before_hook` does not want the job.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Conflict, QueueClosedError, Unavailable
 from couchjobs.jobs.admin_proof import AdminProof
@@ -43,18 +45,24 @@ class Pusher:
         """Take no more jobs."""
         self._is_open = False
 
-    async def push(self, request: JobRequest) -> PushResult | None:
+    async def push(self, request: JobRequest, *, hides_id: bool = False) -> PushResult | None:
         """Store a job, if there is none with its id; None where the worker's `before_hook` skips it.
+
+        `hides_id`: under another id that is made of that one, the same each time, and that nobody else can tell, so
+        that nobody can take it first.
 
         Raises:
             QueueClosedError: this is closed.
             AdminOnlyError: the worker takes only requests of administrators.
+            HookError: its `before_hook` refuses the job.
             BadDocumentError: JSON cannot hold the message, or it is too large.
             Conflict: its id is that of a job of another worker.
             Unavailable: CouchDB does not answer within `push_timeout`; what it says tells whether the job may be there.
             NotFound: the databases do not exist; `couchjobs init` makes them.
         """
         check_admin(self._known, request)
+        if hides_id and request.id is not None:
+            request = replace(request, id=await self.admin_proof.other_id(request.id, 0))
         job = new_job(self._db, request)
         if request.admin:
             await self.admin_proof.load()
@@ -72,6 +80,7 @@ class Pusher:
 
         Raises:
             QueueClosedError: this is closed.
+            HookError: the `before_hook` refuses it.
             BadDocumentError: no daemon could run it.
             Refused: CouchDB never takes it.
             Conflict: its id is that of a job of another worker, and no firing's.

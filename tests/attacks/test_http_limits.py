@@ -121,13 +121,13 @@ async def test_list_when_its_jobs_are_large_then_a_page_holds_fewer_and_none_is_
 ) -> None:
     """By one range of the views or several; the pages together hold each job once, the newest first."""
     await put_jobs(connection, db, 12, 2000)
-    page, has_more = await page_of(connection, db, JobFilter(), 50)
-    assert (len(page), has_more) == (12, False)
+    page, after = await page_of(connection, db, JobFilter(), 50)
+    assert (len(page), after) == (12, None)
     for wanted in (JobFilter(), JobFilter(workers=("w0", "w1", "w2"))):
-        page, has_more = await page_of(connection, db, wanted, 50, most_bytes=5000)
-        assert ([one["_id"] for one in page], has_more) == (["job-11", "job-10"], True)
-    page, has_more = await page_of(connection, db, JobFilter(), 50, most_bytes=1)
-    assert ([one["_id"] for one in page], has_more) == (["job-11"], True)
+        page, after = await page_of(connection, db, wanted, 50, most_bytes=5000)
+        assert ([one["_id"] for one in page], after is not None) == (["job-11", "job-10"], True)
+    page, after = await page_of(connection, db, JobFilter(), 50, most_bytes=1)
+    assert ([one["_id"] for one in page], after is not None) == (["job-11"], True)
 
     monkeypatch.setattr("couchjobs.http.jobs.MOST_BYTES", 5000)
     found: list[str] = []

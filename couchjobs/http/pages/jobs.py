@@ -22,7 +22,7 @@ from couchjobs.http.pages.page import PATIENCE_S, back, form_of, render
 from couchjobs.http.pages.text import segment
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job
-from couchjobs.jobs.queries import JobFilter, each, page_of, past
+from couchjobs.jobs.queries import After, JobFilter, each, page_of, past
 from couchjobs.timestamps import format_time
 
 _PAGE = 50
@@ -40,11 +40,11 @@ async def index(request: web.Request) -> web.Response:
     _read_since(query)
     asked = narrowed(request, filter_in(query))
     wanted = replace(asked, after=read_cursor(query.get("page[cursor]")))
-    documents, has_more, is_behind = await _newest(api, wanted)
+    (documents, after), is_behind = await _newest(api, wanted)
     page = [Job.read(document) for document in documents]
     older = ""
-    if has_more and documents:
-        older = str(request.rel_url.with_query({**query, "page[cursor]": cursor_of(documents[-1])}))
+    if after is not None:
+        older = str(request.rel_url.with_query({**query, "page[cursor]": cursor_of(after)}))
     return render(
         request,
         "jobs.html",
@@ -69,11 +69,10 @@ def _read_since(query: dict[str, str]) -> None:
             query["since"] = format_time(since) if since else ""
 
 
-async def _newest(api: Api, wanted: JobFilter) -> tuple[list[Document], bool, bool]:
-    """Return a page of the newest of these jobs, whether there are more, and whether the views were behind."""
+async def _newest(api: Api, wanted: JobFilter) -> tuple[tuple[list[Document], After | None], bool]:
+    """Return a page of the newest of these jobs, as `page_of` does, and whether the views were behind."""
     ask = partial(page_of, api.connection, api.db, wanted, _PAGE, most_bytes=MOST_BYTES)
-    (documents, has_more), is_behind = await api.freshness.read(ask, PATIENCE_S)
-    return documents, has_more, is_behind
+    return await api.freshness.read(ask, PATIENCE_S)
 
 
 async def change_many(request: web.Request) -> web.Response:

@@ -19,36 +19,34 @@ _WHERE = "/trouble"
 
 
 class Trouble:
-    """Its routes, and what was found last."""
+    """Its routes, and what was found last: for who may see what concerns all tenants, and for who may not."""
 
     def __init__(self) -> None:
-        self._findings: list[Finding] = []
-        self._at: datetime | None = None
+        self._found: dict[bool, tuple[list[Finding], datetime | None]] = {True: ([], None), False: ([], None)}
         self._looking = asyncio.Lock()
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /dashboard/trouble."""
-        _check(request)
-        return render(request, "trouble.html", title="Trouble", findings=self._findings, at=self._at)
+        findings, at = self._found[_check(request)]
+        return render(request, "trouble.html", title="Trouble", findings=findings, at=at)
 
     async def examine(self, request: web.Request) -> web.Response:
         """POST /dashboard/trouble: look; where a daemon stands still that takes as long as it takes to be dead."""
-        api = request.app[API]
-        _check(request)
+        api, of_all = request.app[API], _check(request)
         await form_of(request)
         async with self._looking:
-            self._findings = await examine(api.connection, api.db)
-            self._at = now()
-        count = len(self._findings)
+            findings = await examine(api.connection, api.db, of_all=of_all)
+            self._found[of_all] = findings, now()
+        count = len(findings)
         return back(request, _WHERE, "nothing is wrong" if not count else f"{count} found")
 
     async def mend(self, request: web.Request) -> web.Response:
         """POST /dashboard/trouble/mend: do what the doctor proposes for one thing."""
-        _check(request)
+        of_all = _check(request)
         fields = await form_of(request)
         key = fields.get("finding", [""])[0]
         async with self._looking:
-            for one in self._findings:
+            for one in self._found[of_all][0]:
                 if key_of(one) == key and one.mend is not None and one.done is None:
                     one.done = await one.mend()
                     return back(request, _WHERE, f"{one.where}: {one.done}")
@@ -60,6 +58,12 @@ def key_of(one: Finding) -> str:
     return f"{one.kind} {one.where} {one.what}"
 
 
-def _check(request: web.Request) -> None:
+def _check(request: web.Request) -> bool:
+    """Return whether the caller may see what concerns all tenants, too: a token is good for its own alone.
+
+    Raises:
+        ApiError: 403: he may not even see everything of this one.
+    """
     if not request[CALLER].may_all:
         raise ApiError(403, "this page is for who may do everything: a token with the scope *")
+    return request[CALLER].is_of_all_tenants
