@@ -281,9 +281,11 @@ class Couchjobs:
         """
 
         async def work(store: JobStore, job: Job) -> None:
-            if job.state is State.RUNNING:
+            leaves = await store.database.leaves(job.id)
+            if any(leaf.get("state") == State.RUNNING for leaf in leaves) or job.state is State.RUNNING:
                 raise _Refused(f"job {job_id} runs: cancel it first")
-            await store.database.delete(job.id, job.rev)
+            for leaf in reversed(leaves):  # the winner last: what is left of a job in conflict would be the job then
+                await store.database.delete(job.id, leaf["_rev"])
 
         return await self._change(job_id, work)
 

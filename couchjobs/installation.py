@@ -13,7 +13,7 @@ from couchjobs.prefixer import Prefixer
 JOBS_DESIGN = ("queue", "jobs")
 JOBS_GUARD = "guard-jobs"
 TRIGGERS_GUARD = "guard-triggers"
-VERSIONS = {"queue": 2, "jobs": 2, JOBS_GUARD: 4, TRIGGERS_GUARD: 1}
+VERSIONS = {"queue": 2, "jobs": 2, JOBS_GUARD: 5, TRIGGERS_GUARD: 1}
 """Raised by one with each change of a design document: daemons of two versions then do not replace each other's."""
 WORKER_ROLE = "couchjobs-worker"
 PRODUCER_ROLE = "couchjobs-producer"

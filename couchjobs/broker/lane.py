@@ -68,7 +68,7 @@ class Execution:
         if self.note_row(document["_rev"]):
             return
         self._seen_rev = document["_rev"]
-        if self.attempt is not None and document.get("cancel_requested") is True:
+        if self.attempt is not None and Job.read(document).cancel_requested:
             self.attempt.stop(Cancelled())
 
     def interrupt(self, grace_s: float = GRACE_S) -> None:

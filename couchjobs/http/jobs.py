@@ -88,11 +88,15 @@ async def push(request: web.Request) -> web.Response:
         scheduled_at=moment_of(wanted.delay, None),
     )
     request[CALLER].check("PUSH", "jobs", asked)
-    result = await api.pusher.push(asked)
+    not_yours = ApiError(409, "there is a job with that id, which is not yours to see")
+    try:
+        result = await api.pusher.push(asked)
+    except Conflict as error:  # of another worker
+        raise error if request[CALLER].may("GET", "jobs") else not_yours from None
     if result is None:
         raise ApiError(422, "a before_hook does not want this job")
     if not result.created and not request[CALLER].may("GET", "jobs", result.job):
-        raise ApiError(409, "there is a job with that id, which is not yours to see")
+        raise not_yours
     return answer(shown(api, result.job), 202, meta={"created": result.created})
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from couchjobs import errors
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.database import Document
+from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.reasons import reasons
 
@@ -112,6 +113,10 @@ async def attributes_of(request: web.Request) -> dict[str, Any]:
     attributes = data.get("attributes") if isinstance(data, dict) else None
     if not isinstance(attributes, dict):
         raise ApiError(400, 'the body is no JSON:API document: {"data": {"attributes": {...}}}', {"pointer": "/data"})
+    try:
+        to_json(attributes, "attributes")
+    except errors.MessageUnmarshalError as error:  # 1e400 is none that CouchDB has
+        raise ApiError(422, str(error), {"pointer": "/data/attributes"}) from None
     return attributes
 
 

@@ -236,7 +236,7 @@ async def jobs(request: web.Request) -> web.Response:
     api, infos = request.app[API], await _wanted(request, "GET")
     limit = number_in(request.query, "Limit", _JOBS, _MOST_JOBS)
     wanted = JobFilter(trigger=infos.id)
-    found, _ = await page_of(api.connection, api.db, wanted, min(limit, _JOBS), most_bytes=MOST_BYTES)
+    found, _ = await page_of(api.connection, api.db, wanted, limit, most_bytes=MOST_BYTES)
     return answer([shown_job(api, Job.read(document)) for document in found])
 
 

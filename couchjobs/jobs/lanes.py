@@ -7,7 +7,7 @@ each row of the feed.
 from __future__ import annotations
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import JobNotFoundError
+from couchjobs.errors import Conflict, JobNotFoundError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
@@ -28,11 +28,18 @@ async def find_job(connection: Connection, db: Prefixer, job_id: str) -> tuple[J
 
     Raises:
         JobNotFoundError: there is none with that id in any lane.
+        Conflict: there is one in more than one lane: each has ids of its own.
     """
+    found: list[tuple[JobStore, Job]] = []
     missing: JobNotFoundError | None = None
     for store in stores(connection, db):
         try:
-            return store, await store.get(job_id)
+            found.append((store, await store.get(job_id)))
         except JobNotFoundError as error:
             missing = missing or error
-    raise missing or JobNotFoundError(f"no job {job_id!r}")
+    if len(found) > 1:
+        where = ", ".join(f"of worker {job.worker!r} in {store.database.name}" for store, job in found)
+        raise Conflict(f"{len(found)} jobs have the id {job_id!r}: {where}", 409)
+    if not found:
+        raise missing or JobNotFoundError(f"no job {job_id!r}")
+    return found[0]

@@ -148,7 +148,8 @@ class Remover:
 def _ended_at(document: Document) -> datetime:
     """Return when a job ended, or, where a client has not said, when it was queued; never, where nobody can say."""
     job = Job.read(document)
-    return job.finished_at or job.queued_at or datetime.max.replace(tzinfo=UTC)
+    said = job.finished_at if document.get("finished_at") else job.queued_at
+    return said or datetime.max.replace(tzinfo=UTC)
 
 
 def _queued_at(document: Document) -> object:

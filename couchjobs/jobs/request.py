@@ -17,7 +17,7 @@ from couchjobs.jobs.names import unknown_options
 from couchjobs.jobs.values import to_json
 from couchjobs.prefixer import Prefixer
 from couchjobs.reasons import reasons
-from couchjobs.timestamps import now
+from couchjobs.timestamps import format_time, now
 from couchjobs.tracing import carried
 
 _HIGHEST = 10**9
@@ -136,6 +136,10 @@ def moment_of(delay: float | str | timedelta | None, at: datetime | None) -> dat
             raise ConfigurationError(f"at: a datetime with a time zone, and not {at!r:.80}")
         if at.tzinfo is None:
             raise ConfigurationError("at has no time zone: datetime(..., tzinfo=UTC)")
+        try:
+            format_time(at)
+        except (ValueError, OverflowError):
+            raise ConfigurationError(f"at: {at} is no time that can be stored") from None
         return at
     if delay is None:
         return None

@@ -74,16 +74,13 @@ def claimed(job: Job, db: Prefixer, nonce: str, daemon: str, now: datetime) -> C
 
 def done(now: datetime, result: Any = None, seconds: float | None = None) -> Changes:
     """Return what changes where the job has succeeded, with a try of so many seconds."""
-    changes: Changes = {"state": State.DONE, "finished_at": now, "error": None, "seconds": _rounded(seconds)}
-    if result is not None:
-        changes["result"] = result
-    return changes
+    return {"state": State.DONE, "finished_at": now, "error": None, "seconds": _rounded(seconds), "result": result}
 
 
 def done_without_result(job: Job, now: datetime, reason: str, seconds: float | None = None) -> Changes:
     """Return what changes where the job has succeeded, and what came of it cannot be stored: the work is done."""
     lost = _one_more_error(job, now, f"the job is done, but its result is not stored: {reason}")
-    return {**done(now, None, seconds), "result": None, **lost}
+    return {**done(now, None, seconds), **lost}
 
 
 def why_without_result(job: Job) -> str:

@@ -82,6 +82,6 @@ def _to_carry_over(best: Document, others: list[Document]) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if best.get("state") == State.QUEUED:
         more |= missing(best, others) or {}
-    if best.get("cancel_requested") is not True and any(leaf.get("cancel_requested") is True for leaf in others):
+    if not Job.read(best).cancel_requested and any(Job.read(leaf).cancel_requested for leaf in others):
         more["cancel_requested"] = True
     return more

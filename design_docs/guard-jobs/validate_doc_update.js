@@ -59,7 +59,8 @@ function (newDoc, oldDoc, userCtx) {
       }
       if (newDoc.state !== "queued") forbid("a producer creates queued jobs");
       ["claim", "started_at", "finished_at", "error", "errors", "result", "progress", "exec_count", "trigger_id",
-        "event", "debounced", "admin_proof", "triggered_by", "payload_ids", "reduced", "ending"].forEach(function (name) {
+        "event", "debounced", "admin_proof", "triggered_by", "payload_ids", "reduced", "ending", "cancelled",
+        "seconds", "tick", "previous_tick", "payload_headers", "conflict_settled"].forEach(function (name) {
         if (newDoc[name]) forbid("a producer does not set " + name);
       });
     } else {

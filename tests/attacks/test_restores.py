@@ -111,8 +111,7 @@ async def test_position_when_it_was_lost_while_no_daemon_ran_then_said_until_som
     assert "backfill" in losses["orders"]
     await asyncio.sleep(0.3)
     await orders.put({"_id": "new"})
-    await eventually(lambda: fired(connection, db), 15)
-    assert await fired(connection, db) == ["new"]
+    assert await eventually(lambda: fired(connection, db), 15) == ["new"]
     assert await losses_of(connection, db) == losses
     (told,) = [one for one in await examine(connection, db, repair=True) if one.kind == "checkpoint"]
     assert told.done == "seen: not told again"
@@ -214,6 +213,5 @@ async def test_source_when_it_cannot_be_opened_as_its_trigger_comes_then_old_doc
         assert refused == 8
         assert checkpoint["seq"] != "0"
         await orders.put({"_id": "new"})
-        await eventually(lambda: fired(connection, db), 30)
-        assert await fired(connection, db) == ["new"]
+        assert await eventually(lambda: fired(connection, db), 30) == ["new"]
         await system.shutdown(timeout=0)

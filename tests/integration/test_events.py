@@ -30,7 +30,7 @@ async def test_event_when_documents_match_then_a_job_each_with_the_event(
         "message": {"m": 1},
     }
     await triggers_of(connection, db).put(trigger)
-    await eventually(lambda: "paid" in system.scheduler.triggers.events, 1)
+    await eventually(lambda: "paid" in system.scheduler.triggers.events)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     await orders.put({"_id": "a", "status": "paid", "total": 3})
     rev = await orders.put({"_id": "b", "status": "open"})
@@ -183,17 +183,17 @@ async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(
     rev = await triggers.put(trigger)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     rev = await triggers.put({**trigger, "_rev": rev, "disabled": True})
-    await eventually(lambda: "t" not in known, 1)
+    await eventually(lambda: "t" not in known)
     await eventually(lambda: _no_checkpoint(connection))
     await orders.put({"_id": "one"})
     rev = await triggers.put({**trigger, "_rev": rev, "arguments": "orders:CREATED:one,two"})
-    await eventually(lambda: "t" in known, 1)
+    await eventually(lambda: "t" in known)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     await orders.put({"_id": "two"})
     (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
     assert job["event"]["doc"]["_id"] == "two"
     await triggers.delete("t", rev)
-    await eventually(lambda: "t" not in known, 1)
+    await eventually(lambda: "t" not in known)
 
 
 async def _no_checkpoint(connection: Connection) -> bool:

@@ -15,7 +15,7 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import connect
 from couchjobs.doctor.examine import examine
 from couchjobs.doctor.finding import Finding
-from couchjobs.errors import ConfigurationError, JobNotFoundError
+from couchjobs.errors import ConfigurationError, Conflict, JobNotFoundError
 from couchjobs.installation import install
 from couchjobs.jobs.job import State
 from couchjobs.jobs.lanes import find_job
@@ -147,3 +147,15 @@ def test_settings_when_a_lane_is_something_elses_then_refused() -> None:
     """Jobs among triggers would be taken for triggers."""
     with pytest.raises(ConfigurationError, match="triggers"):
         load_settings(lanes={"resize": "triggers"})
+
+
+async def test_id_when_jobs_of_two_lanes_have_it_then_neither_is_taken_for_the_other(
+    lanes: Settings, connection: Any, start: Callable[..., Any]
+) -> None:
+    """Each lane has ids of its own; who asks by the id alone is told."""
+    db = lanes.tenant
+    system = await start(echo, resize)
+    for worker_type in ("echo", "resize"):
+        assert await system.broker.push_job(db, JobRequest(worker_type=worker_type, id="same"))
+    with pytest.raises(Conflict, match="2 jobs have the id 'same': of worker 'echo' in .*, of worker 'resize'"):
+        await find_job(connection, db, "same")

@@ -1,0 +1,323 @@
+"""What users' hooks raise, and what people write into jobs and requests: none of it is taken for more than it is."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from triggering import jobs_of, note, orders_of, triggers_of
+from waiting import eventually
+
+from couchjobs.client import Couchjobs
+from couchjobs.couch.connection import Connection
+from couchjobs.errors import ConfigurationError, Conflict, NotFound
+from couchjobs.http.server import make_app
+from couchjobs.http.tokens import create_token
+from couchjobs.jobs.ids import follower_id
+from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.queries import wait
+from couchjobs.jobs.removal import Remover
+from couchjobs.jobs.request import JobRequest, moment_of
+from couchjobs.jobs.retention import Retention, read_rules
+from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.transitions import reduced
+from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.scheduler.states import state_id
+from couchjobs.timestamps import format_time, now
+from couchjobs.workers.context import WorkerContext
+from couchjobs.workers.registry import worker
+
+Http = TestClient[Any, Any]
+ran: list[str] = []
+
+
+def looks_up(job: Job) -> bool:
+    """Look for a document that is not there, as hooks may."""
+    raise NotFound("404: missing", 404)
+
+
+@worker("hooked", before_hook=looks_up)
+async def hooked(ctx: WorkerContext) -> None:
+    """Never get a job."""
+
+
+@worker("echo")
+async def echo(ctx: WorkerContext, message: Any) -> Any:
+    """Return the message."""
+    return message
+
+
+@worker("choosy", before_hook=lambda job: False)
+async def choosy(ctx: WorkerContext) -> None:
+    """Want nothing."""
+
+
+@pytest.fixture
+def jobs(connection: Connection, db: Prefixer) -> Any:
+    """The database of jobs."""
+    return connection.database(db.database("jobs"))
+
+
+async def test_feed_when_a_hook_raises_what_a_look_up_raises_then_it_goes_on(
+    connection: Connection, db: Prefixer, begin: Any
+) -> None:
+    """It says nothing about CouchDB: the event is done with, and what comes later fires once."""
+    orders, triggers = await orders_of(connection, db), triggers_of(connection, db)
+    event = {"type": "@event", "arguments": "orders:CREATED", "message": None}
+    await triggers.put({"_id": "a", **event, "worker": "hooked"})
+    await triggers.put({"_id": "b", **event, "worker": "note"})
+    await begin(hooked, note)
+    await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"))
+    rev = await orders.put({"_id": "one"})
+
+    async def done_with() -> bool:
+        checkpoint = await connection.control.find(f"checkpoint:{orders.name}") or {}
+        return rev in [one["rev"] for one in checkpoint.get("last", [])]
+
+    await eventually(done_with)
+    assert len(await jobs_of(connection, db, "b")) == 1
+    assert await jobs_of(connection, db, "a") == []
+
+
+async def test_hook_when_it_raises_then_who_asked_is_told_by_http_and_by_python(
+    connection: Connection, db: Prefixer, begin: Any
+) -> None:
+    """Python has what it raised; over HTTP that is no fault of couchjobs."""
+    await begin(hooked, choosy)
+    await triggers_of(connection, db).put({"_id": "t", "type": "@webhook", "worker": "hooked", "message": None})
+    await triggers_of(connection, db).put({"_id": "u", "type": "@cron", "arguments": "0 0 1 1 *", "worker": "choosy"})
+    with pytest.raises(NotFound, match="missing"):
+        await Couchjobs.over(connection).push("hooked", None)
+    with pytest.raises(NotFound, match="missing"):
+        await Couchjobs.over(connection).fire_webhook("t")
+    async with TestClient(TestServer(make_app(connection))) as http:
+        for path in ("/jobs/queue/hooked", "/jobs/triggers/t/launch", "/jobs/webhooks/t", "/jobs/triggers/u/launch"):
+            answer = await http.post(path, json={"data": {"attributes": {}}})
+            assert (answer.status, path) == (422, path)
+            assert "fault of couchjobs" not in await answer.text()
+    assert await Couchjobs.over(connection).jobs() == []
+
+
+async def test_reduced_job_when_tried_again_then_it_is_not_run_with_nothing(
+    connection: Connection, db: Prefixer, jobs: Any, begin: Any
+) -> None:
+    """What it held is in an attachment, or gone: by a command, or by hand."""
+    ended = {"_id": "r", "worker": "echo", "message": {"order": 1}, "state": "errored"}
+    await jobs.put(reduced(ended, b'{"message": {"order": 1}}', now(), "too large"))
+    await begin(echo)
+    with pytest.raises(Conflict, match=r"original\.json"):
+        await Couchjobs.over(connection).retry("r")
+    document = await jobs.get("r")
+    await jobs.put({**document, "state": "queued"})
+    job = await wait(db, "r", 15)
+    assert (job.state, "cannot be tried again" in str(job.error), job.exec_count) == (State.ERRORED, True, 0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "DELETE /jobs/purge?workers=", "DELETE /jobs/purge?workers=,,", "DELETE /jobs/purge?workers=a,",
+        "DELETE /jobs/purge?workers=a&workers=b", "GET /jobs?worker=", "GET /jobs?state=done&state=errored",
+        "POST /jobs/cancel?trigger=", "POST /jobs/retry?worker=", "GET /events?worker=", "GET /jobs/triggers?Worker=",
+        "GET /jobs/triggers?page[cursor]=",
+    ],
+)  # fmt: skip
+async def test_parameter_when_it_says_nothing_or_is_there_twice_then_refused(
+    connection: Connection, jobs: Any, path: str
+) -> None:
+    """By its name; nothing is done for all where somebody meant few."""
+    old = format_time(now() - timedelta(days=90))
+    await jobs.put({"_id": "old", "worker": "w", "state": "done", "queued_at": old, "finished_at": old})
+    async with TestClient(TestServer(make_app(connection))) as http:
+        method, _, url = path.partition(" ")
+        answer = await http.request(method, url)
+        assert answer.status == 400
+        assert url.partition("?")[2].partition("=")[0].split("&")[0] in await answer.text()
+    assert await jobs.find("old") is not None
+
+
+async def test_trouble_when_a_token_of_one_tenant_looks_then_nothing_of_others(
+    connection: Connection, db: Prefixer
+) -> None:
+    """The control database is everybody's: who runs all this sees what is wrong there."""
+    await connection.control.put({"_id": "tenant:customer.example", "prefix": 5})
+    token = await create_token(connection, db, "all", ["*"])
+    async with TestClient(TestServer(make_app(connection))) as http:
+        bearer = {"Authorization": f"Bearer {token}"}
+        page = await (await http.get("/dashboard/trouble", headers=bearer)).text()
+        csrf = page.partition('name="_csrf" value="')[2].partition('"')[0]
+        form = {"_csrf": csrf}
+        said = await http.post("/dashboard/trouble", data=form, headers=bearer)
+        assert said.status == 200
+        assert "customer.example" not in await said.text()
+
+
+async def test_push_of_a_job_when_somebody_has_guessed_its_id_then_the_follower_is_stored_all_the_same(
+    db: Prefixer, start: Any
+) -> None:
+    """And once, however often it is pushed."""
+
+    @worker("leads")
+    async def leads(ctx: WorkerContext) -> list[Any]:
+        first = await ctx.push("echo", "mine", key="k")
+        second = await ctx.push("echo", "mine", key="k")
+        return [first.created, second.created, first.job.id == second.job.id]
+
+    system = await start(echo, leads)
+    guessed = JobRequest(worker_type="echo", message="theirs", id=follower_id("lead", "echo", "key k"))
+    await system.broker.push_job(db, guessed)
+    await system.broker.push_job(db, JobRequest(worker_type="leads", id="lead"))
+    assert (await wait(db, "lead", 15)).result == [True, False, True]
+
+
+async def test_pushes_when_worker_start_gives_another_context_then_each_counts(db: Prefixer, start: Any) -> None:
+    """Copies of a context are one try."""
+
+    @worker("copies", worker_start=lambda ctx: ctx.with_cookie("c"))
+    async def copies(ctx: WorkerContext) -> list[Any]:
+        pushed = [await one.push("echo", n) for n, one in enumerate((ctx, ctx.with_timeout(60), ctx))]
+        return [one.job.message for one in pushed if one.created]
+
+    system = await start(echo, copies)
+    await system.broker.push_job(db, JobRequest(worker_type="copies", id="c"))
+    assert (await wait(db, "c", 15)).result == [0, 1, 2]
+
+
+@pytest.mark.parametrize("change", [{"note": "seen"}, {"at": "2026-11-29T22:00:00Z"}, {"daemon": "x"}])
+async def test_claim_when_somebody_writes_into_it_then_the_job_runs_once(
+    db: Prefixer, start: Any, jobs: Any, change: dict[str, Any]
+) -> None:
+    """A claim is known by its id."""
+    ran.clear()
+    go = asyncio.Event()
+
+    @worker("waits")
+    async def waits(ctx: WorkerContext) -> None:
+        ran.append(ctx.id)
+        await go.wait()
+
+    system = await start(waits)
+    await system.broker.push_job(db, JobRequest(worker_type="waits", id="w"))
+    await eventually(lambda: ran)
+    document = await jobs.get("w")
+    await jobs.put({**document, "claim": {**document["claim"], **change}})
+    go.set()
+    job = await wait(db, "w", 15)
+    assert (job.state, job.exec_count, ran) == (State.DONE, 1, ["w"])
+
+
+@pytest.mark.parametrize("word", [True, 1, "true", "yes"])
+async def test_cancel_when_it_is_said_in_another_way_then_alike_for_queued_and_running(
+    db: Prefixer, start: Any, jobs: Any, word: Any
+) -> None:
+    """What cancels the one cancels the other."""
+    ran.clear()
+
+    @worker("endless")
+    async def endless(ctx: WorkerContext) -> None:
+        ran.append(ctx.id)
+        await asyncio.Event().wait()
+
+    system = await start(endless)
+    queued = {"worker": "endless", "message": None, "state": "queued"}
+    await jobs.put({"_id": "later", **queued, "scheduled_at": "2099-01-01T00:00:00Z", "cancel_requested": word})
+    await system.broker.push_job(db, JobRequest(worker_type="endless", id="now"))
+    await eventually(lambda: ran)
+    await jobs.put({**await jobs.get("now"), "cancel_requested": word})
+    for job_id in ("later", "now"):
+        job = await wait(db, job_id, 15)
+        assert (job.state, job.document().get("cancelled")) == (State.ERRORED, True), job_id
+
+
+async def test_delete_when_a_job_is_in_conflict_then_no_leaf_of_it_is_left(
+    connection: Connection, db: Prefixer, jobs: Any
+) -> None:
+    """The queued one would be the job then, and run."""
+    ended = {"_id": "c", "_rev": "2-b", "worker": "echo", "message": None, "state": "done"}
+    queued = {**ended, "_rev": "2-a", "state": "queued"}
+    body = orjson.dumps({"docs": [ended, queued], "new_edits": False})
+    await jobs.server.request("POST", f"{jobs.path}/_bulk_docs", body=body)
+    await Couchjobs.over(connection).delete("c")
+    assert await jobs.leaves("c") == []
+
+
+async def test_result_when_a_job_that_was_done_is_queued_by_hand_then_it_is_that_of_the_last_try(
+    db: Prefixer, start: Any, jobs: Any
+) -> None:
+    """Nothing, where the function returns nothing."""
+
+    @worker("nothing")
+    async def nothing(ctx: WorkerContext) -> None:
+        return None
+
+    await jobs.put({"_id": "n", "worker": "nothing", "message": None, "state": "queued", "result": "of before"})
+    await start(nothing)
+    assert (await wait(db, "n", 15)).result is None
+
+
+async def test_retention_when_an_end_cannot_be_read_then_kept(connection: Connection, db: Prefixer, jobs: Any) -> None:
+    """When it was queued says nothing then."""
+    old = format_time(now() - timedelta(days=90))
+    for number, at in enumerate((5, "T22:50Z", ["x"])):
+        await jobs.put({"_id": f"o{number}", "worker": "w", "state": "done", "queued_at": old, "finished_at": at})
+    await jobs.put({"_id": "gone", "worker": "w", "state": "done", "queued_at": old})
+    rules = read_rules([{"worker": "*", "state": "*", "keep": "1d"}])
+    async for _ in Remover(JobStore(connection, db)).steps(Retention(rules.rules), now()):
+        pass
+    kept = [document["_id"] async for page in jobs.all_docs() for document in page]
+    assert sorted(one for one in kept if not one.startswith("_")) == ["o0", "o1", "o2"]
+
+
+@pytest.mark.parametrize(("year", "hours"), [(9999, -15), (1, 15)])
+def test_time_when_it_is_beyond_all_calendars_then_refused(year: int, hours: int) -> None:
+    """By name, and not by an error of the calendar."""
+    at = datetime(year, 12 if hours < 0 else 1, 31 if hours < 0 else 1, 12, tzinfo=timezone(timedelta(hours=hours)))
+    with pytest.raises(ConfigurationError, match="no time that can be stored"):
+        moment_of(None, at)
+
+
+async def test_rebuild_when_jobs_of_ticks_were_removed_then_the_state_tells_of_them(
+    connection: Connection, db: Prefixer
+) -> None:
+    """The last job that is left may be an old one."""
+    scheduler = CouchScheduler(connection)
+    triggers = triggers_of(connection, db)
+    await triggers.put({"_id": "t", "type": "@every", "arguments": "1h", "worker": "echo", "message": None})
+    await scheduler.rebuild(db)
+    key = state_id(triggers.name, "t")
+    state = await connection.control.get(key)
+    last = now().replace(microsecond=0) - timedelta(minutes=5)
+    before = {**state, "last": format_time(last), "fired": format_time(last), "passed": format_time(last)}
+    await connection.control.put(before)
+    old = {"worker": "echo", "trigger_id": "t", "state": "errored", "queued_at": format_time(last - timedelta(hours=3))}
+    await connection.database(db.database("jobs")).put({"_id": "old", **old})
+    await scheduler.rebuild(db)
+    assert (await connection.control.get(key))["last"] == format_time(last)
+
+
+async def test_body_when_a_number_is_beyond_all_then_refused(connection: Connection, jobs: Any) -> None:
+    """It is the caller's, and no fault of couchjobs."""
+    await jobs.put({"_id": "c", "worker": "client", "message": None, "state": "queued"})
+    body = b'{"data": {"attributes": {"state": "done", "result": 1e400}}}'
+    async with TestClient(TestServer(make_app(connection))) as http:
+        answer = await http.patch("/jobs/c", data=body, headers={"Content-Type": "application/json"})
+        assert answer.status == 422, await answer.text()
+
+
+async def test_cookies_when_there_are_several_of_one_name_then_any_that_is_good(
+    connection: Connection, db: Prefixer
+) -> None:
+    """A browser that is signed in at the root, too, sends both, and says not which is whose."""
+    token = await create_token(connection, db, "all", ["*"])
+    async with TestClient(TestServer(make_app(connection))) as http:
+        for cookie in (
+            f"couchjobs_token={token}; couchjobs_token=cj_0_0",
+            f"couchjobs_token=x; couchjobs_token={token}",
+        ):
+            assert (await http.get("/jobs", headers={"Cookie": cookie})).status == 200
+        assert (await http.get("/jobs", headers={"Cookie": "couchjobs_token=cj_0_0"})).status == 401
