@@ -72,15 +72,23 @@ def read_seconds(value: object) -> float:
 def read_age(value: object) -> float:
     """Return the seconds of a duration that says what is old enough to be removed: text with a unit, such as `2w`.
 
-    That "30" means days to one and seconds to another is nothing to find out by what is gone. A number is seconds.
+    That 30 means days to one and seconds to another is nothing to find out by what is gone.
 
     Raises:
-        ValueError: it is none, or text without a unit.
+        ValueError: it is none, or has no unit.
     """
     seconds = read_seconds(value)
-    if isinstance(value, str) and value.strip()[-1:].isdigit():
+    if not isinstance(value, str) or value.strip()[-1:].isdigit():
         raise ValueError(f"{value!r} has no unit: is it '{value}s', '{value}h' or '{value}d'?")
     return seconds
+
+
+def format_age(seconds: float) -> str:
+    """Return the text of a duration, in the largest unit of which it is a whole number: `14d`, `36h`, `90s`."""
+    for unit, size in (("d", 86_400.0), ("h", 3600.0), ("m", 60.0)):
+        if seconds and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
 
 Seconds = Annotated[float, BeforeValidator(read_seconds)]

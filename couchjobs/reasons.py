@@ -40,8 +40,12 @@ _NAMES = {str: "text", bool: "a boolean", int: "a number", float: "a number", li
 
 
 def reasons(error: ValidationError) -> str:
-    """Return what is wrong in one line: `field.path: what is wrong; ...`. Values are not repeated: some are secrets."""
-    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {reason(one)}" for one in error.errors())
+    """Return what is wrong in one line: `field.path: what is wrong; ...`, of the whole without a path.
+
+    Values are not repeated: some are secrets.
+    """
+    told = [(".".join(map(str, one["loc"])), reason(one)) for one in error.errors()]
+    return "; ".join(f"{where}: {what}" if where else what for where, what in told)
 
 
 def reason(error: ErrorDetails) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from couchjobs.durations import Seconds
 from couchjobs.errors import ConfigurationError
@@ -158,3 +158,7 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise ConfigurationError(f"settings: {reasons(error)}") from None
+    except SettingsError as error:
+        name = next((one for one in Settings.model_fields if f'"{one}"' in str(error)), "")
+        form = ': it is JSON, such as {"resize": "images"}' if name == "lanes" else ""
+        raise ConfigurationError(f"{_PREFIX}{name.upper()} cannot be understood{form}") from None

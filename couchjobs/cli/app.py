@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +32,7 @@ from couchjobs.cli.pause import pause, resume
 from couchjobs.cli.queues import queues
 from couchjobs.cli.top import top
 from couchjobs.log import plain, redact
+from couchjobs.workers.boundary import describe
 
 
 def _print_version(wanted: bool) -> None:
@@ -93,5 +96,19 @@ def main() -> None:
         app()
     except errors.CouchjobsError as error:
         hint = _NOT_ALLOWED if isinstance(error, errors.Forbidden) else ""
-        print(f"couchjobs: {plain(redact(str(error)).rstrip('.'))}{hint}", file=sys.stderr)
+        print(f"couchjobs: {plain(redact(f'{_whose(error)}{error}').rstrip('.'))}{hint}", file=sys.stderr)
         process.leave(1 if isinstance(error, _NOT_THE_USERS_FAULT) else 2)  # threads of a program may go on
+    except Exception as error:
+        if not (whose := _whose(error)):
+            raise
+        own, trace = str(Path(__file__).parent.parent), traceback.TracebackException.from_exception(error)
+        ours = [number for number, frame in enumerate(trace.stack) if frame.filename.startswith(own)]
+        called = traceback.StackSummary.from_list(trace.stack[max(ours, default=-1) + 1 :])
+        print(f"couchjobs: {plain(redact(f'{whose}{describe(error)}'))}", file=sys.stderr)
+        print(redact("".join(called.format())), end="", file=sys.stderr)
+        process.leave(2)
+
+
+def _whose(error: BaseException) -> str:
+    """Return whose function has raised that, where it is a user's; else nothing."""
+    return "".join(f"{note}: " for note in getattr(error, "__notes__", ())[:1])

@@ -18,7 +18,7 @@ from couchjobs.errors import ConfigurationError
 from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, install, producer_role, secure
 from couchjobs.log import plain
 from couchjobs.prefixer import USERS
-from couchjobs.scheduler.sources import write_list
+from couchjobs.scheduler.sources import read_list, write_list
 
 _PASSWORD = "COUCHJOBS_NEW_PASSWORD"  # noqa: S105  the name of a variable
 
@@ -38,7 +38,10 @@ def init(
     ] = None,
     watch: Annotated[
         str | None,
-        typer.Option("--watch", help="Doctypes, parted by commas: only from their databases may events come."),
+        typer.Option(
+            "--watch",
+            help="Doctypes, parted by commas: the only ones from whose databases events may come.",
+        ),
     ] = None,
     url: Url = None,
     domain: Domain = None,
@@ -100,8 +103,10 @@ async def _watch(connection: Connection, doctypes: list[str]) -> list[str]:
     """Say which databases events may come from, and let daemons read them; return what was changed."""
     tenant = connection.settings.tenant
     changed: list[str] = []
+    gone = sorted({*await read_list(connection, tenant)} - {*doctypes})
     if await write_list(connection, tenant, doctypes):
-        changed.append(f"events may come from {', '.join(doctypes) or 'nowhere'}")
+        no_longer = f", and no longer from {', '.join(gone)}" if gone else ""
+        changed.append(f"events may come from {', '.join(doctypes) or 'nowhere'}{no_longer}")
     for doctype in doctypes:
         database = None if "*" in doctype else connection.database(tenant.database(doctype))
         if database is None:

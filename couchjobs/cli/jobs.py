@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -24,11 +25,12 @@ from couchjobs.cli.options import (
     say,
     with_connection,
 )
+from couchjobs.cluster.pauses import paused
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.couch.positions import current_sequence
-from couchjobs.errors import ConfigurationError, PositionRefused
+from couchjobs.errors import ConfigurationError, Forbidden, NotFound, PositionRefused, Unauthorized
 from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
@@ -70,12 +72,15 @@ def ls(
     """List jobs, newest first; a queued one that no daemon can take says so."""
     wanted = filter_of(worker, state, trigger, since, until, failed=failed, cancelled=cancelled)
 
-    async def work(connection: Connection) -> tuple[list[Document], set[str] | None]:
-        found = await newest(connection, connection.settings.tenant, wanted, limit)
-        return found, await who_takes(connection, connection.settings.tenant)
+    async def work(connection: Connection) -> tuple[list[Document], set[str] | None, Collection[str]]:
+        tenant, stopped = connection.settings.tenant, set[str]()
+        found = await newest(connection, tenant, wanted, limit)
+        with suppress(Forbidden, NotFound, Unauthorized):
+            stopped = {*await paused(connection, tenant)}
+        return found, await who_takes(connection, tenant), stopped
 
-    documents, taken = with_connection(url, domain, prefix, work)
-    notes = [_note(document, taken) for document in documents]
+    documents, taken, stopped = with_connection(url, domain, prefix, work)
+    notes = [_note(document, taken, stopped) for document in documents]
     if as_json:
         print_json(
             [{**document, "note": note} if note else document for document, note in zip(documents, notes, strict=True)]
@@ -92,9 +97,11 @@ def ls(
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
-def _note(document: Document, taken: set[str] | None) -> str:
+def _note(document: Document, taken: set[str] | None, stopped: Collection[str]) -> str:
     if document.get("state") == State.QUEUED and taken is not None and document.get("worker") not in taken:
         return _NOBODY
+    if document.get("state") == State.QUEUED and document.get("worker") in stopped:
+        return "its worker is paused"
     job = Job.read(document)
     if job.state is State.QUEUED and job.errors:
         when = format_time(job.scheduled_at) if job.scheduled_at else "once it can be"

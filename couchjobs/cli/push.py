@@ -71,13 +71,12 @@ def push(
         telling = asyncio.create_task(_tell_if_untaken(connection, job))
         try:
             return await wait_for(connection.settings.tenant, job.id, timeout)
+        except TimeoutError as error:
+            raise ConfigurationError(f"{error}; `couchjobs jobs show {job.id}` tells more") from None
         finally:
             telling.cancel()
 
-    try:
-        job = with_connection(url, domain, prefix, work)
-    except TimeoutError:
-        raise ConfigurationError(f"the job has not ended within {timeout:g} s; `couchjobs jobs ls` shows it") from None
+    job = with_connection(url, domain, prefix, work)
     if as_json:
         print_json(job.document())
     elif wait:
@@ -113,6 +112,9 @@ async def _store(connection: Connection, request: JobRequest) -> Job:
     if not result.created:
         other = ", and its message is another" if job.message != as_stored(request.message, "message") else ""
         print(f"couchjobs: there was a job {job.id} already: it is {job.state}{other}", file=sys.stderr)
+    with suppress(Forbidden, NotFound, Unauthorized):
+        if job.worker in await paused(connection, connection.settings.tenant):
+            print(f"couchjobs: job {job.id} is queued; worker {job.worker!r} is paused", file=sys.stderr)
     taken = await who_takes(connection, connection.settings.tenant)
     if taken is not None and job.worker not in taken:
         print(f"couchjobs: job {job.id} is queued; {nobody_has(job.worker, taken)}", file=sys.stderr)

@@ -25,8 +25,12 @@ from couchjobs.errors import ConfigurationError, Forbidden
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import Retention, Rule, read_rules, store_rules, stored_rules
+from couchjobs.overview import who_takes
+from couchjobs.remarks import nobody_has
 from couchjobs.timestamps import now
 
+_MOST_COUNTED = 10_000
+"""Jobs that are to be removed beyond which they are not counted: each is read for that."""
 app = typer.Typer(help="How long finished jobs are kept; without rules, for ever.", no_args_is_help=True)
 
 
@@ -38,7 +42,7 @@ def show(url: Url = None, domain: Domain = None, prefix: Prefix = None) -> None:
         return await stored_rules(connection, connection.settings.tenant)
 
     found = with_connection(url, domain, prefix, work)
-    print_json([rule.model_dump(exclude_none=True) for rule in found.rules])
+    print_json([rule.as_json() for rule in found.rules])
 
 
 @app.command("set")
@@ -54,14 +58,33 @@ def set_(
 ) -> None:
     """Write the rules, in the place of those that there are: daemons remove what they keep no longer, bit by bit."""
     wanted = read_json("RULES", rules)
-    count = len(read_rules(wanted).rules)
+    understood = read_rules(wanted)
 
-    async def work(connection: Connection) -> None:
+    async def work(connection: Connection) -> tuple[int, set[str] | None]:
         await check_set_up(connection)
         await store_rules(connection, connection.settings.tenant, wanted)
+        return await _count(connection, understood), await who_takes(connection, connection.settings.tenant)
 
-    with_connection(url, domain, prefix, work)
-    print_json({"rules": count}) if as_json else say(f"{count} rules stored")
+    now_removed, taken = with_connection(url, domain, prefix, work)
+    if as_json:
+        print_json({"rules": len(understood.rules), "jobs": now_removed})
+        return
+    for rule in understood.rules:
+        nobody = taken is not None and rule.worker not in {"*", *taken}
+        say(f"{rule}" + (f"; {nobody_has(rule.worker, taken or ())}" if nobody else ""))
+    many = f"{now_removed:,}" if now_removed < _MOST_COUNTED else f"{_MOST_COUNTED:,} or more"
+    say(f"{many} jobs are to be removed now" if now_removed else "there is no job to be removed now")
+
+
+async def _count(connection: Connection, rules: Retention) -> int:
+    """Return how many jobs the rules keep no longer, up to a limit."""
+    count = 0
+    for store in stores(connection, connection.settings.tenant):
+        async for some in Remover(store).steps(rules, now(), dry=True):
+            count += some
+            if count >= _MOST_COUNTED:
+                return _MOST_COUNTED
+    return count
 
 
 @app.command("rm")

@@ -43,7 +43,7 @@ async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
     for document in (await patient.store.database.get_many(row["id"] for row in rows)).values():
         if document.get("worker") == CLIENT_WORKER:
             continue  # a client does it, and ends it
-        what = "is running and names no daemon: nobody will end it"
+        what = "is running and names no daemon: daemons put it back, with a claim or no start soon, else after a day"
         yield Finding("orphans", document["_id"], what, partial(_put_back, patient, document))
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.durations import read_age
+from couchjobs.durations import format_age, read_age
 from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import ENDED
 from couchjobs.prefixer import Prefixer
@@ -50,6 +50,22 @@ class Rule(BaseModel):
     """Seconds since its end for which a job is kept; None: for ever."""
     at_most: int | None = Field(default=None, ge=0, strict=True)
     """How many of each worker type and state are kept, the newest; None: any number."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the rule as people write it."""
+        keep = {} if self.keep is None else {"keep": format_age(self.keep)}
+        return self.model_dump(exclude_none=True, exclude={"keep"}) | keep
+
+    def __str__(self) -> str:
+        """Return what it does, in words."""
+        which = "finished" if self.state == _EVERY else self.state
+        whose = "all workers" if self.worker == _EVERY else f"worker {self.worker!r}"
+        when = [
+            *([] if self.keep is None else [f"{format_age(self.keep)} after their end"]),
+            *([] if self.at_most is None else [f"beyond the newest {self.at_most:,} of each worker and state"]),
+        ]
+        removed = f"are removed {', and '.join(when)}" if when else "are kept for ever"
+        return f"{which} jobs of {whose} {removed}"
 
 
 class Retention:

@@ -147,9 +147,14 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def unreadable(document: Document, now: datetime, reason: str) -> Document:
-    """Return the next document of a job that cannot be understood, with the reason where its author looks."""
+    """Return the next document of a job that cannot be understood, with the reason where its author looks.
+
+    Where it names no worker, or no time, it gets what lists of jobs need.
+    """
     told = f"bad job: {reason}"[:_MAX_ERROR]
-    marked = {**document, "state": State.ERRORED.value, "finished_at": format_time(now)}
+    listed = {"queued_at": format_time(now), "worker": "?"}
+    missing = {name: value for name, value in listed.items() if not document.get(name)}
+    marked = {**document, **missing, "state": State.ERRORED.value, "finished_at": format_time(now)}
     if not document.get("error") or isinstance(document["error"], str):
         return {**marked, "error": told}
     errors = document.get("errors")  # `error` is somebody's own field

@@ -228,6 +228,15 @@ async def write_list(connection: Connection, db: Prefixer, doctypes: Iterable[st
     return True
 
 
+async def read_list(connection: Connection, db: Prefixer) -> tuple[str, ...]:
+    """Return the list of sources; nothing where there is none.
+
+    Raises:
+        CouchError: it cannot be read.
+    """
+    return _read_list(await connection.control.find(_LIST + db.database(connection.settings.triggers_doctype))) or ()
+
+
 def _read_list(document: Document | None) -> tuple[str, ...] | None:
     if document is None:
         return None

@@ -158,14 +158,19 @@ class WorkerContext:
 
         With the rights of the daemon. In a plain function: `ctx.sync_couch`.
         """
-        return Databases(self._engine, Prefixer(self._given.domain, self._given.prefix))
+        _check_awaited("ctx.couch", "ctx.sync_couch")
+        return self._databases
 
     @property
     def sync_couch(self) -> SyncDatabases:
         """Return the same for plain functions: `ctx.sync_couch["orders"].get(order_id)`."""
-        return SyncDatabases(self.couch, self._from_thread)
+        return SyncDatabases(self._databases, self._from_thread)
 
-    async def push(
+    @property
+    def _databases(self) -> Databases:
+        return Databases(self._engine, Prefixer(self._given.domain, self._given.prefix))
+
+    def push(
         self,
         worker: str | Callable[..., Any],
         message: Any = None,
@@ -175,7 +180,7 @@ class WorkerContext:
         at: datetime | None = None,
         priority: int | None = None,
         options: JobOptions | None = None,
-    ) -> PushResult:
+    ) -> Coroutine[Any, Any, PushResult]:
         """Store a further job, once: its id is made of this job's, so that a second try pushes no second one.
 
         Args:
@@ -190,9 +195,24 @@ class WorkerContext:
 
         Raises:
             BadDocumentError: JSON cannot hold the message, it is too large, or a `before_hook` does not want the job.
-            ConfigurationError: `delay` is no duration, or there are `delay` and `at`.
+            ConfigurationError: `delay` is no duration, there are `delay` and `at`, or this is a plain function: nobody
+                would await it.
             CouchError: CouchDB does not take it.
         """
+        _check_awaited("ctx.push", "ctx.sync_push")
+        return self._push(worker, message, key=key, delay=delay, at=at, priority=priority, options=options)
+
+    async def _push(
+        self,
+        worker: str | Callable[..., Any],
+        message: Any,
+        *,
+        key: str | None = None,
+        delay: float | str | timedelta | None = None,
+        at: datetime | None = None,
+        priority: int | None = None,
+        options: JobOptions | None = None,
+    ) -> PushResult:
         name = worker if isinstance(worker, str) else str(getattr(worker, MARK).worker_type)
         number = self._pushed[name] = self._pushed.get(name, 0) + (key is None)
         told = self.purpose + (f"key {key}" if key is not None else f"number {number}")
@@ -208,7 +228,7 @@ class WorkerContext:
 
     def sync_push(self, worker: str | Callable[..., Any], message: Any = None, **given: Any) -> PushResult:
         """Do the same from a plain function."""
-        return self._from_thread(self.push(worker, message, **given))
+        return self._from_thread(self._push(worker, message, **given))
 
     async def push_request(self, request: JobRequest) -> PushResult:
         """Store the job that the request asks for."""
@@ -307,3 +327,15 @@ def current_job() -> Job | None:
     """Return the job whose function this is called from, however deep, as `ctx.job`; None outside of one."""
     context = _present.get()
     return None if context is None else context.job
+
+
+def _check_awaited(what: str, instead: str) -> None:
+    """Check that this is a coroutine function, or called by one: what it returns is to be awaited.
+
+    Raises:
+        ConfigurationError: it is a plain one.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(f"{what} is for coroutine functions; in a plain function: {instead}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Protocol
 
 from couchjobs.couch.documents import Documents
@@ -43,6 +44,10 @@ class Engine(Protocol):
         """
 
 
+_LAST_WORD_S = 2.0
+"""Seconds that the last word may take to be written: the end of the job waits for it."""
+
+
 class Progress:
     """Writes how far one try has come: the last word of it, at most so often, beside the function.
 
@@ -70,17 +75,25 @@ class Progress:
 
     async def _write(self) -> None:
         while self._last is not None and not self._closed:
-            progress, self._last = self._last, None
-            try:
-                if not await self._engine.write_progress(self._job, progress):
-                    return
-            except CouchError as error:
-                self._job.logger.warning("progress not written", reason=str(error))
+            await self._write_last()
             await asyncio.sleep(self._interval_s)
 
+    async def _write_last(self) -> None:
+        progress = self._last
+        try:
+            await self._engine.write_progress(self._job, progress)
+        except CouchError as error:
+            self._job.logger.warning("progress not written", reason=str(error))
+        if self._last is progress:
+            self._last = None
+
     async def close(self) -> None:
-        """Write nothing more."""
+        """Write what was said last, if that can be done soon, and nothing more."""
         self._closed = True
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.gather(self._writing, return_exceptions=True)
+        if self._last is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._write_last()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
 
 from couchjobs.errors import ConfigurationError
+from couchjobs.jobs.names import meant_by
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import MARK, WorkerContext
 from couchjobs.workers.handles import WorkerWithMessage, WorkerWithout, add_handles
@@ -58,9 +58,9 @@ def worker(worker_type: str, **options: Any) -> Declare:
             )
         except TypeError as error:
             unknown = options.keys() - WorkerConfig.__dataclass_fields__.keys()
-            close = difflib.get_close_matches(min(unknown, default=""), WorkerConfig.__dataclass_fields__, 1)
+            close = meant_by(min(unknown), WorkerConfig.__dataclass_fields__) if unknown else ""
             told = f"there is no option {min(unknown)!r}" if unknown else str(error)
-            meant = f": did you mean {close[0]}?" if close else ""
+            meant = f": did you mean {close}?" if close else ""
             raise ConfigurationError(f"@worker({worker_type!r}): {told}{meant}") from None
         setattr(function, MARK, config)
         _declared.append(config)

@@ -83,7 +83,7 @@ class Worker:
         self.resources = Resources(config.worker_type)
 
     async def init(self) -> None:
-        """Call `worker_init`, whose exceptions pass; what is none becomes one.
+        """Call `worker_init`, whose exceptions pass, with a note that says whose they are; what is none becomes one.
 
         Raises:
             ConfigurationError: it wants to end the process, say.
@@ -92,7 +92,8 @@ class Worker:
             return
         try:
             await call_in_time(None, self.config.worker_init, *self._given(self.config.worker_init))
-        except Exception:
+        except Exception as error:
+            error.add_note(f"worker_init of worker {self.config.worker_type!r} failed")
             raise
         except BaseException as error:
             if is_cancelled():

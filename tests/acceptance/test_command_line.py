@@ -108,6 +108,27 @@ async def test_jobs_when_listed_shown_cancelled_and_tried_again_then_as_document
         assert (ended.returncode, orjson.loads(ended.stdout)) == (0, []), ended.stderr
 
 
+async def test_run_when_worker_init_raises_then_a_line_and_where(run: Run, program: Path) -> None:
+    """And not what a fault of couchjobs would look like; no matter what it raises."""
+    for error in ("OSError('no gpu')", "couchjobs.errors.NotFound('no gpu')"):
+        (program / "bad_init.py").write_text(
+            f"import couchjobs\ndef init():\n    raise {error}\n"
+            "@couchjobs.worker('w', worker_init=init)\nasync def w(ctx): ...\n"
+        )
+        done = await in_thread(run, "run", "bad_init")
+        assert done.returncode == 2
+        assert "couchjobs: worker_init of worker 'w' failed" in done.stderr
+        assert "no gpu" in done.stderr
+        assert "typer" not in done.stderr
+
+
+async def test_settings_when_lanes_are_no_json_then_a_line(run: Run) -> None:
+    """With a sample."""
+    done = await in_thread(run, "jobs", "ls", COUCHJOBS_LANES="import=imports")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "COUCHJOBS_LANES cannot be understood: it is JSON, such as" in done.stderr
+
+
 async def test_job_when_its_result_could_not_be_stored_then_told_where_jobs_are_looked_at(
     run: Run, daemon: Callable[..., DaemonProcess]
 ) -> None:

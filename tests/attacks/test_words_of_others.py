@@ -19,6 +19,7 @@ from couchjobs.http.server import make_app
 from couchjobs.http.tokens import create_token
 from couchjobs.jobs.ids import follower_id
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.names import near_misses
 from couchjobs.jobs.queries import wait
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.request import JobRequest, moment_of
@@ -29,6 +30,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.states import state_id
 from couchjobs.timestamps import format_time, now
+from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
@@ -321,3 +323,98 @@ async def test_cookies_when_there_are_several_of_one_name_then_any_that_is_good(
         ):
             assert (await http.get("/jobs", headers={"Cookie": cookie})).status == 200
         assert (await http.get("/jobs", headers={"Cookie": "couchjobs_token=cj_0_0"})).status == 401
+
+
+async def test_bad_job_when_it_names_no_worker_and_no_time_then_listed_all_the_same(
+    connection: Connection, db: Prefixer, jobs: Any, begin: Any
+) -> None:
+    """Among those that have failed since then."""
+    await jobs.put({"_id": "b", "type": "greet", "message": None, "state": "queued"})
+    await begin(echo)
+    await wait(db, "b", 15)
+    (listed,) = await Couchjobs.over(connection).jobs(state="errored", since="1h")
+    assert (listed.id, listed.worker, "worker" in str(listed.error)) == ("b", "?", True)
+
+
+@pytest.mark.parametrize(
+    ("model", "document", "told"),
+    [
+        (Job, {"delay": "10m"}, "delay is no field: did you mean scheduled_at?"),
+        (Job, {"max_retries": 3}, "max_retries is no field: did you mean options.max_exec_count?"),
+        (Job, {"timeout": 3}, "timeout is no field: did you mean options.timeout?"),
+        (
+            Job,
+            {"options": {"max_retries": 3}},
+            "options.max_retries is no option: did you mean options.max_exec_count?",
+        ),
+        (Job, {"sheduled_at": "x"}, "sheduled_at is no field: did you mean scheduled_at?"),
+        (TriggerInfos, {"enabled": False}, "enabled is no field: did you mean disabled?"),
+        (TriggerInfos, {"tz": "Europe/Paris"}, "tz is no field: did you mean timezone?"),
+        (TriggerInfos, {"retries": 3}, "retries is no field: did you mean options.max_exec_count?"),
+    ],
+)
+def test_field_when_it_is_named_as_elsewhere_then_told_where_it_is_here(
+    model: Any, document: dict[str, Any], told: str
+) -> None:
+    """Of jobs and of triggers: the field is kept, and does nothing."""
+    assert near_misses(document, model) == [told]
+
+
+@pytest.mark.parametrize("document", [{"order": 1, "customer": "x", "priority_of": 1}, {"tags": [], "note": ""}])
+def test_field_when_it_is_somebodys_own_then_nothing_is_said(document: dict[str, Any]) -> None:
+    """Whoever writes a document may keep there what he likes."""
+    assert near_misses(document, Job) == near_misses(document, TriggerInfos) == []
+
+
+async def test_progress_when_a_function_ends_then_its_last_word_is_there(db: Prefixer, start: Any) -> None:
+    """However soon after the word before."""
+
+    @worker("steps")
+    def steps(ctx: WorkerContext) -> None:
+        for number in range(11):
+            ctx.progress(number / 10, f"row {number}")
+
+    system = await start(steps)
+    await system.broker.push_job(db, JobRequest(worker_type="steps", id="p"))
+    progress = (await wait(db, "p", 15)).progress
+    assert (progress["done"], progress["text"]) == (1, "row 10")
+
+
+@pytest.mark.parametrize("what", ["push", "couch"])
+async def test_coroutine_when_a_plain_function_calls_it_then_told_which_to_call(
+    db: Prefixer, start: Any, what: str
+) -> None:
+    """Nobody would await it, and nothing would happen, without a word."""
+
+    @worker("plain", max_exec_count=1)
+    def plain(ctx: WorkerContext) -> None:
+        if what == "push":
+            ctx.push("echo", 1)
+        else:
+            ctx.couch["orders"].get("1")
+
+    system = await start(plain, echo)
+    await system.broker.push_job(db, JobRequest(worker_type="plain", id="p"))
+    job = await wait(db, "p", 15)
+    assert (job.state, f"ctx.sync_{what}" in str(job.error)) == (State.ERRORED, True)
+
+
+@pytest.mark.parametrize("keep", [14, 0.5, "14", True])
+def test_retention_when_it_names_no_unit_then_refused(keep: Any) -> None:
+    """What is gone is no way to learn what a number means."""
+    with pytest.raises(ConfigurationError, match=r"rules\[0\].keep"):
+        read_rules([{"keep": keep}])
+
+
+def test_retention_when_shown_then_as_it_was_written() -> None:
+    """So that it can be changed, and written again; and in words."""
+    rules = [
+        {"worker": "*", "state": "done", "keep": "14d"},
+        {"worker": "w", "state": "*", "at_most": 5, "keep": "90s"},
+    ]
+    found = read_rules(rules)
+    assert [rule.as_json() for rule in found.rules] == rules
+    assert [str(rule) for rule in found.rules] == [
+        "done jobs of all workers are removed 14d after their end",
+        "finished jobs of worker 'w' are removed 90s after their end, and beyond the newest 5 of each worker and state",
+    ]

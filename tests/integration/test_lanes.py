@@ -157,5 +157,5 @@ async def test_id_when_jobs_of_two_lanes_have_it_then_neither_is_taken_for_the_o
     system = await start(echo, resize)
     for worker_type in ("echo", "resize"):
         assert await system.broker.push_job(db, JobRequest(worker_type=worker_type, id="same"))
-    with pytest.raises(Conflict, match="2 jobs have the id 'same': of worker 'echo' in .*, of worker 'resize'"):
+    with pytest.raises(Conflict, match=r"2 jobs have the id 'same': of worker 'echo' in .*, of worker 'resize'"):
         await find_job(connection, db, "same")
