@@ -169,7 +169,10 @@ class Try:
                 self._limit.cancel()
         if ended is None:
             self.outliving = self._call.task
-            self._context.logger.warning("a function does not end, and is left behind", exec_count=self._job.exec_count)
+            if self._thread is None:  # of a plain one, which nobody can stop, the slot tells if it does not end soon
+                self._context.logger.warning(
+                    "a function does not end, and is left behind", exec_count=self._job.exec_count
+                )
         self._seconds = time.monotonic() - began
         if self._context.told is not None:
             await self._context.told.close()
