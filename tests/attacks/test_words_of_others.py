@@ -43,7 +43,7 @@ def looks_up(job: Job) -> bool:
     raise NotFound("404: missing", 404)
 
 
-@worker("hooked", before_hook=looks_up)
+@worker("looks-up", before_hook=looks_up)
 async def hooked(ctx: WorkerContext) -> None:
     """Never get a job."""
 
@@ -54,7 +54,7 @@ async def echo(ctx: WorkerContext, message: Any) -> Any:
     return message
 
 
-@worker("choosy", before_hook=lambda job: False)
+@worker("wants-nothing", before_hook=lambda job: False)
 async def choosy(ctx: WorkerContext) -> None:
     """Want nothing."""
 
@@ -71,7 +71,7 @@ async def test_feed_when_a_hook_raises_what_a_look_up_raises_then_it_goes_on(
     """It says nothing about CouchDB: the event is done with, and what comes later fires once."""
     orders, triggers = await orders_of(connection, db), triggers_of(connection, db)
     event = {"type": "@event", "arguments": "orders:CREATED", "message": None}
-    await triggers.put({"_id": "a", **event, "worker": "hooked"})
+    await triggers.put({"_id": "a", **event, "worker": "looks-up"})
     await triggers.put({"_id": "b", **event, "worker": "note"})
     await begin(hooked, note)
     await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"))
@@ -91,14 +91,14 @@ async def test_hook_when_it_raises_then_who_asked_is_told_by_http_and_by_python(
 ) -> None:
     """Python has what it raised; over HTTP that is no fault of couchjobs."""
     await begin(hooked, choosy)
-    await triggers_of(connection, db).put({"_id": "t", "type": "@webhook", "worker": "hooked", "message": None})
-    await triggers_of(connection, db).put({"_id": "u", "type": "@cron", "arguments": "0 0 1 1 *", "worker": "choosy"})
+    await triggers_of(connection, db).put({"_id": "t", "type": "@webhook", "worker": "looks-up", "message": None})
+    await triggers_of(connection, db).put({"_id": "u", "type": "@cron", "arguments": "0 0 1 1 *", "worker": "wants-nothing"})
     with pytest.raises(NotFound, match="missing"):
-        await Couchjobs.over(connection).push("hooked", None)
+        await Couchjobs.over(connection).push("looks-up", None)
     with pytest.raises(NotFound, match="missing"):
         await Couchjobs.over(connection).fire_webhook("t")
     async with TestClient(TestServer(make_app(connection))) as http:
-        for path in ("/jobs/queue/hooked", "/jobs/triggers/t/launch", "/jobs/webhooks/t", "/jobs/triggers/u/launch"):
+        for path in ("/jobs/queue/looks-up", "/jobs/triggers/t/launch", "/jobs/webhooks/t", "/jobs/triggers/u/launch"):
             answer = await http.post(path, json={"data": {"attributes": {}}})
             assert (answer.status, path) == (422, path)
             assert "fault of couchjobs" not in await answer.text()
