@@ -92,7 +92,9 @@ async def test_hook_when_it_raises_then_who_asked_is_told_by_http_and_by_python(
     """Python has what it raised; over HTTP that is no fault of couchjobs."""
     await begin(hooked, choosy)
     await triggers_of(connection, db).put({"_id": "t", "type": "@webhook", "worker": "looks-up", "message": None})
-    await triggers_of(connection, db).put({"_id": "u", "type": "@cron", "arguments": "0 0 1 1 *", "worker": "wants-nothing"})
+    await triggers_of(connection, db).put(
+        {"_id": "u", "type": "@cron", "arguments": "0 0 1 1 *", "worker": "wants-nothing"}
+    )
     with pytest.raises(NotFound, match="missing"):
         await Couchjobs.over(connection).push("looks-up", None)
     with pytest.raises(NotFound, match="missing"):
