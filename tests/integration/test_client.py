@@ -102,7 +102,11 @@ async def test_jobs_when_asked_for_then_the_newest_whatever_their_state(couchjob
     for one in ids:
         await couchjobs.wait(one, 10)
     queued = (await couchjobs.push("note", delay=100)).job.id
-    assert [job.id for job in await couchjobs.jobs(limit=3)] == [queued, ids[5], ids[4]]
+
+    async def all_are_listed() -> bool:
+        return [job.id for job in await couchjobs.jobs(limit=3)] == [queued, ids[5], ids[4]]
+
+    await eventually(all_are_listed)
     assert [job.id for job in await couchjobs.jobs(worker="note", limit=3)] == [queued, ids[5], ids[3]]
     assert [job.id for job in await couchjobs.jobs(state="errored")] == [ids[4], ids[2], ids[0]]
     assert await couchjobs.jobs(trigger="none") == []

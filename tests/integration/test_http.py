@@ -12,6 +12,7 @@ import orjson
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from copies import put_on_all
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import eventually
 
@@ -459,7 +460,9 @@ async def test_push_when_the_id_is_anothers_job_then_nothing_of_it_is_told(
     connection: Connection, db: Prefixer, http: TestClient[Any, Any]
 ) -> None:
     """Neither to whom may not see it, nor as if it were the one that was pushed."""
-    await http.post("/jobs/queue/private", json=attributes(arguments="hidden", id="one"))
+    jobs = connection.database(db.database("jobs"))
+    await put_on_all(jobs, {"_id": "one", "worker": "private", "message": "hidden", "state": "queued"})
+    await put_on_all(jobs, {"_id": "own", "worker": "greet", "message": 1, "state": "queued"})
     assert (await http.post("/jobs/queue/greet", json=attributes(arguments=1, id="one"))).status == 409
     token = await create_token(connection, db, "any", ["jobs:POST:greet:worker"])
     async with TestClient(TestServer(make_app(connection))) as guarded:
@@ -467,7 +470,6 @@ async def test_push_when_the_id_is_anothers_job_then_nothing_of_it_is_told(
         pushed = await guarded.post("/jobs/queue/greet", json=attributes(arguments=1, id="one"), headers=headers)
         assert pushed.status == 409
         assert "hidden" not in await pushed.text()
-        await guarded.post("/jobs/queue/greet", json=attributes(arguments=1, id="own"), headers=headers)
         again = await guarded.post("/jobs/queue/greet", json=attributes(arguments=1, id="own"), headers=headers)
         assert again.status == 409, "it may push, and not see"
 
