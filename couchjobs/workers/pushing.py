@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from couchjobs.couch.connection import Connection
@@ -13,6 +14,7 @@ from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
+from couchjobs.waits import backoff
 from couchjobs.workers.admission import check_admin, is_wanted
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import latest_declared
@@ -20,6 +22,10 @@ from couchjobs.workers.registry import latest_declared
 _logger = get_logger(__name__)
 _MOST_IDS = 20
 """Ids that are tried where the first one is taken: somebody would have to guess a secret for the second of a firing."""
+
+
+_LONGEST_PAUSE_S = 0.5
+"""Seconds between two looks for a job that is said to be there, and is not: copies of a cluster are behind so long."""
 
 
 class Pusher:
@@ -99,14 +105,15 @@ class Pusher:
             if job.trigger_id is None:
                 if present is not None:
                     return PushResult(_of_the_same_worker(Job.read(present), job), created=False)
-                # deleted meanwhile: it is stored now
+                # deleted meanwhile, or a copy that is behind has answered: it is stored then, or seen
+                await asyncio.sleep(backoff(number, first=0.02, longest=_LONGEST_PAUSE_S))
             elif present is None or present.get("trigger_id") == job.trigger_id:
                 return PushResult(job if present is None else Job.read(present), created=False)
             else:
                 _logger.error("the id of a firing is taken by another job", trigger=job.trigger_id, job=job.id)
                 job = job.clone()
                 job.id = job.document()["_id"] = await self.admin_proof.other_id(wanted, number)
-        raise Unavailable(f"the id {wanted!r}, and all others that were tried instead, are taken by other jobs")
+        raise Unavailable(f"the id {wanted!r} is taken, and by what cannot be told now, nor was another one free")
 
     @property
     def _known(self) -> WorkersList:
