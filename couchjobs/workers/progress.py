@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from couchjobs.couch.documents import Documents
-from couchjobs.errors import CouchError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest, PushResult
 from couchjobs.prefixer import Prefixer
@@ -44,8 +43,8 @@ class Engine(Protocol):
         """
 
 
-_LAST_WORD_S = 2.0
-"""Seconds that the last word may take to be written: the end of the job waits for it."""
+_LAST_WORD_S = 0.5
+"""Seconds that the last word may take to be written: the end of the job waits for it, at a hurried shutdown, too."""
 
 
 class Progress:
@@ -82,7 +81,7 @@ class Progress:
         progress = self._last
         try:
             await self._engine.write_progress(self._job, progress)
-        except CouchError as error:
+        except Exception as error:  # noqa: BLE001  it decides about nothing, least of all about the end
             self._job.logger.warning("progress not written", reason=str(error))
         if self._last is progress:
             self._last = None

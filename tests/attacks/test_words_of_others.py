@@ -14,6 +14,7 @@ from waiting import eventually
 
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
 from couchjobs.errors import ConfigurationError, Conflict, NotFound
 from couchjobs.http.server import make_app
 from couchjobs.http.tokens import create_token
@@ -177,6 +178,40 @@ async def test_push_of_a_job_when_somebody_has_guessed_its_id_then_the_follower_
     await system.broker.push_job(db, guessed)
     await system.broker.push_job(db, JobRequest(worker_type="leads", id="lead"))
     assert (await wait(db, "lead", 15)).result == [True, False, True]
+
+
+async def test_push_when_a_copy_is_behind_then_the_job_that_is_there_is_returned(
+    connection: Connection, db: Prefixer, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that there is none for a moment, though the id is taken."""
+    client = Couchjobs.over(connection)
+    assert (await client.push("echo", 1, id="e")).created
+    find, sees_it_at = Database.find, asyncio.get_running_loop().time() + 0.5
+
+    async def behind(database: Database, doc_id: str) -> Any:
+        return None if asyncio.get_running_loop().time() < sees_it_at else await find(database, doc_id)
+
+    monkeypatch.setattr(Database, "find", behind)
+    assert not (await client.push("echo", 1, id="e")).created
+
+
+async def test_progress_when_it_cannot_be_written_then_the_job_ends_all_the_same(
+    db: Prefixer, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason is."""
+
+    async def fails(*_: Any) -> bool:
+        raise ValueError("no")
+
+    @worker("tells")
+    def tells(ctx: WorkerContext) -> str:
+        ctx.progress(1)
+        return "done"
+
+    system = await start(tells)
+    monkeypatch.setattr("couchjobs.workers.engine.CouchEngine.write_progress", fails)
+    await system.broker.push_job(db, JobRequest(worker_type="tells", id="t"))
+    assert (await wait(db, "t", 15)).result == "done"
 
 
 async def test_pushes_when_worker_start_gives_another_context_then_each_counts(db: Prefixer, start: Any) -> None:
