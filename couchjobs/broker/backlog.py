@@ -72,6 +72,10 @@ class Backlog:
             one.assigned = True
             self._queues[one.worker].again(one, now)
 
+    def __contains__(self, job_id: str) -> bool:
+        """Return whether that job is a candidate, in whatever revision."""
+        return job_id in self._known
+
     def knows(self, job_id: str, rev: str) -> bool:
         """Return whether that very revision is a candidate."""
         one = self._known.get(job_id)

@@ -133,7 +133,8 @@ class JobsFeed:
             writer.release()
             rows = len(page.changes)
             too_large = documents and all(change.document is None for change in page.changes)
-            behind, documents = rows == limit, not too_large and rows - looked_at < max(_MANY, rows // 2)
+            self._lane.is_behind = behind = rows == limit
+            documents = not too_large and rows - looked_at < max(_MANY, rows // 2)
             if self._newest_first and self._is_idle(behind=behind):
                 self._newest_first = False
                 self._sweeper.sweep_by(0.0)

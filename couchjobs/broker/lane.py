@@ -113,6 +113,8 @@ class Lane:
         """Whether jobs are taken from it."""
         self.follower: ChangesFollower | None = None
         """Its feed, once that is followed."""
+        self.is_behind = True
+        """Whether there may be rows of it that nobody has looked at: jobs may have been claimed of which it says so."""
         self.executions: dict[str, Execution] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         """Those of the executions, by job."""

@@ -113,7 +113,7 @@ class Producer:
             elif mine:
                 unread.append(job_id)
             else:
-                lane.unread.leave(job_id, present)
+                lane.unread.leave(job_id, rev, present)
                 left += 1
         await self.take_documents(lane, documents)
         await self.read(lane, unread)

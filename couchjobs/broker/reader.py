@@ -10,10 +10,10 @@ from couchjobs.broker.producer import Producer
 from couchjobs.errors import CouchError
 from couchjobs.timestamps import moment
 
-_MOST_READ = 1000
-"""Rows that were left to other daemons, read at a time."""
 _ROWS_PAUSE_S = 0.1
 """Seconds between two looks at what other daemons have left: most of it they have claimed by then."""
+_BEHIND_PAUSE_S = 1.0
+"""The same while rows of the feed wait to be looked at, which say of most jobs that they have been claimed."""
 _LOOK_AGAIN_S = 1.0
 """Seconds until what could not be read is asked for again."""
 
@@ -39,8 +39,8 @@ class Reader:
 
     async def _read(self) -> None:
         present, spare = moment(), 0
-        if present.monotonic - self._rows_read_at >= _ROWS_PAUSE_S:
-            spare = min(self._producer.spare_slots(self._lane), _MOST_READ)
+        if present.monotonic - self._rows_read_at >= self._pause_s:
+            spare = self._producer.spare_slots(self._lane)
             self._rows_read_at = present.monotonic
         left_out = self._lane.backlog.take_left_out()
         ids = dict.fromkeys([*self._lane.unread.take(spare, present.monotonic), *left_out])
@@ -50,6 +50,11 @@ class Reader:
             for job_id in ids:
                 self._lane.read_again(job_id, _LOOK_AGAIN_S)
             raise
+        self._lane.unread.judge(self._lane.backlog.__contains__)
+
+    @property
+    def _pause_s(self) -> float:
+        return _BEHIND_PAUSE_S if self._lane.is_behind else _ROWS_PAUSE_S
 
     def _next_in(self) -> float | None:
         """Return in how many seconds there is something to read, unless something happens before."""
@@ -60,5 +65,5 @@ class Reader:
         if (again_in := unread.next_in(0, present)) is not None:
             waits.append(again_in)
         if (rows_in := unread.next_in(spare, present)) is not None:
-            waits.append(max(rows_in, self._rows_read_at + _ROWS_PAUSE_S - present))
+            waits.append(max(rows_in, self._rows_read_at + self._pause_s - present))
         return max(0.0, min(waits)) if waits else None

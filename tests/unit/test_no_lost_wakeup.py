@@ -121,10 +121,10 @@ class UnreadMachine(RuleBasedStateMachine):
         """A claim was not answered, or a mark was not taken."""
         self.unread.read_again(job_id, self.now + ahead)
 
-    @rule(job_id=IDS)
-    def leave(self, job_id: str) -> None:
+    @rule(job_id=IDS, rev=st.sampled_from(["1-a", "2-a"]))
+    def leave(self, job_id: str, rev: str) -> None:
         """The feed shows a job of another daemon."""
-        self.unread.leave(job_id, self.now)
+        self.unread.leave(job_id, rev, self.now)
 
     @rule(job_id=IDS)
     def forget(self, job_id: str) -> None:
@@ -141,6 +141,7 @@ class UnreadMachine(RuleBasedStateMachine):
         """Time passes, and the sweeper looks."""
         self.now += seconds
         self.unread.take(spare, self.now)
+        self.unread.judge(lambda _: spare == 3)
 
     @invariant()
     def what_is_said_holds(self) -> None:

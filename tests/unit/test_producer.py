@@ -208,7 +208,7 @@ async def test_reader_when_slots_are_free_or_rows_are_left_then_woken(world: Wor
     """Each round of the producer tells it: what it may read depends on what is spare."""
     while await world.lane.to_read.within(0):
         pass
-    world.lane.unread.leave("other's", 0.0)
+    world.lane.unread.leave("other's", "1-a", 0.0)
     world.producer.slots.news.set()
     assert await world.lane.to_read.within(1)
     world.daemon.partition.only = set()
@@ -225,6 +225,17 @@ async def test_reader_when_slots_are_free_or_rows_are_left_then_woken(world: Wor
     for _ in range(50):
         await reader._read()
     assert sum(asked) <= 2, "as many as there are spare slots, and not again at once"
+
+
+async def test_reader_when_the_feed_is_behind_then_it_looks_seldom_for_what_others_have_left(world: World) -> None:
+    """The rows that have not been looked at say that it is claimed; once there are none it looks soon."""
+    world.daemon.partition.only = set()
+    reader = Reader(world.lane, world.producer)
+    await reader._read()
+    world.lane.unread.leave("other's", "1-a", 0.0)
+    assert 0.9 < (reader._next_in() or 0.0) <= 1.0
+    world.lane.is_behind = False
+    assert (reader._next_in() or 0.0) <= 0.1
 
 
 async def test_rows_when_a_job_runs_here_or_is_anothers_then_it_is_not_read(world: World) -> None:
