@@ -58,6 +58,11 @@ def _plain_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
     return {plain(key): plain(value if isinstance(value, str) else _told(value)) for key, value in event.items()}
 
 
+def _without_name(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.pop("name", None)
+    return event
+
+
 _OWN_DESCRIPTORS = 10
 """The lowest descriptor for the log."""
 
@@ -159,6 +164,17 @@ def _render_safely(render: Any) -> Any:
     return rendered
 
 
+_AS_TEXT: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.filter_by_level,
+    structlog.processors.format_exc_info,
+    _redact_event,
+    _without_name,
+    _plain_event,
+    structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
+]
+"""What makes of a line what the logging module is given."""
+_OF_PROGRAMS = structlog.make_filtering_bound_logger(logging.DEBUG)
 _AS_JSON = structlog.processors.JSONRenderer(default=str)
 _handlers: list[_Handler] = []
 _streams: list[_Stderr] = []
@@ -242,8 +258,9 @@ def let_out(seconds: float = 1.0) -> None:
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return the logger of a module or of a job.
 
-    Its lines are written as `configure_logging` has it, however functions configure structlog; in programs that do not
-    call that, as they have configured it.
+    Its lines are written as `configure_logging` has it, however functions configure structlog. In programs that do not
+    call that they go where the program has structlog write, if it has configured that, else to the logging module, by
+    the name of the module: warnings are on stderr then, unless the program says otherwise.
     """
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         _NONE,
@@ -257,4 +274,8 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 
 def _bind(logger: object, processors: object, context: dict[str, Any]) -> Any:  # noqa: ARG001  structlog's
-    return _own[0](context) if _own else structlog.get_logger(**context).bind()
+    if _own:
+        return _own[0](context)
+    if structlog.is_configured():
+        return structlog.get_logger(**context).bind()
+    return _OF_PROGRAMS(logging.getLogger(context.get("name")), _AS_TEXT, context)  # type: ignore[call-arg]

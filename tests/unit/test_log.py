@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
 import sys
 
 import orjson
@@ -53,3 +54,35 @@ def test_log_when_nobody_watches_a_terminal_then_each_line_is_json(monkeypatch: 
     ]
     assert not any(secret in written.getvalue() for secret in ("s3cret", "abc", "secretsecret", "p4ss"))
     assert "ValueError: invalid literal" in lines[3]["exception"]
+
+
+_PROGRAM = """
+import logging, sys
+from couchjobs.log import get_logger
+if "configured" in sys.argv:
+    logging.basicConfig(level=logging.INFO, format="%(name)s|%(levelname)s|%(message)s")
+logger = get_logger("couchjobs.somewhere").bind(job="50%d")
+logger.info("seen where wanted")
+logger.warning("said %s", url="http://ann:s3cret@db/")
+try:
+    int("why")
+except ValueError:
+    logger.exception("failed")
+"""
+
+
+def test_log_when_a_program_configures_nothing_then_warnings_are_on_stderr_alone() -> None:
+    """By the logging module, as those of any library: stdout is the program's."""
+    ran = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("said %s job=50%d url=http://***@db/\nfailed job=50%d\nTraceback")
+    assert "seen where wanted" not in ran.stderr
+
+
+def test_log_when_a_program_configures_the_logging_module_then_that_writes_the_lines() -> None:
+    """With the module's name and the level."""
+    ran = subprocess.run([sys.executable, "-c", _PROGRAM, "configured"], capture_output=True, text=True, check=True)
+    lines = ran.stderr.splitlines()
+    assert lines[0] == "couchjobs.somewhere|INFO|seen where wanted job=50%d"
+    assert lines[1].startswith("couchjobs.somewhere|WARNING|said %s")
+    assert lines[2].startswith("couchjobs.somewhere|ERROR|failed")
