@@ -33,11 +33,11 @@ from couchjobs.jobs.queries import (
     get_queued_jobs,
     iter_jobs_before_date,
     iter_queued_jobs,
-    wait,
 )
 from couchjobs.jobs.request import JobRequest, PushResult, new_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.trigger_state import TriggerState, get_trigger_state
+from couchjobs.jobs.waiting import wait
 from couchjobs.memory.broker import MemBroker
 from couchjobs.memory.scheduler import MemScheduler
 from couchjobs.prefixer import Prefixer

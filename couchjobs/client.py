@@ -21,10 +21,10 @@ from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, 
 from couchjobs.jobs.job import ENDED, Job, JobOptions, State
 from couchjobs.jobs.lanes import find_job
 from couchjobs.jobs.queries import JobFilter, newest, past, worker_queue_len
-from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.transitions import why_reduced
+from couchjobs.jobs.waiting import wait as wait_for
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.store import TriggerStore

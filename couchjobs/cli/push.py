@@ -16,9 +16,9 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchjobsError, Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import MAX_NAME, Job, State
 from couchjobs.jobs.queries import get_job
-from couchjobs.jobs.queries import wait as wait_for
 from couchjobs.jobs.request import JobRequest, as_stored, moment_of
 from couchjobs.jobs.transitions import why_without_result
+from couchjobs.jobs.waiting import wait as wait_for
 from couchjobs.overview import who_takes
 from couchjobs.remarks import nobody_has
 from couchjobs.timestamps import now, parse_time

@@ -23,7 +23,7 @@ from couchjobs.couch.database import Database
 from couchjobs.errors import BadDocumentError, Unavailable
 from couchjobs.installation import WORKER_ROLE, guard, secure
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
 from couchjobs.workers.registry import declared, worker

@@ -15,7 +15,8 @@ from waiting import eventually
 
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
 

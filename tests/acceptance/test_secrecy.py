@@ -21,7 +21,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.installation import WORKER_ROLE, secure
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 
 PASSWORD = "s3cret/pass:word@x%y"

@@ -15,8 +15,8 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import BadDocumentError
 from couchjobs.jobs.job import JobOptions, State
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker

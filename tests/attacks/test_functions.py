@@ -27,8 +27,9 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import AbortJob, ConfigurationError
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
 from couchjobs.workers.config import WorkerConfig

@@ -14,7 +14,8 @@ from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, Refused
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.testing import TestSystem
 from couchjobs.triggers.infos import TriggerInfos

@@ -14,8 +14,8 @@ from waiting import eventually
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Refused
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker

@@ -17,7 +17,7 @@ from couchjobs.couch.database import Database
 from couchjobs.errors import MalformedTriggerError
 from couchjobs.installation import guard
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import read_sources, write_list
 from couchjobs.scheduler.store import TriggerStore

@@ -13,7 +13,7 @@ from waiting import eventually
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker

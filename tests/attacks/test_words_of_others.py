@@ -21,12 +21,12 @@ from couchjobs.http.tokens import create_token
 from couchjobs.jobs.ids import follower_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.names import near_misses
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.request import JobRequest, moment_of
 from couchjobs.jobs.retention import Retention, read_rules
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.transitions import reduced
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.states import state_id

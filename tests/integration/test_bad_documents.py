@@ -15,9 +15,10 @@ from waiting import eventually
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, CouchError
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, get_lasts_jobs, wait
+from couchjobs.jobs.queries import get_job, get_lasts_jobs
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker

@@ -19,9 +19,10 @@ from couchjobs.errors import (
     UnknownWorkerError,
 )
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext

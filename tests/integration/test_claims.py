@@ -17,8 +17,8 @@ from couchjobs.couch.writer import GroupWriter, Written
 from couchjobs.jobs import transitions
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import Audit
 from couchjobs.recovery.lost import LostJobs

@@ -30,8 +30,9 @@ from couchjobs.errors import (
     Unavailable,
 )
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker

@@ -29,8 +29,8 @@ from couchjobs.errors import (
     UnknownWorkerError,
 )
 from couchjobs.jobs.job import Job, JobOptions, State
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.waiting import wait
 from couchjobs.memory.broker import MemBroker
 from couchjobs.memory.scheduler import MemScheduler
 from couchjobs.prefixer import Prefixer

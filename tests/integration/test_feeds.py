@@ -27,7 +27,7 @@ from couchjobs.embedded.server import EmbeddedServer
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.installation import install
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.settings import Settings

@@ -13,8 +13,8 @@ from waiting import eventually
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError
 from couchjobs.jobs.job import Job, State, is_job
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.context import WorkerContext

@@ -16,8 +16,8 @@ from couchjobs.couch.database import Database
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, guard, secure
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.request import JobRequest
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.system import system_start

@@ -23,8 +23,8 @@ from couchjobs.http.address import read_address
 from couchjobs.http.scopes import read_scope
 from couchjobs.http.server import HttpServer, make_app
 from couchjobs.http.tokens import create_token, revoke_token, tokens
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import write_list
 from couchjobs.workers.context import WorkerContext

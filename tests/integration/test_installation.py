@@ -12,8 +12,8 @@ from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.design import outdated, read_design_document
 from couchjobs.installation import install
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
 from couchjobs.workers.context import WorkerContext

@@ -19,9 +19,10 @@ from couchjobs.errors import ConfigurationError, Conflict, JobNotFoundError
 from couchjobs.installation import install
 from couchjobs.jobs.job import State
 from couchjobs.jobs.lanes import find_job
-from couchjobs.jobs.queries import get_job, get_jobs, get_jobs_before_date, get_lasts_jobs, get_queued_jobs, wait
+from couchjobs.jobs.queries import get_job, get_jobs, get_jobs_before_date, get_lasts_jobs, get_queued_jobs
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.jobs.waiting import wait
 from couchjobs.settings import Settings, load_settings
 from couchjobs.timestamps import now
 from couchjobs.triggers.infos import TriggerInfos

@@ -18,7 +18,7 @@ from waiting import eventually
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, MalformedTriggerError
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.declared import declare
 from couchjobs.scheduler.feeds import Feeds

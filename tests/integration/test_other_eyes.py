@@ -17,7 +17,7 @@ from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, Conflict, JobFailedError, NotFound
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.sync import Couchjobs as SyncCouchjobs
 from couchjobs.testing import TestSystem

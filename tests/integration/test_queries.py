@@ -22,10 +22,10 @@ from couchjobs.jobs.queries import (
     iter_jobs_before_date,
     iter_queued_jobs,
     past,
-    wait,
 )
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.trigger_state import get_trigger_state
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
 

@@ -17,8 +17,9 @@ from couchjobs.cluster.daemon import Daemon
 from couchjobs.cluster.peers import Peers, taken_types
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery import dead_daemons
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts

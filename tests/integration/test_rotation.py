@@ -19,7 +19,8 @@ from couchjobs.couch.database import Database
 from couchjobs.errors import Unauthorized
 from couchjobs.installation import PRODUCER_ROLE, WORKER_ROLE, secure
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import get_job, wait
+from couchjobs.jobs.queries import get_job
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import write_list
 

@@ -148,9 +148,10 @@ async def test_webhook_when_fired_then_a_job_with_the_payload(
 async def test_client_job_when_a_client_ends_it_then_ended(connection: Connection, db: Prefixer, start: Start) -> None:
     """No daemon runs it; the API and a bare update both end it."""
     from couchjobs.broker.couch import CouchBroker
-    from couchjobs.jobs.queries import get_job, wait
+    from couchjobs.jobs.queries import get_job
     from couchjobs.jobs.request import JobRequest
     from couchjobs.jobs.store import JobStore
+    from couchjobs.jobs.waiting import wait
 
     await start(note)
     broker, store = CouchBroker(connection), JobStore(connection, db)

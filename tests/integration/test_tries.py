@@ -16,9 +16,9 @@ from couchjobs.errors import (
     BadTriggerError,
 )
 from couchjobs.jobs.job import State
-from couchjobs.jobs.queries import wait
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
