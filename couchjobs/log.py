@@ -58,9 +58,28 @@ def _plain_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
     return {plain(key): plain(value if isinstance(value, str) else _told(value)) for key, value in event.items()}
 
 
-def _without_name(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event.pop("name", None)
+def _without_name(logger: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if event.get("name") == logger.name:
+        del event["name"]
     return event
+
+
+def _bound_logger(level: int) -> Any:
+    """Return the class of loggers from that level up: arguments that do not fit the text are written beside it."""
+    plain_class = structlog.make_filtering_bound_logger(level)
+
+    def forgiving(name: str) -> Callable[..., Any]:
+        log, before = getattr(plain_class, name), 1 if name == "log" else 0
+
+        def method(self: Any, *given: Any, **fields: Any) -> Any:
+            with suppress(TypeError, ValueError, KeyError):
+                return log(self, *given, **fields)
+            return log(self, *given[:before], f"{given[before]} {_told(given[before + 1 :])}", **fields)
+
+        return method
+
+    names = ("debug", "info", "warning", "warn", "error", "exception", "critical", "fatal", "msg", "log")
+    return type("BoundLogger", (plain_class,), {name: forgiving(name) for name in names})
 
 
 _OWN_DESCRIPTORS = 10
@@ -174,7 +193,7 @@ _AS_TEXT: list[Any] = [
     structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
 ]
 """What makes of a line what the logging module is given."""
-_OF_PROGRAMS = structlog.make_filtering_bound_logger(logging.DEBUG)
+_OF_PROGRAMS = _bound_logger(logging.DEBUG)
 _AS_JSON = structlog.processors.JSONRenderer(default=str)
 _handlers: list[_Handler] = []
 _streams: list[_Stderr] = []
@@ -204,8 +223,8 @@ def configure_logging(level: str = "info") -> None:
         _redact_event,
         *shown,
     ]
-    bound = structlog.make_filtering_bound_logger(number)
-    _own[:] = [partial(bound, structlog.PrintLogger(stream), processors)]  # type: ignore[arg-type, call-arg]
+    bound = _bound_logger(number)
+    _own[:] = [partial(bound, structlog.PrintLogger(stream), processors)]  # type: ignore[arg-type]
     structlog.configure(  # for functions that have not done so
         processors=processors,
         wrapper_class=bound,
@@ -278,4 +297,4 @@ def _bind(logger: object, processors: object, context: dict[str, Any]) -> Any:  
         return _own[0](context)
     if structlog.is_configured():
         return structlog.get_logger(**context).bind()
-    return _OF_PROGRAMS(logging.getLogger(context.get("name")), _AS_TEXT, context)  # type: ignore[call-arg]
+    return _OF_PROGRAMS(logging.getLogger(context.get("name")), _AS_TEXT, context)

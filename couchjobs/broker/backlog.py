@@ -106,6 +106,10 @@ class Backlog:
         """Return how many candidates of that type there are, ready or not."""
         return self._queues[worker_type].ready + self._queues[worker_type].unready
 
+    def runnable(self, worker_type: str) -> int:
+        """Return how many candidates of that type wait for no time of their own: other daemons' are among them."""
+        return self._queues[worker_type].ready + self._queues[worker_type].others
+
     def ready(self, worker_type: str | None = None) -> int:
         """Return how many candidates are ready, of that type or of all."""
         return sum(queue.ready for name, queue in self._queues.items() if worker_type in (None, name))

@@ -193,6 +193,11 @@ class Producer:
         free = self._free(lane).items()
         return sum(slots for name, slots in free if name in lane.workers and not lane.backlog.ready(name))
 
+    def may_help(self, lane: Lane) -> bool:
+        """Return whether more slots are free, of some type, than candidates are known, those of other daemons too."""
+        free = self._free(lane).items()
+        return any(slots > lane.backlog.runnable(name) for name, slots in free if name in lane.workers)
+
     def _free(self, lane: Lane) -> dict[str, int]:
         """Return how many more jobs of each type may be claimed from that lane now."""
         free, paused = self.slots.free(lane.executions), lane.daemon.paused

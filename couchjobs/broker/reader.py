@@ -12,8 +12,12 @@ from couchjobs.timestamps import moment
 
 _ROWS_PAUSE_S = 0.1
 """Seconds between two looks at what other daemons have left: most of it they have claimed by then."""
+_ROWS = 200
+"""Rows of a look, whatever the number of slots: most may be of jobs that are done, and 10,000 of them are to be passed
+within seconds. CouchDB needs 8 ms for so many."""
 _BEHIND_PAUSE_S = 1.0
 """The same while rows of the feed wait to be looked at, which say of most jobs that they have been claimed."""
+_BEHIND_ROWS = 50
 _LOOK_AGAIN_S = 1.0
 """Seconds until what could not be read is asked for again."""
 
@@ -38,12 +42,12 @@ class Reader:
             await self._lane.to_read.within(self._next_in())
 
     async def _read(self) -> None:
-        present, spare = moment(), 0
+        present, rows = moment(), 0
         if present.monotonic - self._rows_read_at >= self._pause_s:
-            spare = self._producer.spare_slots(self._lane)
+            rows = self._rows
             self._rows_read_at = present.monotonic
         left_out = self._lane.backlog.take_left_out()
-        ids = dict.fromkeys([*self._lane.unread.take(spare, present.monotonic), *left_out])
+        ids = dict.fromkeys([*self._lane.unread.take(rows, present.monotonic), *left_out])
         try:
             await self._producer.read(self._lane, ids)
         except CouchError:
@@ -56,14 +60,20 @@ class Reader:
     def _pause_s(self) -> float:
         return _BEHIND_PAUSE_S if self._lane.is_behind else _ROWS_PAUSE_S
 
+    @property
+    def _rows(self) -> int:
+        """Return how many rows a look takes now; none where enough is known for each slot that is free."""
+        if not self._producer.may_help(self._lane):
+            return 0
+        return _BEHIND_ROWS if self._lane.is_behind else _ROWS
+
     def _next_in(self) -> float | None:
         """Return in how many seconds there is something to read, unless something happens before."""
         if self._lane.backlog.wants_left_out():
             return 0.0
-        now, waits = moment(), list[float]()
-        present, unread, spare = now.monotonic, self._lane.unread, self._producer.spare_slots(self._lane)
+        present, unread, waits = moment().monotonic, self._lane.unread, list[float]()
         if (again_in := unread.next_in(0, present)) is not None:
             waits.append(again_in)
-        if (rows_in := unread.next_in(spare, present)) is not None:
+        if (rows_in := unread.next_in(self._rows, present)) is not None:
             waits.append(max(rows_in, self._rows_read_at + self._pause_s - present))
         return max(0.0, min(waits)) if waits else None

@@ -54,6 +54,8 @@ class Candidate:
     assigned: bool = True
     """Whether it is in this daemon's partition."""
     state: State = State.READY
+    is_others: bool = False
+    """Whether it counts among those that another daemon could run at once."""
     since: float = 0.0
     """When its present state may end: seconds since 1970 where it is LATER, monotonic ones where it is LEFT."""
 
@@ -110,6 +112,8 @@ class TypeQueue:
         self._help_at = 0.0
         self.ready = 0
         self.unready = 0
+        self.others = 0
+        """Of those, the ones that are another daemon's and could run at once."""
         self.left_out = LeftOut()
         self._recalled: dict[str, Candidate | None] = {}
         """Those of them that are being read again."""
@@ -122,6 +126,8 @@ class TypeQueue:
         self._known[one.job_id] = one
         if not one.assigned:
             one.state, one.since = State.LEFT, now.monotonic + max(0.0, one.not_before - now.wall) + self._delay_s
+            one.is_others = one.not_before <= now.wall
+            self.others += one.is_others
             self._compact()
             heapq.heappush(self._left, (one.since, one.job_id))
         elif one.not_before > now.wall:
@@ -144,6 +150,8 @@ class TypeQueue:
             self.ready -= 1
         else:
             self.unready -= 1
+            self.others -= one.is_others
+            one.is_others = False
         return one
 
     def again(self, one: Candidate, now: Moment) -> None:

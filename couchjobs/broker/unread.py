@@ -21,10 +21,8 @@ from couchjobs.couch.database import generation
 
 _MOST_ROWS = 10_000
 """Of either kind: some 3 MB for both."""
-_FIRST_LOOK = 50
-"""Rows that are read while few of them are worth it: CouchDB needs 2 ms for so many, and there is a look in 0.1 s."""
 _LARGEST_LOOK = 1000
-"""Rows that are read at a time."""
+"""Rows of either kind that are read at a time."""
 
 
 class _Rows:
@@ -33,7 +31,7 @@ class _Rows:
     def __init__(self) -> None:
         self.since: OrderedDict[str, float] = OrderedDict()
         """(Of a plain dict, the first takes long to find once others before it went.)"""
-        self._look = _FIRST_LOOK
+        self._times_as_many = 1
         self._taken: list[str] = []
 
     def add(self, job_id: str, now: float) -> None:
@@ -42,8 +40,8 @@ class _Rows:
             self.since.popitem(last=False)
 
     def take(self, most: int, until: float) -> list[str]:
-        """Remove and return those that have not changed since then, `most` of them or as many as are worth it."""
-        oldest = islice(self.since.items(), min(most, self._look))
+        """Remove and return those that have not changed since then, `most` of them or more where that is worth it."""
+        oldest = islice(self.since.items(), min(_LARGEST_LOOK, most * self._times_as_many))
         self._taken = [job_id for job_id, since in oldest if since <= until]
         for job_id in self._taken:
             del self.since[job_id]
@@ -53,7 +51,7 @@ class _Rows:
         """Take twice as many next time, where most of what was taken proved to be jobs to run; few where not."""
         if self._taken:
             useful = sum(map(is_to_run, self._taken))
-            self._look = min(_LARGEST_LOOK, 2 * self._look) if 2 * useful > len(self._taken) else _FIRST_LOOK
+            self._times_as_many = min(_LARGEST_LOOK, 2 * self._times_as_many) if 2 * useful > len(self._taken) else 1
             self._taken = []
 
 
@@ -99,16 +97,19 @@ class Unread:
                 del rows.since[job_id]
                 self.read_again(job_id, now)
 
-    def take(self, spare: int, now: float) -> list[str]:
-        """Remove and return those that are to be read by now; of the rows that were left at most `spare`."""
+    def take(self, rows: int, now: float) -> list[str]:
+        """Remove and return those that are to be read by now.
+
+        `rows`: of those that were left, new ones and others, so many, or more where that is worth it; 0 for none.
+        """
         ripe: list[str] = []
         while self._times and (self._times[0][0] <= now or self._is_stale()):
             when, job_id = heapq.heappop(self._times)
             if self._again.get(job_id) == when:
                 del self._again[job_id]
                 ripe.append(job_id)
-        new = self._new.take(spare, now - self._delay_s)
-        changed = self._changed.take(spare - len(new), now - self._delay_s)
+        new = self._new.take(rows, now - self._delay_s)
+        changed = self._changed.take(rows, now - self._delay_s)
         return [*dict.fromkeys([*ripe, *new, *changed])]
 
     def judge(self, is_to_run: Callable[[str], bool]) -> None:
@@ -123,12 +124,12 @@ class Unread:
         when, job_id = self._times[0]
         return self._again.get(job_id) != when
 
-    def next_in(self, spare: int, now: float) -> float | None:
+    def next_in(self, rows: int, now: float) -> float | None:
         """Return in how many seconds `take` yields something, 0 for at once; None where something must happen first."""
         while self._times and self._is_stale():
             heapq.heappop(self._times)
         waits = [self._times[0][0] - now] if self._times else []
-        if spare > 0:
+        if rows > 0:
             oldest = [next(iter(rows.since.values())) for rows in (self._new, self._changed) if rows.since]
             waits += [since + self._delay_s - now for since in oldest]
         return max(0.0, min(waits)) if waits else None

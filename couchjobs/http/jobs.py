@@ -289,7 +289,7 @@ async def _change_many(request: web.Request, verb: str, state: State, change: An
 async def purge(request: web.Request) -> web.Response:
     """DELETE /jobs/purge: ended jobs that are older than `duration`, of the `workers` that are named, or of all."""
     api = request.app[API]
-    duration = request.query.get("duration", "2w").lower()
+    duration = request.query.get("duration", "2w").replace("W", "w").replace("D", "d")  # M is no month
     workers = request.query.get("workers", "*").split(",")
     if "" in workers:
         refuse_parameter("workers", "one of its names is empty")

@@ -89,10 +89,11 @@ class Remover:
         ended_before = datetime.min.replace(tzinfo=UTC)
         if rule.keep is not None:
             ended_before = now - timedelta(seconds=rule.keep)
-            async for rows in self._rows(group, format_time(ended_before)):
-                yield [one for _, one in await self._read(group, rows) if _ended_at(one) < ended_before]
+            for first, last in ((None, format_time(ended_before)), (format_time(now), {})):  # of odd times, too
+                async for rows in self._rows(group, first, last):
+                    yield [one for _, one in await self._read(group, rows) if _ended_at(one) < ended_before]
         if surplus is not None:
-            async for rows in self._rows(group, surplus["key"][-1]):
+            async for rows in self._rows(group, None, surplus["key"][-1]):
                 older = [row for row in rows if row["key"] != surplus["key"] or row["id"] <= surplus["id"]]
                 yield [
                     one
@@ -100,9 +101,9 @@ class Remover:
                     if row["key"][-1] == _queued_at(one) and _ended_at(one) >= ended_before
                 ]
 
-    async def _rows(self, group: _Group, last: Any) -> AsyncIterator[list[Row]]:
-        """Yield the rows of a group up to that time, in steps."""
-        low, high = [group.worker, group.state], [group.worker, group.state, last]
+    async def _rows(self, group: _Group, first: Any, last: Any) -> AsyncIterator[list[Row]]:
+        """Yield the rows of a group from one time to another, in steps."""
+        low, high = [group.worker, group.state, first], [group.worker, group.state, last]
         pages = self._store.database.view_pages("jobs/by_state", low, high, page=_PAGE, update="false", stable=True)
         async for rows in pages:
             for begin in range(0, len(rows), STEP):
@@ -154,7 +155,8 @@ def _ended_at(document: Document) -> datetime:
 
 def _queued_at(document: Document) -> object:
     """Return where the view puts a job that has ended; it was queued again where a row says otherwise."""
-    at = document.get("queued_at") or ""
+    at = document.get("queued_at")
+    at = "" if at in (None, "", 0, False) else at  # as JavaScript has it: an empty list is a value
     return "" if isinstance(at, str) and len(at) > _LONGEST_TIME else at
 
 

@@ -106,25 +106,30 @@ class MemBroker:
             UnknownWorkerError: no worker of that type is registered.
             AdminOnlyError: the worker takes only requests of administrators.
         """
+        result = await self._take_in(db, request)
+        return None if result is None else result.job
+
+    async def _take_in(self, db: Prefixer, request: JobRequest) -> PushResult | None:
         if self._life.is_("closed"):
             raise QueueClosedError("the broker is shut down")
         if self._life.is_("running") and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
             raise UnknownWorkerError(f"no worker of type {request.worker_type!r}")
         check_admin(self._configs, request)
         job = new_job(db, request)
-        if (present := self.jobs.get(job.id)) is not None:
+        with as_raised():
+            wanted = job.id in self.jobs or await is_wanted(self._configs, job)
+        if (present := self.jobs.get(job.id)) is not None:  # one that was pushed meanwhile, too
             if present.worker != job.worker and job.trigger_id is None:
                 raise Conflict(f"the id {job.id!r} is taken by a job of worker {present.worker!r}", 409)
-            return present
-        with as_raised():
-            if not await is_wanted(self._configs, job):
-                return None
+            return PushResult(present, created=False)
+        if not wanted:
+            return None
         job.queued_at = request.queued_at or self._clock()
         if (size := len(encode(job.message))) > _LARGEST:
             raise BadDocumentError(f"message is {size:,} bytes; {_LARGEST:,} are allowed (COUCHJOBS_MAX_MESSAGE_BYTES)")
         self.jobs[job.id] = job
         await self._notify()
-        return job
+        return PushResult(job, created=True)
 
     def enter(self) -> None:
         """Have functions of this broker reach no CouchDB."""
@@ -136,11 +141,10 @@ class MemBroker:
         Raises:
             BadDocumentError: the `before_hook` of its worker does not want it.
         """
-        known = request.id in self.jobs
-        job = await self.push_job(db, request)
-        if job is None:
+        result = await self._take_in(db, request)
+        if result is None:
             raise BadDocumentError(f"the before_hook of worker {request.worker_type!r} does not want this job")
-        return PushResult(job, created=not known)
+        return result
 
     def documents(self, db: Prefixer, doctype: str) -> Documents:
         """Return a database in memory."""

@@ -42,6 +42,10 @@ _logger = get_logger(__name__)
 _APPENDS = "@webhook"
 
 
+class _SkippedError(Exception):
+    """The worker's `before_hook` does not want the job."""
+
+
 class Debouncer:
     """Fires the debounced triggers of one tenant."""
 
@@ -52,13 +56,15 @@ class Debouncer:
         self._writer = connection.writer(self._control.name)
         self._prefix = f"debounce:{db.database(connection.settings.triggers_doctype)}:"
         self._largest = connection.settings.max_message_bytes
-        self._waiting: defaultdict[str, list[tuple[str, Any, asyncio.Future[Job]]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[tuple[str, Any, asyncio.Future[Job | None]]]] = defaultdict(list)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def fire(
         self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False, makers: Collection[str] = ()
-    ) -> Job:
+    ) -> Job | None:
         """Join the open window of the trigger, or open one; return the job. Those who wait meanwhile join together.
+
+        None where the worker's `before_hook` skips it.
 
         Raises:
             BadDocumentError: JSON cannot hold the payload, or it is too large.
@@ -68,7 +74,7 @@ class Debouncer:
         payload = as_stored(payload, "payload")
         if len(encode(payload)) > self._largest:
             raise BadDocumentError(f"payload is larger than the {self._largest:,} bytes that a message may have")
-        joined: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        joined: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
         own = (secrets.token_hex(4), payload, joined)
         self._waiting[infos.id].append(own)
         try:
@@ -87,8 +93,8 @@ class Debouncer:
     async def _fire_all(
         self,
         infos: TriggerInfos,
-        own: tuple[str, Any, asyncio.Future[Job]],
-        together: list[tuple[str, Any, asyncio.Future[Job]]],
+        own: tuple[str, Any, asyncio.Future[Job | None]],
+        together: list[tuple[str, Any, asyncio.Future[Job | None]]],
         *,
         manual: bool,
         makers: Collection[str],
@@ -114,7 +120,7 @@ class Debouncer:
     async def _fire_alone(
         self,
         infos: TriggerInfos,
-        one: tuple[str, Any, asyncio.Future[Job]],
+        one: tuple[str, Any, asyncio.Future[Job | None]],
         *,
         manual: bool,
         makers: Collection[str],
@@ -130,6 +136,15 @@ class Debouncer:
                 waiting.set_result(job)
 
     async def _fire_together(
+        self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
+    ) -> Job | None:
+        """Return the job that stands for the firing; None where the worker's `before_hook` skips it."""
+        try:
+            return await self._until_held(infos, payloads, manual=manual, makers=makers)
+        except _SkippedError:
+            return None
+
+    async def _until_held(
         self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
     ) -> Job:
         while True:
@@ -226,8 +241,10 @@ class Debouncer:
         if makers:
             job.document()[CHAIN] = sorted(makers)
         made = await self._broker.pusher.store(job)
-        if made is None or made.created:
-            return job if made is None else made.job
+        if made is None:
+            raise _SkippedError
+        if made.created:
+            return made.job
         return await self._join(state, infos, payloads, manual=manual, makers=makers)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, QueueClosedError, Unavailable
+from couchjobs.errors import Conflict, HookError, QueueClosedError, Unavailable
 from couchjobs.jobs.admin_proof import AdminProof
 from couchjobs.jobs.ids import window_id
 from couchjobs.jobs.job import Job
@@ -95,9 +95,15 @@ class Pusher:
         """
         if not self._is_open:
             raise QueueClosedError("the broker is shut down")
-        if not await is_wanted(self._known, job):
-            return None
         store, wanted = self.store_of(job.worker), job.id
+        try:
+            skipped = not await is_wanted(self._known, job)
+        except HookError:
+            if (before := await self._pushed_before(store, job)) is None:
+                raise
+            return before
+        if skipped:
+            return await self._pushed_before(store, job)
         for number in range(1, _MOST_IDS):
             if await store.create(job, patience_s):
                 return PushResult(job, created=True)
@@ -114,6 +120,12 @@ class Pusher:
                 job = job.clone()
                 job.id = job.document()["_id"] = await self.admin_proof.other_id(wanted, number)
         raise Unavailable(f"the id {wanted!r} is taken, and by what cannot be told now, nor was another one free")
+
+    @staticmethod
+    async def _pushed_before(store: JobStore, job: Job) -> PushResult | None:
+        """Return a job that is refused, but was stored: by a push whose answer never came, perhaps."""
+        present = await store.database.find(job.id) if job.trigger_id is None else None
+        return None if present is None else PushResult(_of_the_same_worker(Job.read(present), job), created=False)
 
     @property
     def _known(self) -> WorkersList:

@@ -15,7 +15,7 @@ from waiting import eventually
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
-from couchjobs.errors import ConfigurationError, Conflict, NotFound
+from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound
 from couchjobs.http.server import make_app
 from couchjobs.http.tokens import create_token
 from couchjobs.jobs.ids import follower_id
@@ -123,11 +123,56 @@ async def test_reduced_job_when_tried_again_then_it_is_not_run_with_nothing(
     assert (job.state, "cannot be tried again" in str(job.error), job.exec_count) == (State.ERRORED, True, 0)
 
 
+async def test_webhook_when_it_is_debounced_and_a_hook_skips_the_job_then_told(
+    connection: Connection, db: Prefixer, begin: Any
+) -> None:
+    """As without: there is no job to answer with."""
+    await begin(choosy)
+    trigger = {"_id": "d", "type": "@webhook", "worker": "wants-nothing", "debounce": "1s"}
+    await triggers_of(connection, db).put(trigger)
+    async with TestClient(TestServer(make_app(connection))) as http:
+        answer = await http.post("/jobs/triggers/d/launch", json={"data": {"attributes": {}}})
+        assert answer.status == 422
+    with pytest.raises(BadDocumentError, match="does not want this job"):
+        await Couchjobs.over(connection).fire_webhook("d", {"a": 1})
+    assert await Couchjobs.over(connection).jobs() == []
+
+
+@pytest.mark.parametrize("worker_type", ["looks-up", "wants-nothing"])
+async def test_push_when_its_job_is_there_and_a_hook_refuses_it_by_now_then_that_is_returned(
+    connection: Connection, jobs: Any, begin: Any, worker_type: str
+) -> None:
+    """Perhaps the answer of the first push never came."""
+    await begin(hooked, choosy)
+    await jobs.put({"_id": "there", "worker": worker_type, "state": "done", "queued_at": format_time(now())})
+    result = await Couchjobs.over(connection).push(worker_type, None, id="there")
+    assert (result.job.state, result.created) == (State.DONE, False)
+
+
+@pytest.mark.parametrize("queued_at", ["30/11/2026, 03:00:00", "Mon, 30 Nov 2026 03:00:00 GMT", [], {}, True, 17])
+async def test_retention_when_it_is_odd_when_a_job_was_queued_then_it_counts_from_its_end(
+    connection: Connection, jobs: Any, queued_at: Any
+) -> None:
+    """A faulty producer's errored jobs do not pile up."""
+    old = format_time(now() - timedelta(days=90))
+    await jobs.put({"_id": "o", "worker": "w", "state": "errored", "queued_at": queued_at, "finished_at": old})
+    await jobs.put({"_id": "n", "worker": "w", "state": "errored", "queued_at": old, "finished_at": format_time(now())})
+    rules = read_rules([{"worker": "*", "keep": "30d"}])
+
+    async def remains() -> bool:
+        async for _ in Remover(JobStore(connection, connection.settings.tenant)).steps(Retention(rules.rules), now()):
+            pass
+        return list(await jobs.get_many(["o", "n"])) == ["n"]
+
+    await eventually(remains)
+
+
 @pytest.mark.parametrize(
     "path",
     [
         "DELETE /jobs/purge?workers=", "DELETE /jobs/purge?workers=,,", "DELETE /jobs/purge?workers=a,",
-        "DELETE /jobs/purge?workers=a&workers=b", "GET /jobs?worker=", "GET /jobs?state=done&state=errored",
+        "DELETE /jobs/purge?workers=a&workers=b", "DELETE /jobs/purge?duration=1M", "GET /jobs/triggers?Worker=,",
+        "GET /jobs/triggers?Type=,@cron", "GET /jobs?worker=", "GET /jobs?state=done&state=errored",
         "POST /jobs/cancel?trigger=", "POST /jobs/retry?worker=", "GET /events?worker=", "GET /jobs/triggers?Worker=",
         "GET /jobs/triggers?page[cursor]=",
     ],

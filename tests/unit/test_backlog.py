@@ -292,3 +292,22 @@ def test_backlog_when_anything_happens_then_each_is_taken_at_most_once_and_count
     rest = {one.job_id for one in known.take("w", 1000, at(10))}
     assert rest == present
     assert known.ready() == 0
+
+
+def test_backlog_when_jobs_are_anothers_then_those_that_could_run_at_once_count_until_they_are_taken() -> None:
+    """So many free slots look no further; what waits for its own time fills none."""
+    known = Backlog({"w": 3}, 100, 0.25)
+    for number in range(3):
+        known.offer(candidate(f"other-{number}", assigned=False), at(0))
+    later = candidate("later", assigned=False)
+    later.not_before = at(0).wall + 60
+    known.offer(later, at(0))
+    known.offer(candidate("own"), at(0))
+    assert known.runnable("w") == 4
+    assert len(known.take("w", 3, at(1))) == 3
+    assert known.runnable("w") == 1
+    known.reassign(lambda *_: True, at(1))
+    assert known.runnable("w") == 1, "ready by now"
+    known.forget("later")
+    known.take("w", 3, at(1))
+    assert known.runnable("w") == 0

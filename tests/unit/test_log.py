@@ -63,7 +63,8 @@ if "configured" in sys.argv:
     logging.basicConfig(level=logging.INFO, format="%(name)s|%(levelname)s|%(message)s")
 logger = get_logger("couchjobs.somewhere").bind(job="50%d")
 logger.info("seen where wanted")
-logger.warning("said %s", url="http://ann:s3cret@db/")
+logger.warning("said %s", url="http://ann:s3cret@db/", name="Ann")
+logger.warning("took %d s", "x")
 try:
     int("why")
 except ValueError:
@@ -75,7 +76,13 @@ def test_log_when_a_program_configures_nothing_then_warnings_are_on_stderr_alone
     """By the logging module, as those of any library: stdout is the program's."""
     ran = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     assert ran.stdout == ""
-    assert ran.stderr.startswith("said %s job=50%d url=http://***@db/\nfailed job=50%d\nTraceback")
+    lines = [
+        "said %s job=50%d name=Ann url=http://***@db/",
+        "took %d s ('x',) job=50%d",
+        "failed job=50%d",
+        "Traceback",
+    ]
+    assert ran.stderr.startswith("\n".join(lines))
     assert "seen where wanted" not in ran.stderr
 
 
@@ -85,4 +92,19 @@ def test_log_when_a_program_configures_the_logging_module_then_that_writes_the_l
     lines = ran.stderr.splitlines()
     assert lines[0] == "couchjobs.somewhere|INFO|seen where wanted job=50%d"
     assert lines[1].startswith("couchjobs.somewhere|WARNING|said %s")
-    assert lines[2].startswith("couchjobs.somewhere|ERROR|failed")
+    assert lines[2] == "couchjobs.somewhere|WARNING|took %d s ('x',) job=50%d"
+    assert lines[3].startswith("couchjobs.somewhere|ERROR|failed")
+
+
+def test_log_when_arguments_do_not_fit_the_text_then_both_are_written() -> None:
+    """A line of the log decides about nothing, and least of all about a job."""
+    configured = _PROGRAM.replace(
+        "logger = get", "from couchjobs.log import configure_logging\nconfigure_logging()\nlogger = get"
+    )
+    ran = subprocess.run([sys.executable, "-c", configured], capture_output=True, text=True, check=True)
+    assert [orjson.loads(line)["event"] for line in ran.stderr.splitlines()] == [
+        "seen where wanted",
+        "said %s",
+        "took %d s ('x',)",
+        "failed",
+    ]

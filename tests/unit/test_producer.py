@@ -238,6 +238,27 @@ async def test_reader_when_the_feed_is_behind_then_it_looks_seldom_for_what_othe
     assert (reader._next_in() or 0.0) <= 0.1
 
 
+async def test_reader_when_rows_of_no_use_come_first_then_they_are_passed_whatever_the_number_of_slots(
+    world: World,
+) -> None:
+    """One slot that is free: a job that waits behind 4,000 that are done is found in 21 looks."""
+    world.lane.is_behind = False
+    for number in range(4000):
+        world.lane.unread.leave(f"done-{number}", "3-a", 0.0)
+    world.lane.unread.leave("given back", "3-a", 1.0)
+    reader = Reader(world.lane, world.producer)
+    asked: list[str] = []
+
+    async def read(lane: Lane, ids: list[str]) -> None:
+        asked.extend(ids)
+
+    world.producer.read = read  # type: ignore[method-assign, assignment]
+    for _ in range(21):
+        reader._rows_read_at = 0.0
+        await reader._read()
+    assert asked[-1] == "given back"
+
+
 async def test_rows_when_a_job_runs_here_or_is_anothers_then_it_is_not_read(world: World) -> None:
     """A row of a claim is its own; rows of others are kept; what came meanwhile is read at the end."""
     await world.offer(world.lane, "own")

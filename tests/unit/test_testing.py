@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -134,3 +135,20 @@ async def test_system_when_as_the_documentation_shows_it_then_so() -> None:
         assert whose == ["acme", "acme"]
         with pytest.raises(JobNotFoundError, match=f"no job 'x'; there are: {job.id}"):
             system.job("x")
+
+
+@worker("same", max_exec_count=1)
+async def same(ctx: WorkerContext, message: int) -> None:
+    """Push one id several times at once."""
+    results = await asyncio.gather(*(greet.push(str(number), id="one") for number in range(4)))
+    assert [result.created for result in results].count(True) == 1
+    assert {result.job.message for result in results} == {"0"}
+
+
+async def test_push_when_one_id_is_pushed_several_times_at_once_then_one_job() -> None:
+    """Though a hook is asked in between: as CouchDB has it."""
+    async with TestSystem(greet, same) as system:
+        job = await system.push("same", 1)
+        await system.run_pending()
+        assert (system.job(job.id).state, system.job(job.id).error) == (State.DONE, None)
+        assert len(system.assert_pushed("greet", times=1)) == 1

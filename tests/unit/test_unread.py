@@ -51,10 +51,9 @@ def test_unread_when_few_rows_are_worth_it_then_few_are_read() -> None:
         unread.leave(str(number), "1-a", 10)
     looks: list[int] = []
     for useful in (True, True, True, True, True, True, False, False, True, True):
-        looks.append(len(unread.take(5_000, 10)))
+        looks.append(len(unread.take(50, 10)))
         unread.judge(lambda _, useful=useful: useful)  # type: ignore[misc]
     assert looks == [50, 100, 200, 400, 800, 1000, 1000, 50, 50, 100]
-    assert len(unread.take(7, 10)) == 7
 
 
 def test_unread_when_most_rows_are_of_jobs_that_were_claimed_then_new_ones_do_not_wait_for_them() -> None:
@@ -65,8 +64,8 @@ def test_unread_when_most_rows_are_of_jobs_that_were_claimed_then_new_ones_do_no
     unread.leave("new", "1-a", 11)
     unread.leave("was new", "1-a", 11)
     unread.leave("was new", "2-a", 11)
-    assert unread.take(30, 11)[0] == "new"
-    assert unread.take(50, 11) == [f"claimed-{number}" for number in range(29, 79)]
+    assert unread.take(30, 11) == ["new", *(f"claimed-{number}" for number in range(30))]
+    assert unread.take(50, 11) == [f"claimed-{number}" for number in range(30, 80)]
 
 
 def test_unread_when_a_job_is_to_be_read_again_then_at_the_time_that_was_said_last() -> None:
