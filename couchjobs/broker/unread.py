@@ -39,10 +39,10 @@ class _Rows:
         if len(self.since) > _MOST_ROWS:
             self.since.popitem(last=False)
 
-    def take(self, most: int, until: float) -> list[str]:
-        """Remove and return those that have not changed since then, `most` of them or more where that is worth it."""
+    def take(self, most: int, delay_s: float, now: float) -> list[str]:
+        """Remove and return those that have not changed for so long, `most` of them or more where that is worth it."""
         oldest = islice(self.since.items(), min(_LARGEST_LOOK, most * self._times_as_many))
-        self._taken = [job_id for job_id, since in oldest if since <= until]
+        self._taken = [job_id for job_id, since in oldest if since + delay_s <= now]
         for job_id in self._taken:
             del self.since[job_id]
         return self._taken
@@ -92,9 +92,9 @@ class Unread:
 
     def reassign(self, has: Callable[[str], bool], now: float) -> None:
         """Have the rows read now of which it is true: they are in this daemon's partition by now."""
-        for rows in (self._new, self._changed):
-            for job_id in [job_id for job_id in rows.since if has(job_id)]:
-                del rows.since[job_id]
+        for some in (self._new, self._changed):
+            for job_id in [job_id for job_id in some.since if has(job_id)]:
+                del some.since[job_id]
                 self.read_again(job_id, now)
 
     def take(self, rows: int, now: float) -> list[str]:
@@ -108,8 +108,8 @@ class Unread:
             if self._again.get(job_id) == when:
                 del self._again[job_id]
                 ripe.append(job_id)
-        new = self._new.take(rows, now - self._delay_s)
-        changed = self._changed.take(rows, now - self._delay_s)
+        new = self._new.take(rows, self._delay_s, now)
+        changed = self._changed.take(rows, self._delay_s, now)
         return [*dict.fromkeys([*ripe, *new, *changed])]
 
     def judge(self, is_to_run: Callable[[str], bool]) -> None:
@@ -130,6 +130,6 @@ class Unread:
             heapq.heappop(self._times)
         waits = [self._times[0][0] - now] if self._times else []
         if rows > 0:
-            oldest = [next(iter(rows.since.values())) for rows in (self._new, self._changed) if rows.since]
+            oldest = [next(iter(some.since.values())) for some in (self._new, self._changed) if some.since]
             waits += [since + self._delay_s - now for since in oldest]
         return max(0.0, min(waits)) if waits else None
