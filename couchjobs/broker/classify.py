@@ -106,5 +106,13 @@ def _queued(document: Document, lane: Lane) -> Meaning:
     if job.worker not in lane.workers:
         return Leave(job)
     if not has_tries_left(lane.workers.get(job.worker), job):
-        return Refuse(job, f"worker lost: {job.exec_count} tries have not come back, and that is all it has")
+        return Refuse(job, _why_spent(job))
     return Offer(job, keep=size <= _LARGE_DOCUMENT)
+
+
+def _why_spent(job: Job) -> str:
+    if job.finished_at is None:
+        return f"worker lost: {job.exec_count} tries have not come back, and that is all it has"
+    return (
+        f"its {job.exec_count} tries are spent: `couchjobs jobs retry` gives it new ones, and a changed state does not"
+    )

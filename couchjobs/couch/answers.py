@@ -137,7 +137,7 @@ def error_of(
 
 def _how_it_is_made(path: str, reason: str) -> str:
     if reason.startswith(NO_DATABASE):
-        return " Those of couchjobs are made by `couchjobs init`, for the tenant of --prefix or COUCHJOBS_PREFIX."
+        return " One of couchjobs' own is made by `couchjobs init`, for the tenant of --prefix or COUCHJOBS_PREFIX."
     return ": the views of couchjobs are put there by `couchjobs init`." if "/_design/" in path else ""
 
 

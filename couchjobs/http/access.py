@@ -76,7 +76,8 @@ class Caller:
             worker = getattr(thing, "worker_type", None) or getattr(thing, "worker", None)
             of = f" of worker {worker}" if worker and doctype == "jobs" else ""
             asked = "POST" if verb in KINDS_OF_POST else verb
-            raise ApiError(403, f"{self.name} may not {verb} {doctype}{of}: that needs {doctype}:{asked}")
+            only = f":{worker}:worker" if of and self.may_some(verb, doctype) else ""
+            raise ApiError(403, f"{self.name} may not {verb} {doctype}{of}: that needs {doctype}:{asked}{only}")
 
     def may_retry(self, job: Job) -> bool:
         """Return whether he may have a job run again; what an administrator has pushed, only who may everything."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -44,6 +44,7 @@ _INSTEAD: tuple[tuple[type, str], ...] = (
     (bytes, "write it as base64, or store it as an attachment"),
     (bytearray, "write it as base64, or store it as an attachment"),
     (AbstractSet, "a set has no order: write sorted(it)"),
+    (Coroutine, "it was called and not awaited: write await before it"),
     (SecretStr, _NO_SECRETS),
     (SecretBytes, _NO_SECRETS),
 )

@@ -167,6 +167,29 @@ async def test_retention_when_it_is_odd_when_a_job_was_queued_then_it_counts_fro
     await eventually(remains)
 
 
+async def test_job_when_it_has_ended_and_is_queued_by_hand_then_its_spent_tries_are_told_as_such(
+    connection: Connection, db: Prefixer, jobs: Any, begin: Any
+) -> None:
+    """No daemon has died."""
+    ended = {"worker": "echo", "state": "done", "exec_count": 3, "message": 1, "finished_at": format_time(now())}
+    await begin(echo)
+    await jobs.put({"_id": "e", **ended, "state": "queued"})
+    job = await wait(db, "e", 15)
+    assert str(job.error).startswith("its 3 tries are spent: `couchjobs jobs retry` gives it new ones")
+
+
+async def test_token_when_it_may_not_what_is_asked_then_told_what_it_needs(
+    connection: Connection, db: Prefixer, begin: Any
+) -> None:
+    """The rule, and not what it has already."""
+    await begin(echo)
+    token = await create_token(connection, db, "shop", ["jobs:POST:mail:worker", "jobs:GET"])
+    header = {"Authorization": f"Bearer {token}"}
+    async with TestClient(TestServer(make_app(connection))) as http:
+        answer = await http.post("/jobs/queue/echo", headers=header, json={"data": {"attributes": {}}})
+        assert (answer.status, "jobs:POST:echo:worker" in await answer.text()) == (403, True)
+
+
 @pytest.mark.parametrize(
     "path",
     [
