@@ -13,7 +13,7 @@ from waiting import eventually
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
-from couchjobs.errors import CouchError
+from couchjobs.errors import CouchError, NotFound
 
 
 async def put_on_all(database: Database, document: dict[str, Any]) -> str:
@@ -21,6 +21,15 @@ async def put_on_all(database: Database, document: dict[str, Any]) -> str:
     path = f"{database.path}/{quote(document['_id'], safe='')}"
     answer = await database.server.request("PUT", path, params={"w": "3"}, body=encode(document))
     return str(answer["rev"])
+
+
+async def is_on_all(database: Database, doc_id: str) -> bool:
+    """Have three copies, or as many as there are, compared, which mends those that lack the document; is it there?"""
+    try:
+        await database.server.request("GET", f"{database.path}/{quote(doc_id, safe='')}", params={"r": "3"})
+    except NotFound:
+        return False
+    return True
 
 
 async def remake(connection: Connection, name: str) -> None:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
-from copies import put_on_all
+from copies import is_on_all, put_on_all
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import eventually
 
@@ -72,6 +72,8 @@ async def test_job_when_pushed_then_shown_retried_cancelled_and_purged(
     assert (pushed["data"]["id"], pushed["meta"], pushed["data"]["type"]) == ("one", {"created": True}, "jobs")
     assert pushed["data"]["attributes"]["arguments"] == {"a": 1}
     assert pushed["data"]["attributes"]["manual_execution"] is True
+    jobs = connection.database(db.database("jobs"))
+    await eventually(lambda: is_on_all(jobs, "one"))
     again = await body_of(await http.post("/jobs/queue/echo", json=attributes(arguments=2, id="one")), 202)
     assert (again["meta"], again["data"]["attributes"]["arguments"]) == ({"created": False}, {"a": 1})
     listed = await body_of(await http.get("/jobs/queue/echo"), 200)
