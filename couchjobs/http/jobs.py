@@ -221,6 +221,18 @@ def filter_in(query: Mapping[str, str]) -> JobFilter:
     )
 
 
+def names_in(query: Mapping[str, str], parameter: str) -> list[str]:
+    """Return the names of a filter, with commas between; none where there is no such filter.
+
+    Raises:
+        ApiError: 400: one of them is empty.
+    """
+    names = query[parameter].split(",") if parameter in query else []
+    if "" in names:
+        refuse_parameter(parameter, "one of its names is empty")
+    return names
+
+
 def number_in(query: Mapping[str, str], name: str, default: int, most: int) -> int:
     """Return the number that a parameter of a request is.
 
@@ -290,9 +302,7 @@ async def purge(request: web.Request) -> web.Response:
     """DELETE /jobs/purge: ended jobs that are older than `duration`, of the `workers` that are named, or of all."""
     api = request.app[API]
     duration = request.query.get("duration", "2w").replace("W", "w").replace("D", "d")  # M is no month
-    workers = request.query.get("workers", "*").split(",")
-    if "" in workers:
-        refuse_parameter("workers", "one of its names is empty")
+    workers = names_in(request.query, "workers") or ["*"]
     for worker in workers:
         request[CALLER].check("DELETE", "jobs", None if worker == "*" else JobRequest(worker_type=worker))
     try:

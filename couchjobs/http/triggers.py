@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from aiohttp import web
@@ -15,7 +14,7 @@ from couchjobs.couch.connection import using
 from couchjobs.errors import HookError, MalformedTriggerError, NotFound
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
-from couchjobs.http.jobs import number_in
+from couchjobs.http.jobs import names_in, number_in
 from couchjobs.http.jobs import shown as shown_job
 from couchjobs.http.jobs import shown_to as shown_job_to
 from couchjobs.http.jsonapi import (
@@ -128,25 +127,13 @@ async def _check_sources_are_listed(api: Api, infos: TriggerInfos) -> None:
         raise ApiError(403, f"no list says that events may come from {told}: couchjobs init --watch")
 
 
-def _names_in(query: Mapping[str, str], parameter: str) -> set[str]:
-    """Return the names of a filter, none where there is no such filter.
-
-    Raises:
-        ApiError: 400: one of them is empty.
-    """
-    names = set(query[parameter].split(",")) if parameter in query else set()
-    if "" in names:
-        refuse_parameter(parameter, "one of its names is empty")
-    return names
-
-
 @long_answer
 async def index(request: web.Request) -> web.Response:
     """GET /jobs/triggers: of these workers and types, with commas between, by id; `links.next` goes on."""
     api, query = request.app[API], request.query
     if not request[CALLER].may_some("GET", "triggers"):
         request[CALLER].check("GET", "triggers")
-    workers, types = (_names_in(query, name) for name in ("Worker", "Type"))
+    workers, types = (names_in(query, name) for name in ("Worker", "Type"))
     size, after = number_in(query, "page[size]", MOST_LISTED, MOST_LISTED), _read_cursor(query.get("page[cursor]"))
     found = [
         infos
