@@ -8,7 +8,7 @@ from typing import Any
 
 from couchjobs.cluster.pauses import paused
 from couchjobs.cluster.peers import PREFIX as DAEMON
-from couchjobs.cluster.peers import taken_types, takers
+from couchjobs.cluster.peers import seconds_of, taken_types, takers
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document, Update
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
@@ -93,5 +93,6 @@ def row_of_daemon(document: Document) -> dict[str, Any]:
         "id": document["_id"].removeprefix(DAEMON),
         "worker_types": [str(one) for one in types] if isinstance(types, list) else [],
         "slots": slots if isinstance(slots, int) else 0,
+        "dead_after": seconds_of(document.get("dead_after")),
         **{name: str(document.get(name) or "") for name in ("host", "version", "at")},
     }

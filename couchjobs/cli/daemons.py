@@ -25,7 +25,7 @@ def daemons(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_js
     table = Table("daemon", "host", "version", "slots", "workers", "heard of, by its clock")
     for row in rows:
         values = [row[name] for name in ("id", "host", "version", "slots")]
-        table.add_row(*map(cell, (*values, ", ".join(row["worker_types"]), _ago(row["at"], now()))))
+        table.add_row(*map(cell, (*values, ", ".join(row["worker_types"]), _heard(row, now()))))
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
@@ -38,9 +38,13 @@ async def _rows(connection: Connection) -> list[dict[str, Any]]:
     return [row_of_daemon(document) for document in documents if tenant in tenants_of(document)]
 
 
-def _ago(at: object, present: datetime) -> str:
+def _heard(row: dict[str, Any], present: datetime) -> str:
     try:
-        heard = parse_time(str(at))
+        heard = parse_time(row["at"])
     except ValueError:
         heard = None
-    return "?" if heard is None else f"{max(0.0, (present - heard).total_seconds()):.0f} s ago"
+    if heard is None:
+        return "?"
+    seconds = max(0.0, (present - heard).total_seconds())
+    told = f"{seconds:.0f} s ago"
+    return f"{told}: dead, if its clock is right" if seconds > row["dead_after"] > 0 else told

@@ -39,6 +39,7 @@ from couchjobs.jobs.queries import newest
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.transitions import why_without_result
 from couchjobs.overview import who_takes
+from couchjobs.remarks import nobody_has
 from couchjobs.timestamps import format_time
 
 app = typer.Typer(help="Look at jobs, try them again, cancel them.", no_args_is_help=True)
@@ -80,6 +81,8 @@ def ls(
         return found, await who_takes(connection, tenant), stopped
 
     documents, taken, stopped = with_connection(url, domain, prefix, work)
+    if worker and not documents and taken is not None and worker not in taken:
+        print(f"couchjobs: {nobody_has(worker, taken)}", file=sys.stderr)
     notes = [_note(document, taken, stopped) for document in documents]
     if as_json:
         print_json(

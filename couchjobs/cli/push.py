@@ -26,13 +26,16 @@ from couchjobs.workers.pushing import Pusher
 
 _PATIENCE_S = 5.0
 """Seconds after which whoever waits is told that nobody has taken the job."""
+_NOT_ENDED = 3
+"""The exit code where a job that was waited for has not ended in time."""
 
 
 def push(
     worker: Annotated[str, typer.Argument(help="The type of worker.")],
     message: Annotated[str, typer.Argument(help="The message, as JSON.")] = "null",
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until the job has ended; exit code 1 where it failed.")
+        bool,
+        typer.Option("--wait", help="Wait until the job has ended; exit code 1 where it failed, 3 after --timeout."),
     ] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="The longest wait, in seconds; else for ever.")
@@ -72,7 +75,8 @@ def push(
         try:
             return await wait_for(connection.settings.tenant, job.id, timeout)
         except TimeoutError as error:
-            raise ConfigurationError(f"{error}; `couchjobs jobs show {job.id}` tells more") from None
+            print(f"couchjobs: {error}; `couchjobs jobs show {job.id}` tells more", file=sys.stderr)
+            raise typer.Exit(_NOT_ENDED) from None
         finally:
             telling.cancel()
 

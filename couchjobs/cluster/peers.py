@@ -220,11 +220,12 @@ def _read(document: Document, beat: object, *, moved: bool) -> Peer:
         moved,
         declares=_texts(document.get("declares")),
         zones=str(document.get("zones") or ""),
-        dead_after=_seconds(document.get("dead_after")),
+        dead_after=seconds_of(document.get("dead_after")),
     )
 
 
-def _seconds(value: object) -> float:
+def seconds_of(value: object) -> float:
+    """Return a duration of a daemon's document; 0 where that says none."""
     is_told = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST_S
     return float(value) if is_told else 0.0  # type: ignore[arg-type]
 

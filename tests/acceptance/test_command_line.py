@@ -21,6 +21,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import Unreachable
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings
+from couchjobs.timestamps import format_time, now
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -84,6 +85,38 @@ async def test_push_when_waited_for_then_prints_the_end(
     failed = await in_thread(run, "push", "thread", '"x"', "--wait")
     assert failed.returncode == 1
     assert "errored" in failed.stdout
+
+
+async def test_wait_when_its_time_is_over_then_another_exit_code_than_of_a_failure(
+    connection: Connection, db: Prefixer, run: Run
+) -> None:
+    """The job is queued still, and nobody has its worker."""
+    pushed = await in_thread(run, "push", "nobody-has-it", "--id", "late", "--wait", "--timeout", "0.5")
+    assert pushed.returncode == 3, pushed.stderr
+    assert "late" in pushed.stderr
+    assert "Traceback" not in pushed.stderr
+
+
+async def test_list_when_nobody_has_the_worker_then_told_which_may_be_meant(
+    connection: Connection, db: Prefixer, run: Run
+) -> None:
+    """An empty table alone says nothing of a misspelt name."""
+    daemon = {"_id": "daemon:one", "domain": db.domain, "prefix": db.db_prefix, "worker_types": ["resize"]}
+    await connection.control.put(daemon)
+    listed = await in_thread(run, "jobs", "ls", "--worker", "resise")
+    assert listed.returncode == 0
+    assert "did you mean resize?" in listed.stderr
+    assert (await in_thread(run, "jobs", "ls", "--worker", "resize")).stderr == ""
+
+
+async def test_daemons_when_one_has_died_then_marked(connection: Connection, db: Prefixer, run: Run) -> None:
+    """By its own clock and what it says of itself; one that was just heard of is not."""
+    dead = {"domain": db.domain, "prefix": db.db_prefix, "worker_types": ["echo"], "dead_after": 30.0}
+    await connection.control.put({"_id": "daemon:dead", **dead, "at": "2026-01-01T00:00:00Z"})
+    await connection.control.put({"_id": "daemon:alive", **dead, "at": format_time(now())})
+    listed = (await in_thread(run, "daemons")).stdout.splitlines()
+    assert [line.split()[1] for line in listed if "dead, if its clock is right" in line] == ["dead"]
+    assert any("alive" in line for line in listed)
 
 
 async def test_jobs_when_listed_shown_cancelled_and_tried_again_then_as_documents_say(
