@@ -169,24 +169,24 @@ async def test_client_job_when_a_client_ends_it_then_ended(connection: Connectio
 async def test_rebuild_when_two_daemons_run_then_no_tick_is_doubled_and_none_skipped(
     connection: Connection, db: Prefixer, start: Start
 ) -> None:
-    """The rhythm stays: the last job tells the last tick."""
+    """The rhythm stays: the last job tells the last tick. (Of an interval that a loaded machine does not miss.)"""
     triggers = triggers_of(connection, db)
     for number in range(20):
         await triggers.put(
-            {"_id": f"e{number:02}", "type": "@every", "arguments": "1s", "worker": "note", "message": None}
+            {"_id": f"e{number:02}", "type": "@every", "arguments": "3s", "worker": "note", "message": None}
         )
     systems = [await start(note), await start(note)]
-    await eventually(lambda: so_many_jobs_of(connection, db, "e00", 2))
+    await eventually(lambda: so_many_jobs_of(connection, db, "e00", 1), 15)
     await systems[0].scheduler.rebuild(db)
-    await eventually(lambda: so_many_jobs_of(connection, db, "e00", 4))
+    await eventually(lambda: so_many_jobs_of(connection, db, "e00", 2), 15)
     await systems[1].scheduler.clean()
-    await eventually(lambda: so_many_jobs_of(connection, db, "e00", 7))
+    await eventually(lambda: so_many_jobs_of(connection, db, "e00", 4), 20)
     for number in range(20):
         found = [parse_time(job["queued_at"]) for job in await jobs_of(connection, db, f"e{number:02}")]
         ticks = sorted(tick for tick in found if tick is not None)
         gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ticks)]
-        assert all(gap >= 0.9 for gap in gaps), "doubled"
-        assert all(gap <= 2.1 for gap in gaps), "skipped"
+        assert all(gap >= 2.9 for gap in gaps), "doubled"
+        assert all(gap <= 5 for gap in gaps), "skipped"
 
 
 @pytest.mark.parametrize("fields", [{"type": "@in", "arguments": "1s"}, {"type": "@every", "arguments": "1s"}])

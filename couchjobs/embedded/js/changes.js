@@ -23,6 +23,7 @@ async function rowsSince(database, query, since) {
   else if (query.filter === '_design') options.filter = (doc) => doc._id.startsWith('_design/');
   else if (query.filter) Object.assign(options, {filter: query.filter, view: query.view});
   const answer = await database.pouch.changes(options);
+  if (!answer || !answer.results) throw new HttpError(404, 'not_found', 'Database does not exist.'); // deleted meanwhile
   if (query.style === 'all_docs') await Promise.all(answer.results.map((row) => winnerFirst(database, row)));
   return answer;
 }
