@@ -169,7 +169,7 @@ async def test_client_job_when_a_client_ends_it_then_ended(connection: Connectio
 async def test_rebuild_when_two_daemons_run_then_no_tick_is_doubled_and_none_skipped(
     connection: Connection, db: Prefixer, start: Start
 ) -> None:
-    """The rhythm stays: the last job tells the last tick. (Of an interval that a loaded machine does not miss.)"""
+    """The rhythm stays: the last job tells the last tick. A loaded machine does not miss one each 3 s."""
     triggers = triggers_of(connection, db)
     for number in range(20):
         await triggers.put(
