@@ -22,6 +22,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from couchjobs.forgiving import SHIELDED, bound_logger, told
+
 _USERINFO = re.compile(r"(?i)\b([a-z]{1,10}://)[^\s]{1,2000}@")
 """All before the last @ of a URL: a password may hold any of `@:/` as well."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -55,31 +57,13 @@ def _redact_event(_: object, __: str, event: MutableMapping[str, Any]) -> Mutabl
 
 def _plain_event(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Whatever was read from a document may stand in a line of the log."""
-    return {plain(key): plain(value if isinstance(value, str) else _told(value)) for key, value in event.items()}
+    return {plain(key): plain(value if isinstance(value, str) else told(value)) for key, value in event.items()}
 
 
 def _without_name(logger: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if event.get("name") == logger.name:
         del event["name"]
     return event
-
-
-def _bound_logger(level: int) -> Any:
-    """Return the class of loggers from that level up: arguments that do not fit the text are written beside it."""
-    plain_class = structlog.make_filtering_bound_logger(level)
-
-    def forgiving(name: str) -> Callable[..., Any]:
-        log, before = getattr(plain_class, name), 1 if name == "log" else 0
-
-        def method(self: Any, *given: Any, **fields: Any) -> Any:
-            with suppress(TypeError, ValueError, KeyError):
-                return log(self, *given, **fields)
-            return log(self, *given[:before], f"{given[before]} {_told(given[before + 1 :])}", **fields)
-
-        return method
-
-    names = ("debug", "info", "warning", "warn", "error", "exception", "critical", "fatal", "msg", "log")
-    return type("BoundLogger", (plain_class,), {name: forgiving(name) for name in names})
 
 
 _OWN_DESCRIPTORS = 10
@@ -159,16 +143,9 @@ class _Handler(logging.Handler):
             text = self.format(own)
         except BaseException:  # noqa: BLE001  whoever logs nonsense has another purpose
             own = copy.copy(record)
-            own.msg, own.args, own.exc_info = f"{_told(record.msg)} {_told(record.args)}", (), None
+            own.msg, own.args, own.exc_info = f"{told(record.msg)} {told(record.args)}", (), None
             text = self.format(own)
         self._stream.write(self._redact(text) + "\n")
-
-
-def _told(value: object) -> str:
-    try:
-        return repr(value)
-    except BaseException:  # noqa: BLE001
-        return f"<{type(value).__name__}>"
 
 
 def _render_safely(render: Any) -> Any:
@@ -177,7 +154,7 @@ def _render_safely(render: Any) -> Any:
             return render(logger, name, event)
         except BaseException:  # noqa: BLE001  a value that cannot be told must not stop what tells of it
             return render(
-                logger, name, {key: value if isinstance(value, str) else _told(value) for key, value in event.items()}
+                logger, name, {key: value if isinstance(value, str) else told(value) for key, value in event.items()}
             )
 
     return rendered
@@ -193,7 +170,7 @@ _AS_TEXT: list[Any] = [
     structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
 ]
 """What makes of a line what the logging module is given."""
-_OF_PROGRAMS = _bound_logger(logging.DEBUG)
+_OF_PROGRAMS = bound_logger(logging.DEBUG)
 _AS_JSON = structlog.processors.JSONRenderer(default=str)
 _handlers: list[_Handler] = []
 _streams: list[_Stderr] = []
@@ -223,7 +200,7 @@ def configure_logging(level: str = "info") -> None:
         _redact_event,
         *shown,
     ]
-    bound = _bound_logger(number)
+    bound = bound_logger(number)
     _own[:] = [partial(bound, structlog.PrintLogger(stream), processors)]  # type: ignore[arg-type]
     structlog.configure(  # for functions that have not done so
         processors=processors,
@@ -296,5 +273,5 @@ def _bind(logger: object, processors: object, context: dict[str, Any]) -> Any:  
     if _own:
         return _own[0](context)
     if structlog.is_configured():
-        return structlog.get_logger(**context).bind()
+        return SHIELDED(structlog.get_logger(**context).bind())
     return _OF_PROGRAMS(logging.getLogger(context.get("name")), _AS_TEXT, context)
