@@ -13,7 +13,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document, Update
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import State
-from couchjobs.jobs.lanes import stores
+from couchjobs.jobs.lanes import store_of, stores
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
 
@@ -58,6 +58,16 @@ async def queues(connection: Connection, tenant: Prefixer, *, update: Update = "
             *(_add_recent(store.database, update, together, worker, row) for worker, row in rows.items())
         )
     return [rows[worker] | {"paused": worker in stopped} for worker in sorted(rows)]
+
+
+async def first_undated(connection: Connection, tenant: Prefixer, worker: str) -> str | None:
+    """Return the id of a due job of that type that does not say since when, as those of events and of other clients.
+
+    The same one for as long as nobody claims it; None where there is none.
+    """
+    database = store_of(connection, tenant, worker).database
+    rows = await database.view("queue/due", [worker, "due", ""], [worker, "due", ""], limit=1, update="false")
+    return rows[0]["id"] if rows else None
 
 
 def _row_of(worker: str, taken: dict[str, list[str]] | None) -> dict[str, Any]:

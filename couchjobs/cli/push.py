@@ -6,20 +6,22 @@ import asyncio
 import json
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from couchjobs.cli.options import Domain, Json, Prefix, Url, print_json, read_json, say, with_connection
 from couchjobs.cluster.pauses import paused
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchjobsError, Forbidden, NotFound, Unauthorized
-from couchjobs.jobs.job import MAX_NAME, Job, State
+from couchjobs.jobs.job import MAX_NAME, Job, JobOptions, State
 from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.request import JobRequest, as_stored, moment_of
 from couchjobs.jobs.transitions import why_without_result
 from couchjobs.jobs.waiting import wait as wait_for
 from couchjobs.overview import who_takes
+from couchjobs.reasons import reasons
 from couchjobs.remarks import nobody_has
 from couchjobs.timestamps import now, parse_time
 from couchjobs.workers.pushing import Pusher
@@ -38,7 +40,7 @@ def push(
         typer.Option("--wait", help="Wait until the job has ended; exit code 1 where it failed, 3 after --timeout."),
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="The longest wait, in seconds; else for ever.")
+        float | None, typer.Option("--timeout", help="The longest --wait, in seconds; else for ever.")
     ] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="Higher first.")] = None,
     job_id: Annotated[
@@ -48,12 +50,18 @@ def push(
     at: Annotated[
         str | None, typer.Option("--at", help="When it may run at the earliest, as an RFC 3339 time.")
     ] = None,
+    options: Annotated[
+        str | None, typer.Option("--options", help='Less than its worker allows, as JSON, such as {"timeout": "5s"}.')
+    ] = None,
+    *,
     url: Url = None,
     domain: Domain = None,
     prefix: Prefix = None,
     as_json: Json = False,
 ) -> None:
-    """Store a job, and print its id."""
+    """Store a job, and print its id. It is pushed by hand, and has priority 1 where nothing else is said."""
+    if timeout is not None and not wait:
+        raise ConfigurationError('--timeout is for --wait; a job\'s own time is --options \'{"timeout": "5s"}\'')
     value = read_json("MESSAGE", message)
     if not worker or len(worker) > MAX_NAME:
         raise ConfigurationError(f"WORKER must be the name of a worker, of at most {MAX_NAME} characters")
@@ -64,7 +72,13 @@ def push(
         raise ConfigurationError(f"--at: {error}") from None
 
     request = JobRequest(
-        worker_type=worker, message=value, priority=priority, manual=True, id=job_id, scheduled_at=not_before
+        worker_type=worker,
+        message=value,
+        options=None if options is None else _options_of(read_json("--options", options)),
+        priority=priority,
+        manual=True,
+        id=job_id,
+        scheduled_at=not_before,
     )
 
     async def work(connection: Connection) -> Job:
@@ -90,6 +104,18 @@ def push(
         say(job.id)
     if wait and job.state is State.ERRORED:
         raise typer.Exit(1)
+
+
+def _options_of(value: Any) -> JobOptions:
+    """Return the options of a job.
+
+    Raises:
+        ConfigurationError: they are none.
+    """
+    try:
+        return JobOptions.model_validate(value)
+    except ValidationError as error:
+        raise ConfigurationError(f"--options: {reasons(error)}") from None
 
 
 async def _tell_if_untaken(connection: Connection, job: Job) -> None:

@@ -39,7 +39,7 @@ def queues(
         by = "?" if row["taken_by"] is None else ", ".join(row["taken_by"]) or "nobody"
         by += " (paused)" * (row["paused"] is True)
         values = [row[name] for name in (*whose, "worker", "queued", "due", "running", "done", "failed")]
-        table.add_row(*map(cell, (*values, row["oldest_due"] or "", by)))
+        table.add_row(*map(cell, (*values, row["oldest_due"] or ("not known" if row["due"] else ""), by)))
     Console(width=None if Console().is_terminal else 200).print(table)
 
 

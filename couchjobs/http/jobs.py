@@ -227,10 +227,10 @@ def names_in(query: Mapping[str, str], parameter: str) -> list[str]:
     Raises:
         ApiError: 400: one of them is empty.
     """
-    names = query[parameter].split(",") if parameter in query else []
+    names = [name.strip() for name in query[parameter].split(",")] if parameter in query else []
     if "" in names:
         refuse_parameter(parameter, "one of its names is empty")
-    return names
+    return [*dict.fromkeys(names)]
 
 
 def number_in(query: Mapping[str, str], name: str, default: int, most: int) -> int:
@@ -303,7 +303,10 @@ async def purge(request: web.Request) -> web.Response:
     api = request.app[API]
     duration = request.query.get("duration", "2w").replace("W", "w").replace("D", "d")  # M is no month
     workers = names_in(request.query, "workers") or ["*"]
+    workers = ["*"] if "*" in workers else workers
     for worker in workers:
+        if worker != "*" and "*" in worker:
+            refuse_parameter("workers", "names of workers, or * for all")
         request[CALLER].check("DELETE", "jobs", None if worker == "*" else JobRequest(worker_type=worker))
     try:
         read_age(duration)

@@ -6,7 +6,7 @@ Views are asked once in five seconds at most, however many scrape.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import accumulate
@@ -22,7 +22,7 @@ from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.errors import CouchError, NotFound
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
-from couchjobs.overview import queues
+from couchjobs.overview import first_undated, queues
 from couchjobs.stats import Histogram, Stats, Traffic
 from couchjobs.timestamps import now, parse_time
 
@@ -34,10 +34,14 @@ _PATIENCE_S = 2.0
 class _Scrape(Collector):
     """One answer. `rows`: what the views said; None: they are not to be had."""
 
-    def __init__(self, api: Api, rows: list[dict[str, Any]] | None, daemons: int | None) -> None:
+    def __init__(
+        self, api: Api, rows: list[dict[str, Any]] | None, daemons: int | None, undated: Mapping[str, float]
+    ) -> None:
         self._api = api
         self._rows = rows
         self._daemons = daemons
+        self._undated = undated
+        """By worker type, for how many seconds the same undated job has been seen to be due."""
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
@@ -61,7 +65,7 @@ class _Scrape(Collector):
             feed.add_metric([], age_s)
             yield feed
         yield from _asked(self._api.connection.server.traffic)
-        yield from _queues(self._rows or [])
+        yield from _queues(self._rows or [], self._undated)
 
 
 def _counted(stats: Stats) -> Iterator[Metric]:
@@ -104,7 +108,7 @@ def _buckets(one: Histogram) -> list[tuple[str, float]]:
     return [*zip([*map(str, one.bounds), "+Inf"], map(float, accumulate(one.counts)), strict=True)]
 
 
-def _queues(rows: list[dict[str, Any]]) -> Iterator[Metric]:
+def _queues(rows: list[dict[str, Any]], undated: Mapping[str, float]) -> Iterator[Metric]:
     for name, text in (
         ("queued", "Queued jobs, those that wait for their time included."),
         ("due", "Queued jobs whose time has come."),
@@ -117,7 +121,7 @@ def _queues(rows: list[dict[str, Any]]) -> Iterator[Metric]:
     lag = GaugeMetricFamily("couchjobs_due_lag_seconds", "How long the oldest due job has been due.", labels=["worker"])
     paused = GaugeMetricFamily("couchjobs_paused", "Whether nobody claims jobs of the type.", labels=["worker"])
     for row in rows:
-        lag.add_metric([row["worker"]], _age(row["oldest_due"]))
+        lag.add_metric([row["worker"]], max(_age(row["oldest_due"]), undated.get(row["worker"], 0.0)))
         paused.add_metric([row["worker"]], float(row["paused"]))
     yield lag
     yield paused
@@ -137,6 +141,8 @@ class Metrics:
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] | None = None
         self._daemons: int | None = None
+        self._undated: dict[str, tuple[str, float]] = {}
+        """By worker type: a due job that does not say since when, and when it was seen first."""
         self._ask_at = 0.0
         self._asking = asyncio.Lock()
 
@@ -148,16 +154,30 @@ class Metrics:
             if asyncio.get_running_loop().time() >= self._ask_at:
                 await self._ask(api)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Scrape(api, self._rows, self._daemons))
+        present = asyncio.get_running_loop().time()
+        undated = {worker: present - since for worker, (_, since) in self._undated.items()}
+        registry.register(_Scrape(api, self._rows, self._daemons, undated))
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _ask(self, api: Api) -> None:
         self._rows, self._daemons = [], None
+        rows: list[dict[str, Any]] = []
         try:
             with suppress(NotFound):  # a daemon of many tenants, none of which is without a prefix
-                self._rows, _ = await api.freshness.read(partial(queues, api.connection, api.db), _PATIENCE_S)
+                rows, _ = await api.freshness.read(partial(queues, api.connection, api.db), _PATIENCE_S)
+            await self._look_for_undated(api, [row["worker"] for row in rows if row["due"]])
             documents = await api.connection.control.with_prefix(DAEMON)
-            self._daemons = sum(api.serves(one) for one in documents)
+            self._rows, self._daemons = rows, sum(api.serves(one) for one in documents)
         except CouchError:
             self._rows = self._daemons = None
         self._ask_at = asyncio.get_running_loop().time() + _KEPT_S
+
+    async def _look_for_undated(self, api: Api, workers: Sequence[str]) -> None:
+        """Note since when jobs are seen to be due that do not say it themselves: nobody else tells that they wait."""
+        found = await asyncio.gather(*(first_undated(api.connection, api.db, worker) for worker in workers))
+        present, before = asyncio.get_running_loop().time(), self._undated
+        ids = {worker: job_id for worker, job_id in zip(workers, found, strict=True) if job_id is not None}
+        self._undated = {
+            worker: known if (known := before.get(worker, ("", 0.0)))[0] == job_id else (job_id, present)
+            for worker, job_id in ids.items()
+        }

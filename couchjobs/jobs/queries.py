@@ -48,7 +48,7 @@ async def get_jobs(db: Prefixer, trigger_id: str, limit: int = 0) -> list[Job]:
     async with connected() as connection:
         for store in stores(connection, db):
             rows = await store.database.view(
-                "jobs/by_trigger", [trigger_id, {}], [trigger_id], limit=count, descending=True
+                "jobs/by_trigger", [trigger_id, HIGHEST], [trigger_id], limit=count, descending=True
             )
             jobs += await _jobs(store.database, rows)
     jobs.sort(key=lambda job: format_time(job.queued_at) if job.queued_at else "~", reverse=True)
@@ -78,7 +78,7 @@ async def iter_queued_jobs(db: Prefixer, worker_type: str) -> AsyncIterator[Job]
     async with connected() as connection:
         database = store_of(connection, db, worker_type).database
         for state in (State.QUEUED, State.RUNNING):
-            async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, {}]):
+            async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, HIGHEST]):
                 async for document in _documents(database, rows):
                     if (job := Job.read(document)).state is state:
                         yield job
@@ -96,7 +96,7 @@ async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
         database = store_of(connection, db, worker_type).database
         for state in State:
             rows = await database.view(
-                "jobs/by_state", [worker_type, state, {}], [worker_type, state], limit=_MOST, descending=True
+                "jobs/by_state", [worker_type, state, HIGHEST], [worker_type, state], limit=_MOST, descending=True
             )
             jobs += reversed(await _jobs(database, rows))
     return jobs

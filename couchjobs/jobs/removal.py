@@ -14,6 +14,7 @@ from couchjobs.couch.database import Document, Row
 from couchjobs.couch.purge import is_single_node, purge
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import Job
+from couchjobs.jobs.places import HIGHEST
 from couchjobs.jobs.retention import Retention, Rule
 from couchjobs.jobs.store import JobStore
 from couchjobs.timestamps import format_time
@@ -89,7 +90,7 @@ class Remover:
         ended_before = datetime.min.replace(tzinfo=UTC)
         if rule.keep is not None:
             ended_before = now - timedelta(seconds=rule.keep)
-            for first, last in ((None, format_time(ended_before)), (format_time(now), {})):  # of odd times, too
+            for first, last in ((None, format_time(ended_before)), (format_time(now), HIGHEST)):  # of odd times, too
                 async for rows in self._rows(group, first, last):
                     yield [one for _, one in await self._read(group, rows) if _ended_at(one) < ended_before]
         if surplus is not None:
@@ -124,7 +125,7 @@ class Remover:
         at_most = group.rule.at_most
         if at_most is None or group.count <= at_most:
             return None
-        high, low = [group.worker, group.state, {}], [group.worker, group.state]
+        high, low = [group.worker, group.state, HIGHEST], [group.worker, group.state]
         rows = await self._store.database.view(
             "jobs/by_state", high, low, limit=1, descending=True, skip=at_most, stable=True
         )
@@ -157,7 +158,7 @@ def _queued_at(document: Document) -> object:
     """Return where the view puts a job that has ended; it was queued again where a row says otherwise."""
     at = document.get("queued_at")
     at = "" if at in (None, "", 0, False) else at  # as JavaScript has it: an empty list is a value
-    return "" if isinstance(at, str) and len(at) > _LONGEST_TIME else at
+    return "" if isinstance(at, str) and len(at.encode("utf-16-le")) > 2 * _LONGEST_TIME else at
 
 
 def _place(row: Row) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from couchjobs.couch.connection import connected
 from couchjobs.couch.database import Document, Row
 from couchjobs.jobs.job import State
 from couchjobs.jobs.lanes import stores
+from couchjobs.jobs.places import HIGHEST
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import Timestamp, parse_time
 
@@ -41,7 +42,7 @@ async def get_trigger_state(db: Prefixer, trigger_id: str) -> TriggerState:
     async with connected() as connection:
         lanes = [store.database for store in stores(connection, db)]
         for lane in lanes:
-            low, high = [trigger_id], [trigger_id, {}]
+            low, high = [trigger_id], [trigger_id, HIGHEST]
             rows += await lane.view("jobs/by_trigger", high, low, limit=_LOOKED_AT, descending=True)
         if len(lanes) > 1:
             rows.sort(key=lambda row: str(row["key"][1] or "~"), reverse=True)

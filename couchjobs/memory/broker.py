@@ -17,10 +17,10 @@ from couchjobs.couch.documents import Documents
 from couchjobs.errors import (
     BadDocumentError,
     Conflict,
+    HookError,
     JobFailedError,
     JobNotFoundError,
     QueueClosedError,
-    UnknownWorkerError,
 )
 from couchjobs.jobs import transitions
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Changes, Job, State
@@ -98,30 +98,42 @@ class MemBroker:
             running.stop(Interrupted())
         await asyncio.gather(*self._tasks.values())
 
-    async def push_job(self, db: Prefixer, request: JobRequest) -> Job | None:
+    async def push_job(self, db: Prefixer, request: JobRequest, *, is_asked: bool = False) -> Job | None:
         """Store a job and return it; None where `before_hook` skips it. A job with that id that is there already stays.
+
+        `is_asked`: the `before_hook` has been asked.
 
         Raises:
             QueueClosedError: the broker is shut down.
             UnknownWorkerError: no worker of that type is registered.
             AdminOnlyError: the worker takes only requests of administrators.
         """
-        result = await self._take_in(db, request)
+        result = await self._take_in(db, request, is_asked=is_asked)
         return None if result is None else result.job
 
-    async def _take_in(self, db: Prefixer, request: JobRequest) -> PushResult | None:
+    async def wants(self, db: Prefixer, request: JobRequest) -> bool:
+        """Return whether the worker's `before_hook` wants a job."""
+        with as_raised():
+            return await is_wanted(self._configs, new_job(db, request))
+
+    async def _take_in(self, db: Prefixer, request: JobRequest, *, is_asked: bool = False) -> PushResult | None:
         if self._life.is_("closed"):
             raise QueueClosedError("the broker is shut down")
         if self._life.is_("running") and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
-            raise UnknownWorkerError(f"no worker of type {request.worker_type!r}")
+            self._configs.get(request.worker_type)
         check_admin(self._configs, request)
         job = new_job(db, request)
-        with as_raised():
-            wanted = job.id in self.jobs or await is_wanted(self._configs, job)
+        wanted: bool | HookError
+        try:
+            wanted = is_asked or job.id in self.jobs or await is_wanted(self._configs, job)
+        except HookError as error:
+            wanted = error
         if (present := self.jobs.get(job.id)) is not None:  # one that was pushed meanwhile, too
             if present.worker != job.worker and job.trigger_id is None:
                 raise Conflict(f"the id {job.id!r} is taken by a job of worker {present.worker!r}", 409)
             return PushResult(present, created=False)
+        if isinstance(wanted, HookError):
+            raise wanted.raised from None
         if not wanted:
             return None
         job.queued_at = request.queued_at or self._clock()

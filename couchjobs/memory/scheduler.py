@@ -39,6 +39,8 @@ class _Known:
         if not isinstance(parsed, EventRules | OnDemand):
             self.life = Life(parsed, infos, begun(parsed, infos, present))
         self.window: Job | None = None
+        self.opening = asyncio.Lock()
+        """Held while what fires looks for the window, and makes its job."""
 
 
 class MemScheduler:
@@ -145,19 +147,21 @@ class MemScheduler:
         broker, infos = self._running_broker(), known.infos
         if not infos.debounce:
             return await broker.push_job(known.db, infos.job_request(**more))
-        window, appends = known.window, infos.type == "@webhook"
-        more["payload"] = as_stored(more.get("payload"), "payload")
-        if window is not None and window.state is State.QUEUED and window.exec_count == 0:
-            if appends:
-                window.payload["payloads"].append(more.get("payload"))
-            return window
-        payload = {"payloads": [more.get("payload")]} if appends else None
+        appends, manual = infos.type == "@webhook", more.get("manual", False)
+        payload = as_stored(more.get("payload"), "payload")
         until = self._clock() + timedelta(seconds=infos.debounce)
         request = infos.job_request(
-            payload=payload, debounced=True, scheduled_at=until, manual=more.get("manual", False)
+            payload={"payloads": [payload]} if appends else None, debounced=True, scheduled_at=until, manual=manual
         )
-        known.window = await broker.push_job(known.db, request)
-        return known.window
+        if appends and not await broker.wants(known.db, request):
+            return None
+        async with known.opening:
+            window = known.window
+            if window is None or window.state is not State.QUEUED or window.exec_count > 0:
+                known.window = await broker.push_job(known.db, request, is_asked=appends)
+            elif appends:
+                window.payload["payloads"].append(payload)
+            return known.window
 
     async def add_trigger(self, db: Prefixer, infos: TriggerInfos) -> TriggerInfos:
         """Add a trigger and return it with its id.

@@ -19,6 +19,7 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import BadDocumentError, ConfigurationError, HookError, NotFound, Unavailable
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.lanes import stores
+from couchjobs.jobs.places import HIGHEST
 from couchjobs.jobs.request import PushResult
 from couchjobs.scheduler.debounce import Debouncer
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
@@ -85,7 +86,7 @@ class Backfill:
         """Return the documents of which the trigger has a job, of whatever revision, as hashes."""
         trigger_id, found = self._trigger.id, set[int]()
         for store in stores(self._connection, self._db):
-            async for rows in store.database.view_pages("jobs/by_trigger", [trigger_id], [trigger_id, {}]):
+            async for rows in store.database.view_pages("jobs/by_trigger", [trigger_id], [trigger_id, HIGHEST]):
                 found.update(_document_of(row["id"]) for row in rows)
         return found
 

@@ -2,7 +2,8 @@
 
 The first firing opens a window and makes a job that is not run before the window's end; later firings join that job.
 The window is fixed, and closes when the job is claimed. Of an @event, no event data is kept; a @webhook appends its
-payload to `{"payloads": [...]}`; any other kind keeps the first firing as it is.
+payload to `{"payloads": [...]}`, once the worker's `before_hook` has taken it by itself; any other kind keeps the first
+firing as it is.
 
 State, in the control database: `debounce:<triggers database>:<trigger>` = `{job_id, until, of}`, the window that was
 opened last, and what its job is made of: once the trigger says something else, another window is opened. It is written
@@ -15,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections import defaultdict
-from collections.abc import Collection
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -28,7 +29,7 @@ from couchjobs.couch.database import Document
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import BadDocumentError, Conflict, Refused
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.payloads import as_changes, gathered
+from couchjobs.jobs.payloads import as_changes, gathered, holds
 from couchjobs.jobs.request import as_stored, new_job
 from couchjobs.jobs.transitions import CHAIN
 from couchjobs.log import get_logger
@@ -40,6 +41,8 @@ from couchjobs.triggers.life import AHEAD
 
 _logger = get_logger(__name__)
 _APPENDS = "@webhook"
+_Waiting = tuple[str, Any, asyncio.Future[Job | None]]
+"""A firing that waits to be taken: a name, its payload, and where its answer goes."""
 
 
 class _SkippedError(Exception):
@@ -56,7 +59,7 @@ class Debouncer:
         self._writer = connection.writer(self._control.name)
         self._prefix = f"debounce:{db.database(connection.settings.triggers_doctype)}:"
         self._largest = connection.settings.max_message_bytes
-        self._waiting: defaultdict[str, list[tuple[str, Any, asyncio.Future[Job | None]]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[_Waiting]] = defaultdict(list)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def fire(
@@ -67,6 +70,7 @@ class Debouncer:
         None where the worker's `before_hook` skips it.
 
         Raises:
+            HookError: the `before_hook` refuses it.
             BadDocumentError: JSON cannot hold the payload, or it is too large.
             Refused: CouchDB never takes the job.
             Unavailable: CouchDB does not answer; the firing may be in the job or not.
@@ -74,8 +78,11 @@ class Debouncer:
         payload = as_stored(payload, "payload")
         if len(encode(payload)) > self._largest:
             raise BadDocumentError(f"payload is larger than the {self._largest:,} bytes that a message may have")
+        name = secrets.token_hex(4)
+        if infos.type == _APPENDS and not await self._is_wanted(infos, {name: payload}, manual=manual):
+            return None
         joined: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
-        own = (secrets.token_hex(4), payload, joined)
+        own = (name, payload, joined)
         self._waiting[infos.id].append(own)
         try:
             async with self._locks[infos.id]:
@@ -93,8 +100,8 @@ class Debouncer:
     async def _fire_all(
         self,
         infos: TriggerInfos,
-        own: tuple[str, Any, asyncio.Future[Job | None]],
-        together: list[tuple[str, Any, asyncio.Future[Job | None]]],
+        own: _Waiting,
+        together: list[_Waiting],
         *,
         manual: bool,
         makers: Collection[str],
@@ -107,20 +114,40 @@ class Debouncer:
             if len(together) == 1:
                 raise
             _logger.warning("payloads are not taken together, and go alone", trigger=infos.id, reason=str(error))
-            for one in together:
-                await self._fire_alone(infos, one, manual=manual, makers=makers)
+            left = deque(together)
+            try:
+                while left:
+                    await self._fire_alone(infos, left[0], manual=manual, makers=makers)
+                    left.popleft()
+            except BaseException:
+                self._put_back(infos, left, own)
+                raise
         except BaseException:
-            self._waiting[infos.id][:0] = [one for one in together if one is not own]
+            self._put_back(infos, together, own)
             raise
         else:
             for _, _, waiting in together:
                 if not waiting.done():
                     waiting.set_result(job)
 
+    def _put_back(self, infos: TriggerInfos, some: Iterable[_Waiting], own: _Waiting) -> None:
+        """Have those wait on who have no answer, where the one who asked for all of them gives up."""
+        self._waiting[infos.id][:0] = [one for one in some if one is not own]
+
+    async def _is_wanted(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool) -> bool:
+        return await self._broker.pusher.wants(self._job_of(infos, payloads, manual=manual))
+
+    def _job_of(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, **more: Any) -> Job:
+        job = new_job(self._db, infos.job_request(debounced=True, manual=manual, **more))
+        if infos.type == _APPENDS:
+            together = as_changes(payloads)
+            job.payload, job.payload_ids = together["payload"], together["payload_ids"]
+        return job
+
     async def _fire_alone(
         self,
         infos: TriggerInfos,
-        one: tuple[str, Any, asyncio.Future[Job | None]],
+        one: _Waiting,
         *,
         manual: bool,
         makers: Collection[str],
@@ -183,7 +210,7 @@ class Debouncer:
         if len(await store.database.leaves(job.id)) > 1:
             await settle_conflicts(store, self._broker.daemon.peers, [job.id])
         present = await store.database.find(job.id)
-        return present is None or payloads.keys() <= gathered(present).keys()  # None: done and deleted already
+        return present is None or holds(present, payloads)  # None: done and deleted already
 
     async def _open(self, state: Document | None, infos: TriggerInfos) -> Document | None:
         """Return the window that was opened, None where another daemon was quicker.
@@ -220,8 +247,9 @@ class Debouncer:
             return None
         if infos.type != _APPENDS:
             return job
-        together = as_changes(gathered(document) | payloads)
-        if len(encode(together)) > self._largest:
+        present = gathered(document)
+        together = as_changes((present or {}) | payloads, document)
+        if present is None or len(encode(together)) > self._largest:
             return None
         try:
             await store.update(job, **together)
@@ -233,14 +261,10 @@ class Debouncer:
         self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
     ) -> Job | None:
         until = parse_time(state["until"])
-        request = infos.job_request(id=state["job_id"], scheduled_at=until, debounced=True, manual=manual)
-        job = new_job(self._db, request)
-        if infos.type == _APPENDS:
-            together = as_changes(payloads)
-            job.payload, job.payload_ids = together["payload"], together["payload_ids"]
+        job = self._job_of(infos, payloads, manual=manual, id=state["job_id"], scheduled_at=until)
         if makers:
             job.document()[CHAIN] = sorted(makers)
-        made = await self._broker.pusher.store(job)
+        made = await self._broker.pusher.store(job, is_asked=infos.type == _APPENDS)
         if made is None:
             raise _SkippedError
         if made.created:

@@ -15,6 +15,7 @@ from couchjobs.couch.database import Document, Update
 from couchjobs.couch.surely import write_or_raise, write_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import latest_id
+from couchjobs.jobs.places import HIGHEST
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.states import document_of, state_id, state_of
@@ -111,7 +112,7 @@ async def _last_ticks(store: JobStore, trigger_ids: set[str]) -> dict[str, datet
     for trigger_id in trigger_ids - found.keys():
         low = [trigger_id]
         rows = await store.database.view(
-            "jobs/by_trigger", [trigger_id, {}], low, limit=_LOOKED_AT, descending=True, update=update
+            "jobs/by_trigger", [trigger_id, HIGHEST], low, limit=_LOOKED_AT, descending=True, update=update
         )
         update = "false"
         for row in rows:

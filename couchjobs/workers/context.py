@@ -29,6 +29,8 @@ T = TypeVar("T")
 MARK = "__couchjobs_worker__"
 """The attribute of a decorated function that holds its configuration."""
 
+_ROUNDING = 1e-6
+"""What sums of fractions may be above 1."""
 _present: ContextVar[WorkerContext | None] = ContextVar("couchjobs_job", default=None)
 
 
@@ -256,7 +258,10 @@ class WorkerContext:
             here = None
         if self._loop is None or here is self._loop:
             what.close()
-            raise ConfigurationError("sync_push is for plain functions; in a coroutine function: await ctx.push(...)")
+            raise ConfigurationError(
+                "sync_push and sync_couch are for plain functions; in a coroutine function:"
+                " await ctx.push(...), await ctx.couch[...].get(...)"
+            )
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     def progress(self, done: float, text: str = "") -> None:
@@ -265,8 +270,11 @@ class WorkerContext:
         From coroutine functions and plain ones; the last word counts, and never is in the way of other changes.
 
         Raises:
-            MessageUnmarshalError: JSON cannot hold it.
+            ValueError: `done` is no number from 0 to 1.
+            MessageUnmarshalError: JSON cannot hold the text.
         """
+        if isinstance(done, bool) or not isinstance(done, int | float) or not 0 <= done <= 1 + _ROUNDING:
+            raise ValueError(f"progress: `done` is a number from 0 to 1, such as 0.5, and not {done!r:.50}")
         if self._engine is None or self._loop is None:
             return
         progress = to_json({"done": done, **({"text": text} if text else {}), "at": format_time(now())}, "progress")

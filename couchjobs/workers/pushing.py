@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import Conflict, HookError, QueueClosedError, Unavailable
+from couchjobs.errors import Conflict, CouchError, HookError, QueueClosedError, Unavailable
 from couchjobs.jobs.admin_proof import AdminProof
 from couchjobs.jobs.ids import window_id
 from couchjobs.jobs.job import Job
@@ -69,20 +69,31 @@ class Pusher:
         check_admin(self._known, request)
         if hides_id and request.id is not None:
             request = replace(request, id=await self.admin_proof.other_id(request.id, 0))
-        job = new_job(self._db, request)
+        job, is_new = new_job(self._db, request), request.id is None
         if request.admin:
             await self.admin_proof.load()
             document = self.store_of(job.worker).stored_form(job)
             job.document()["admin_proof"] = job.admin_proof = self.admin_proof.of(document)
-        return await self.store(job, self._settings.push_timeout)
+        return await self.store(job, self._settings.push_timeout, is_new=is_new)
 
-    async def store(self, job: Job, patience_s: float | None = None) -> PushResult | None:
+    async def wants(self, job: Job) -> bool:
+        """Return whether the worker's `before_hook` wants a job.
+
+        Raises:
+            HookError: it refuses it.
+        """
+        return await is_wanted(self._known, job)
+
+    async def store(
+        self, job: Job, patience_s: float | None = None, *, is_asked: bool = False, is_new: bool = False
+    ) -> PushResult | None:
         """Store a job, if there is none with its id; None where the worker's `before_hook` skips it.
 
         Of a firing whose job was there and is deleted by now, nothing is stored; where somebody else's document has
         its id, it gets another one.
 
-        `patience_s`: seconds that CouchDB may take; None: as long as a request may.
+        `patience_s`: seconds that CouchDB may take; None: as long as a request may. `is_asked`: the `before_hook` has
+        been asked. `is_new`: the id was made just now, so that no job can have it.
 
         Raises:
             QueueClosedError: this is closed.
@@ -96,14 +107,15 @@ class Pusher:
         if not self._is_open:
             raise QueueClosedError("the broker is shut down")
         store, wanted = self.store_of(job.worker), job.id
+        look_for = job if not is_new and job.trigger_id is None else None
         try:
-            skipped = not await is_wanted(self._known, job)
+            skipped = not is_asked and not await self.wants(job)
         except HookError:
-            if (before := await self._pushed_before(store, job)) is None:
+            if (before := await self._pushed_before(store, look_for, patience_s)) is None:
                 raise
             return before
         if skipped:
-            return await self._pushed_before(store, job)
+            return await self._pushed_before(store, look_for, patience_s)
         for number in range(1, _MOST_IDS):
             if await store.create(job, patience_s):
                 return PushResult(job, created=True)
@@ -122,9 +134,19 @@ class Pusher:
         raise Unavailable(f"the id {wanted!r} is taken, and by what cannot be told now, nor was another one free")
 
     @staticmethod
-    async def _pushed_before(store: JobStore, job: Job) -> PushResult | None:
-        """Return a job that is refused, but was stored: by a push whose answer never came, perhaps."""
-        present = await store.database.find(job.id) if job.trigger_id is None else None
+    async def _pushed_before(store: JobStore, job: Job | None, patience_s: float | None) -> PushResult | None:
+        """Return a job that is refused, but was stored: by a push whose answer never came, perhaps.
+
+        None where CouchDB does not tell in time: what the hook has said stands.
+        """
+        if job is None:
+            return None
+        try:
+            async with asyncio.timeout(patience_s):
+                present = await store.database.find(job.id)
+        except (CouchError, TimeoutError) as error:
+            _logger.info("not known whether a refused job was stored before", job=job.id, reason=str(error))
+            return None
         return None if present is None else PushResult(_of_the_same_worker(Job.read(present), job), created=False)
 
     @property

@@ -46,6 +46,8 @@ TASKS = "couchjobs job"
 """What the names of the tasks of running jobs begin with."""
 
 _logger = get_logger(__name__)
+_BLOCKED_S = 0.5
+"""Seconds after its time from which a coroutine that was not ended is told of."""
 _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
 
@@ -174,6 +176,7 @@ class Try:
                     "a function does not end, and is left behind", exec_count=self._job.exec_count
                 )
         self._seconds = time.monotonic() - began
+        self._tell_if_blocked(ended)
         if self._context.told is not None:
             await self._context.told.close()
         if ended is not None and ended.error is None and ended.value is None and self._config.worker_commit is None:
@@ -191,6 +194,15 @@ class Try:
             let_go(error)
             let_go(ended.error if ended is not None else None)
         return outcome
+
+    def _tell_if_blocked(self, ended: Ended | None) -> None:
+        """Say that a coroutine has ended after its time, before anybody could end it: nothing else ran meanwhile."""
+        limit = None if self._context.deadline is None else self._context.deadline - time.monotonic()
+        if limit is not None and limit < -_BLOCKED_S and self._is_coroutine and ended is not None and not self._late:
+            self._context.logger.warning(
+                "a coroutine function held the event loop beyond its time: make it a plain function, or have it await",
+                seconds=round(self._seconds, 3),
+            )
 
     def _limit_time(self) -> None:
         """Have the function cancelled when its time is over."""

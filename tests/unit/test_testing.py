@@ -142,7 +142,7 @@ async def same(ctx: WorkerContext, message: int) -> None:
     """Push one id several times at once."""
     results = await asyncio.gather(*(greet.push(str(number), id="one") for number in range(4)))
     assert [result.created for result in results].count(True) == 1
-    assert {result.job.message for result in results} == {"0"}
+    assert len({result.job.message for result in results}) == 1  # whose hook has answered first
 
 
 async def test_push_when_one_id_is_pushed_several_times_at_once_then_one_job() -> None:
