@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from couchjobs.cli.many import Failed, OfState, OfTrigger, Since, Worker, cancel, filter_of, retry, rm
+from couchjobs.cli.many import Failed, OfState, OfTrigger, Since, Until, Worker, cancel, filter_of, retry, rm
 from couchjobs.cli.options import (
     Domain,
     Json,
@@ -60,10 +60,7 @@ def ls(
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Only jobs that were cancelled.")] = False,
     trigger: OfTrigger = None,
     since: Since = None,
-    until: Annotated[
-        str | None,
-        typer.Option("--until", "--older-than", help="Queued before then: a time, or a duration back from now."),
-    ] = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 50,
     url: Url = None,
     domain: Domain = None,

@@ -38,9 +38,16 @@ OfState = Annotated[ShownState | None, typer.Option("--state", help="Only this s
 Failed = Annotated[bool, typer.Option("--failed", help="Only jobs that have failed: errored, and not cancelled.")]
 OfTrigger = Annotated[str | None, typer.Option("--trigger", help="Only jobs of this trigger.")]
 Since = Annotated[
-    str | None, typer.Option("--since", help="Queued since then: a time, or a duration back from now, such as 1h.")
+    str | None,
+    typer.Option(
+        "--since",
+        help="Queued since then: a time, or a duration back from now, such as 1h. What says no time is new.",
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--until", help="Queued before then: a time, or a duration back from now.")]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", "--older-than", help="Queued before then: a time, or a duration back from now."),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it, and not only count.")]
 Again = Annotated[bool, typer.Option("--again", help="Also jobs that are done.")]
 _TOGETHER = 500

@@ -80,7 +80,8 @@ def ls(url: Url = None, domain: Domain = None, prefix: Prefix = None, as_json: J
         state = one.get("current_state", {})
         notes = ["it is disabled"] if is_disabled(one) and not one.get("notes") else []
         notes = [*notes, *one.get("notes", [])]
-        note = one.get("bad") or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
+        bad = "; ".join([one["bad"], *notes]) if one.get("bad") else ""
+        note = bad or one.get("lost") or "; ".join(notes) or state.get("last_error") or ""
         last = state.get("status", "") if state.get("last_executed_job_id") else ""
         told = " ".join(str(one[name]) for name in ("arguments", "timezone") if one.get(name))
         texts = [one.get("_id", ""), one.get("type", ""), told, one.get("worker", ""), one.get("next", "")]

@@ -186,7 +186,7 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
         return Delivery(_Fields.model_validate(given))
     except ValidationError as error:
         wrong = sorted({str(one["loc"][0]) for one in error.errors()})
-        raise MalformedTriggerError("; ".join(f"{name} is none: {_HOW[name]}" for name in wrong)) from None
+        raise MalformedTriggerError("; ".join(f"{name} is not understood: {_HOW[name]}" for name in wrong)) from None
 
 
 def payload_of(kind: Kind, raw: bytes, content_type: str, charset: str = "") -> Any:

@@ -51,9 +51,9 @@ class WorkerConfig:
         on_failed: called with the context and a JobFailedError once a job has failed for good, whatever the cause,
             before that is stored; in the daemon, at least once.
         concurrency: how many jobs of this type one daemon runs at once. Defaults to 4.
-        max_exec_count: how many tries a job has. Defaults to 3.
+        max_exec_count: how many tries a job has; its `options` may say fewer, never more. Defaults to 3.
         max_exec_time: how long all tries may take together, waits included; None: no limit.
-        timeout: how long one try may take; None: no limit. Defaults to 60 s.
+        timeout: how long one try may take, or less where the job's `options` say so; None: no limit. Defaults to 60 s.
         retry_delay: the wait before the first retry, doubled for each further one, +-10 %. Defaults to 1 s.
         admin_only: only requests with admin=True are taken.
         strict_priority: jobs of lower priority wait for all those of higher; without it one of three that are taken is

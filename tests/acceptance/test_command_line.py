@@ -97,6 +97,20 @@ async def test_wait_when_its_time_is_over_then_another_exit_code_than_of_a_failu
     assert "Traceback" not in pushed.stderr
 
 
+async def test_push_when_it_has_options_then_the_job_has_them(connection: Connection, db: Prefixer, run: Run) -> None:
+    """And what is no option, or for --wait alone, is refused."""
+    pushed = await in_thread(run, "push", "w", "--id", "o", "--options", '{"timeout": "5s"}')
+    assert pushed.returncode == 0, pushed.stderr
+    assert (await connection.database(db.database("jobs")).get("o"))["options"] == {"timeout": 5.0}
+    for wrong, told in (
+        (("--options", '{"timout": 5}'), "did you mean options.timeout?"),
+        (("--options", "5"), "--options"),
+        (("--timeout", "5"), "--timeout is for --wait"),
+    ):
+        refused = await in_thread(run, "push", "w", *wrong)
+        assert (refused.returncode, told in refused.stderr) == (2, True), refused.stderr
+
+
 async def test_list_when_nobody_has_the_worker_then_told_which_may_be_meant(
     connection: Connection, db: Prefixer, run: Run
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -16,6 +17,7 @@ from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound
+from couchjobs.http import metrics
 from couchjobs.http.server import make_app
 from couchjobs.http.tokens import create_token
 from couchjobs.jobs.ids import follower_id
@@ -30,6 +32,7 @@ from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.scheduler.states import state_id
+from couchjobs.testing import TestSystem
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.context import WorkerContext
@@ -149,7 +152,20 @@ async def test_push_when_its_job_is_there_and_a_hook_refuses_it_by_now_then_that
     assert (result.job.state, result.created) == (State.DONE, False)
 
 
-@pytest.mark.parametrize("queued_at", ["30/11/2026, 03:00:00", "Mon, 30 Nov 2026 03:00:00 GMT", [], {}, True, 17])
+@pytest.mark.parametrize(
+    "queued_at",
+    [
+        "30/11/2026, 03:00:00",
+        "Mon, 30 Nov 2026 03:00:00 GMT",
+        [],
+        {},
+        True,
+        17,
+        {"$date": "2026-11-24T08:00:00Z"},
+        [{}],
+        "\U0001f600" * 40,
+    ],
+)
 async def test_retention_when_it_is_odd_when_a_job_was_queued_then_it_counts_from_its_end(
     connection: Connection, jobs: Any, queued_at: Any
 ) -> None:
@@ -510,6 +526,67 @@ async def test_coroutine_when_a_plain_function_calls_it_then_told_which_to_call(
     await system.broker.push_job(db, JobRequest(worker_type="plain", id="p"))
     job = await wait(db, "p", 15)
     assert (job.state, f"ctx.sync_{what}" in str(job.error)) == (State.ERRORED, True)
+
+
+@pytest.mark.parametrize("done", [50, -1, 1.7, None, "half", True, float("nan")])
+async def test_progress_when_it_is_no_part_of_one_then_told(done: Any) -> None:
+    """A percentage would stand there as fifty times the whole."""
+
+    @worker("percent", max_exec_count=1)
+    async def percent(ctx: WorkerContext) -> None:
+        ctx.progress(done)
+
+    async with TestSystem(percent) as system:
+        job = await system.push("percent", None)
+        await system.run_pending()
+        assert "a number from 0 to 1" in str(system.job(job.id).error)
+
+
+async def test_coroutine_when_it_blocks_the_loop_beyond_its_time_then_told(
+    db: Prefixer, start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is done, for nobody could end it; nothing else ran meanwhile."""
+
+    @worker("blocks", timeout=0.2)
+    async def blocks(ctx: WorkerContext) -> None:
+        time.sleep(0.9)  # noqa: ASYNC251
+
+    system = await start(blocks)
+    await system.broker.push_job(db, JobRequest(worker_type="blocks", id="b"))
+    assert (await wait(db, "b", 15)).state is State.DONE
+
+
+async def test_message_when_it_is_null_and_a_payload_came_then_told_where_that_is() -> None:
+    """Whoever takes a message thinks of what the webhook has brought."""
+
+    @worker("takes", max_exec_count=1)
+    async def takes(ctx: WorkerContext, message: dict[str, Any]) -> None:
+        pass
+
+    async with TestSystem(takes) as system:
+        await system.add_trigger({"_id": "hook", "type": "@webhook", "message": None, "worker": "takes"})
+        job = await system.fire("hook", {"id": 1})
+        await system.run_pending()
+        assert "ctx.job.payload" in str(system.job(job.id).error)
+
+
+async def test_lag_when_a_due_job_says_no_time_then_counted_from_when_it_was_seen(
+    connection: Connection, db: Prefixer, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of events, whose worker nobody has: an alert that looks at the lag would never come."""
+    monkeypatch.setattr(metrics, "_KEPT_S", 0.0)
+    await jobs.put({"_id": "undated", "worker": "gone", "message": None, "state": "queued"})
+    async with TestClient(TestServer(make_app(connection))) as http:
+
+        async def lag() -> float:
+            text = await (await http.get("/metrics")).text()
+            line = next(one for one in text.splitlines() if one.startswith('couchjobs_due_lag_seconds{worker="gone"}'))
+            return float(line.split()[-1])
+
+        await eventually(lag)
+        before = await lag()
+        await asyncio.sleep(0.3)
+        assert await lag() >= before + 0.25
 
 
 @pytest.mark.parametrize("keep", [14, 0.5, "14", True])
