@@ -9,10 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog
 from aiohttp.test_utils import TestClient, TestServer
 from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
+from couchjobs import log
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
@@ -543,9 +545,11 @@ async def test_progress_when_it_is_no_part_of_one_then_told(done: Any) -> None:
 
 
 async def test_coroutine_when_it_blocks_the_loop_beyond_its_time_then_told(
-    db: Prefixer, start: Any, caplog: pytest.LogCaptureFixture
+    db: Prefixer, start: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is done, for nobody could end it; nothing else ran meanwhile."""
+    monkeypatch.setattr(log, "_own", [])
+    structlog.reset_defaults()
 
     @worker("blocks", timeout=0.2)
     async def blocks(ctx: WorkerContext) -> None:
@@ -554,6 +558,7 @@ async def test_coroutine_when_it_blocks_the_loop_beyond_its_time_then_told(
     system = await start(blocks)
     await system.broker.push_job(db, JobRequest(worker_type="blocks", id="b"))
     assert (await wait(db, "b", 15)).state is State.DONE
+    assert "make it a plain function" in caplog.text
 
 
 async def test_message_when_it_is_null_and_a_payload_came_then_told_where_that_is() -> None:
