@@ -12,7 +12,7 @@ const {HttpError} = require('./answers');
 PouchDB.plugin(require('pouchdb-adapter-memory'))
   .plugin(require('pouchdb-adapter-leveldb'))
   .plugin(require('pouchdb-adapter-http'))
-  .plugin(require('pouchdb-mapreduce'))
+  .plugin(require('./mapreduce'))
   .plugin(require('pouchdb-replication'))
   .plugin(require('pouchdb-find'));
 
