@@ -60,11 +60,11 @@ def _method_of(level: object) -> str:
 class _Forgiving:
     """What a logger has beside the methods of its class: `log`, and methods to await, which wait for nothing."""
 
-    def log(self, /, level: Any, *given: Any, **fields: Any) -> Any:
+    def log(self, level: Any = logging.INFO, /, *given: Any, **fields: Any) -> Any:
         """Write a line of that level."""
         return getattr(self, _method_of(level))(*given, **fields)
 
-    async def alog(self, /, level: Any, *given: Any, **fields: Any) -> Any:
+    async def alog(self, level: Any = logging.INFO, /, *given: Any, **fields: Any) -> Any:
         """Do the same."""
         return self.log(level, *given, **fields)
 

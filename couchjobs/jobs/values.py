@@ -16,9 +16,10 @@ A value becomes JSON as CouchDB keeps it, or is refused by the path to what JSON
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -45,6 +46,9 @@ _INSTEAD: tuple[tuple[type, str], ...] = (
     (bytearray, "write it as base64, or store it as an attachment"),
     (AbstractSet, "a set has no order: write sorted(it)"),
     (Coroutine, "it was called and not awaited: write await before it"),
+    (asyncio.Future, "it was not awaited: write await before it"),
+    (Generator, "write list(it)"),
+    (AsyncGenerator, "write [one async for one in it]"),
     (SecretStr, _NO_SECRETS),
     (SecretBytes, _NO_SECRETS),
 )

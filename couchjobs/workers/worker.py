@@ -196,11 +196,12 @@ class Try:
         return outcome
 
     def _tell_if_blocked(self, ended: Ended | None) -> None:
-        """Say that a coroutine has ended after its time, before anybody could end it: nothing else ran meanwhile."""
+        """Say that a coroutine ended after its time, before anybody could end it: it has blocked, or another one."""
         limit = None if self._context.deadline is None else self._context.deadline - time.monotonic()
         if limit is not None and limit < -_BLOCKED_S and self._is_coroutine and ended is not None and not self._late:
             self._context.logger.warning(
-                "a coroutine function held the event loop beyond its time: make it a plain function, or have it await",
+                "a coroutine function ended after its time, for something held the event loop:"
+                " what blocks must be a plain function",
                 seconds=round(self._seconds, 3),
             )
 

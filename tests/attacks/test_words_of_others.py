@@ -558,7 +558,7 @@ async def test_coroutine_when_it_blocks_the_loop_beyond_its_time_then_told(
     system = await start(blocks)
     await system.broker.push_job(db, JobRequest(worker_type="blocks", id="b"))
     assert (await wait(db, "b", 15)).state is State.DONE
-    assert "make it a plain function" in caplog.text
+    assert "what blocks must be a plain function" in caplog.text
 
 
 async def test_message_when_it_is_null_and_a_payload_came_then_told_where_that_is() -> None:

@@ -31,6 +31,7 @@ LINES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no text": (lambda one: one.warning(), ""),
     "a level between two": (lambda one: one.log(35, "here"), "here"),
     "a level by its name": (lambda one: one.log("warning", "%d", "x"), "%d ('x',)"),
+    "a field of that name": (lambda one: one.log(30, "x", level="odd"), "[odd      ] x"),
     "a level and no text": (lambda one: one.log(30), ""),
     "names and no mapping": (lambda one: one.warning("%(a)s", {"b": 1}), "%(a)s ({'b': 1},)"),
     "a bound field": (lambda one: one.bind(n=1).error("x"), "x n=1"),
