@@ -24,6 +24,7 @@ _METHODS = {
     "fatal": logging.CRITICAL,
     "msg": logging.INFO,
 }
+_BY_LEVEL = {_METHODS[name]: name for name in ("critical", "error", "warning", "info", "debug")}
 _TAKEN = frozenset({"self", "event", "method_name"})
 """Names of fields that are names of arguments on the way of a line."""
 _ANYTHING = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
@@ -51,10 +52,11 @@ def _named(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method_of(level: object) -> str:
-    """Return the method for lines of a level, whatever is given for it."""
+    """Return the method for lines of a level, whatever is given for it: that of the next lower one that there is."""
+    if isinstance(level, int) and level in _BY_LEVEL:
+        return _BY_LEVEL[level]
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO) if isinstance(level, str) else level
-    known = ("critical", "error", "warning", "info")
-    return next((name for name in known if isinstance(number, int) and number >= _METHODS[name]), "debug")
+    return next((name for one, name in _BY_LEVEL.items() if isinstance(number, int) and number >= one), "debug")
 
 
 class _Forgiving:
