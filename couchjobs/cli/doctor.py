@@ -34,7 +34,13 @@ def doctor(
 
     Exit code 1 where something is left. A daemon that is still is watched for COUCHJOBS_DEAD_AFTER.
     """
-    found = with_connection(url, domain, prefix, lambda connection: _examine(connection, tenants, repair=repair))
+    found = with_connection(
+        url,
+        domain,
+        prefix,
+        lambda connection: _examine(connection, tenants, repair=repair),
+        log_level="error",  # what is bad is a finding
+    )
     if as_json:
         print_json([_as_json(one, tenant if tenants else None) for tenant, one in found])
     elif not found:

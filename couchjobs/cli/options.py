@@ -65,11 +65,15 @@ def check_tenants(settings: Settings, tenants: str | None) -> None:
 
 
 def with_connection(
-    url: str | None, domain: str | None, prefix: str | None, work: Callable[[Connection], Awaitable[T]]
+    url: str | None,
+    domain: str | None,
+    prefix: str | None,
+    work: Callable[[Connection], Awaitable[T]],
+    log_level: str = "warning",
 ) -> T:
     """Run `work` with a connection and return what it returns."""
     settings = settings_of(url, domain, prefix)
-    configure_logging("warning")
+    configure_logging(log_level)
 
     async def run() -> T:
         async with connect(settings) as connection:
