@@ -6,7 +6,6 @@ processors, filters or handlers of a program raise is left at that. Methods that
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -27,8 +26,6 @@ _METHODS = {
 _BY_LEVEL = {_METHODS[name]: name for name in ("critical", "error", "warning", "info", "debug")}
 _TAKEN = frozenset({"self", "event", "method_name"})
 """Names of fields that are names of arguments on the way of a line."""
-_ANYTHING = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
-"""What a filter, handler or value of somebody's own may raise: all but the Ctrl-C of whoever sits there."""
 
 
 def _text(given: tuple[Any, ...], fields: dict[str, Any]) -> Any:
@@ -40,7 +37,9 @@ def _text(given: tuple[Any, ...], fields: dict[str, Any]) -> Any:
     text, arguments = given[0], given[1:]
     try:
         return text % (arguments[0] if len(arguments) == 1 and isinstance(arguments[0], dict) else arguments)
-    except _ANYTHING:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001
         return f"{text if isinstance(text, str) else told(text)} {told(arguments)}"
 
 
@@ -77,7 +76,9 @@ def _writes(write: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, /, *given: Any, **fields: Any) -> Any:
         try:
             return write(self, _text(given, fields), **_named(fields))
-        except _ANYTHING:
+        except KeyboardInterrupt:  # of whoever sits there
+            raise
+        except BaseException:  # noqa: BLE001  a filter, a handler or a value of somebody's own may raise anything
             return None
 
     return method
@@ -114,12 +115,30 @@ class _Shielded(_Forgiving):
         ask = getattr(type(self._logger), "is_enabled_for", None)  # an attribute of the logger may be a line
         try:
             return bool(ask is None or ask(self._logger, level))
-        except _ANYTHING:
+        except Exception:  # noqa: BLE001
             return True
 
-    def bind(self, **fields: Any) -> Any:
+    def _with(self, method: str, *names: str, **fields: Any) -> Any:
+        try:
+            return type(self)(getattr(self._logger, method)(*names, **fields))
+        except Exception:  # noqa: BLE001
+            return self
+
+    def bind(self, /, **fields: Any) -> Any:
         """Return a logger with these fields too."""
-        return type(self)(self._logger.bind(**fields))
+        return self._with("bind", **_named(fields))
+
+    def new(self, /, **fields: Any) -> Any:
+        """Return a logger with these fields alone."""
+        return self._with("new", **_named(fields))
+
+    def unbind(self, *names: str) -> Any:
+        """Return a logger without these fields."""
+        return self._with("unbind", *names)
+
+    def try_unbind(self, *names: str) -> Any:
+        """Return a logger without those of these fields that it has."""
+        return self._with("try_unbind", *names)
 
 
 def _passed_on(name: str) -> Callable[..., Any]:

@@ -273,5 +273,6 @@ def _bind(logger: object, processors: object, context: dict[str, Any]) -> Any:  
     if _own:
         return _own[0](context)
     if structlog.is_configured():
-        return SHIELDED(structlog.get_logger(**context).bind())
+        with suppress(Exception):  # what the program has configured may not work, or no longer
+            return SHIELDED(structlog.get_logger(**context).bind())
     return _OF_PROGRAMS(logging.getLogger(context.get("name")), _AS_TEXT, context)

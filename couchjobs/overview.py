@@ -18,6 +18,8 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
 
 _RECENT = timedelta(hours=1)
+_FIRST_TIME = "1000"
+"""What comes before in the order of the view says no time: nothing, Go's zero time, some other text."""
 _TOGETHER = 8
 
 
@@ -61,12 +63,13 @@ async def queues(connection: Connection, tenant: Prefixer, *, update: Update = "
 
 
 async def first_undated(connection: Connection, tenant: Prefixer, worker: str) -> str | None:
-    """Return the id of a due job of that type that does not say since when, as those of events and of other clients.
+    """Return the id of a due job of that type that does not say since when: of an event, of another client.
 
     The same one for as long as nobody claims it; None where there is none.
     """
     database = store_of(connection, tenant, worker).database
-    rows = await database.view("queue/due", [worker, "due", ""], [worker, "due", ""], limit=1, update="false")
+    low, high = [worker, "due", ""], [worker, "due", _FIRST_TIME]
+    rows = await database.view("queue/due", low, high, limit=1, update="false")
     return rows[0]["id"] if rows else None
 
 
@@ -91,7 +94,7 @@ async def _add_recent(
         low, high = [worker, "due", ""], [worker, "due", present_time]
         due = await database.reduced("queue/due", low, high, update=update)
         row["due"] += due[0]["value"] if due else 0
-        oldest = await database.view("queue/due", [worker, "due", "0"], high, limit=1, update=update)
+        oldest = await database.view("queue/due", [worker, "due", _FIRST_TIME], high, limit=1, update=update)
         if oldest and (row["oldest_due"] is None or oldest[0]["key"][2] < row["oldest_due"]):
             row["oldest_due"] = oldest[0]["key"][2]
 

@@ -60,8 +60,7 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Store a job, and print its id. It is pushed by hand, and has priority 1 where nothing else is said."""
-    if timeout is not None and not wait:
-        raise ConfigurationError('--timeout is for --wait; a job\'s own time is --options \'{"timeout": "5s"}\'')
+    _check_timeout(timeout, wait=wait)
     value = read_json("MESSAGE", message)
     if not worker or len(worker) > MAX_NAME:
         raise ConfigurationError(f"WORKER must be the name of a worker, of at most {MAX_NAME} characters")
@@ -104,6 +103,13 @@ def push(
         say(job.id)
     if wait and job.state is State.ERRORED:
         raise typer.Exit(1)
+
+
+def _check_timeout(timeout: float | None, *, wait: bool) -> None:
+    if timeout is not None and not wait:
+        raise ConfigurationError('--timeout is for --wait; a job\'s own time is --options \'{"timeout": "5s"}\'')
+    if timeout is not None and not timeout >= 0:
+        raise ConfigurationError(f"--timeout is a number of seconds, and not {timeout:g}")
 
 
 def _options_of(value: Any) -> JobOptions:

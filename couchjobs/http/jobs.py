@@ -15,7 +15,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import using
 from couchjobs.durations import read_age
-from couchjobs.errors import Conflict
+from couchjobs.errors import ConfigurationError, Conflict
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API, Api
 from couchjobs.http.jsonapi import ApiError, Body, answer, attributes_of, read_body, refuse_parameter, resource
@@ -227,7 +227,7 @@ def names_in(query: Mapping[str, str], parameter: str) -> list[str]:
     Raises:
         ApiError: 400: one of them is empty.
     """
-    names = [name.strip() for name in query[parameter].split(",")] if parameter in query else []
+    names = query[parameter].split(",") if parameter in query else []
     if "" in names:
         refuse_parameter(parameter, "one of its names is empty")
     return [*dict.fromkeys(names)]
@@ -305,14 +305,15 @@ async def purge(request: web.Request) -> web.Response:
     workers = names_in(request.query, "workers") or ["*"]
     workers = ["*"] if "*" in workers else workers
     for worker in workers:
-        if worker != "*" and "*" in worker:
-            refuse_parameter("workers", "names of workers, or * for all")
         request[CALLER].check("DELETE", "jobs", None if worker == "*" else JobRequest(worker_type=worker))
     try:
         read_age(duration)
     except ValueError as error:
         refuse_parameter("duration", str(error))
-    rules = read_rules([{"worker": worker, "state": "*", "keep": duration} for worker in workers])
+    try:
+        rules = read_rules([{"worker": worker, "state": "*", "keep": duration} for worker in workers])
+    except ConfigurationError as error:
+        refuse_parameter("workers", str(error))
     removed = 0
     for store in stores(api.connection, api.db):
         async for count in Remover(store).steps(Retention(rules.rules), now()):

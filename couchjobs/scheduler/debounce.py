@@ -89,6 +89,7 @@ class Debouncer:
                 if not joined.done():
                     await self._fire_all(infos, own, self._waiting.pop(infos.id), manual=manual, makers=makers)
         except BaseException:
+            joined.cancel()
             left = self._waiting[infos.id]  # who has given up must not turn up in a later window
             self._waiting[infos.id] = [one for one in left if one is not own]
             raise
@@ -132,7 +133,7 @@ class Debouncer:
 
     def _put_back(self, infos: TriggerInfos, some: Iterable[_Waiting], own: _Waiting) -> None:
         """Have those wait on who have no answer, where the one who asked for all of them gives up."""
-        self._waiting[infos.id][:0] = [one for one in some if one is not own]
+        self._waiting[infos.id][:0] = [one for one in some if one is not own and not one[-1].done()]
 
     async def _is_wanted(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool) -> bool:
         return await self._broker.pusher.wants(self._job_of(infos, payloads, manual=manual))

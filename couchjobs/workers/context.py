@@ -30,7 +30,7 @@ MARK = "__couchjobs_worker__"
 """The attribute of a decorated function that holds its configuration."""
 
 _ROUNDING = 1e-6
-"""What sums of fractions may be above 1."""
+"""How far sums of fractions may be off."""
 _present: ContextVar[WorkerContext | None] = ContextVar("couchjobs_job", default=None)
 
 
@@ -273,8 +273,9 @@ class WorkerContext:
             ValueError: `done` is no number from 0 to 1.
             MessageUnmarshalError: JSON cannot hold the text.
         """
-        if isinstance(done, bool) or not isinstance(done, int | float) or not 0 <= done <= 1 + _ROUNDING:
+        if isinstance(done, bool) or not isinstance(done, int | float) or not -_ROUNDING <= done <= 1 + _ROUNDING:
             raise ValueError(f"progress: `done` is a number from 0 to 1, such as 0.5, and not {done!r:.50}")
+        done = min(1, max(0, done))
         if self._engine is None or self._loop is None:
             return
         progress = to_json({"done": done, **({"text": text} if text else {}), "at": format_time(now())}, "progress")

@@ -176,7 +176,7 @@ class Try:
                     "a function does not end, and is left behind", exec_count=self._job.exec_count
                 )
         self._seconds = time.monotonic() - began
-        self._tell_if_blocked(ended)
+        self._tell_if_blocked()
         if self._context.told is not None:
             await self._context.told.close()
         if ended is not None and ended.error is None and ended.value is None and self._config.worker_commit is None:
@@ -195,14 +195,14 @@ class Try:
             let_go(ended.error if ended is not None else None)
         return outcome
 
-    def _tell_if_blocked(self, ended: Ended | None) -> None:
-        """Say that a coroutine ended after its time, before anybody could end it: it has blocked, or another one."""
-        limit = None if self._context.deadline is None else self._context.deadline - time.monotonic()
-        if limit is not None and limit < -_BLOCKED_S and self._is_coroutine and ended is not None and not self._late:
+    def _tell_if_blocked(self) -> None:
+        """Say that a coroutine's time was over before anybody could end it: it has blocked, or another one."""
+        deadline = self._context.deadline
+        over = 0.0 if deadline is None or self._late or not self._is_coroutine else time.monotonic() - deadline
+        if over > _BLOCKED_S:
             self._context.logger.warning(
-                "a coroutine function ended after its time, for something held the event loop:"
-                " what blocks must be a plain function",
-                seconds=round(self._seconds, 3),
+                "a coroutine function had more than its time, for something held the event loop:"
+                " what blocks must be a plain function"
             )
 
     def _limit_time(self) -> None:
@@ -219,6 +219,7 @@ class Try:
         self._limit = self._deadlines.call_later(seconds, self._end_late, told)
 
     def _end_late(self, seconds: float) -> None:
+        self._tell_if_blocked()
         self._late = f"no end within {round(seconds, 3):g} s"
         self._context.cancel()
         if self._call is not None:

@@ -102,6 +102,36 @@ async def test_deliveries_when_they_go_alone_and_one_gives_up_then_the_others_ar
     assert {one[0] for one in arrived} >= {"f", "1", "2", "3", "4", "5"}
 
 
+async def test_firing_when_it_and_who_fires_for_it_give_up_then_it_is_in_no_later_window(
+    connection: Connection, db: Prefixer, start: Any
+) -> None:
+    """Whoever was told that it failed may fire again."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+    system = await start(note)
+    await triggers_of(connection, db).put({**WEBHOOK, "worker": "note"})
+    await system.scheduler.fire_webhook("hook", "before")
+    debouncer = system.scheduler._debouncer
+    together = debouncer._fire_together
+
+    async def waits(*given: Any, **more: Any) -> Any:
+        asked.set()
+        await go_on.wait()
+        return await together(*given, **more)
+
+    debouncer._fire_together = waits
+    first = asyncio.create_task(system.scheduler.fire_webhook("hook", "first"))
+    second = asyncio.create_task(system.scheduler.fire_webhook("hook", "second"))
+    await asked.wait()
+    await asyncio.sleep(0.1)
+    second.cancel()
+    await asyncio.sleep(0.1)
+    first.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    debouncer._fire_together = together
+    await system.scheduler.fire_webhook("hook", "later")
+    assert await payloads_of(connection, db) == ["before", "later"]
+
+
 @pytest.mark.parametrize("edit", ["one is taken out", "the ids are gone", "an id twice", "a field beside"])
 async def test_payloads_when_somebody_has_changed_the_list_then_the_next_one_drops_none(
     connection: Connection, db: Prefixer, start: Any, edit: str

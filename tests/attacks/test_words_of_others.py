@@ -530,6 +530,21 @@ async def test_coroutine_when_a_plain_function_calls_it_then_told_which_to_call(
     assert (job.state, f"ctx.sync_{what}" in str(job.error)) == (State.ERRORED, True)
 
 
+async def test_progress_when_it_is_a_sum_of_fractions_then_taken() -> None:
+    """Though it is a little off."""
+
+    @worker("thirds", max_exec_count=1)
+    async def thirds(ctx: WorkerContext) -> None:
+        ctx.progress(1 - 0.9 - 0.1)
+        ctx.progress(1 + 1e-9)
+
+    async with TestSystem(thirds) as system:
+        job = await system.push("thirds", None)
+        await system.run_pending()
+        assert system.job(job.id).state is State.DONE
+        assert system.job(job.id).progress["done"] == 1
+
+
 @pytest.mark.parametrize("done", [50, -1, 1.7, None, "half", True, float("nan")])
 async def test_progress_when_it_is_no_part_of_one_then_told(done: Any) -> None:
     """A percentage would stand there as fifty times the whole."""
@@ -544,20 +559,23 @@ async def test_progress_when_it_is_no_part_of_one_then_told(done: Any) -> None:
         assert "a number from 0 to 1" in str(system.job(job.id).error)
 
 
+@pytest.mark.parametrize("awaits", [False, True])
 async def test_coroutine_when_it_blocks_the_loop_beyond_its_time_then_told(
-    db: Prefixer, start: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    db: Prefixer, start: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, awaits: bool
 ) -> None:
-    """It is done, for nobody could end it; nothing else ran meanwhile."""
+    """It is done where it awaits nothing after that, for nobody could end it; nothing else ran meanwhile."""
     monkeypatch.setattr(log, "_own", [])
     structlog.reset_defaults()
 
-    @worker("blocks", timeout=0.2)
+    @worker("blocks", timeout=0.2, max_exec_count=1)
     async def blocks(ctx: WorkerContext) -> None:
         time.sleep(0.9)  # noqa: ASYNC251
+        if awaits:
+            await asyncio.sleep(0.01)
 
     system = await start(blocks)
     await system.broker.push_job(db, JobRequest(worker_type="blocks", id="b"))
-    assert (await wait(db, "b", 15)).state is State.DONE
+    assert (await wait(db, "b", 15)).state is (State.ERRORED if awaits else State.DONE)
     assert "what blocks must be a plain function" in caplog.text
 
 
@@ -575,12 +593,13 @@ async def test_message_when_it_is_null_and_a_payload_came_then_told_where_that_i
         assert "ctx.job.payload" in str(system.job(job.id).error)
 
 
+@pytest.mark.parametrize("fields", [{}, {"queued_at": "0001-01-01T00:00:00Z"}, {"queued_at": "1 o'clock"}])
 async def test_lag_when_a_due_job_says_no_time_then_counted_from_when_it_was_seen(
-    connection: Connection, db: Prefixer, jobs: Any, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, db: Prefixer, jobs: Any, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
 ) -> None:
     """As those of events, whose worker nobody has: an alert that looks at the lag would never come."""
     monkeypatch.setattr(metrics, "_KEPT_S", 0.0)
-    await jobs.put({"_id": "undated", "worker": "gone", "message": None, "state": "queued"})
+    await jobs.put({"_id": "undated", "worker": "gone", "message": None, "state": "queued", **fields})
     async with TestClient(TestServer(make_app(connection))) as http:
 
         async def lag() -> float:
@@ -592,6 +611,13 @@ async def test_lag_when_a_due_job_says_no_time_then_counted_from_when_it_was_see
         before = await lag()
         await asyncio.sleep(0.3)
         assert await lag() >= before + 0.25
+        hour_ago = format_time(now() - timedelta(hours=1))
+        await jobs.put({"_id": "dated", "worker": "gone", "message": None, "state": "queued", "queued_at": hour_ago})
+
+        async def late() -> bool:
+            return await lag() > 3_000
+
+        await eventually(late)
 
 
 @pytest.mark.parametrize("keep", [14, 0.5, "14", True])

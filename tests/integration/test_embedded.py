@@ -465,3 +465,52 @@ def test_server_when_stopped_and_started_then_data_and_password_are_there(tmp_pa
 def test_install_when_done_already_then_at_once() -> None:
     """Once per user."""
     assert install_server() == install_server()
+
+
+TAKES_OVER = """function (doc) {
+  Array.prototype.forEach = function (given) { given.constructor("return process")().exit(); };
+  emit(doc._id);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("source", "keys"),
+    [
+        ("function (doc) { doc.k = 1; emit(doc._id); }", ["a", "b"]),
+        ("function (doc) { emit(doc._id); }; // a comment", ["a", "b"]),
+        ("(doc) => { emit(doc._id, sum([1, 2])); };;", ["a", "b"]),
+        ("function (doc) { if (doc._id === 'a') throw new Error('no'); emit(doc._id); }", ["b"]),
+        ("function (doc) { emit(emit.constructor('return typeof process')()); }", ["undefined"] * 2),
+        (TAKES_OVER, ["a", "b"]),
+        ("function (doc) { emitted = given = call = null; emit(doc._id); }", ["a", "b"]),
+        ("function (doc { emit(1); }", []),
+    ],
+)
+async def test_view_when_its_function_is_odd_then_as_with_couchdb(
+    database: Database, source: str, keys: list[str]
+) -> None:
+    """It is compiled once, may change what it is given, and gets at nothing of the server."""
+    await database.put({"_id": "_design/d", "views": {"v": {"map": source}}})
+    for doc_id in "ab":
+        await database.put({"_id": doc_id})
+    for _ in range(2):
+        assert [row["key"] for row in await database.view("d/v", None, {}, limit=10)] == keys
+
+
+@pytest.mark.parametrize(
+    ("reduce", "value"),
+    [
+        ("_sum", 3),
+        ("_count", 2),
+        ("_stats", {"sum": 3, "min": 1, "max": 2, "count": 2, "sumsqr": 5}),
+        ("function (keys, values) { return sum(values) + keys.length; }", 5),
+        ("function (keys, values { }", None),
+    ],
+)
+async def test_reduce_when_built_in_or_ones_own_then_its_value(database: Database, reduce: str, value: object) -> None:
+    """One that is no function has none."""
+    views = {"v": {"map": "function (doc) { emit(doc._id, doc.n); }", "reduce": reduce}}
+    await database.put({"_id": "_design/d", "views": views})
+    for number, doc_id in enumerate("ab", 1):
+        await database.put({"_id": doc_id, "n": number})
+    assert [row["value"] for row in await database.reduced("d/v", None, {}, group_level=0)] == [value]

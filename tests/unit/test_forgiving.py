@@ -96,3 +96,28 @@ def test_line_when_structlog_of_the_program_raises_then_nothing_else_happens(unc
     logger.log(30, "level", event=3)
     assert logger.is_enabled_for(logging.INFO)
     assert [(one["event"], one["n"]) for one in seen] == [("1 of 2", 1), ("level", 1)]
+
+
+class Boom(BaseException):
+    """What a processor may raise, too."""
+
+
+@pytest.mark.parametrize("broken", ["processor", "factory", "wrapper", "context"])
+def test_logger_when_what_the_program_has_configured_does_not_work_then_nothing_else_happens(
+    unconfigured: None, broken: str
+) -> None:
+    """Its log file cannot be opened any more, say; however the logger is bound."""
+
+    def raises(*_: object, **__: object) -> Any:
+        raise Boom if broken == "processor" else OSError("cannot open the log")
+
+    structlog.configure(
+        processors=[raises] if broken == "processor" else [],
+        logger_factory=raises if broken == "factory" else None,
+        wrapper_class=raises if broken == "wrapper" else None,  # type: ignore[arg-type]
+        context_class=raises if broken == "context" else None,
+    )
+    logger = get_logger("ours").bind(job="1")
+    logger.info("x %d", "a")
+    for other in (logger.unbind("job"), logger.try_unbind("none"), logger.new(a=1)):
+        other.warning("x %d", "a")
