@@ -7,6 +7,7 @@ ids: nothing that was acknowledged is dropped.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
@@ -26,14 +27,12 @@ def gathered(document: Document) -> dict[str, Any] | None:
         return None
     if isinstance(ids, list) and len(ids) == len(payloads) == len(set(map(str, ids))):
         return dict(zip(map(str, ids), payloads, strict=True))
+    alike: Counter[str] = Counter()
     found: dict[str, Any] = {}
     for one in payloads:
-        name = base = sha256(encode(one)).hexdigest()[:16]
-        number = 1
-        while name in found:
-            number += 1
-            name = f"{base}-{number}"
-        found[name] = one
+        name = sha256(encode(one)).hexdigest()[:16]
+        alike[name] += 1
+        found[f"{name}-{alike[name]}"] = one
     return found
 
 
