@@ -49,12 +49,12 @@ async def refuses(ctx: WorkerContext) -> Any:
     return ctx.job.payload
 
 
-@worker("choosy", before_hook=lambda job: False)
+@worker("wants-none", before_hook=lambda job: False)
 async def choosy(ctx: WorkerContext) -> None:
     """Want nothing."""
 
 
-@worker("strict", before_hook=lambda job: 1 / 0)
+@worker("raises-always", before_hook=lambda job: 1 / 0)
 async def strict(ctx: WorkerContext) -> None:
     """Want nothing, and say so loudly."""
 
@@ -189,7 +189,9 @@ def deaf() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-@pytest.mark.parametrize(("worker_type", "told"), [("choosy", BadDocumentError), ("strict", ZeroDivisionError)])
+@pytest.mark.parametrize(
+    ("worker_type", "told"), [("wants-none", BadDocumentError), ("raises-always", ZeroDivisionError)]
+)
 @pytest.mark.parametrize("job_id", [None, "mine"])
 async def test_push_when_a_hook_refuses_it_and_couchdb_is_away_then_what_the_hook_says(
     deaf: str, settings_for: Any, worker_type: str, told: type[Exception], job_id: str | None
