@@ -66,8 +66,8 @@ def unmarshal(value: Message, model: type[T]) -> T:
     except ValidationError as error:
         if value is None:
             raise MessageNilError(
-                f"it is null, and {getattr(model, '__name__', model)} is wanted; what a message, an event and a webhook"
-                " bring are three things: ctx.job.message, ctx.job.event, ctx.job.payload"
+                f"there is no message, event or payload to read, and {getattr(model, '__name__', model)} is wanted:"
+                " what a message, an event and a webhook bring are ctx.job.message, ctx.job.event and ctx.job.payload"
             ) from None
         raise MessageUnmarshalError(f"it does not fit {getattr(model, '__name__', model)}: {reasons(error)}") from None
     return found

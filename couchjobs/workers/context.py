@@ -259,7 +259,7 @@ class WorkerContext:
         if self._loop is None or here is self._loop:
             what.close()
             raise ConfigurationError(
-                "sync_push and sync_couch are for plain functions; in a coroutine function:"
+                "sync_push is for plain functions, as sync_couch is; in a coroutine function:"
                 " await ctx.push(...), await ctx.couch[...].get(...)"
             )
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
