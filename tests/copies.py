@@ -13,7 +13,7 @@ from waiting import eventually
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
-from couchjobs.errors import CouchError, NotFound
+from couchjobs.errors import Conflict, CouchError, NotFound
 
 
 async def put_on_all(database: Database, document: dict[str, Any]) -> str:
@@ -30,6 +30,21 @@ async def is_on_all(database: Database, doc_id: str) -> bool:
     except NotFound:
         return False
     return True
+
+
+async def delete_surely(database: Database, doc_id: str) -> None:
+    """Delete a document, whichever copy answers, and whoever writes to it meanwhile."""
+
+    async def deleted() -> bool:
+        try:
+            await database.delete(doc_id, (await database.get(doc_id))["_rev"])
+        except Conflict:
+            return False
+        except NotFound:
+            return not await is_on_all(database, doc_id)
+        return True
+
+    await eventually(deleted, 20)
 
 
 async def remake(connection: Connection, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from copies import delete_surely
 from fault_proxy import Answer, FaultProxy, Refusal
 from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
@@ -144,7 +145,7 @@ async def test_source_when_made_anew_from_a_copy_while_no_daemon_runs_then_only_
     await eventually(lambda: so_far(connection, orders), 15)
     await system.shutdown(timeout=1)
     for job in await jobs_of(connection, db, "seen"):
-        await jobs.delete(job["_id"], (await jobs.get(job["_id"]))["_rev"])
+        await delete_surely(jobs, job["_id"])
     kept = [document async for page in orders.all_docs() for document in page]
     instance = (await orders.info()).get("instance_start_time")
     await connection.server.delete_database(orders.name)

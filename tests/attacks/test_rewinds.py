@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from copies import delete_surely
 from fault_proxy import FaultProxy
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
@@ -63,7 +64,7 @@ async def test_feed_when_it_rewinds_then_only_what_is_new_fires(
             return (await jobs.get(job["_id"]))["state"] == "done"
 
         await eventually(done, 15)
-        await jobs.delete(job["_id"], (await jobs.get(job["_id"]))["_rev"])
+        await delete_surely(jobs, job["_id"])
         rewinder.times = 2
         await orders.put({"_id": "new-1"})
         await eventually(lambda: rewinder.times == 0, 15)
