@@ -33,16 +33,15 @@ async def is_on_all(database: Database, doc_id: str) -> bool:
 
 
 async def delete_surely(database: Database, doc_id: str) -> None:
-    """Delete a document, whichever copy answers, and whoever writes to it meanwhile."""
+    """Delete a document as all copies have it: of an older revision, it would be a branch that loses."""
 
     async def deleted() -> bool:
         try:
-            await database.delete(doc_id, (await database.get(doc_id))["_rev"])
-        except Conflict:
+            if await is_on_all(database, doc_id):
+                await database.delete(doc_id, (await database.get(doc_id))["_rev"])
+        except (Conflict, NotFound):
             return False
-        except NotFound:
-            return not await is_on_all(database, doc_id)
-        return True
+        return not await is_on_all(database, doc_id)
 
     await eventually(deleted, 20)
 
