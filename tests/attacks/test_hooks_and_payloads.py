@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from triggering import jobs_of, note, triggers_of
+from waiting import eventually
 
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection, connect
@@ -106,30 +107,31 @@ async def test_firing_when_it_and_who_fires_for_it_give_up_then_it_is_in_no_late
     connection: Connection, db: Prefixer, start: Any
 ) -> None:
     """Whoever was told that it failed may fire again."""
-    asked, go_on = asyncio.Event(), asyncio.Event()
     system = await start(note)
     await triggers_of(connection, db).put({**WEBHOOK, "worker": "note"})
     await system.scheduler.fire_webhook("hook", "before")
     debouncer = system.scheduler._debouncer
-    together = debouncer._fire_together
+    together, asked = debouncer._fire_together, asyncio.Queue[list[Any]]()
+    gates = [asyncio.Event(), asyncio.Event()]
 
-    async def waits(*given: Any, **more: Any) -> Any:
-        asked.set()
-        await go_on.wait()
-        return await together(*given, **more)
+    async def waits(infos: Any, payloads: dict[str, Any], **more: Any) -> Any:
+        gate = gates[asked.qsize()]
+        asked.put_nowait([*payloads.values()])
+        await gate.wait()
+        return await together(infos, payloads, **more)
 
     debouncer._fire_together = waits
-    first = asyncio.create_task(system.scheduler.fire_webhook("hook", "first"))
-    second = asyncio.create_task(system.scheduler.fire_webhook("hook", "second"))
-    await asked.wait()
-    await asyncio.sleep(0.1)
-    second.cancel()
-    await asyncio.sleep(0.1)
-    first.cancel()
-    await asyncio.gather(first, second, return_exceptions=True)
+    fires = [asyncio.create_task(system.scheduler.fire_webhook("hook", one)) for one in ("held", "first", "second")]
+    await eventually(lambda: len(debouncer._waiting["hook"]) == 2)  # while the one before them is stored
+    gates[0].set()
+    await eventually(lambda: asked.qsize() == 2)
+    assert [asked.get_nowait(), asked.get_nowait()] == [["held"], ["first", "second"]]
+    for given_up in reversed(fires[1:]):
+        given_up.cancel()
+        await asyncio.wait({given_up})
     debouncer._fire_together = together
     await system.scheduler.fire_webhook("hook", "later")
-    assert await payloads_of(connection, db) == ["before", "later"]
+    assert await payloads_of(connection, db) == ["before", "held", "later"]
 
 
 @pytest.mark.parametrize("edit", ["one is taken out", "the ids are gone", "an id twice", "a field beside"])
