@@ -159,8 +159,3 @@ def _queued_at(document: Document) -> object:
     at = document.get("queued_at")
     at = "" if at in (None, "", 0, False) else at  # as JavaScript has it: an empty list is a value
     return "" if isinstance(at, str) and len(at.encode("utf-16-le")) > 2 * _LONGEST_TIME else at
-
-
-def _place(row: Row) -> tuple[str, str]:
-    """Return where a row of the view stands among those of its worker type and state."""
-    return str(row["key"][-1]), row["id"]
