@@ -85,22 +85,55 @@ async def test_deliveries_when_the_hook_does_not_want_one_then_the_others_arrive
     assert len(await jobs_of(connection, db, "hook")) == 1
 
 
-async def test_deliveries_when_they_go_alone_and_one_gives_up_then_the_others_arrive(
+class Held:
+    """Has each attempt to store payloads wait until `turns` is released, and notes how many it is for."""
+
+    def __init__(self, debouncer: Any) -> None:
+        self.asked: list[int] = []
+        self.refuses_many = False
+        self.turns = asyncio.Semaphore(0)
+        self._store = debouncer._fire_together
+        debouncer._fire_together = self
+
+    async def __call__(self, infos: Any, payloads: dict[str, Any], **more: Any) -> Any:
+        """Wait, and store them."""
+        self.asked.append(len(payloads))
+        await self.turns.acquire()
+        if self.refuses_many and len(payloads) > 1:
+            raise BadDocumentError("together they are more than CouchDB takes")
+        return await self._store(infos, payloads, **more)
+
+
+async def waiting_together(system: Any, payloads: list[str]) -> tuple[Held, list[asyncio.Task[Any]]]:
+    """Fire the first payload, which is held, and the others, which wait for it, and are asked to be stored together."""
+    debouncer = system.scheduler._debouncer
+    held = Held(debouncer)
+    fires = [asyncio.create_task(system.scheduler.fire_webhook("hook", one)) for one in payloads]
+    await eventually(lambda: len(debouncer._waiting["hook"]) == len(payloads) - 1)
+    held.turns.release()
+    await eventually(lambda: held.asked == [1, len(payloads) - 1])
+    return held, fires
+
+
+async def test_deliveries_when_they_go_alone_and_who_fires_gives_up_then_the_others_arrive(
     connection: Connection, db: Prefixer, start: Any
 ) -> None:
-    """Together they are more than CouchDB takes; who asked for all of them waits no longer."""
-    system = await start(note, max_message_bytes=3_000)
+    """Together they are more than CouchDB takes."""
+    system = await start(note)
     await triggers_of(connection, db).put({**WEBHOOK, "worker": "note"})
-    first = asyncio.create_task(system.scheduler.fire_webhook("hook", "first"))
-    await asyncio.sleep(0)
-    others = [asyncio.create_task(system.scheduler.fire_webhook("hook", f"{n}" * 1_000)) for n in range(6)]
-    await first
-    await asyncio.sleep(0)
-    others[0].cancel()
-    answers = await asyncio.gather(*others[1:], return_exceptions=True)
-    assert [one for one in answers if not isinstance(one, Job)] == []
-    arrived = await payloads_of(connection, db)
-    assert {one[0] for one in arrived} >= {"f", "1", "2", "3", "4", "5"}
+    await system.scheduler.fire_webhook("hook", "before")
+    held, fires = await waiting_together(system, ["held", *"012345"])
+    held.refuses_many = True
+    held.turns.release()
+    await eventually(lambda: held.asked == [1, 6, 1])
+    fires[1].cancel()
+    await asyncio.wait({fires[1]})
+    held.refuses_many = False
+    for _ in range(20):
+        held.turns.release()
+    answers = await asyncio.gather(*fires, return_exceptions=True)
+    assert [type(one) for one in answers] == [Job, asyncio.CancelledError, *[Job] * 5]
+    assert sorted(await payloads_of(connection, db)) == ["1", "2", "3", "4", "5", "before", "held"]
 
 
 async def test_firing_when_it_and_who_fires_for_it_give_up_then_it_is_in_no_later_window(
@@ -110,26 +143,11 @@ async def test_firing_when_it_and_who_fires_for_it_give_up_then_it_is_in_no_late
     system = await start(note)
     await triggers_of(connection, db).put({**WEBHOOK, "worker": "note"})
     await system.scheduler.fire_webhook("hook", "before")
-    debouncer = system.scheduler._debouncer
-    together, asked = debouncer._fire_together, asyncio.Queue[list[Any]]()
-    gates = [asyncio.Event(), asyncio.Event()]
-
-    async def waits(infos: Any, payloads: dict[str, Any], **more: Any) -> Any:
-        gate = gates[asked.qsize()]
-        asked.put_nowait([*payloads.values()])
-        await gate.wait()
-        return await together(infos, payloads, **more)
-
-    debouncer._fire_together = waits
-    fires = [asyncio.create_task(system.scheduler.fire_webhook("hook", one)) for one in ("held", "first", "second")]
-    await eventually(lambda: len(debouncer._waiting["hook"]) == 2)  # while the one before them is stored
-    gates[0].set()
-    await eventually(lambda: asked.qsize() == 2)
-    assert [asked.get_nowait(), asked.get_nowait()] == [["held"], ["first", "second"]]
+    held, fires = await waiting_together(system, ["held", "first", "second"])
     for given_up in reversed(fires[1:]):
         given_up.cancel()
         await asyncio.wait({given_up})
-    debouncer._fire_together = together
+    held.turns.release()
     await system.scheduler.fire_webhook("hook", "later")
     assert await payloads_of(connection, db) == ["before", "held", "later"]
 
