@@ -13,11 +13,10 @@ job. A feed that rewinds behind a window that is closed opens another: one job t
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-from collections import defaultdict, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -35,14 +34,29 @@ from couchjobs.jobs.transitions import CHAIN
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.conflicts import settle_conflicts
+from couchjobs.scheduler.together import Together
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.life import AHEAD
 
 _logger = get_logger(__name__)
 _APPENDS = "@webhook"
-_Waiting = tuple[str, Any, asyncio.Future[Job | None]]
-"""A firing that waits to be taken: a name, its payload, and where its answer goes."""
+_Payloads = dict[str, Any]
+"""By a random name each, by which it is told whether the job holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Firing:
+    """What fires, and how: by hand or not, and the triggers that have led to it."""
+
+    infos: TriggerInfos
+    manual: bool
+    makers: Collection[str]
+
+    @property
+    def appends(self) -> bool:
+        """Return whether the job gathers what each firing brings."""
+        return self.infos.type == _APPENDS
 
 
 class _SkippedError(Exception):
@@ -59,8 +73,7 @@ class Debouncer:
         self._writer = connection.writer(self._control.name)
         self._prefix = f"debounce:{db.database(connection.settings.triggers_doctype)}:"
         self._largest = connection.settings.max_message_bytes
-        self._waiting: defaultdict[str, list[_Waiting]] = defaultdict(list)
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._together: Together[tuple[str, Any], Job | None] = Together(Refused, BadDocumentError)
 
     async def fire(
         self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False, makers: Collection[str] = ()
@@ -78,115 +91,36 @@ class Debouncer:
         payload = as_stored(payload, "payload")
         if len(encode(payload)) > self._largest:
             raise BadDocumentError(f"payload is larger than the {self._largest:,} bytes that a message may have")
-        name = secrets.token_hex(4)
-        if infos.type == _APPENDS and not await self._is_wanted(infos, {name: payload}, manual=manual):
+        firing, name = _Firing(infos, manual, makers), secrets.token_hex(4)
+        if firing.appends and not await self._broker.pusher.wants(self._job_of(firing, {name: payload})):
             return None
-        joined: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
-        own = (name, payload, joined)
-        self._waiting[infos.id].append(own)
-        try:
-            async with self._locks[infos.id]:
-                if not joined.done():
-                    await self._fire_all(infos, own, self._waiting.pop(infos.id), manual=manual, makers=makers)
-        except BaseException:
-            joined.cancel()
-            left = self._waiting[infos.id]  # who has given up must not turn up in a later window
-            self._waiting[infos.id] = [one for one in left if one is not own]
-            raise
-        finally:
-            if not self._waiting[infos.id]:
-                del self._waiting[infos.id]
-        return await joined
+        return await self._together.ask(infos.id, (name, payload), lambda some: self._fire(firing, dict(some)))
 
-    async def _fire_all(
-        self,
-        infos: TriggerInfos,
-        own: _Waiting,
-        together: list[_Waiting],
-        *,
-        manual: bool,
-        makers: Collection[str],
-    ) -> None:
-        """Answer all that wait: together, or, where CouchDB never takes that, each alone."""
-        try:
-            payloads = {name: payload for name, payload, _ in together}
-            job = await self._fire_together(infos, payloads, manual=manual, makers=makers)
-        except (Refused, BadDocumentError) as error:
-            if len(together) == 1:
-                raise
-            _logger.warning("payloads are not taken together, and go alone", trigger=infos.id, reason=str(error))
-            left = deque(together)
-            try:
-                while left:
-                    await self._fire_alone(infos, left[0], manual=manual, makers=makers)
-                    left.popleft()
-            except BaseException:
-                self._put_back(infos, left, own)
-                raise
-        except BaseException:
-            self._put_back(infos, together, own)
-            raise
-        else:
-            for _, _, waiting in together:
-                if not waiting.done():
-                    waiting.set_result(job)
-
-    def _put_back(self, infos: TriggerInfos, some: Iterable[_Waiting], own: _Waiting) -> None:
-        """Have those wait on who have no answer, where the one who asked for all of them gives up."""
-        self._waiting[infos.id][:0] = [one for one in some if one is not own and not one[-1].done()]
-
-    async def _is_wanted(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool) -> bool:
-        return await self._broker.pusher.wants(self._job_of(infos, payloads, manual=manual))
-
-    def _job_of(self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, **more: Any) -> Job:
-        job = new_job(self._db, infos.job_request(debounced=True, manual=manual, **more))
-        if infos.type == _APPENDS:
+    def _job_of(self, firing: _Firing, payloads: _Payloads, **more: Any) -> Job:
+        job = new_job(self._db, firing.infos.job_request(debounced=True, manual=firing.manual, **more))
+        if firing.appends:
             together = as_changes(payloads)
             job.payload, job.payload_ids = together["payload"], together["payload_ids"]
         return job
 
-    async def _fire_alone(
-        self,
-        infos: TriggerInfos,
-        one: _Waiting,
-        *,
-        manual: bool,
-        makers: Collection[str],
-    ) -> None:
-        name, payload, waiting = one
-        try:
-            job = await self._fire_together(infos, {name: payload}, manual=manual, makers=makers)
-        except Exception as error:  # noqa: BLE001  his own answer, and nobody else's
-            if not waiting.done():
-                waiting.set_exception(error)
-        else:
-            if not waiting.done():
-                waiting.set_result(job)
-
-    async def _fire_together(
-        self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
-    ) -> Job | None:
+    async def _fire(self, firing: _Firing, payloads: _Payloads) -> Job | None:
         """Return the job that stands for the firing; None where the worker's `before_hook` skips it."""
         try:
-            return await self._until_held(infos, payloads, manual=manual, makers=makers)
+            return await self._until_held(firing, payloads)
         except _SkippedError:
             return None
 
-    async def _until_held(
-        self, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
-    ) -> Job:
+    async def _until_held(self, firing: _Firing, payloads: _Payloads) -> Job:
+        infos = firing.infos
         while True:
             state = await self._control.find(self._prefix + infos.id)
             job = None
             joins = state is not None and _is_window(state) and state.get("of") in (None, _made_of(infos))
             if state is not None and joins and await self._ends_in_time(state, infos):
-                job = await self._join(state, infos, payloads, manual=manual, makers=makers)
-            if job is None:
-                window = await self._open(state, infos)
-                job = None
-                if window is not None:
-                    job = await self._make(window, infos, payloads, manual=manual, makers=makers)
-            if job is not None and (infos.type != _APPENDS or await self._holds(job, payloads)):
+                job = await self._join(state, firing, payloads)
+            if job is None and (window := await self._open(state, infos)) is not None:
+                job = await self._make(window, firing, payloads)
+            if job is not None and (not firing.appends or await self._holds(job, payloads)):
                 return job
 
     async def _ends_in_time(self, state: Document, infos: TriggerInfos) -> bool:
@@ -205,7 +139,7 @@ class Debouncer:
                 return False
         return False
 
-    async def _holds(self, job: Job, payloads: dict[str, Any]) -> bool:
+    async def _holds(self, job: Job, payloads: _Payloads) -> bool:
         """Return whether the job as CouchDB has it holds the payloads; on a cluster, it may have taken two writes."""
         store = self._broker.store_of(job.worker)
         if len(await store.database.leaves(job.id)) > 1:
@@ -233,20 +167,18 @@ class Debouncer:
         answer = await write_or_raise(self._writer, window)
         return window if answer.stored else None
 
-    async def _join(
-        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
-    ) -> Job | None:
+    async def _join(self, state: Document, firing: _Firing, payloads: _Payloads) -> Job | None:
         """Return the job of the window, with this firing in it; None where the window is closed or full."""
-        store = self._broker.store_of(infos.worker)
+        store = self._broker.store_of(firing.infos.worker)
         document = await store.database.find(state["job_id"])
         if document is None:
             if (parse_time(state["until"]) or now()) < now():
                 return None
-            return await self._make(state, infos, payloads, manual=manual, makers=makers)
+            return await self._make(state, firing, payloads)
         job = Job.read(document)
         if job.state is not State.QUEUED or job.exec_count > 0:
             return None
-        if infos.type != _APPENDS:
+        if not firing.appends:
             return job
         present = gathered(document)
         together = as_changes((present or {}) | payloads, document)
@@ -255,22 +187,20 @@ class Debouncer:
         try:
             await store.update(job, **together)
         except Conflict:
-            return await self._join(state, infos, payloads, manual=manual, makers=makers)
+            return await self._join(state, firing, payloads)
         return job
 
-    async def _make(
-        self, state: Document, infos: TriggerInfos, payloads: dict[str, Any], *, manual: bool, makers: Collection[str]
-    ) -> Job | None:
+    async def _make(self, state: Document, firing: _Firing, payloads: _Payloads) -> Job | None:
         until = parse_time(state["until"])
-        job = self._job_of(infos, payloads, manual=manual, id=state["job_id"], scheduled_at=until)
-        if makers:
-            job.document()[CHAIN] = sorted(makers)
-        made = await self._broker.pusher.store(job, is_asked=infos.type == _APPENDS)
+        job = self._job_of(firing, payloads, id=state["job_id"], scheduled_at=until)
+        if firing.makers:
+            job.document()[CHAIN] = sorted(firing.makers)
+        made = await self._broker.pusher.store(job, is_asked=firing.appends)
         if made is None:
             raise _SkippedError
         if made.created:
             return made.job
-        return await self._join(state, infos, payloads, manual=manual, makers=makers)
+        return await self._join(state, firing, payloads)
 
 
 def _made_of(infos: TriggerInfos) -> str:

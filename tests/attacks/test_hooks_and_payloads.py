@@ -92,16 +92,16 @@ class Held:
         self.asked: list[int] = []
         self.refuses_many = False
         self.turns = asyncio.Semaphore(0)
-        self._store = debouncer._fire_together
-        debouncer._fire_together = self
+        self._store = debouncer._fire
+        debouncer._fire = self
 
-    async def __call__(self, infos: Any, payloads: dict[str, Any], **more: Any) -> Any:
+    async def __call__(self, firing: Any, payloads: dict[str, Any]) -> Any:
         """Wait, and store them."""
         self.asked.append(len(payloads))
         await self.turns.acquire()
         if self.refuses_many and len(payloads) > 1:
             raise BadDocumentError("together they are more than CouchDB takes")
-        return await self._store(infos, payloads, **more)
+        return await self._store(firing, payloads)
 
 
 async def waiting_together(system: Any, payloads: list[str]) -> tuple[Held, list[asyncio.Task[Any]]]:
@@ -109,7 +109,7 @@ async def waiting_together(system: Any, payloads: list[str]) -> tuple[Held, list
     debouncer = system.scheduler._debouncer
     held = Held(debouncer)
     fires = [asyncio.create_task(system.scheduler.fire_webhook("hook", one)) for one in payloads]
-    await eventually(lambda: len(debouncer._waiting["hook"]) == len(payloads) - 1)
+    await eventually(lambda: len(debouncer._together._groups["hook"].waiting) == len(payloads) - 1)
     held.turns.release()
     await eventually(lambda: held.asked == [1, len(payloads) - 1])
     return held, fires
