@@ -9,6 +9,7 @@ of a proxy, an empty body, another status) says nothing, whatever its status: it
 | | ... and `accepted` | ACCEPTED: stored at too few copies of a cluster; it may lose to another branch |
 | | the row says conflict | CONFLICT: another revision is there |
 | | the row names a refusal, or the whole answer is a 413 for this very document | REFUSED: it can never be stored |
+| | ... or another error, such as that of a function that validates | UNKNOWN; `alone` where others are stored |
 | | the request was refused as a whole | UNKNOWN; `alone` where it held this document only, and others go through |
 | | 429, a 401 or 403 of CouchDB's, or no connection was made | UNKNOWN, and `unsent`: it is surely not stored |
 | | anything else, or nothing | UNKNOWN: it may be stored |
@@ -58,6 +59,8 @@ _REFUSALS = {
     "document_too_large",
     "too_large",
 }
+_OF_THE_SERVER = {"internal_server_error", "timeout", "not_found", "service_unavailable", "error"}
+"""Errors in rows that say nothing of the document: a cluster has no copy of its shard, or waits for one, ..."""
 
 
 class Written(Enum):
@@ -77,7 +80,7 @@ class WriteAnswer(NamedTuple):
     rev: str = ""
     reason: str = ""
     alone: bool = False
-    """UNKNOWN: this document was refused in a request of its own, while the database took another write."""
+    """UNKNOWN: this document was refused by itself, while the database took another write."""
     unsent: bool = False
     """UNKNOWN: it is surely not stored, for the request was not taken at all."""
     retry_after_s: float = 0.0
@@ -196,6 +199,12 @@ def read_write_row(row: Any) -> WriteAnswer:
     if row.get("error") == "conflict":
         return WriteAnswer(Written.CONFLICT, reason=reason)
     return WriteAnswer(Written.REFUSED if row.get("error") in _REFUSALS else Written.UNKNOWN, reason=reason)
+
+
+def is_of_document(row: Any) -> bool:
+    """Return whether the error in a row may be one of its document, which somebody's function perhaps stumbles over."""
+    error = row.get("error") if isinstance(row, dict) else None
+    return isinstance(error, str) and error not in _OF_THE_SERVER
 
 
 def as_error(answer: WriteAnswer, where: str) -> errors.CouchError:

@@ -10,8 +10,10 @@ from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.database import Document
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import CouchError, NotFound, Unavailable
+from couchjobs.log import get_logger
 from couchjobs.waits import backoff
 
+_logger = get_logger(__name__)
 INSIST_S = 15.0
 """How long a document must be refused alone, while others are taken, before that is believed to be for good. What
 restarts or is set up anew between a daemon and CouchDB takes seconds; a wrong belief costs a job."""
@@ -25,16 +27,17 @@ class Insistence:
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._times = 0
+        self.times = 0
+        """How many of them, in a row, were refusals."""
 
     def note(self, answer: WriteAnswer, now: float) -> bool:
         """Take note of one more answer at that monotonic time; return whether the document will never be taken."""
         if not answer.alone:
-            self._since, self._times = None, 0
+            self._since, self.times = None, 0
             return False
         self._since = now if self._since is None else self._since
-        self._times += 1
-        return self._times >= INSIST_TIMES and now - self._since >= INSIST_S
+        self.times += 1
+        return self.times >= INSIST_TIMES and now - self._since >= INSIST_S
 
 
 async def write_surely(
@@ -73,6 +76,8 @@ async def write_surely(
             return answer
         if insistence.note(answer, time.monotonic()):
             return WriteAnswer(Written.REFUSED, reason=answer.reason)
+        if insistence.times == INSIST_TIMES:
+            _logger.warning("document is refused alone, and tried again", document=doc["_id"], reason=answer.reason)
         failures += 1
         maybe_stored |= not answer.unsent
         pause = max(answer.retry_after_s, backoff(failures))

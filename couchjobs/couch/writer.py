@@ -10,12 +10,14 @@ his own row.
 What an answer proves of each document is said by `answers`. A request that is refused as a whole may be refused for one
 document that it holds (too large, something a firewall does not like) or for none of them (an outage, a proxy that
 restarts, a password that was changed). A write of nothing tells: where the database does not take that either, nobody's
-document was refused. Where it does, the request is halved, until the document that is refused stands alone.
+document was refused. Where it does, the request is halved, until the document that is refused stands alone. An error
+in the row of a document is its own where others are stored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from contextvars import Context
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from couchjobs.couch.answers import (
     WriteAnswer,
     Written,
+    is_of_document,
     read_write_row,
     refuses_document,
     refuses_request,
@@ -42,6 +45,9 @@ _TURNS = 3
 _TURNS_TO_FOLLOW = 6
 """Of the event loop, in which ends follow from claims that have been answered, and claims from a page of the feed."""
 _LONGEST_HOLD_S = 0.02
+_RECENTLY_S = 15.0
+"""Seconds within which another document was stored where an error in a row is held for one of its document: not for
+one of all documents, as where a function that validates them is broken."""
 
 
 @dataclass(slots=True)
@@ -69,6 +75,7 @@ class GroupWriter:
         self._awaits_others = False
         self.newest = ""
         """The revision of a document that was written last."""
+        self._stored_at = -_RECENTLY_S
         self._context = Context()
         """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
         self.deadlines = Deadlines()
@@ -178,8 +185,9 @@ class GroupWriter:
         try:
             self.database.server.traffic.written.note(len(batch))
             rows = await self._post(b",".join(waiting.body for waiting in batch))
-            self.newest = _newest_of(rows) or self.newest
-            _answer_by_row(batch, rows)
+            if newest := _newest_of(rows):
+                self.newest, self._stored_at = newest, time.monotonic()
+            _answer_by_row(batch, rows, others_are_stored=self._stored_at + _RECENTLY_S > time.monotonic())
         except NotFound as error:
             for waiting in batch:
                 if not waiting.answer.done():
@@ -235,12 +243,11 @@ def _newest_of(rows: list[object]) -> str:
     return next((rev for row in reversed(rows) if isinstance(row, dict) and isinstance(rev := row.get("rev"), str)), "")
 
 
-def _answer_by_row(batch: list[_Waiting], rows: list[object]) -> None:
+def _answer_by_row(batch: list[_Waiting], rows: list[object], *, others_are_stored: bool) -> None:
     """Answer each document by its row: nearly always that in its place."""
     if len(rows) == len(batch) and all(_is_of(row, waiting) for row, waiting in zip(rows, batch, strict=True)):
         for row, waiting in zip(rows, batch, strict=True):
-            if not waiting.answer.done():
-                waiting.answer.set_result(read_write_row(row))
+            _answer(waiting.answer, row, others_are_stored=others_are_stored)
         return
     by_id: defaultdict[str, deque[asyncio.Future[WriteAnswer]]] = defaultdict(deque)
     for waiting in batch:
@@ -248,10 +255,17 @@ def _answer_by_row(batch: list[_Waiting], rows: list[object]) -> None:
     for row in rows:
         futures = by_id.get(str(row.get("id"))) if isinstance(row, dict) else None
         if futures:
-            answer = futures.popleft()
-            if not answer.done():
-                answer.set_result(read_write_row(row))
+            _answer(futures.popleft(), row, others_are_stored=others_are_stored)
     _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason="the answer has no row for the document"))
+
+
+def _answer(future: asyncio.Future[WriteAnswer], row: object, *, others_are_stored: bool) -> None:
+    if future.done():
+        return
+    answer = read_write_row(row)
+    if answer.written is Written.UNKNOWN:
+        answer = answer._replace(alone=others_are_stored and is_of_document(row))
+    future.set_result(answer)
 
 
 def _is_of(row: object, waiting: _Waiting) -> bool:

@@ -5,7 +5,8 @@ until it writes the end, a retry or a release. The revision of the claim fences 
 
 What can fail, and what then:
 - a claim answered `accepted` is a stored conflict of a cluster, not a claim: not ours;
-- a claim whose answer is lost: the document says whose claim it holds;
+- a claim whose answer is lost: the document says whose claim it holds, and where that is ours, it is written once more,
+  on top of itself: one copy of a cluster may show it, while the others have taken somebody else's;
 - an end whose answer is lost is written again until CouchDB says that it is there;
 - an end that meets a conflict: where the document still holds our claim, somebody else has changed another field
   (a request to cancel, progress), and the end is written onto that; else the job was taken away: ClaimLost;
@@ -208,7 +209,19 @@ class JobStore:
         if any(present.get(name) != document.get(name) for name in _WHAT_IT_IS):
             claims.doubt(job.id)  # rewritten since: it is looked at anew, from the queue
             return Claimed.LOST
-        job.adopt(present)
+        return await self._confirmed(job, present, claims)
+
+    async def _confirmed(self, job: Job, present: Document, claims: OwnClaims) -> Claimed:
+        """Write our claim, as it was read, on top of itself: where enough copies take that, nobody else has the job."""
+        try:
+            answer = await self.writer.write(present)
+        except NotFound as error:
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error))
+        if answer.written is not Written.OK:
+            claims.doubt(job.id)
+            return Claimed.LOST
+        claims.revisions.add(answer.rev)
+        job.adopt({**present, "_rev": answer.rev})
         return Claimed.OURS
 
     async def _find_patiently(self, job_id: str) -> Document | None:

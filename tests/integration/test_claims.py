@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+import orjson
 import pytest
 from fault_proxy import Answer, FaultProxy, Refusal
 from waiting import eventually
@@ -164,9 +165,13 @@ async def test_claim_when_answer_is_lost_after_the_write_then_the_document_says_
     """The answer never came, or half of it; the claim is stored."""
     store = JobStore(behind, db)
     job = await _queued(store, "job")
+    faults = 0
 
     def fault(answer: Answer) -> None:
+        nonlocal faults
         if answer.path.endswith("_bulk_docs"):
+            faults += 1
+        if answer.path.endswith("_bulk_docs") and faults == 1:
             answer.lose = how == "lose"
             answer.cut_at = 10 if how == "cut" else None
 
@@ -192,6 +197,27 @@ async def test_claim_when_answer_is_lost_and_somebody_else_won_then_not_ours(
 
     proxy.after = lose
     assert not await store.claim(job, "daemon")
+
+
+async def test_claim_when_one_copy_shows_it_and_the_others_have_another_then_not_ours(
+    proxy: FaultProxy, behind: Connection, connection: Connection, db: Prefixer
+) -> None:
+    """Of a cluster: the copy that nobody else's claim has reached takes this one, and wins a reading of all."""
+    store = JobStore(behind, db)
+    job = await _queued(store, "job")
+    assert await JobStore(connection, db).claim(Job.from_document({**job.document()}), "other")
+    ours: dict[str, Any] = {}
+
+    def show_ours(answer: Answer) -> None:
+        if answer.path.endswith("_bulk_get"):
+            answer.json = {"results": [{"id": "job", "docs": [{"ok": {**ours, "_rev": f"2-{'f' * 32}"}}]}]}
+        elif answer.path.endswith("_bulk_docs") and not ours:
+            ours.update(orjson.loads(answer.sent)["docs"][0])
+            answer.lose = True
+
+    proxy.after = show_ours
+    assert not await store.claim(job, "daemon")
+    assert ours["claim"]["daemon"] == "daemon"
 
 
 async def test_claim_when_request_never_arrived_then_not_ours(

@@ -173,6 +173,25 @@ async def test_writer_when_rows_differ_then_each_caller_gets_his_own() -> None:
     assert answers[1].stored
 
 
+async def test_writer_when_a_row_has_an_error_then_it_is_its_own_only_where_others_are_stored() -> None:
+    """A function that validates documents may stumble over one, or be broken for all; a shard may be away."""
+
+    def rows(method: str, path: str, body: Any) -> list[Any]:
+        return [
+            {"id": one["_id"], "error": one["error"], "reason": "r"} if "error" in one
+            else {"id": one["_id"], "ok": True, "rev": "1-a"}
+            for one in body["docs"]
+        ]  # fmt: skip
+
+    writer, _ = writer_on(rows)
+    stumbles = {"_id": "a", "error": "TypeError"}
+    assert not (await writer.write(stumbles)).alone, "of all documents, perhaps"
+    errors = ["TypeError", "os_process_error", "internal_server_error", "conflict"]
+    answers = await asyncio.gather(writer.write({"_id": "b"}), *(writer.write({"_id": e, "error": e}) for e in errors))
+    assert [answer.alone for answer in answers] == [False, True, True, False, False]
+    assert (await writer.write(stumbles)).alone, "another one was stored a moment ago"
+
+
 async def test_writer_when_the_request_fails_then_unknown_or_an_error() -> None:
     """No answer: it may have happened. No database: an error for everybody."""
 
