@@ -120,6 +120,15 @@ class Settings(BaseSettings):
         """Return the doctypes of all jobs, that of most worker types first."""
         return [*dict.fromkeys((self.jobs_doctype, *sorted(self.lanes.values())))]
 
+    def check_tenant(self, db: Prefixer) -> None:
+        """Check that CouchDB allows the names of all databases that a tenant must have.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        for doctype in (*self.all_lanes, self.triggers_doctype):
+            db.database(doctype)
+
     @property
     def look_interval(self) -> float:
         """Return how often a daemon looks at its own beats and at those of the others, in seconds."""

@@ -14,7 +14,7 @@ async def check_tenants(patient: Patient) -> AsyncIterator[Finding]:
     named: dict[str, str] = {}
     for document in await patient.control.with_prefix(DOCUMENT):
         try:
-            db = read_tenant(document, patient.connection.settings.jobs_doctype)
+            db = read_tenant(document, patient.connection.settings)
         except ConfigurationError as error:
             yield Finding("tenant", document["_id"], f"it names no tenant, and nobody serves it: {error}")
             continue

@@ -27,6 +27,7 @@ from couchjobs.prefixer import USERS, Prefixer
 from couchjobs.scheduler.attention import Attention
 from couchjobs.supervisor import Supervisor
 from couchjobs.tenants.named import Named, named_by
+from couchjobs.tenants.places import Places
 from couchjobs.tenants.tenant import Tenant
 from couchjobs.waits import Signal, patiently
 from couchjobs.workers.config import WorkersList
@@ -37,6 +38,10 @@ _LOOK_S = 5.0
 """Seconds within which a tenant is noticed that comes or goes."""
 _WOKEN_TOGETHER = 16
 """Tenants that begin at once: each asks CouchDB some dozen things the first time."""
+_MOST_SLOW = 32
+"""Tenants that begin, beside those, and whose databases take long to answer, or never do."""
+_SLOW_AFTER_S = 1.0
+"""Seconds after which that is so; most begin within a tenth of it."""
 _LINGER_S = 5.0
 """Seconds that a tenant stays awake after the last change."""
 _SHORT_LINGER_S = 1.0
@@ -85,8 +90,8 @@ class Host:
         """By key, what wakes the tenant, or tries to have it sleep."""
         self._try_at: dict[str, float] = {}
         """By key, when to try next to have the tenant sleep."""
-        self._waking = 0
         self._news = Signal()
+        self._places = Places(_WOKEN_TOGETHER, _MOST_SLOW, _SLOW_AFTER_S, self._news.set)
         self._look = Signal()
         self._looked_after = 0
         self._tasks = Supervisor()
@@ -229,22 +234,19 @@ class Host:
                     for one in self._tenants.values():
                         changed |= one.note_change(name)
                     continue
-                tenant = self._owner(name)
-                if tenant is None:
+                owners = self._owners(name)
+                if not owners:
                     self._look.set()
-                else:
-                    changed |= tenant.note_change(name)
+                for one in owners:
+                    changed |= one.note_change(name)
             if changed:
                 self._news.set()
 
-    def _owner(self, database: str) -> Tenant | None:
-        """Return whose database that is, by its name."""
-        key = database
-        while "/" in key:
-            key = key.rpartition("/")[0]
-            if (tenant := self._tenants.get(key)) is not None:
-                return tenant
-        return self._tenants.get("")
+    def _owners(self, database: str) -> list[Tenant]:
+        """Return whose database that may be, by its name: what is one's tenant may be another one's doctype."""
+        parts = database.split("/")[:-1]
+        keys = ["/".join(parts[:count]) for count in range(len(parts), -1, -1)]
+        return [tenant for key in keys if (tenant := self._tenants.get(key)) is not None]
 
     async def _watch_daemons(self) -> None:
         changed = self._presence.listen()
@@ -294,10 +296,10 @@ class Host:
                 due.append(tenant)
                 continue
             next_at = min(next_at, at)
-        due.sort(key=lambda tenant: tenant.changed_at is None)
-        for tenant in due[: max(0, _WOKEN_TOGETHER - self._waking)]:  # the end of one wakes this loop again
-            self._waking += 1
-            self._begin(tenant.db.key, tenant, self._wake(tenant))
+        due.sort(key=lambda tenant: (tenant.has_failed, tenant.changed_at is None))
+        for tenant in due[: self._places.free]:  # the end of one wakes this loop again
+            if not tenant.has_failed or not self._places.many_are_slow:
+                self._begin(tenant.db.key, tenant, self._wake(tenant))
         return next_at
 
     def _wakes_at(self, key: str, tenant: Tenant) -> float:
@@ -325,17 +327,17 @@ class Host:
     async def _wake(self, tenant: Tenant) -> None:
         tenant.changed_at = None
         try:
-            await tenant.wake()
+            with self._places.taken():
+                await tenant.wake()
         except CouchError as error:
             _logger.warning("tenant cannot begin, and is tried again", tenant=tenant.db.key, reason=str(error))
-            tenant.due_at = time.monotonic() + _AGAIN_S
+            tenant.has_failed, tenant.due_at = True, time.monotonic() + _AGAIN_S
             return
         except Exception:
             _logger.exception("tenant cannot begin, and is tried again", tenant=tenant.db.key)
-            tenant.due_at = time.monotonic() + _LOOK_AFTER_S
+            tenant.has_failed, tenant.due_at = True, time.monotonic() + _LOOK_AFTER_S
             return
-        finally:
-            self._waking -= 1
+        tenant.has_failed = False
         tenant.last_change_at = time.monotonic()
         if tenant.looked_after_at + _LOOK_AFTER_S <= tenant.last_change_at:
             await self._look_after(tenant)

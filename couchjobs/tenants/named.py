@@ -12,6 +12,7 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import ConfigurationError, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer, escape
+from couchjobs.settings import Settings
 
 _logger = get_logger(__name__)
 DOCUMENT = "tenant:"
@@ -49,7 +50,7 @@ def named_by(connection: Connection, wanted: str) -> Named:
         raise ConfigurationError(
             f"--tenants {wanted}: there is no such file; write {ALL}, {DOCUMENTS} or a file of prefixes, one a line"
         )
-    return _File(path, connection.settings.jobs_doctype)
+    return _File(path, connection.settings)
 
 
 class _All:
@@ -58,6 +59,7 @@ class _All:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._jobs = escape(connection.settings.jobs_doctype)
+        self._bad: set[str] = set()
 
     async def tenants(self) -> list[Prefixer]:
         names = await self._connection.server.all_databases()
@@ -65,7 +67,19 @@ class _All:
             raise Unavailable("GET /_all_dbs: a list of databases without that of couchjobs itself")
         own = f"/{self._jobs}"
         keys = sorted({name.removesuffix(own) for name in names if name.endswith(own)})
-        return [*[Prefixer("", None)] * (self._jobs in names), *(Prefixer("", key) for key in keys)]
+        return [
+            *[Prefixer("", None)] * (self._jobs in names),
+            *(Prefixer("", key) for key in keys if self._serves(key)),
+        ]
+
+    def _serves(self, key: str) -> bool:
+        try:
+            self._connection.settings.check_tenant(Prefixer("", key))
+        except ConfigurationError as error:
+            if key not in self._bad:
+                _logger.warning("a database is no tenant's", prefix=key, reason=str(error))
+            self._bad.add(key)
+        return key not in self._bad
 
     def told(self, tenants: list[Prefixer]) -> Tenants:  # noqa: ARG002  whichever they are
         return Tenants(None)
@@ -74,9 +88,9 @@ class _All:
 class _File:
     """Those of a file: a prefix a line, and after it, perhaps, a domain; # begins a remark."""
 
-    def __init__(self, path: Path, jobs_doctype: str) -> None:
+    def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
-        self._jobs_doctype = jobs_doctype
+        self._settings = settings
         self._served: list[Prefixer] | None = None
         self._bad: set[str] = set()
 
@@ -102,7 +116,7 @@ class _File:
         if len(words) > 2:
             raise ConfigurationError(f"a prefix, and perhaps a domain: {line[:80]!r}")
         db = Prefixer(words[1] if len(words) > 1 else "", words[0])
-        db.database(self._jobs_doctype)
+        self._settings.check_tenant(db)
         return db
 
     def _kept(self, bad: set[str], found: list[Prefixer]) -> list[Prefixer]:
@@ -136,7 +150,7 @@ class _Documents:
         for document in await self._connection.control.with_prefix(DOCUMENT):
             doc_id = str(document["_id"])
             try:
-                found.append(read_tenant(document, self._connection.settings.jobs_doctype))
+                found.append(read_tenant(document, self._connection.settings))
             except ConfigurationError as error:
                 if doc_id not in self._bad:
                     _logger.warning("a document names no tenant", document=doc_id, reason=str(error))
@@ -149,7 +163,7 @@ class _Documents:
         return _listed(tenants)
 
 
-def read_tenant(document: Document, jobs_doctype: str) -> Prefixer:
+def read_tenant(document: Document, settings: Settings) -> Prefixer:
     """Return the tenant that a document `tenant:<domain>` names.
 
     Raises:
@@ -159,7 +173,7 @@ def read_tenant(document: Document, jobs_doctype: str) -> Prefixer:
     if not isinstance(prefix, str):
         raise ConfigurationError(f"its prefix is no text, but {prefix!r:.80}")
     db = Prefixer(str(document["_id"]).removeprefix(DOCUMENT), prefix)
-    db.database(jobs_doctype)
+    settings.check_tenant(db)
     return db
 
 

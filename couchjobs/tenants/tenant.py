@@ -50,6 +50,8 @@ class Tenant:
         """When they were last written."""
         self._turn = asyncio.Lock()
         self.is_awake = False
+        self.has_failed = False
+        """Whether it could not begin when it was last woken."""
         self.due_at: float | None = time.monotonic()
         """When it is to be woken at the latest, by `time.monotonic()`; None: when something changes."""
         self.changed_at: float | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_proxy import FaultProxy
 from waiting import eventually
 
 from couchjobs import WorkerContext, worker
@@ -67,6 +68,13 @@ async def serve(connection: Connection, settings_for: Callable[..., Settings], n
 async def _shut_down(host: Host) -> None:
     with suppress(ClosedError):
         await host.shutdown(0)
+
+
+@pytest.fixture
+async def proxy(server_url: str) -> AsyncIterator[FaultProxy]:
+    """A proxy before the server of the tests."""
+    async with FaultProxy(server_url) as proxy:
+        yield proxy
 
 
 class Tenants:
@@ -164,6 +172,7 @@ async def test_tenants_when_documents_name_them_then_noticed_and_dropped(
     host = await serve("documents")
     control = host.connection.control
     await control.put({"_id": "tenant:bad", "prefix": 5})
+    await control.put({"_id": "tenant:a-long-one", "prefix": "l" * 232})
     await control.put({"_id": "tenant:d.example", "prefix": f"{name}-d"})
     await eventually(lambda: len(host.tenants) == 1, 20)
     await eventually(lambda: asleep(host), 30)
@@ -175,6 +184,54 @@ async def test_tenants_when_documents_name_them_then_noticed_and_dropped(
     document = await control.get("tenant:d.example")
     await control.delete(document["_id"], document["_rev"])
     await eventually(lambda: not host.tenants, 20)
+
+
+async def test_tenants_when_a_database_has_too_long_a_name_then_it_is_no_tenants(
+    serve: Serve, tenants: Tenants, connection: Connection, name: str
+) -> None:
+    """That of its triggers would have none that CouchDB allows; the others are served."""
+    long = f"{name}-{'l' * (238 - len(f'{name}-/jobs-{name}'))}/jobs-{name}"
+    await connection.server.create_database(long)
+    try:
+        await tenants.make("well")
+        host = await serve("all", triggers_doctype=f"triggers-{name}")
+        await tenants.push("well", "job")
+        await eventually(lambda: tenants.done("well"), 30)
+        assert [db.key for db in host.tenants] == [tenants.db("well").key]
+    finally:
+        await connection.server.delete_database(long)
+
+
+async def test_tenant_when_another_ones_prefix_claims_its_database_then_that_wakes_it_all_the_same(
+    serve: Serve, tenants: Tenants
+) -> None:
+    """Of a tenant `a`, `b/orders` is a doctype; so is `orders`, of a tenant `a/b`."""
+    await tenants.make("a", "a/b")
+    trigger = {"type": "@event", "arguments": "b/orders:CREATED", "worker": "note", "message": None}
+    host = await serve("all")
+    await host.connection.server.create_database(tenants.db("a").database("b/orders"))
+    await eventually(lambda: asleep(host), 30)
+    await tenants.put("a", "triggers", {"_id": "order", **trigger})
+    await eventually(lambda: not asleep(host), 30)
+    await eventually(lambda: asleep(host), 30)
+    await tenants.put("a", "b/orders", {"_id": "first"})
+    await eventually(lambda: tenants.done("a"), 30)
+
+
+async def test_tenants_when_the_databases_of_many_hang_then_the_others_begin(
+    serve: Serve, tenants: Tenants, proxy: FaultProxy, name: str
+) -> None:
+    """More of them than begin at once."""
+
+    async def hang(method: str, path: str, body: bytes) -> None:
+        if f"{name}-sick" in path:
+            await asyncio.sleep(3600)
+
+    proxy.before = hang
+    await tenants.make(*(f"sick{number:02}" for number in range(24)), "well")
+    await tenants.push("well", "job")
+    await serve("all", url=proxy.url)
+    await eventually(lambda: tenants.done("well"), 20)
 
 
 async def test_tenants_when_two_daemons_serve_them_then_each_job_runs_once(
@@ -260,9 +317,10 @@ async def test_tenants_when_what_names_them_cannot_be_read_then_refused(connecti
     listed.write_text("a\nb c d\n")
     with pytest.raises(ConfigurationError, match="line 2"):
         await named_by(connection, str(listed)).tenants()
-    listed.write_text("a\n1x\n")
-    with pytest.raises(ConfigurationError, match="line 2"):
-        await named_by(connection, str(listed)).tenants()
+    for line in ("1x", "l" * 232):
+        listed.write_text(f"a\n{line}\n")
+        with pytest.raises(ConfigurationError, match="line 2"):
+            await named_by(connection, str(listed)).tenants()
     listed.write_text("a.b  # one\na-b\nc c.example\n")
     found = await named_by(connection, str(listed)).tenants()
     assert found == [Prefixer("", "a.b"), Prefixer("c.example", "c")]
