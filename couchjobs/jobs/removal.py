@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,11 @@ from couchjobs.couch.answers import Written
 from couchjobs.couch.database import Document, Row
 from couchjobs.couch.purge import is_single_node, purge
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
-from couchjobs.jobs.job import Job
+from couchjobs.jobs.job import ENDED, Job
 from couchjobs.jobs.places import HIGHEST
 from couchjobs.jobs.retention import Retention, Rule
 from couchjobs.jobs.store import JobStore
-from couchjobs.timestamps import format_time
+from couchjobs.timestamps import format_time, parse_time
 
 _MOST_IN_CONFLICT = 500
 _PAGE = 1000
@@ -71,12 +72,17 @@ class Remover:
 
     async def _groups(self, retention: Retention) -> list[_Group]:
         rows = await self._store.database.reduced("jobs/by_state", [""], [{}], group_level=2, stable=True)
-        groups = []
+        counts: dict[tuple[str, str], int] = {}
         for row in rows:
-            worker, state = row["key"]
-            rule = retention.of(worker, state) if isinstance(worker, str) and isinstance(state, str) else None
+            match row["key"]:
+                case [str(worker), str(state)]:
+                    counts[worker, state] = int(row["value"])
+        hidden = {(worker, state.value) for worker in retention.workers for state in ENDED} - counts.keys()
+        groups = []
+        for worker, state in [*counts, *hidden]:  # CouchDB counts names that look alike as those of the first of them
+            rule = retention.of(worker, state)
             if rule is not None and (rule.keep is not None or rule.at_most is not None):
-                groups.append(_Group(worker, state, int(row["value"]), rule))
+                groups.append(_Group(worker, state, counts.get((worker, state), sys.maxsize), rule))
         return groups
 
     async def _removable(self, group: _Group, now: datetime) -> AsyncIterator[list[Document]]:
@@ -111,25 +117,29 @@ class Remover:
                 yield rows[begin : begin + STEP]
 
     async def _read(self, group: _Group, rows: list[Row]) -> list[tuple[Row, Document]]:
-        """Return the rows with their documents, but for those that have another state by now."""
+        """Return the rows with their documents, but for those of other groups: what they are by now decides."""
         by_id = {row["id"]: row for row in rows}
         found = await self._store.database.read(by_id)
         return [
             (by_id[one.doc_id], one.document)
             for one in found
-            if one.document is not None and one.document.get("state") == group.state
+            if one.document is not None and _is_of(group, one.document)
         ]
 
     async def _newest_surplus(self, group: _Group) -> Row | None:
         """Return the row of the newest job that is one too many: whatever others remove, the newer ones stay."""
-        at_most = group.rule.at_most
-        if at_most is None or group.count <= at_most:
+        left = group.rule.at_most
+        if left is None or group.count <= left:
             return None
         high, low = [group.worker, group.state, HIGHEST], [group.worker, group.state]
-        rows = await self._store.database.view(
-            "jobs/by_state", high, low, limit=1, descending=True, skip=at_most, stable=True
-        )
-        return rows[0] if rows else None
+        async for rows in self._store.database.view_pages(
+            "jobs/by_state", high, low, page=_PAGE, descending=True, update="false", stable=True
+        ):
+            for row in rows:
+                left -= row["key"][0] == group.worker  # CouchDB holds some different names for the same
+                if left < 0:
+                    return row
+        return None
 
     async def _remove(self, documents: list[Document]) -> int:
         if not documents:
@@ -147,11 +157,23 @@ class Remover:
         return sum(answer.stored for answer in answers)
 
 
+def _is_of(group: _Group, document: Document) -> bool:
+    return document.get("state") == group.state and document.get("worker") == group.worker
+
+
 def _ended_at(document: Document) -> datetime:
     """Return when a job ended, or, where a client has not said, when it was queued; never, where nobody can say."""
     job = Job.read(document)
-    said = job.finished_at if document.get("finished_at") else job.queued_at
+    said = job.queued_at if _says_no_time(document.get("finished_at")) else job.finished_at
     return said or datetime.max.replace(tzinfo=UTC)
+
+
+def _says_no_time(value: object) -> bool:
+    """Return whether a field is empty, as Go writes it, too; not whether it is unreadable."""
+    try:
+        return not value or (isinstance(value, str) and parse_time(value) is None)
+    except ValueError:
+        return False
 
 
 def _queued_at(document: Document) -> object:

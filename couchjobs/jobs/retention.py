@@ -74,6 +74,11 @@ class Retention:
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.rules = tuple(rules)
 
+    @property
+    def workers(self) -> set[str]:
+        """Return the worker types that rules name."""
+        return {rule.worker for rule in self.rules} - {_EVERY}
+
     def of(self, worker: str, state: str) -> Rule | None:
         """Return the rule for jobs of that worker type that have ended so; None where they are kept for ever."""
         if state not in ENDED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import orjson
@@ -92,6 +93,41 @@ async def test_remover_when_times_are_written_oddly_then_the_newest_are_those_of
     assert sum([count async for count in Remover(store).steps(rules, now())]) == 10
     wanted = {f"new-{number}" for number in range(6)} | {"small-4", "small-5"}
     await eventually(lambda: _is_left(connection, db, wanted))
+
+
+async def test_remover_when_names_of_workers_look_alike_then_each_by_its_own_rule(
+    connection: Connection, db: Prefixer
+) -> None:
+    """CouchDB orders by what people read: `e` with an accent, in one character or in two, is the same key to it."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    for worker_type in (one, two):
+        await _ended(connection, db, 6, worker_type)
+    remover = Remover(JobStore(connection, db))
+    for old in (one, two):
+        rules = read_rules([{"worker": old, "keep": "84h"}, {"worker": "*", "keep": "100000d"}])
+        assert sum([count async for count in remover.steps(rules, now())]) == 2
+    await eventually(partial(_is_left, connection, db, {f"{name}-{n}" for name in (one, two) for n in (2, 3, 4, 5)}))
+    assert [count async for count in remover.steps(read_rules([{"worker": one, "at_most": 3}]), now())] == [1]
+    wanted = {f"{one}-{n}" for n in (3, 4, 5)} | {f"{two}-{n}" for n in (2, 3, 4, 5)}
+    await eventually(partial(_is_left, connection, db, wanted))
+
+
+async def test_remover_when_the_end_is_gos_zero_time_then_the_job_counts_from_when_it_was_queued(
+    connection: Connection, db: Prefixer
+) -> None:
+    """That is no time; one that nobody can read keeps its job."""
+    times = {"zero": "0001-01-01T00:00:00Z", "none": None, "odd": "yesterday"}
+    for name, ended in times.items():
+        document = {
+            "worker": "w",
+            "message": None,
+            "state": "done",
+            "queued_at": format_time(now() - timedelta(days=9)),
+        }
+        await put_on_all(JobStore(connection, db).database, {"_id": name, **document, "finished_at": ended})
+    steps = Remover(JobStore(connection, db)).steps(read_rules([{"worker": "w", "keep": "1d"}]), now())
+    assert sum([count async for count in steps]) == 2
+    await eventually(partial(_is_left, connection, db, {"odd"}))
 
 
 async def test_remover_when_both_age_and_number_count_then_each_job_goes_once(
