@@ -12,6 +12,7 @@ from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, ConfigurationError, MessageUnmarshalError
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import WORKER_TYPE, Job, JobOptions, State
+from couchjobs.jobs.lives import PUSHED_IN
 from couchjobs.jobs.message import Message
 from couchjobs.jobs.names import unknown_options
 from couchjobs.jobs.values import to_json
@@ -28,7 +29,8 @@ class JobRequest:
     """What `push_job` is asked for.
 
     `id` is None for a fresh one; a trigger gives the id of its firing, so that it is stored once. `queued_at` is None
-    for now; a tick gives its own time, so that all daemons write the same document.
+    for now; a tick gives its own time, so that all daemons write the same document. `pushed_in` is the life of the job
+    that pushes this one: see `lives`.
     """
 
     worker_type: str
@@ -47,6 +49,7 @@ class JobRequest:
     queued_at: datetime | None = None
     tick: datetime | None = None
     previous_tick: datetime | None = None
+    pushed_in: str | None = None
     id: str | None = field(default=None)
 
     @property
@@ -86,7 +89,7 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
     if request.id == "":
         raise BadDocumentError("id: must not be empty; None is for a fresh one")
     try:
-        return Job(
+        job = Job(
             id=new_id() if request.id is None else request.id,
             domain=db.domain,
             prefix=db.prefix,
@@ -109,6 +112,9 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         )
     except ValidationError as error:
         raise BadDocumentError(reasons(error)) from None
+    if request.pushed_in:
+        job.document()[PUSHED_IN] = request.pushed_in
+    return job
 
 
 def as_stored(value: Any, where: str) -> Any:

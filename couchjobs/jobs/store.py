@@ -148,7 +148,7 @@ class JobStore:
             Refused: CouchDB never takes it.
             Unavailable: CouchDB does not answer; the change may be there or not.
         """
-        await self._change(job, transitions.requeued(now()))
+        await self._change(job, transitions.requeued(job, now()))
 
     async def _change(self, job: Job, changes: Changes) -> None:
         document = job.document_with(changes)

@@ -15,6 +15,7 @@ from typing import Any
 
 from couchjobs.couch.database import Document
 from couchjobs.jobs.job import Changes, Claim, Job, JobError, State
+from couchjobs.jobs.lives import FIRST_QUEUED_AT, life_of
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
@@ -129,9 +130,10 @@ def cancelled(now: datetime) -> Changes:
     return {"state": State.ERRORED, "finished_at": now, "error": "cancelled", "cancelled": True}
 
 
-def requeued(now: datetime) -> Changes:
+def requeued(job: Job, now: datetime) -> Changes:
     """Return what changes where somebody wants an ended job to be done again, with all its tries."""
-    return {"state": State.QUEUED, "queued_at": now, "exec_count": 0, **dict.fromkeys(_OF_AN_END)}
+    again = {"state": State.QUEUED, "queued_at": now, "exec_count": 0, **dict.fromkeys(_OF_AN_END)}
+    return {**again, FIRST_QUEUED_AT: life_of(job) or None}
 
 
 def _one_more_error(job: Job, now: datetime, error: str, traceback: str = "", seconds: float | None = None) -> Changes:

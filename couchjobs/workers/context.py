@@ -7,7 +7,7 @@ import copy
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.ids import follower_id
 from couchjobs.jobs.job import Job, JobOptions
+from couchjobs.jobs.lives import is_of_another_life, life_of
 from couchjobs.jobs.message import unmarshal
 from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.jobs.values import to_json
@@ -218,6 +219,7 @@ class WorkerContext:
         name = worker if isinstance(worker, str) else str(getattr(worker, MARK).worker_type)
         number = self._pushed[name] = self._pushed.get(name, 0) + (key is None)
         told = self.purpose + (f"key {key}" if key is not None else f"number {number}")
+        life = life_of(self._given)
         request = JobRequest(
             worker_type=name,
             message=message,
@@ -225,7 +227,12 @@ class WorkerContext:
             scheduled_at=moment_of(delay, at),
             priority=priority,
             options=options,
+            pushed_in=life,
         )
+        pushed = await self._pushed_by_engine(request, hides_id=True)
+        if pushed.created or not is_of_another_life(pushed.job, life):
+            return pushed
+        request = replace(request, id=follower_id(self.id, name, f"{told} since {life}"))
         return await self._pushed_by_engine(request, hides_id=True)
 
     def sync_push(self, worker: str | Callable[..., Any], message: Any = None, **given: Any) -> PushResult:

@@ -82,7 +82,7 @@ def test_life_when_tried_again_then_started_at_is_that_of_the_first_try() -> Non
     document = moved(job, transitions.done(NOW))
     assert document["state"] == "done"
     assert [error["error"] for error in document["errors"]] == ["E"]
-    document = moved(job, transitions.requeued(NOW))
+    document = moved(job, transitions.requeued(job, NOW))
     assert not {"claim", "started_at", "finished_at", "scheduled_at"} & document.keys()
     assert document["exec_count"] == 0
 
@@ -126,7 +126,7 @@ def test_unknown_fields_when_job_lives_then_survive(unknown: dict[str, Any], mes
         transitions.retried(read(), NOW, "E", NOW),
         transitions.claimed(job, DB, "m", "d", NOW),
         transitions.errored(read(), NOW, "E"),
-        transitions.requeued(NOW),
+        transitions.requeued(job, NOW),
     ):
         document = moved(job, changes)
         assert {name: document[name] for name in unknown} == unknown
