@@ -106,7 +106,11 @@ class Locked(Unavailable):
     """The server takes no password of this user for some minutes, after several wrong ones."""
 
 
-class Redirected(Unavailable):
+class NotCouchDB(Unavailable):
+    """What has answered was not CouchDB, or not to the end."""
+
+
+class Redirected(NotCouchDB):
     """The server says that it is somewhere else; credentials are not sent there."""
 
 

@@ -123,7 +123,7 @@ def error_of(
         text = " ".join(answer[:_LONGEST_TEXT].decode("utf-8", "replace").split())
         if 300 <= status < 400:
             return errors.Redirected(f"{where}: {status}: redirected to {location or '?'}: set COUCHJOBS_URL", status)
-        return errors.Unavailable(
+        return errors.NotCouchDB(
             f"{where}: {status}, and not an answer of CouchDB: {text!r}", status, _seconds(retry_after, status)
         )
     text = f"{where}: {status} {said[0]}: {said[1]}"[:_LONGEST_TEXT]

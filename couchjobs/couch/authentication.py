@@ -16,7 +16,7 @@ import orjson
 from couchjobs.couch.answers import Shown, error_of, of_credentials
 from couchjobs.couch.login import Login
 from couchjobs.couch.transport import Transport
-from couchjobs.errors import ConfigurationError, Locked, Unauthorized, Unavailable
+from couchjobs.errors import ConfigurationError, Locked, NotCouchDB, Unauthorized, Unavailable
 
 _PLAIN_KINDS = ("noauth", "basic", "bearertoken")
 _OWN_KINDS = (*_PLAIN_KINDS, "password", "couchdb_session")
@@ -110,12 +110,12 @@ class Authentication:
         answer = await self._transport.send("POST", f"{self._url}/_session", headers={}, body=body)
         if answer.status >= 300:
             error = error_of("POST", "_session", answer.status, answer.body)
+            self._transport.note_answer(is_couchdb=not isinstance(error, NotCouchDB))
             says_wrong = isinstance(error, Unauthorized) and of_credentials(answer.body) is Shown.REFUSED
             raise error if says_wrong or isinstance(error, Unavailable) else Unavailable(str(error), answer.status)
         if "AuthSession" not in answer.cookies:
-            raise Unavailable(
-                f"POST /_session: {answer.status}, and no cookie: not an answer of CouchDB", answer.status
-            )
+            self._transport.note_answer(is_couchdb=False)
+            raise NotCouchDB(f"POST /_session: {answer.status}, and no cookie: not an answer of CouchDB", answer.status)
         return {"Cookie": "; ".join(f"{name}={value}" for name, value in answer.cookies.items())}
 
 

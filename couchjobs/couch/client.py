@@ -111,13 +111,16 @@ class CouchServer:
         try:
             found = decode(answer) if answer else None
         except ValueError as error:
-            raise errors.Unavailable(f"{method} /{path}: half an answer or none of JSON: {error}") from error
+            self._transport.note_answer(is_couchdb=False)
+            raise errors.NotCouchDB(f"{method} /{path}: half an answer or none of JSON: {error}") from error
         except RecursionError as error:
             raise errors.Unreadable(f"{method} /{path}: something in the answer is nested too deep") from error
         if not (
             isinstance(found, has) if isinstance(has, type) else not has or (isinstance(found, dict) and has in found)
         ):
-            raise errors.Unavailable(f"{method} /{path}: {status}, and not an answer of CouchDB: {str(found)[:200]}")
+            self._transport.note_answer(is_couchdb=False)
+            raise errors.NotCouchDB(f"{method} /{path}: {status}, and not an answer of CouchDB: {str(found)[:200]}")
+        self._transport.note_answer(is_couchdb=True)
         return found
 
     async def request_bytes(
@@ -190,6 +193,7 @@ class CouchServer:
                 location=answer.headers.get("Location", ""),
                 retry_after=answer.headers.get("Retry-After", ""),
             )
+            self._transport.note_answer(is_couchdb=not isinstance(error, errors.NotCouchDB))
             if answer.status == 401:
                 kind = self._credentials.kind
                 error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)

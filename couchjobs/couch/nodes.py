@@ -17,6 +17,8 @@ from couchjobs.log import get_logger
 _logger = get_logger(__name__)
 LOOK_BACK_S = 15.0
 """Seconds between two looks at the first node, while another one is in use."""
+_MOST_NONSENSE = 3
+"""Answers in a row that are not CouchDB's, after which it is not CouchDB that is there."""
 
 
 class Nodes:
@@ -28,6 +30,7 @@ class Nodes:
         self._look_back_at = 0.0
         self._failed_at: dict[int, float] = {}
         """When each of them gave no answer last."""
+        self._nonsense = 0
 
     @property
     def first(self) -> str:
@@ -59,6 +62,16 @@ class Nodes:
         self._in_use = min(ring, key=lambda number: self._failed_at.get(number, 0.0))  # the next that never failed
         self._look_back_at = present + LOOK_BACK_S
         _logger.warning("a node does not answer, and another one is asked", node=node, other=self.in_use, reason=reason)
+
+    def note_answer(self, *, is_couchdb: bool) -> None:
+        """Take note of an answer of the one in use: where something else answers there, the next one is used.
+
+        Once or twice is a proxy that restarts: a change of nodes has rows of feeds come again.
+        """
+        self._nonsense = 0 if is_couchdb else self._nonsense + 1
+        if self._nonsense >= _MOST_NONSENSE:
+            self._nonsense = 0
+            self.failed(self.in_use, "what answers is not CouchDB")
 
     def is_to_look_back(self) -> bool:
         """Return whether it is time to look at the first node; it is not again before a while has passed."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from couchjobs import errors
+from couchjobs.couch.codec import decode
 from couchjobs.couch.nodes import Nodes
 
 _CONNECT_S = 10.0
@@ -26,7 +28,8 @@ _PATIENCE_S = 2.0
 """Seconds after which a node is asked whether it is there, where others might answer."""
 _LONGEST_PATIENCE_S = 30.0
 _BROKEN = (500, 502, 503, 504)
-_UP = 200
+_REDIRECTS = range(300, 400)
+_LONGEST_UP = 10_000
 _FORKED = 70
 """The exit code EX_SOFTWARE."""
 _POOL = 64
@@ -108,13 +111,28 @@ class Transport:
         once = partial(self._send, method, url, headers, body, limit, max_answer, waits=silence_s is not None)
         if len(self._nodes) == 1:
             return await once()
+        return await self._send_to_one_of_several(once, again=isinstance(body, bytes | None))
+
+    async def _send_to_one_of_several(self, once: Callable[[], Coroutine[Any, Any, Answer]], *, again: bool) -> Answer:
+        """Send a request to the node in use, and where it surely has not taken it, to the others in turn.
+
+        `again`: whether it can be sent more than once.
+        """
         for _ in range(len(self._nodes) - 1):
             try:
-                return await self._watched(once)
-            except errors.Unreachable:  # nothing was sent: the next node may be asked
-                if not isinstance(body, bytes | None):
+                answer = await self._watched(once)
+            except errors.Unreachable:
+                if not again:
                     raise
+            else:
+                if answer.status not in _REDIRECTS or not again:
+                    return answer
         return await self._watched(once)
+
+    def note_answer(self, *, is_couchdb: bool) -> None:
+        """Take note of whether what has answered is CouchDB: of several nodes, another one is used where it is not."""
+        if len(self._nodes) > 1:
+            self._nodes.note_answer(is_couchdb=is_couchdb)
 
     async def _watched(self, once: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """Send a request to one of several nodes, and give it up where the node says nothing to a simple question."""
@@ -123,24 +141,27 @@ class Transport:
         try:
             while not (await asyncio.wait([sending], timeout=patience_s))[0]:
                 patience_s = min(2 * patience_s, _LONGEST_PATIENCE_S)  # a feed waits for hours
-                if await self._status_of(node) is None:
+                if await self._is_up(node) is None:
                     self._nodes.failed(node, "it hangs")
                     raise errors.Unavailable(f"{node} hangs")
             answer = await sending
         finally:
             sending.cancel()
-        if answer.status in _BROKEN:
+        if answer.status in _BROKEN or answer.status in _REDIRECTS:
             self._nodes.failed(node, f"it answers {answer.status}")
         return answer
 
-    async def _status_of(self, node: str) -> int | None:
-        """Return with which status a node says that it is up, or is not; None where it says nothing."""
+    async def _is_up(self, node: str) -> bool | None:
+        """Return whether a node says that it is up, as CouchDB says it; None where it says nothing."""
         limit = aiohttp.ClientTimeout(total=_LOOK_BACK_S)
         try:
             async with self._open_session(waits=True).get(
                 f"{node}/_up", timeout=limit, allow_redirects=False, proxy=self._proxy
             ) as response:
-                return response.status
+                said = decode(await response.content.read(_LONGEST_UP))
+                return response.status == HTTPStatus.OK and isinstance(said, dict) and said.get("status") == "ok"
+        except ValueError:
+            return False
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
 
@@ -171,7 +192,7 @@ class Transport:
 
     async def _look_back(self) -> None:
         """Use the first node again, if it says that it is up: a node that is being mended says that it is not."""
-        if await self._status_of(self._nodes.first) == _UP:
+        if await self._is_up(self._nodes.first):
             self._nodes.is_back()
 
     @asynccontextmanager

@@ -26,6 +26,7 @@ class Node:
         self.cuts = False
         self.hangs = False
         self.status = 200
+        self.page: web.Response | None = None
         self.asked = 0
         self._server: TestServer | None = None
         self._port: int | None = None
@@ -35,6 +36,7 @@ class Node:
         app = web.Application()
         app.router.add_get("/_up", self._say_up)
         app.router.add_get("/", self._say)
+        app.router.add_post("/_session", self._log_in)
         self._server = TestServer(app, port=self._port)
         await self._server.start_server()
         self._port = self._server.port
@@ -53,7 +55,18 @@ class Node:
     async def _say_up(self, _request: web.Request) -> web.Response:
         if self.hangs:
             await asyncio.sleep(60)
-        return web.json_response({"status": "ok"}, status=self.up)
+        return self._page() or web.json_response({"status": "ok"}, status=self.up)
+
+    async def _log_in(self, _request: web.Request) -> web.Response:
+        answer = self._page() or web.json_response({"ok": True})
+        if self.page is None:
+            answer.set_cookie("AuthSession", self.name)
+        return answer
+
+    def _page(self) -> web.Response | None:
+        if self.page is None:
+            return None
+        return web.Response(body=self.page.body, status=self.page.status, headers=self.page.headers)
 
     async def _say(self, request: web.Request) -> web.Response:
         self.asked += 1
@@ -61,7 +74,7 @@ class Node:
             request.transport.abort()
         if self.hangs:
             await asyncio.sleep(60)
-        return web.json_response({"couchdb": self.name}, status=self.status)
+        return self._page() or web.json_response({"couchdb": self.name}, status=self.status)
 
 
 @pytest.fixture
@@ -139,6 +152,40 @@ async def test_nodes_when_the_first_hangs_or_is_broken_then_the_next_is_asked_so
         with pytest.raises(Unavailable):
             await server.welcome()
         assert (await server.welcome())["couchdb"] == "second"
+
+
+PAGES = {
+    "a page": web.Response(text="<html>We are back soon</html>", content_type="text/html"),
+    "an error's page": web.Response(text="<html>Not here</html>", content_type="text/html", status=404),
+    "a refusal's page": web.Response(text="<html>No</html>", content_type="text/html", status=403),
+    "other JSON": web.json_response({}),
+    "another place": web.Response(status=302, headers={"Location": "https://elsewhere.example"}),
+}
+
+
+@pytest.mark.parametrize("what", PAGES)
+@pytest.mark.parametrize("user", ["", "a:b@"])
+async def test_nodes_when_something_else_answers_at_the_first_then_the_next_is_asked(
+    two: tuple[Node, Node], what: str, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the start, and once it was well; nobody goes back to it before it is CouchDB that says that it is up."""
+    monkeypatch.setattr(nodes, "LOOK_BACK_S", 0.0)
+    first, second = two
+    first.page = PAGES[what]
+
+    async with CouchServer(f"{first.url},{second.url}".replace("//", f"//{user}")) as server:
+
+        async def is_asked(name: str) -> bool:
+            try:
+                return (await server.welcome())["couchdb"] == name
+            except Unavailable:
+                return False
+
+        for page, name in ((PAGES[what], "second"), (None, "first"), (PAGES[what], "second")):
+            first.page = page
+            await eventually(lambda name=name: is_asked(name))
+            for _ in range(10):
+                assert await is_asked(name)
 
 
 def test_urls_when_of_several_nodes_then_one_user() -> None:
