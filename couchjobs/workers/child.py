@@ -52,9 +52,11 @@ class _Child:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, message: dict[str, Any]) -> None:
-        """Do what the parent wants: begin a try, or stop one."""
+        """Do what the parent wants: begin a try, stop one, or say that this listens."""
         number = message["try"]
-        if "job" in message:
+        if "ping" in message:
+            send(self._writer, {"try": number, "pong": True})
+        elif "job" in message:
             try:
                 job = Job.from_document(message["job"], go_durations=self._settings.go_durations)
                 job.belongs_to(message["domain"], message["prefix"])

@@ -58,6 +58,8 @@ class ChildProcess:
     tries: dict[int, ChildsTry] = field(default_factory=dict)
     of_type: Counter[str] = field(default_factory=Counter)
     had: int = 0
+    pongs: int = 0
+    """How often it has said that it listens."""
     retired: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it gets no more jobs."""
 
@@ -89,8 +91,9 @@ class ChildProcess:
     async def listen(self) -> None:
         """Hand what it says to its tries, until it says no more."""
         while (message := await receive(self.reader)) is not None:
+            self.pongs += "pong" in message
             running = self.tries.get(message["try"])
-            if running is not None and running.answered(message):
+            if running is not None and "pong" not in message and running.answered(message):
                 self.end(message["try"])
 
     def begin(self, number: int, one: ChildsTry) -> None:

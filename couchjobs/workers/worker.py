@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
 from inspect import isawaitable
@@ -122,6 +123,10 @@ class Worker:
         return Try(self, job, daemon, lease)
 
 
+class _NoTimeError(Exception):
+    """A hook had no time, for the daemon stops."""
+
+
 class Try:
     """One try of one job."""
 
@@ -139,6 +144,8 @@ class Try:
         self._late = ""
         self._seconds = 0.0
         self._stopped_as: Cancelled | Interrupted | None = None
+        self._no_time: asyncio.Future[None] | None = None
+        """Done once hooks that follow the function have no time any more: the daemon stops."""
         self._said: tuple[BaseException, str, str] | None = None
         """An error of a plain function, its description and its traceback, as its own thread tells them."""
         self.outliving: asyncio.Future[Any] | None = None
@@ -156,6 +163,18 @@ class Try:
         if self._call is not None:
             waits = self._thread is None or isinstance(outcome, Interrupted)
             self._call.cancel(grace_s if waits else 0.0)
+        if isinstance(outcome, Interrupted):
+            asyncio.get_running_loop().call_later(grace_s, self._have_no_time)
+
+    def _have_no_time(self) -> None:
+        if not self._until_no_time.done():
+            self._until_no_time.set_result(None)
+
+    @property
+    def _until_no_time(self) -> asyncio.Future[None]:
+        if self._no_time is None:
+            self._no_time = asyncio.get_running_loop().create_future()
+        return self._no_time
 
     async def run(self) -> Outcome:
         """Run the function and return what came of it."""
@@ -361,7 +380,9 @@ class Try:
         if hook is None:
             return True
         try:
-            return await call_in_time(LONGEST_HOOK_S, hook, error) is not False
+            return await self._in_time(LONGEST_HOOK_S, hook, error) is not False
+        except _NoTimeError:  # as without the hook: no try is lost for that
+            return True
         except BaseException as raised:
             if is_cancelled():
                 raise
@@ -374,12 +395,28 @@ class Try:
         if hook is None:
             return
         try:
-            await call_in_time(self._config.timeout, hook, self._context, error)
+            await self._in_time(self._config.timeout, hook, self._context, error)
         except BaseException as raised:
             if is_cancelled():
                 raise
             self._note_left_behind(raised)
             self._context.logger.warning("worker_commit failed", error=describe(raised))
+
+    async def _in_time(self, seconds: float | None, hook: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a hook in time, and leave it behind where the daemon stops: what came of the function is stored.
+
+        Raises:
+            BaseException: as `call_in_time` does.
+            _NoTimeError: it is left behind.
+        """
+        calling = asyncio.ensure_future(call_in_time(seconds, hook, *arguments))
+        try:
+            await asyncio.wait([calling, self._until_no_time], return_when=asyncio.FIRST_COMPLETED)
+            if calling.done():
+                return calling.result()
+        finally:
+            calling.cancel()
+        raise _NoTimeError("the daemon stops")
 
     def _note_left_behind(self, error: BaseException) -> None:
         """Have the slot held until a hook ends that was left behind: its thread is one of those that slots bound."""

@@ -13,6 +13,7 @@ import pytest
 from daemons import DaemonProcess
 from waiting import eventually
 
+from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_job
@@ -59,6 +60,14 @@ async def waits(ctx: WorkerContext) -> int:
 async def blocks(ctx: WorkerContext, message: float) -> None:
     open("blocks", "w").close()
     time.sleep(message)
+
+async def commits(ctx: WorkerContext, error: BaseException | None) -> None:
+    open("commits", "w").close()
+    await asyncio.sleep(600)
+
+@worker("commits", max_exec_count=1, timeout=None, worker_commit=commits)
+async def commit(ctx: WorkerContext) -> str:
+    return "done"
 
 class Big(BaseModel):
     number: int
@@ -143,6 +152,53 @@ async def test_processes_when_a_neighbour_blocks_the_child_for_longer_than_a_dae
             assert (ended.state, ended.rev.partition("-")[0]) == (State.DONE, "3"), "claimed once, and done"
     finally:
         daemon.end()
+
+
+@pytest.mark.parametrize("where", ["children", "one process"])
+async def test_sigterm_when_a_hook_runs_or_a_function_blocks_its_child_then_all_ends_are_stored(
+    connection: Connection, db: Prefixer, tmp_path: Path, settings_for: Callable[..., Settings], where: str
+) -> None:
+    """What a function has returned is kept; the others go back with their tries, the one that blocks among them."""
+    (tmp_path / "pooled.py").write_text(PROGRAM)
+    settings = settings_for()
+    environment = {name: getattr(settings, name) for name in ("url", "domain", "prefix", "control_db")}
+    children = where == "children"
+    arguments = ("--processes", "1") if children else ()
+    daemon = DaemonProcess(tmp_path, "pooled", "pooled", arguments=arguments, shutdown_timeout=0.5, **environment)
+    try:
+        await push(connection, db, {"commits": ("commits", None), "waits": ("waits", None)})
+        await eventually(lambda: (tmp_path / "commits").exists() and (tmp_path / "began").exists(), 30)
+        if children:
+            await push(connection, db, {"blocks": ("blocks", 600.0)})
+            await eventually((tmp_path / "blocks").exists, 30)
+        daemon.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(daemon.wait, 30) == 0
+        assert not daemon.says("the end takes too long")
+    finally:
+        daemon.end()
+    waits = await get_job(db, "waits")
+    assert (waits.state, waits.exec_count) == (State.QUEUED, 0)
+    if children:  # the child that was blocked could say nothing
+        blocks = await get_job(db, "blocks")
+        assert (blocks.state, blocks.exec_count) == (State.QUEUED, 0)
+    else:
+        commits = await get_job(db, "commits")
+        assert (commits.state, commits.result) == (State.DONE, "done")
+
+
+async def test_cancel_when_a_coroutine_blocks_its_child_then_the_child_is_replaced(
+    connection: Connection, db: Prefixer, pooled: Callable[..., DaemonProcess], tmp_path: Path
+) -> None:
+    """Though it has no time limit; other jobs run on."""
+    pooled()
+    await push(connection, db, {"blocks": ("blocks", 600.0)})
+    await eventually((tmp_path / "blocks").exists, 30)
+    await Couchjobs.over(connection).cancel("blocks")
+    ended = await wait(db, "blocks", 30)
+    assert (ended.state, ended.error) == (State.ERRORED, "cancelled")
+    await push(connection, db, {f"pid-{n}": ("pid", 0) for n in range(8)})
+    for number in range(8):
+        assert (await wait(db, f"pid-{number}", 30)).state is State.DONE
 
 
 async def test_processes_when_a_child_dies_then_its_jobs_are_tried_again_at_once(
