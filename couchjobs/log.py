@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from couchjobs.errors import ConfigurationError
 from couchjobs.forgiving import SHIELDED, bound_logger, told
 
 _USERINFO = re.compile(r"(?i)\b([a-z]{1,10}://)[^\s]{1,2000}@")
@@ -177,10 +178,17 @@ _streams: list[_Stderr] = []
 _own: list[Callable[[dict[str, Any]], Any]] = []
 """What makes a logger of this process, once that is configured."""
 _NONE = object()
+_LEVELS = ("debug", "info", "warning", "error")
 
 
 def configure_logging(level: str = "info") -> None:
-    """Send the logs of this process to stderr, from `level` up (debug, info, warning, error)."""
+    """Send the logs of this process to stderr, from `level` up.
+
+    Raises:
+        ConfigurationError: there is no such level.
+    """
+    if level not in _LEVELS:
+        raise ConfigurationError(f"--log-level {level!r}: {', '.join(_LEVELS[:-1])} or {_LEVELS[-1]}")
     number = logging.getLevelNamesMapping()[level.upper()]
     stream = _Stderr(sys.stderr)
     _streams[:] = [stream]

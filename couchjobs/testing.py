@@ -27,7 +27,6 @@ from couchjobs.memory.scheduler import MemScheduler
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.declared import declared_by
 from couchjobs.system import JobSystem
-from couchjobs.timestamps import now
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
@@ -103,8 +102,8 @@ class TestSystem:
             LookupError: the worker's `before_hook` does not want it.
             ConfigurationError: `delay` is no duration, or there are `delay` and `at`.
         """
-        if (moment := moment_of(delay, at)) is not None:
-            more["scheduled_at"] = at or self.clock() + (moment - now())
+        if (moment := moment_of(delay, at, self.clock())) is not None:
+            more["scheduled_at"] = moment
         job = await self.broker.push_job(self.db, JobRequest(worker_type=worker_type, message=message, **more))
         if job is None:
             raise LookupError(f"the before_hook of worker {worker_type!r} does not want the job")
@@ -173,13 +172,15 @@ class TestSystem:
         """
         seconds = duration.total_seconds() if isinstance(duration, timedelta) else read_seconds(duration)
         end = self.clock() + timedelta(seconds=seconds)
+        await self._fire_and_run()
+        while self.clock() < end:
+            moments = (self.scheduler.next_time(), self.broker.next_time(), end)
+            self.clock.time = min(one for one in moments if one is not None)
+            await self._fire_and_run()
+
+    async def _fire_and_run(self) -> None:
+        await self.scheduler.poll_scheduler(self.clock())
         await self.run_pending()
-        while (present := self.clock()) < end:
-            moments = (self.scheduler.next_time(), self.broker.next_time())
-            due = min((one for one in moments if one is not None and one > present), default=end)
-            self.clock.time = min(due, end)
-            await self.scheduler.poll_scheduler(self.clock())
-            await self.run_pending()
 
     def assert_pushed(self, worker_type: str, message: Any = ..., *, times: int | None = None) -> list[Job]:
         """Return the jobs of that worker, with that message if one is given, in whatever state.

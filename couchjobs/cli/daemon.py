@@ -67,8 +67,6 @@ def run(
         _watch()
         return
     settings = settings_of(url, domain, prefix)
-    if log_level not in ("debug", "info", "warning", "error"):
-        raise ConfigurationError(f"--log-level {log_level!r}: debug, info, warning or error")
     if loop not in process.LOOPS:
         raise ConfigurationError(f"--loop {loop!r}: {' or '.join(process.LOOPS)}")
     check_tenants(settings, tenants)

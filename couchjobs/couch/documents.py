@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from math import isfinite
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -87,6 +88,23 @@ def check_names(doc_id: str, name: str) -> None:
         raise BadDocumentError(f"{name!r} is no name of an attachment")
 
 
+def check_numbers(doc: Document) -> None:
+    """Refuse numbers that JSON cannot say: they would be stored as null.
+
+    Raises:
+        BadDocumentError: there is one; the text begins with the path to it.
+    """
+    left: list[tuple[str, Any]] = [("", doc)]
+    while left:
+        where, value = left.pop()
+        if isinstance(value, float) and not isfinite(value):
+            raise BadDocumentError(f"{where.removeprefix('.')}: {value} is no JSON")
+        if isinstance(value, dict):
+            left += [(f"{where}.{name}", one) for name, one in value.items()]
+        elif isinstance(value, list | tuple):
+            left += [(f"{where}[{number}]", one) for number, one in enumerate(value)]
+
+
 async def change_until_stored(documents: Documents, doc_id: str, change: Change, *, create: bool = True) -> Document:
     """Do what `Documents.update` says."""
     while True:
@@ -96,6 +114,8 @@ async def change_until_stored(documents: Documents, doc_id: str, change: Change,
         change(wanted)
         if encode(wanted) == encode(present):  # as JSON: 1 is not true
             return present
+        if any(wanted.get(name) != present.get(name) for name in ("_id", "_rev")):
+            raise BadDocumentError(f"update of {doc_id}: the change must leave _id and _rev as they are")
         try:
             return await documents.put(wanted)
         except Conflict:
@@ -136,6 +156,7 @@ class CouchDocuments:
 
     async def put(self, doc: Document) -> Document:
         """Store a document."""
+        check_numbers(doc)
         return {**doc, "_rev": await self._database.put(doc)}
 
     async def update(self, doc_id: str, change: Change, *, create: bool = True) -> Document:

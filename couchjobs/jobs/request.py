@@ -129,8 +129,10 @@ def as_stored(value: Any, where: str) -> Any:
         raise BadDocumentError(str(error)) from None
 
 
-def moment_of(delay: float | str | timedelta | None, at: datetime | None) -> datetime | None:
-    """Return when a job may run at the earliest; None: at once.
+def moment_of(
+    delay: float | str | timedelta | None, at: datetime | None, present: datetime | None = None
+) -> datetime | None:
+    """Return when a job may run at the earliest; None: at once. `present`: what a delay is counted from; None: now.
 
     Raises:
         ConfigurationError: `delay` is no duration, `at` is no datetime with a time zone, or there are both.
@@ -150,6 +152,6 @@ def moment_of(delay: float | str | timedelta | None, at: datetime | None) -> dat
     if delay is None:
         return None
     try:
-        return now() + (delay if isinstance(delay, timedelta) else timedelta(seconds=read_seconds(delay)))
+        return (present or now()) + (delay if isinstance(delay, timedelta) else timedelta(seconds=read_seconds(delay)))
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"delay: {error}") from None

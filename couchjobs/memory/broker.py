@@ -143,6 +143,10 @@ class MemBroker:
         await self._notify()
         return PushResult(job, created=True)
 
+    def now(self) -> datetime:
+        """Return the present time of its clock."""
+        return self._clock()
+
     def enter(self) -> None:
         """Have functions of this broker reach no CouchDB."""
         forbid_connections("this runs in the memory broker: no CouchDB is reached from here; use ctx.push")
@@ -229,8 +233,9 @@ class MemBroker:
 
     def next_time(self) -> datetime | None:
         """Return when the next job that waits for its time is due; None where none waits."""
+        present = self._clock()
         queued = (job.scheduled_at for job in self.jobs.values() if job.state is State.QUEUED)
-        return min((time for time in queued if time is not None), default=None)
+        return min((time for time in queued if time is not None and time > present), default=None)
 
     def _due(self) -> list[Job]:
         present = self._clock()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.database import Document, generation
-from couchjobs.couch.documents import Change, Data, change_until_stored, check_names
-from couchjobs.errors import BadDocumentError, Conflict, NotFound
+from couchjobs.couch.documents import Change, Data, change_until_stored, check_names, check_numbers
+from couchjobs.errors import BadDocumentError, BadRequest, Conflict, NotFound
 from couchjobs.triggers.mango import compile_selector
 
 _PIECE = 65_536
+_SPECIAL = {"_id", "_rev", "_deleted", "_attachments", "_conflicts", "_deleted_conflicts", "_revisions", "_revs_info"}
 Changed = Callable[[str, Document, Document | None], Awaitable[None]]
 
 
@@ -53,6 +56,9 @@ class MemDocuments:
         if not isinstance(doc.get("_id"), str):
             raise BadDocumentError(f"{doc.get('_id')!r} is no id of a document")
         check_names(doc["_id"], "-")
+        check_numbers(doc)
+        if odd := sorted(name for name in doc if name.startswith("_") and name not in _SPECIAL):
+            raise BadRequest(f"doc_validation: Bad special document member: {odd[0]}", 400)
         before = self._documents.get(doc["_id"])
         if (before or {}).get("_rev") != doc.get("_rev"):
             raise Conflict(f"{doc['_id']} in database {self.doctype}: conflict: Document update conflict.", 409)
@@ -63,10 +69,24 @@ class MemDocuments:
             for key in [key for key in self._attachments if key[0] == doc["_id"]]:
                 del self._attachments[key]
         else:
+            self._keep_attachments(stored)
             self._documents[doc["_id"]] = stored
         if self._couch.changed is not None:
             await self._couch.changed(self.doctype, self._copy(stored), before)
         return self._copy(stored)
+
+    def _keep_attachments(self, stored: Document) -> None:
+        """Keep those that the document has: those that come with it, and of those that were there, what it names."""
+        names: dict[str, Any] = stored.get("_attachments") or {}
+        for name, one in names.items():
+            if "data" in one:
+                data = self._attachments[stored["_id"], name] = b64decode(one["data"])
+                kind = one.get("content_type", "application/octet-stream")
+                names[name] = {"content_type": kind, "length": len(data), "stub": True}
+            elif (stored["_id"], name) not in self._attachments:
+                raise BadRequest(f"missing_stub: {stored['_id']} has no attachment {name}", 412)
+        for key in [key for key in self._attachments if key[0] == stored["_id"] and key[1] not in names]:
+            del self._attachments[key]
 
     async def update(self, doc_id: str, change: Change, *, create: bool = True) -> Document:
         """Change a document as it is now."""
@@ -80,6 +100,8 @@ class MemDocuments:
 
     async def query(self, selector: Document, limit: int = 200) -> list[Document]:
         """Return the documents that a Mango selector matches."""
+        if limit < 0:
+            raise BadRequest(f"query: limit must not be negative, and is {limit}", 400)
         matches = compile_selector(selector)
         return [self._copy(one) for _, one in sorted(self._documents.items()) if matches(one)][:limit]
 

@@ -117,6 +117,8 @@ class MemScheduler:
             ClosedError: the scheduler does not run.
         """
         self._running_broker()
+        if str(doc.get("_id")).startswith("_design/"):
+            return
         event = {"domain": db.domain, "verb": verb, "doc": doc} | ({"old": old} if old is not None else {})
         for known in [*self._known.values()]:
             rules = known.parsed
@@ -216,7 +218,7 @@ class MemScheduler:
         while True:
             self._changed.clear()
             await self.poll_scheduler(self._clock())
-            tick = self.next_time()
+            tick = min(self._ticks(), default=None)
             seconds = _LONGEST_WAIT_S
             if tick is not None:
                 seconds = min((tick - self._clock()).total_seconds(), _LONGEST_WAIT_S)
@@ -227,10 +229,13 @@ class MemScheduler:
                 continue
 
     def next_time(self) -> datetime | None:
-        """Return when the next tick comes; None where none does."""
+        """Return when the next tick comes that has not come yet; None where none does."""
+        return min((tick for tick in self._ticks() if tick > self._clock()), default=None)
+
+    def _ticks(self) -> list[datetime]:
         present = self._clock()
         lives = [known.life for known in self._known.values() if known.life is not None]
-        return min((tick for life in lives if (tick := life.look(present)) is not None), default=None)
+        return [tick for life in lives if (tick := life.look(present)) is not None]
 
     def _running_broker(self) -> MemBroker:
         if not self._life.is_("running") or self._broker is None:

@@ -280,7 +280,12 @@ class Ticker:
     def _left_to_others(self, timer: _Timer, present: datetime, each: timedelta) -> datetime | None:
         """Return when to look whether another daemon has fired the trigger."""
         first = timer.life.look(present)
-        return None if first is None else max(first + timer.rank * _OTHERS, present + each)
+        if first is None:
+            return None
+        try:
+            return max(first + timer.rank * _OTHERS, present + each)
+        except OverflowError:  # at the end of all times
+            return first
 
     async def fire_due(self, present: datetime) -> None:
         """Fire every tick that has come by `present`, and return when that is done."""

@@ -22,9 +22,9 @@ from couchjobs.jobs.request import JobRequest, PushResult, moment_of
 from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.timestamps import format_time, now
+from couchjobs.timestamps import format_time
 from couchjobs.workers.databases import Databases, SyncDatabases
-from couchjobs.workers.progress import Engine, Progress
+from couchjobs.workers.progress import Engine, Progress, time_of
 
 T = TypeVar("T")
 MARK = "__couchjobs_worker__"
@@ -224,7 +224,7 @@ class WorkerContext:
             worker_type=name,
             message=message,
             id=follower_id(self.id, name, told),
-            scheduled_at=moment_of(delay, at),
+            scheduled_at=moment_of(delay, at, time_of(self._engine)),
             priority=priority,
             options=options,
             pushed_in=life,
@@ -285,7 +285,8 @@ class WorkerContext:
         done = min(1, max(0, done))
         if self._engine is None or self._loop is None:
             return
-        progress = to_json({"done": done, **({"text": text} if text else {}), "at": format_time(now())}, "progress")
+        at = format_time(self._engine.now())
+        progress = to_json({"done": done, **({"text": text} if text else {}), "at": at}, "progress")
         if self.told is None:
             self.told = Progress(self._engine, self._given, self._loop)
         self.told.tell(progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 from couchjobs.couch.connection import Connection
@@ -12,6 +13,7 @@ from couchjobs.jobs.job import Job, State, is_same_claim
 from couchjobs.jobs.lanes import store_of
 from couchjobs.jobs.request import JobRequest, PushResult
 from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now
 from couchjobs.workers.admission import as_raised
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.pushing import Pusher
@@ -25,6 +27,10 @@ class CouchEngine:
         self._workers = workers
         self._pushers: dict[Prefixer, Pusher] = {}
         """Of the tenants whose jobs have pushed."""
+
+    def now(self) -> datetime:
+        """Return the present time."""
+        return now()
 
     def enter(self) -> None:
         """Do nothing: the connection is there already."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, Protocol
 
 from couchjobs.couch.documents import Documents
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest, PushResult
 from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now
 
 
 class Engine(Protocol):
     """The engine behind the context of a try."""
+
+    def now(self) -> datetime:
+        """Return the present time, by which jobs are due and have their time."""
 
     def enter(self) -> None:
         """Be called where a function is about to run, in its context variables."""
@@ -41,6 +46,11 @@ class Engine(Protocol):
         Raises:
             CouchError: CouchDB does not take it.
         """
+
+
+def time_of(engine: Engine | None) -> datetime:
+    """Return the present time of an engine; without one, that of this host."""
+    return now() if engine is None else engine.now()
 
 
 _LAST_WORD_S = 0.5

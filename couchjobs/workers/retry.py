@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 
 from couchjobs.jobs.job import Job, JobOptions
-from couchjobs.timestamps import now
 from couchjobs.workers.config import WorkerConfig
 
 LONGEST_DELAY_S = 86_400.0
@@ -21,26 +21,26 @@ def has_tries_left(config: WorkerConfig, job: Job) -> bool:
     return job.ending is None and job.exec_count < min(config.max_exec_count, wanted or config.max_exec_count)
 
 
-def time_limit(config: WorkerConfig, job: Job) -> float | None:
+def time_limit(config: WorkerConfig, job: Job, present: datetime) -> float | None:
     """Return how many seconds a try that begins now may take; 0 or less: none; None: there is no limit."""
-    return lower(lower(config.timeout, (job.options or _NO_OPTIONS).timeout), time_left(config, job))
+    return lower(lower(config.timeout, (job.options or _NO_OPTIONS).timeout), time_left(config, job, present))
 
 
-def time_left(config: WorkerConfig, job: Job) -> float | None:
+def time_left(config: WorkerConfig, job: Job, present: datetime) -> float | None:
     """Return how many seconds all tries together may still take, None where there is no limit."""
     limit = lower(config.max_exec_time, (job.options or _NO_OPTIONS).max_exec_time)
     if limit is None or job.started_at is None:
         return limit
-    return limit - (now() - job.started_at).total_seconds()
+    return limit - (present - job.started_at).total_seconds()
 
 
-def retry_delay(config: WorkerConfig, job: Job, longest_s: float) -> float | None:
+def retry_delay(config: WorkerConfig, job: Job, longest_s: float, present: datetime) -> float | None:
     """Return how many seconds after a try that has just failed the next one may begin; None: there is no next one."""
     if not has_tries_left(config, job):
         return None
     jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
     delay = min(longest_s, config.retry_delay * 2.0 ** min(job.exec_count - 1, _MOST_DOUBLED) * jitter)
-    left = time_left(config, job)
+    left = time_left(config, job, present)
     return None if left is not None and delay > left else delay
 
 

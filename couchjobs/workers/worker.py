@@ -40,7 +40,7 @@ from couchjobs.workers.boundary import (
 from couchjobs.workers.config import WorkerConfig
 from couchjobs.workers.context import Resources, WorkerContext, begin_job
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
-from couchjobs.workers.progress import Engine
+from couchjobs.workers.progress import Engine, time_of
 from couchjobs.workers.retry import LONGEST_DELAY_S, has_tries_left, retry_delay, time_limit
 
 TASKS = "couchjobs job"
@@ -134,6 +134,7 @@ class Try:
         self._config = worker.config
         self._is_coroutine = worker.is_coroutine
         self._longest_delay = worker.longest_delay
+        self._engine = worker.engine
         self._job = job
         self._context = WorkerContext(job, daemon, worker.resources, worker.engine)
         self._lease = lease
@@ -226,7 +227,7 @@ class Try:
 
     def _limit_time(self) -> None:
         """Have the function cancelled when its time is over."""
-        seconds = time_limit(self._config, self._job)
+        seconds = time_limit(self._config, self._job, time_of(self._engine))
         if seconds is not None:
             seconds = max(0.0, seconds)
             self._context.deadline = time.monotonic() + seconds
@@ -372,7 +373,7 @@ class Try:
             return failed
         if not has_tries_left(self._config, self._job) or not await self._hook_wants_another(error):
             return failed
-        delay = retry_delay(self._config, self._job, self._longest_delay)
+        delay = retry_delay(self._config, self._job, self._longest_delay, time_of(self._engine))
         return failed if delay is None else Retry(text, delay, trace, self._seconds)
 
     async def _hook_wants_another(self, error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from couchjobs.errors import ConfigurationError, JobNotFoundError
+from couchjobs.errors import BadDocumentError, BadRequest, ConfigurationError, JobNotFoundError, NotFound
 from couchjobs.jobs.job import State
 from couchjobs.jobs.request import JobRequest
 from couchjobs.memory.broker import MemBroker
@@ -152,3 +152,83 @@ async def test_push_when_one_id_is_pushed_several_times_at_once_then_one_job() -
         await system.run_pending()
         assert (system.job(job.id).state, system.job(job.id).error) == (State.DONE, None)
         assert len(system.assert_pushed("greet", times=1)) == 1
+
+
+@worker("flaky", max_exec_count=5, retry_delay=1)
+async def flaky(ctx: WorkerContext) -> str:
+    """Succeed at the fourth try."""
+    if ctx.exec_count < 4:
+        raise ValueError("not yet")
+    return "ok"
+
+
+@worker("tomorrow", max_exec_time="1h")
+async def tomorrow(ctx: WorkerContext) -> str:
+    """Have something done in an hour."""
+    await asyncio.sleep(0.001)
+    return (await ctx.push("flaky", delay="1h")).job.id
+
+
+async def test_advance_when_something_is_overdue_then_still_from_one_due_moment_to_the_next() -> None:
+    """A moment that has passed, whether it fires or not; a job that nobody here runs."""
+    hourly = {"_id": "hourly", "type": "@every", "arguments": "1h", "worker": "flaky"}
+    async with TestSystem(flaky) as system:
+        await system.add_trigger({**hourly, "_id": "past", "type": "@at", "arguments": "2025-12-31T12:00:00Z"})
+        await system.add_trigger(hourly)
+        await system.push("client", delay="1s")
+        job = await system.push("flaky")
+        await system.advance("5h")
+        assert (system.job(job.id).state, system.job(job.id).exec_count) == (State.DONE, 4)
+        ticks = [one.tick.hour for one in system.broker.jobs.values() if one.trigger_id == "hourly"]
+        assert ticks == [1, 2, 3, 4, 5]
+        system.clock.advance(3600)
+        await system.advance("2h")
+        ticks = [one.tick.hour for one in system.broker.jobs.values() if one.trigger_id == "hourly"]
+        assert ticks == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+async def test_push_when_from_a_function_then_by_the_clock_of_the_test() -> None:
+    """So is the time that all tries have together."""
+    async with TestSystem(flaky, tomorrow) as system:
+        job = await system.push("tomorrow")
+        await system.run_pending()
+        pushed = system.job(system.job(job.id).result)
+        assert pushed.scheduled_at == system.clock() + timedelta(hours=1)
+        await system.advance("2h")
+        assert system.job(pushed.id).state is State.DONE
+
+
+async def test_change_when_of_a_design_document_then_nothing_fires() -> None:
+    """As with CouchDB."""
+    async with TestSystem(flaky) as system:
+        await system.add_trigger({"_id": "any", "type": "@event", "arguments": "orders", "worker": "flaky"})
+        await system.change("orders", {"_id": "_design/x"})
+        assert not system.broker.jobs
+
+
+@pytest.mark.parametrize("change", [{"_rev": "1-a"}, {"_id": "another"}, {"_foo": 1}, {"price": float("nan")}])
+@pytest.mark.parametrize("create", [True, False])
+async def test_update_when_it_cannot_be_stored_then_refused_at_once(change: dict[str, object], create: bool) -> None:
+    """Another revision is what a conflict is; it would be tried for ever."""
+    async with TestSystem(flaky) as system:
+        orders = system.couch["orders"]
+        if not create:
+            await orders.put({"_id": "a"})
+        with pytest.raises((BadDocumentError, BadRequest)):
+            await orders.update("a", lambda doc: doc.update(change))
+
+
+async def test_attachments_when_they_come_with_a_document_or_are_left_out_then_as_couchdb_has_it() -> None:
+    """What a document does not name is gone."""
+    async with TestSystem(flaky) as system:
+        orders = system.couch["orders"]
+        inline = {"note": {"content_type": "text/plain", "data": "aGVsbG8="}}
+        stored = await orders.put({"_id": "a", "_attachments": inline})
+        assert await orders.attachment("a", "note") == b"hello"
+        stored = await orders.put({**stored, "seen": True})
+        assert await orders.attachment("a", "note") == b"hello"
+        await orders.update("a", lambda doc: doc.pop("_attachments"))
+        with pytest.raises(NotFound):
+            await orders.attachment("a", "note")
+        with pytest.raises(BadRequest):
+            await orders.query({"seen": True}, limit=-1)
