@@ -216,8 +216,10 @@ class Couchjobs:
         A time may be a `timedelta` or a duration such as `"1h"`: so long ago.
 
         Raises:
-            ConfigurationError: a time, or the state, is none.
+            ConfigurationError: a time, the state or the limit is none.
         """
+        if not isinstance(limit, int) or limit < 0:
+            raise ConfigurationError(f"limit: how many jobs at most, and not {limit!r:.80}")
         try:
             chosen = State(state) if state is not None else None
             wanted = JobFilter(worker=worker, state=chosen, trigger=trigger, since=past(since), until=past(until))
@@ -356,6 +358,8 @@ class Triggers:
             MalformedTriggerError: its arguments cannot be parsed, or name a database that events may not come from.
             Conflict: there is a trigger with that id.
         """
+        if not isinstance(trigger, TriggerInfos | dict):
+            raise BadDocumentError(f"a trigger is TriggerInfos or a document, and not {trigger!r:.80}")
         infos = trigger if isinstance(trigger, TriggerInfos) else self._store.read(trigger)
         return await self._store.add(infos)
 

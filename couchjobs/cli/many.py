@@ -81,7 +81,7 @@ def filter_of(
         state=None if state is None else State(state),
         trigger=trigger,
         since=_time("--since", since),
-        until=_time("--until", until),
+        until=_time("--until, --older-than", until),
         cancelled=cancelled if failed or cancelled else None,
     )
 

@@ -72,6 +72,14 @@ def _id_of(row: Any) -> Any:
     return row.get("id") if isinstance(row, dict) else None
 
 
+def is_id(value: object) -> bool:
+    """Return whether a value can be the id of a document that is neither CouchDB's own nor a design document."""
+    try:
+        return isinstance(value, str) and value.encode() != b"" and not value.startswith("_")
+    except UnicodeEncodeError:  # half a character
+        return False
+
+
 class Database:
     """A database of a server, whether or not it exists. The constructor does not touch the network."""
 

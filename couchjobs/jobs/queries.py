@@ -141,6 +141,8 @@ def past(value: datetime | timedelta | str | None) -> datetime | None:
     """
     if isinstance(value, timedelta):
         return now() - value
+    if value is not None and not isinstance(value, datetime | str):
+        raise ValueError(f"{value!r:.80} is no time: a datetime, a timedelta, or text such as 2026-01-31 or 1h")
     if not isinstance(value, str):
         return value
     with suppress(ValueError, OverflowError):

@@ -28,7 +28,7 @@ from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, is_readable
+from couchjobs.couch.database import Document, is_id, is_readable
 from couchjobs.couch.surely import write_surely
 from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
@@ -79,7 +79,7 @@ class JobStore:
         Raises:
             JobNotFoundError: there is none with that id.
         """
-        document = await self.database.find(job_id) if job_id and not job_id.startswith("_") else None
+        document = await self.database.find(job_id) if is_id(job_id) else None
         if document is None:
             raise JobNotFoundError(f"no job {job_id!r} in database {self.database.name}")
         return Job.read(document)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Document, is_id
 from couchjobs.errors import (
     BadDocumentError,
     Conflict,
@@ -88,7 +88,7 @@ class TriggerStore:
             await self._check_sources(parsed)
 
     async def _find(self, trigger_id: str) -> Document:
-        document = await self.database.find(trigger_id) if trigger_id and not trigger_id.startswith("_") else None
+        document = await self.database.find(trigger_id) if is_id(trigger_id) else None
         if document is None:
             raise TriggerNotFoundError(f"no trigger {trigger_id!r} in database {self.database.name}")
         return document

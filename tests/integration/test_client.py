@@ -22,6 +22,7 @@ from waiting import eventually
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
+    BadDocumentError,
     ClosedError,
     ConfigurationError,
     Conflict,
@@ -130,6 +131,26 @@ async def test_jobs_when_asked_for_then_the_newest_whatever_their_state(couchjob
     await couchjobs.delete(ids[0])
     with pytest.raises(JobNotFoundError):
         await couchjobs.get(ids[0])
+
+
+@pytest.mark.parametrize("wrong", [5, b"x", "\ud800", "", None])
+async def test_client_when_an_id_is_none_then_there_is_nothing_of_that_id(couchjobs: Couchjobs, wrong: Any) -> None:
+    """And no AttributeError."""
+    for ask in (couchjobs.get, couchjobs.cancel, couchjobs.retry, couchjobs.delete, couchjobs.wait):
+        with pytest.raises(JobNotFoundError):
+            await ask(wrong)
+    for ask in (couchjobs.fire_webhook, couchjobs.triggers.get, couchjobs.triggers.delete):
+        with pytest.raises(TriggerNotFoundError):
+            await ask(wrong)
+    with pytest.raises(BadDocumentError):
+        await couchjobs.triggers.add(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"limit": -1}, {"limit": "x"}, {"since": 5}, {"until": b"1h"}, {"state": "nope"}])
+async def test_jobs_when_a_wish_cannot_be_meant_then_told(couchjobs: Couchjobs, wrong: dict[str, Any]) -> None:
+    """Which one, and how it is written."""
+    with pytest.raises(ConfigurationError):
+        await couchjobs.jobs(**wrong)
 
 
 async def test_triggers_when_kept_by_the_client_then_as_documents(couchjobs: Couchjobs) -> None:

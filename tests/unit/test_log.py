@@ -10,6 +10,7 @@ import sys
 import orjson
 import pytest
 
+from couchjobs.errors import ConfigurationError
 from couchjobs.log import configure_logging, get_logger, plain, redact
 
 
@@ -18,6 +19,12 @@ def test_redact_when_a_url_holds_a_password_then_nothing_of_it_is_shown(password
     """Whatever characters it is made of."""
     text = redact(f"cannot reach http://admin:{password}@db.example:5984/jobs now")
     assert text == "cannot reach http://***@db.example:5984/jobs now"
+
+
+def test_log_when_there_is_no_such_level_then_told() -> None:
+    """Each command may be given one."""
+    with pytest.raises(ConfigurationError, match="debug, info, warning or error"):
+        configure_logging("foo")
 
 
 def test_plain_when_text_steers_a_terminal_then_it_is_seen() -> None:
