@@ -9,7 +9,8 @@ of a proxy, an empty body, another status) says nothing, whatever its status: it
 | | ... and `accepted` | ACCEPTED: stored at too few copies of a cluster; it may lose to another branch |
 | | the row says conflict | CONFLICT: another revision is there |
 | | the row names a refusal, or the whole answer is a 413 for this very document | REFUSED: it can never be stored |
-| | ... or another error, such as that of a function that validates | UNKNOWN; `alone` where others are stored |
+| | ... or another error, such as that of a function that validates | UNKNOWN, `own_error`; `alone` where others of |
+| | | that request are stored |
 | | the request was refused as a whole | UNKNOWN; `alone` where it held this document only, and others go through |
 | | 429, a 401 or 403 of CouchDB's, or no connection was made | UNKNOWN, and `unsent`: it is surely not stored |
 | | anything else, or nothing | UNKNOWN: it may be stored |
@@ -81,6 +82,10 @@ class WriteAnswer(NamedTuple):
     reason: str = ""
     alone: bool = False
     """UNKNOWN: this document was refused by itself, while the database took another write."""
+    own_error: bool = False
+    """UNKNOWN: its row has an error that may be one of this document; of all others, perhaps, too."""
+    others_stored_at: float = 0.0
+    """Then, when another document of the database was stored last, by `time.monotonic()`."""
     unsent: bool = False
     """UNKNOWN: it is surely not stored, for the request was not taken at all."""
     retry_after_s: float = 0.0

@@ -27,17 +27,23 @@ class Insistence:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._are_others_stored = False
         self.times = 0
         """How many of them, in a row, were refusals."""
 
     def note(self, answer: WriteAnswer, now: float) -> bool:
-        """Take note of one more answer at that monotonic time; return whether the document will never be taken."""
-        if not answer.alone:
-            self._since, self.times = None, 0
+        """Take note of one more answer at that monotonic time; return whether the document will never be taken.
+
+        An error of its own counts once another document has been stored since the first one: a function that validates
+        documents may be broken for all of them.
+        """
+        if not (answer.alone or answer.own_error):
+            self._since, self.times, self._are_others_stored = None, 0, False
             return False
         self._since = now if self._since is None else self._since
+        self._are_others_stored |= answer.alone or answer.others_stored_at > self._since
         self.times += 1
-        return self.times >= INSIST_TIMES and now - self._since >= INSIST_S
+        return self._are_others_stored and self.times >= INSIST_TIMES and now - self._since >= INSIST_S
 
 
 async def write_surely(
@@ -77,7 +83,7 @@ async def write_surely(
         if insistence.note(answer, time.monotonic()):
             return WriteAnswer(Written.REFUSED, reason=answer.reason)
         if insistence.times == INSIST_TIMES:
-            _logger.warning("document is refused alone, and tried again", document=doc["_id"], reason=answer.reason)
+            _logger.warning("document is refused, and tried again", document=doc["_id"], reason=answer.reason)
         failures += 1
         maybe_stored |= not answer.unsent
         pause = max(answer.retry_after_s, backoff(failures))

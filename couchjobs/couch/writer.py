@@ -45,9 +45,6 @@ _TURNS = 3
 _TURNS_TO_FOLLOW = 6
 """Of the event loop, in which ends follow from claims that have been answered, and claims from a page of the feed."""
 _LONGEST_HOLD_S = 0.02
-_RECENTLY_S = 15.0
-"""Seconds within which another document was stored where an error in a row is held for one of its document: not for
-one of all documents, as where a function that validates them is broken."""
 
 
 @dataclass(slots=True)
@@ -75,7 +72,7 @@ class GroupWriter:
         self._awaits_others = False
         self.newest = ""
         """The revision of a document that was written last."""
-        self._stored_at = -_RECENTLY_S
+        self._stored_at = 0.0
         self._context = Context()
         """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
         self.deadlines = Deadlines()
@@ -187,7 +184,7 @@ class GroupWriter:
             rows = await self._post(b",".join(waiting.body for waiting in batch))
             if newest := _newest_of(rows):
                 self.newest, self._stored_at = newest, time.monotonic()
-            _answer_by_row(batch, rows, others_are_stored=self._stored_at + _RECENTLY_S > time.monotonic())
+            _answer_by_row(batch, rows, self._stored_at, others_are_stored=bool(newest))
         except NotFound as error:
             for waiting in batch:
                 if not waiting.answer.done():
@@ -243,11 +240,11 @@ def _newest_of(rows: list[object]) -> str:
     return next((rev for row in reversed(rows) if isinstance(row, dict) and isinstance(rev := row.get("rev"), str)), "")
 
 
-def _answer_by_row(batch: list[_Waiting], rows: list[object], *, others_are_stored: bool) -> None:
+def _answer_by_row(batch: list[_Waiting], rows: list[object], stored_at: float, *, others_are_stored: bool) -> None:
     """Answer each document by its row: nearly always that in its place."""
     if len(rows) == len(batch) and all(_is_of(row, waiting) for row, waiting in zip(rows, batch, strict=True)):
         for row, waiting in zip(rows, batch, strict=True):
-            _answer(waiting.answer, row, others_are_stored=others_are_stored)
+            _answer(waiting.answer, row, stored_at, others_are_stored=others_are_stored)
         return
     by_id: defaultdict[str, deque[asyncio.Future[WriteAnswer]]] = defaultdict(deque)
     for waiting in batch:
@@ -255,16 +252,16 @@ def _answer_by_row(batch: list[_Waiting], rows: list[object], *, others_are_stor
     for row in rows:
         futures = by_id.get(str(row.get("id"))) if isinstance(row, dict) else None
         if futures:
-            _answer(futures.popleft(), row, others_are_stored=others_are_stored)
+            _answer(futures.popleft(), row, stored_at, others_are_stored=others_are_stored)
     _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason="the answer has no row for the document"))
 
 
-def _answer(future: asyncio.Future[WriteAnswer], row: object, *, others_are_stored: bool) -> None:
+def _answer(future: asyncio.Future[WriteAnswer], row: object, stored_at: float, *, others_are_stored: bool) -> None:
     if future.done():
         return
     answer = read_write_row(row)
-    if answer.written is Written.UNKNOWN:
-        answer = answer._replace(alone=others_are_stored and is_of_document(row))
+    if answer.written is Written.UNKNOWN and is_of_document(row):
+        answer = answer._replace(own_error=True, others_stored_at=stored_at, alone=others_are_stored)
     future.set_result(answer)
 
 

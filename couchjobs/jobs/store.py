@@ -177,7 +177,7 @@ class JobStore:
         except NotFound as error:
             answer = WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=True)
         if answer.written is Written.UNKNOWN and not answer.unsent:
-            return await self._claim_is_ours(job, document, claims, alone=answer.alone)
+            return await self._claim_is_ours(job, document, claims, answer)
         match answer.written:
             case Written.OK:
                 job.moved(changes, document, answer.rev)
@@ -194,11 +194,10 @@ class JobStore:
             case Written.UNKNOWN:
                 return Claimed.LATER
 
-    async def _claim_is_ours(self, job: Job, document: Document, claims: OwnClaims, *, alone: bool) -> Claimed:
+    async def _claim_is_ours(self, job: Job, document: Document, claims: OwnClaims, answer: WriteAnswer) -> Claimed:
         insistence = claims.insistence(job.id)
         present = await self._find_patiently(job.id)
         if present is not None and present["_rev"] == job.rev:
-            answer = WriteAnswer(Written.UNKNOWN, alone=alone)
             if not insistence.note(answer, asyncio.get_running_loop().time()):
                 return Claimed.LATER
             claims.insist_no_more(job.id)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import random
+import time
 from typing import Any
 
 import orjson
 import pytest
-from triggering import jobs_of, note, triggers_of
+from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
@@ -280,3 +281,47 @@ async def test_numbers_when_longer_than_64_bits_then_an_update_leaves_them(
 
     assert decode(encode(decode(text))) == decode(text)
     assert JobStore(connection, db).check(decode(text)).message == 123456789012345678901234567890
+
+
+STUMBLES = """function (doc, old, user) {
+  if (doc.state === "running" && doc.message === "claim") doc.nothing.of.that;
+  if (doc.state === "done" && doc.message === "end") throw "not so";
+  if (doc.state === "queued" && doc.event && doc.event.doc.kind === "odd") doc.event.doc.customer.name;
+}"""
+
+
+async def test_documents_when_a_function_of_somebodys_stumbles_over_one_then_it_says_why_and_the_others_go_on(
+    connection: Connection, db: Prefixer, begin: Any
+) -> None:
+    """A claim, an end, the job of an event: each error is in the row of its document, and looks like an outage."""
+    ran: list[str] = []
+
+    @worker("work", max_exec_count=3)
+    async def work(ctx: WorkerContext, message: Any) -> None:
+        ran.append(ctx.id)
+
+    async def is_fired(order: str, state: str = "done") -> bool:
+        found = await jobs_of(connection, db, "ordered")
+        return any(job["_id"].startswith(f"{order}:") and job["state"] == state for job in found)
+
+    async def is_followed() -> bool:
+        await orders.put({"_id": f"before-{time.monotonic_ns()}"})
+        return bool(await jobs_of(connection, db, "ordered"))
+
+    await begin(work, note)
+    jobs, orders = connection.database(db.database("jobs")), await orders_of(connection, db)
+    await triggers_of(connection, db).put({"_id": "ordered", "type": "@event", "arguments": "orders", "worker": "note"})
+    await eventually(is_followed, 20)
+    await jobs.put({"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
+    for order in ({"_id": "odd", "kind": "odd"}, {"_id": "good"}):
+        await orders.put(order)
+    for message in ("claim", "end", "good"):
+        await jobs.put({"_id": message, "worker": "work", "message": message, "state": "queued"})
+    assert (await wait(db, "good", 10)).state is State.DONE
+    await eventually(lambda: is_fired("good"), 60)
+    await eventually(lambda: is_fired("odd", "errored"), 60)
+    await orders.put({"_id": "later"})
+    await eventually(lambda: is_fired("later"), 60)
+    assert (await wait(db, "claim", 60)).state is State.ERRORED
+    assert (await wait(db, "end", 60)).state in (State.DONE, State.ERRORED)
+    assert sorted(ran) == ["end", "good"]

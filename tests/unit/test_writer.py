@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from couchjobs.couch.answers import Written
+from couchjobs.couch.answers import WriteAnswer, Written
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
-from couchjobs.couch.surely import write_surely
+from couchjobs.couch.surely import Insistence, write_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import BadRequest, NotFound, TooLarge, Unavailable
 
@@ -189,7 +189,22 @@ async def test_writer_when_a_row_has_an_error_then_it_is_its_own_only_where_othe
     errors = ["TypeError", "os_process_error", "internal_server_error", "conflict"]
     answers = await asyncio.gather(writer.write({"_id": "b"}), *(writer.write({"_id": e, "error": e}) for e in errors))
     assert [answer.alone for answer in answers] == [False, True, True, False, False]
-    assert (await writer.write(stumbles)).alone, "another one was stored a moment ago"
+    assert [answer.own_error for answer in answers] == [False, True, True, False, False]
+
+
+def test_insistence_when_a_document_has_an_error_then_refused_once_another_one_is_stored() -> None:
+    """Since the first error: before that the function may have been another one. An outage begins it anew."""
+    error = WriteAnswer(Written.UNKNOWN, own_error=True, others_stored_at=99.0)
+    insistence = Insistence()
+    assert not any(insistence.note(error, now) for now in range(100, 200))
+    error = error._replace(others_stored_at=150.0)
+    assert insistence.note(error, 200)
+    assert not insistence.note(WriteAnswer(Written.UNKNOWN), 201)
+    assert not any(insistence.note(error, now) for now in range(210, 300))
+    assert not insistence.note(error._replace(alone=True), 100)
+    insistence = Insistence()
+    insistence.note(error._replace(alone=True), 300)
+    assert [insistence.note(error, now) for now in (301, 302, 315)] == [False, False, True]
 
 
 async def test_writer_when_the_request_fails_then_unknown_or_an_error() -> None:

@@ -20,7 +20,8 @@ const CALL = new vm.Script(`(() => {
     check.apply(null, JSON.parse(args));
     return 'null';
   } catch (thrown) {
-    return JSON.stringify(thrown && typeof thrown === 'object' && !(thrown instanceof Error) ? thrown : {error: String(thrown)});
+    if (thrown instanceof Error) return JSON.stringify({error: String(thrown.name), reason: String(thrown.message)});
+    return JSON.stringify(thrown && typeof thrown === 'object' ? thrown : {reason: String(thrown)});
   }
 })()`);
 
@@ -34,7 +35,12 @@ function compile(source) {
   }
   return (...args) => {
     context.args = JSON.stringify(args);
-    return JSON.parse(String(CALL.runInContext(context, {timeout: LONGEST_MS})));
+    try {
+      return JSON.parse(String(CALL.runInContext(context, {timeout: LONGEST_MS})));
+    } catch (error) {
+      if (error && error.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT') return {error: 'os_process_error', reason: 'timed out'};
+      throw error;
+    }
   };
 }
 
@@ -60,7 +66,7 @@ async function validate(database, user, doc, newEdits = true) {
     if (thrown === null) continue;
     if (thrown.unauthorized) throw new HttpError(401, 'unauthorized', String(thrown.unauthorized));
     if (thrown.forbidden) throw new HttpError(403, 'forbidden', String(thrown.forbidden));
-    throw new HttpError(500, 'internal_server_error', String(thrown.error || JSON.stringify(thrown)));
+    throw new HttpError(500, String(thrown.error || 'unknown_error'), String(thrown.reason || JSON.stringify(thrown)));
   }
 }
 
