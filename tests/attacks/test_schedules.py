@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from couchjobs.errors import BadDocumentError, Conflict
 from couchjobs.jobs.ids import new_id
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.states import state_id
+from couchjobs.scheduler.ticker import Ticker
 from couchjobs.settings import Settings
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.workers.context import WorkerContext
@@ -300,3 +302,10 @@ async def test_ticks_when_the_process_is_stopped_for_a_while_then_one_late_job(
     second = timedelta(seconds=1)
     assert sum(stopped + second < tick < woken - second for tick in ticks) <= 1
     assert (await connection.control.get(state_of(connection, db, "e")))["missed"] >= 9
+
+
+def test_schedule_when_it_ends_with_all_times_then_others_look_at_it_then() -> None:
+    """A usual way to write "never"; whoever looks a little later than that would look after the end."""
+    last = datetime.max.replace(tzinfo=UTC)
+    timer = SimpleNamespace(life=SimpleNamespace(look=lambda present: last), rank=2)
+    assert Ticker._left_to_others(None, timer, datetime.now(UTC), timedelta(seconds=1)) == last  # type: ignore[arg-type]
