@@ -187,7 +187,7 @@ def configure_logging(level: str = "info") -> None:
     Raises:
         ConfigurationError: there is no such level.
     """
-    if level not in _LEVELS:
+    if level.lower() not in (*_LEVELS, "critical"):
         raise ConfigurationError(f"--log-level {level!r}: {', '.join(_LEVELS[:-1])} or {_LEVELS[-1]}")
     number = logging.getLevelNamesMapping()[level.upper()]
     stream = _Stderr(sys.stderr)

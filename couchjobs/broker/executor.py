@@ -22,8 +22,6 @@ from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outc
 from couchjobs.workers.processes import Processes
 
 _logger = get_logger(__name__)
-_AFTER_NO_ANSWER_S = 0.5
-"""Seconds until a job is looked at again whose claim was not taken: an outage is asked twice a second."""
 _UNCLAIMABLE = "CouchDB does not take its claim"
 _LINES: dict[type[Outcome], tuple[int, str]] = {
     Done: (logging.INFO, "job done"),
@@ -87,9 +85,9 @@ class Executor:
             finally:
                 execution.slot.free(execution.attempt.outliving if execution.attempt is not None else None)
             if claimed is Claimed.LATER:
-                return _AFTER_NO_ANSWER_S
+                return lane.claims.look_again_in(job.id)
             if claimed is Claimed.REFUSED:
-                return None if await self._reject(lane.store, job) else _AFTER_NO_ANSWER_S
+                return None if await self._reject(lane.store, job) else lane.claims.look_again_in(job.id)
             if outcome is not None and await self._end(lane, job, outcome) and job.state is not State.QUEUED:
                 lane.claims.revisions.add(job.rev)
         except BaseException:  # a processor of the user's for the log may raise anything, too

@@ -110,11 +110,11 @@ class Authentication:
         answer = await self._transport.send("POST", f"{self._url}/_session", headers={}, body=body)
         if answer.status >= 300:
             error = error_of("POST", "_session", answer.status, answer.body)
-            self._transport.note_answer(is_couchdb=not isinstance(error, NotCouchDB))
+            self._transport.note_answer(answer, is_couchdb=not isinstance(error, NotCouchDB))
             says_wrong = isinstance(error, Unauthorized) and of_credentials(answer.body) is Shown.REFUSED
             raise error if says_wrong or isinstance(error, Unavailable) else Unavailable(str(error), answer.status)
         if "AuthSession" not in answer.cookies:
-            self._transport.note_answer(is_couchdb=False)
+            self._transport.note_answer(answer, is_couchdb=False)
             raise NotCouchDB(f"POST /_session: {answer.status}, and no cookie: not an answer of CouchDB", answer.status)
         return {"Cookie": "; ".join(f"{name}={value}" for name, value in answer.cookies.items())}
 

@@ -107,20 +107,22 @@ class CouchServer:
             CouchError: of the class that says what the answer proves (see answers); Unavailable for no answer, for half
                 of one, and for one that is not CouchDB's.
         """
-        answer, status = await self._ask(method, path, params, body, silence_s, max_answer, {})
+        answer = await self._ask(method, path, params, body, silence_s, max_answer, {})
         try:
-            found = decode(answer) if answer else None
+            found = decode(answer.body) if answer.body else None
         except ValueError as error:
-            self._transport.note_answer(is_couchdb=False)
+            self._transport.note_answer(answer, is_couchdb=False)
             raise errors.NotCouchDB(f"{method} /{path}: half an answer or none of JSON: {error}") from error
         except RecursionError as error:
             raise errors.Unreadable(f"{method} /{path}: something in the answer is nested too deep") from error
         if not (
             isinstance(found, has) if isinstance(has, type) else not has or (isinstance(found, dict) and has in found)
         ):
-            self._transport.note_answer(is_couchdb=False)
-            raise errors.NotCouchDB(f"{method} /{path}: {status}, and not an answer of CouchDB: {str(found)[:200]}")
-        self._transport.note_answer(is_couchdb=True)
+            self._transport.note_answer(answer, is_couchdb=False)
+            raise errors.NotCouchDB(
+                f"{method} /{path}: {answer.status}, and not an answer of CouchDB: {str(found)[:200]}"
+            )
+        self._transport.note_answer(answer, is_couchdb=True)
         return found
 
     async def request_bytes(
@@ -136,7 +138,7 @@ class CouchServer:
 
         A `body` in pieces is sent once, though the credentials are refused.
         """
-        return (await self._ask(method, path, params, body, None, MAX_ANSWER, headers or {}))[0]
+        return (await self._ask(method, path, params, body, None, MAX_ANSWER, headers or {})).body
 
     async def download(self, path: str) -> AsyncIterator[bytes]:
         """Yield what CouchDB answers, as it is and of whatever size, in pieces.
@@ -167,8 +169,8 @@ class CouchServer:
         silence_s: float | None,
         max_answer: int,
         more: dict[str, str],
-    ) -> tuple[bytes, int]:
-        """Return an answer that is no error, and its status."""
+    ) -> Answer:
+        """Return an answer that is no error."""
         url = f"{self.url}/{path}{_query(params)}"
         attempt = 0
         while True:
@@ -193,14 +195,14 @@ class CouchServer:
                 location=answer.headers.get("Location", ""),
                 retry_after=answer.headers.get("Retry-After", ""),
             )
-            self._transport.note_answer(is_couchdb=not isinstance(error, errors.NotCouchDB))
+            self._transport.note_answer(answer, is_couchdb=not isinstance(error, errors.NotCouchDB))
             if answer.status == 401:
                 kind = self._credentials.kind
                 error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)
             if self._path and NO_DATABASE in str(error):
                 error.args = (f"{error} COUCHJOBS_URL has the path {self._path}: a server's, not a database's?",)
             raise error
-        return answer.body, answer.status
+        return answer
 
     async def _sent(
         self,

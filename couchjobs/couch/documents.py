@@ -95,10 +95,15 @@ def check_numbers(doc: Document) -> None:
         BadDocumentError: there is one; the text begins with the path to it.
     """
     left: list[tuple[str, Any]] = [("", doc)]
+    seen: set[int] = set()
     while left:
         where, value = left.pop()
+        if id(value) in seen:
+            continue
         if isinstance(value, float) and not isfinite(value):
             raise BadDocumentError(f"{where.removeprefix('.')}: {value} is no JSON")
+        if isinstance(value, dict | list | tuple):
+            seen.add(id(value))
         if isinstance(value, dict):
             left += [(f"{where}.{name}", one) for name, one in value.items()]
         elif isinstance(value, list | tuple):

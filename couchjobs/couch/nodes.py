@@ -59,19 +59,21 @@ class Nodes:
             return
         self._failed_at[self._in_use] = present
         ring = [(self._in_use + step) % len(self._urls) for step in range(1, len(self._urls))]
+        self._nonsense = 0
         self._in_use = min(ring, key=lambda number: self._failed_at.get(number, 0.0))  # the next that never failed
         self._look_back_at = present + LOOK_BACK_S
         _logger.warning("a node does not answer, and another one is asked", node=node, other=self.in_use, reason=reason)
 
-    def note_answer(self, *, is_couchdb: bool) -> None:
-        """Take note of an answer of the one in use: where something else answers there, the next one is used.
+    def note_answer(self, node: str, *, is_couchdb: bool) -> None:
+        """Take note of an answer of a node: where something else answers at the one in use, the next one is used.
 
         Once or twice is a proxy that restarts: a change of nodes has rows of feeds come again.
         """
+        if node != self.in_use:
+            return
         self._nonsense = 0 if is_couchdb else self._nonsense + 1
         if self._nonsense >= _MOST_NONSENSE:
-            self._nonsense = 0
-            self.failed(self.in_use, "what answers is not CouchDB")
+            self.failed(node, "what answers is not CouchDB")
 
     def is_to_look_back(self) -> bool:
         """Return whether it is time to look at the first node; it is not again before a while has passed."""
@@ -84,4 +86,4 @@ class Nodes:
         """Take note that the first node is up."""
         if self._in_use:
             _logger.info("the first node is up again, and asked", node=self.first)
-            self._in_use = 0
+            self._in_use = self._nonsense = 0

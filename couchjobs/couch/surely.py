@@ -17,15 +17,23 @@ _logger = get_logger(__name__)
 INSIST_S = 15.0
 """How long a document must be refused alone, while others are taken, before that is believed to be for good. What
 restarts or is set up anew between a daemon and CouchDB takes seconds; a wrong belief costs a job."""
+INSIST_ON_OWN_S = 30.0
+"""The same of an error of its own: a function that validates documents may be broken for a kind of them, and mended."""
+INSIST_FOR_LONG_S = 300.0
+"""The same where nothing else waits for the document."""
 INSIST_TIMES = 4
 _LAST_LOOK_S = 0.01
 """Seconds after the end of patience at which it is tried once more."""
 
 
 class Insistence:
-    """Whether the answers to one document, one after the other, amount to a refusal for good."""
+    """Whether the answers to one document, one after the other, amount to a refusal for good.
 
-    def __init__(self) -> None:
+    `on_own_s`: seconds for which it must have an error of its own.
+    """
+
+    def __init__(self, on_own_s: float = INSIST_ON_OWN_S) -> None:
+        self._on_own_s = on_own_s
         self._since: float | None = None
         self._are_others_stored = False
         self.times = 0
@@ -43,11 +51,17 @@ class Insistence:
         self._since = now if self._since is None else self._since
         self._are_others_stored |= answer.alone or answer.others_stored_at > self._since
         self.times += 1
-        return self._are_others_stored and self.times >= INSIST_TIMES and now - self._since >= INSIST_S
+        seconds = self._on_own_s if answer.own_error else INSIST_S
+        return self._are_others_stored and self.times >= INSIST_TIMES and now - self._since >= seconds
 
 
 async def write_surely(
-    writer: GroupWriter, doc: Document, *, patience_s: float | None = None, longest_s: float | None = None
+    writer: GroupWriter,
+    doc: Document,
+    *,
+    patience_s: float | None = None,
+    longest_s: float | None = None,
+    on_own_s: float = INSIST_ON_OWN_S,
 ) -> WriteAnswer:
     """Write `doc` and return an answer that is not UNKNOWN, unless patience ends before one is to be had.
 
@@ -59,6 +73,7 @@ async def write_surely(
         doc: the document, with the `_rev` that it replaces.
         patience_s: seconds after which nothing is sent again; None: for ever.
         longest_s: seconds after which an answer is not waited for any more; None: as long as a request may take.
+        on_own_s: seconds for which the document must have an error of its own before that is believed.
 
     Raises:
         NotFound: the database does not exist; without a limit of patience only once that is beyond doubt.
@@ -66,7 +81,7 @@ async def write_surely(
     """
     deadline = None if patience_s is None else time.monotonic() + patience_s
     last_moment = None if longest_s is None else asyncio.get_running_loop().time() + longest_s
-    insistence = Insistence()
+    insistence = Insistence(on_own_s)
     failures = 0
     maybe_stored = False
     while True:

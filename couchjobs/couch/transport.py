@@ -46,6 +46,8 @@ class Answer(NamedTuple):
     headers: Mapping[str, str]
     """By name, in whatever case."""
     cookies: Mapping[str, str]
+    node: str = ""
+    """Which of several has answered."""
 
 
 class Download(NamedTuple):
@@ -129,10 +131,10 @@ class Transport:
                     return answer
         return await self._watched(once)
 
-    def note_answer(self, *, is_couchdb: bool) -> None:
+    def note_answer(self, answer: Answer, *, is_couchdb: bool) -> None:
         """Take note of whether what has answered is CouchDB: of several nodes, another one is used where it is not."""
         if len(self._nodes) > 1:
-            self._nodes.note_answer(is_couchdb=is_couchdb)
+            self._nodes.note_answer(answer.node, is_couchdb=is_couchdb)
 
     async def _watched(self, once: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """Send a request to one of several nodes, and give it up where the node says nothing to a simple question."""
@@ -176,6 +178,7 @@ class Transport:
         *,
         waits: bool,
     ) -> Answer:
+        node = self._nodes.in_use
         with self._told(method, url) as where:
             async with self._open_session(waits=waits).request(
                 method,
@@ -188,7 +191,7 @@ class Transport:
             ) as response:
                 content = await _read(response, max_answer)
                 cookies = {name: cookie.value for name, cookie in response.cookies.items()} if response.cookies else {}
-                return Answer(content, response.status, response.headers, cookies)
+                return Answer(content, response.status, response.headers, cookies, node)
 
     async def _look_back(self) -> None:
         """Use the first node again, if it says that it is up: a node that is being mended says that it is not."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Container
 
-from couchjobs.couch.surely import Insistence
+from couchjobs.couch.surely import INSIST_FOR_LONG_S, Insistence
 
 _MOST_REVISIONS = 20_000
 """Some 2 MB: the feed shows a revision within moments, and at 2,000 writes a second this is 10 s of them."""
 _MOST_INSISTED = 10_000
+_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 10.0
 
 
 class RecentRevisions:
@@ -60,8 +62,13 @@ class OwnClaims:
         if job_id not in self._insistence:
             if len(self._insistence) >= _MOST_INSISTED:
                 del self._insistence[next(iter(self._insistence))]
-            self._insistence[job_id] = Insistence()
+            self._insistence[job_id] = Insistence(INSIST_FOR_LONG_S)
         return self._insistence[job_id]
+
+    def look_again_in(self, job_id: str) -> float:
+        """Return in how many seconds a claim is tried again that was not taken: an outage is asked twice a second."""
+        known = self._insistence.get(job_id)
+        return min(_LONGEST_PAUSE_S, _PAUSE_S * 2.0 ** (known.times if known is not None else 0))
 
     def insist_no_more(self, job_id: str) -> None:
         """Forget the answers to claims of that job."""

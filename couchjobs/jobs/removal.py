@@ -40,6 +40,7 @@ class Remover:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
+        self._retention = Retention()
         self._purges: bool | None = None
         self.refused = 0
         """Jobs that CouchDB does not let this user remove."""
@@ -58,6 +59,7 @@ class Remover:
             return  # there may be more than are known here
         in_conflict = {row["id"] for row in rows}  # another leaf would be the job then: they are settled first
         now = min(now, self._servers_time() or now)
+        self._retention = retention
         for group in await self._groups(retention):
             async for found in self._removable(group, now):
                 documents = [document for document in found if document["_id"] not in in_conflict]
@@ -101,7 +103,11 @@ class Remover:
                     yield [one for _, one in await self._read(group, rows) if _ended_at(one) < ended_before]
         if surplus is not None:
             async for rows in self._rows(group, None, surplus["key"][-1]):
-                older = [row for row in rows if row["key"] != surplus["key"] or row["id"] <= surplus["id"]]
+                older = [
+                    row
+                    for row in rows
+                    if row["key"][0] == group.worker and (row["key"] != surplus["key"] or row["id"] <= surplus["id"])
+                ]
                 yield [
                     one
                     for row, one in await self._read(group, older)
@@ -123,8 +129,13 @@ class Remover:
         return [
             (by_id[one.doc_id], one.document)
             for one in found
-            if one.document is not None and _is_of(group, one.document)
+            if one.document is not None and self._is_of(group, one.document)
         ]
+
+    def _is_of(self, group: _Group, document: Document) -> bool:
+        """Return whether the rule of the group is that of a job: CouchDB holds some different names for the same."""
+        worker, state = document.get("worker"), document.get("state")
+        return isinstance(worker, str) and state == group.state and self._retention.of(worker, state) is group.rule
 
     async def _newest_surplus(self, group: _Group) -> Row | None:
         """Return the row of the newest job that is one too many: whatever others remove, the newer ones stay."""
@@ -136,7 +147,7 @@ class Remover:
             "jobs/by_state", high, low, page=_PAGE, descending=True, update="false", stable=True
         ):
             for row in rows:
-                left -= row["key"][0] == group.worker  # CouchDB holds some different names for the same
+                left -= row["key"][0] == group.worker
                 if left < 0:
                     return row
         return None
@@ -155,10 +166,6 @@ class Remover:
         answers = await asyncio.gather(*(self._store.writer.write(deletion) for deletion in deletions))
         self.refused += sum(answer.written is Written.REFUSED for answer in answers)
         return sum(answer.stored for answer in answers)
-
-
-def _is_of(group: _Group, document: Document) -> bool:
-    return document.get("state") == group.state and document.get("worker") == group.worker
 
 
 def _ended_at(document: Document) -> datetime:

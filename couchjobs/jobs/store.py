@@ -20,6 +20,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -29,7 +30,7 @@ from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, is_id, is_readable
-from couchjobs.couch.surely import write_surely
+from couchjobs.couch.surely import INSIST_FOR_LONG_S, write_surely
 from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
 from couchjobs.jobs.checking import JobCheck
@@ -212,10 +213,10 @@ class JobStore:
 
     async def _confirmed(self, job: Job, present: Document, claims: OwnClaims) -> Claimed:
         """Write our claim, as it was read, on top of itself: where enough copies take that, nobody else has the job."""
-        try:
-            answer = await self.writer.write(present)
-        except NotFound as error:
-            answer = WriteAnswer(Written.UNKNOWN, reason=str(error))
+        answer = WriteAnswer(Written.UNKNOWN)
+        with suppress(NotFound):
+            if not present.get("cancel_requested"):  # no row would tell of that any more
+                answer = await self.writer.write(present)
         if answer.written is not Written.OK:
             claims.doubt(job.id)
             return Claimed.LOST
@@ -340,7 +341,7 @@ class JobStore:
         while True:
             changes = changes_of()
             document = job.document_with(changes)
-            answer = await write_surely(self.writer, document)
+            answer = await write_surely(self.writer, document, on_own_s=INSIST_FOR_LONG_S)
             if answer.written is Written.REFUSED and changes.get("result") is not None:
                 changes = transitions.done_without_result(job, now(), answer.reason)
                 document = job.document_with(changes)

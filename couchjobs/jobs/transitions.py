@@ -15,7 +15,7 @@ from typing import Any
 
 from couchjobs.couch.database import Document
 from couchjobs.jobs.job import Changes, Claim, Job, JobError, State
-from couchjobs.jobs.lives import FIRST_QUEUED_AT, life_of
+from couchjobs.jobs.lives import FIRST_QUEUED_AT, PUSHED_IN, life_of
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
@@ -45,6 +45,8 @@ _KEPT_FIELDS = (
     "queued_at",
     "started_at",
     "exec_count",
+    FIRST_QUEUED_AT,
+    PUSHED_IN,
 )
 
 

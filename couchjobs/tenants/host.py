@@ -296,9 +296,9 @@ class Host:
                 due.append(tenant)
                 continue
             next_at = min(next_at, at)
-        due.sort(key=lambda tenant: (tenant.has_failed, tenant.changed_at is None))
+        due.sort(key=lambda tenant: (tenant.was_slow, tenant.changed_at is None, tenant.tried_at))
         for tenant in due[: self._places.free]:  # the end of one wakes this loop again
-            if not tenant.has_failed or not self._places.many_are_slow:
+            if not tenant.was_slow or not self._places.many_are_slow:
                 self._begin(tenant.db.key, tenant, self._wake(tenant))
         return next_at
 
@@ -325,19 +325,20 @@ class Host:
         task.add_done_callback(end)
 
     async def _wake(self, tenant: Tenant) -> None:
-        tenant.changed_at = None
+        tenant.changed_at, tenant.tried_at = None, time.monotonic()
         try:
             with self._places.taken():
                 await tenant.wake()
         except CouchError as error:
             _logger.warning("tenant cannot begin, and is tried again", tenant=tenant.db.key, reason=str(error))
-            tenant.has_failed, tenant.due_at = True, time.monotonic() + _AGAIN_S
+            tenant.due_at = time.monotonic() + _AGAIN_S
             return
         except Exception:
             _logger.exception("tenant cannot begin, and is tried again", tenant=tenant.db.key)
-            tenant.has_failed, tenant.due_at = True, time.monotonic() + _LOOK_AFTER_S
+            tenant.due_at = time.monotonic() + _LOOK_AFTER_S
             return
-        tenant.has_failed = False
+        finally:
+            tenant.was_slow = time.monotonic() - tenant.tried_at > _SLOW_AFTER_S
         tenant.last_change_at = time.monotonic()
         if tenant.looked_after_at + _LOOK_AFTER_S <= tenant.last_change_at:
             await self._look_after(tenant)

@@ -50,7 +50,9 @@ class Places:
             self._freed()
 
     def _give_up(self, holder: object) -> None:
-        if len(self._slow) < self._most_slow:
+        if holder in self._quick and len(self._slow) < self._most_slow:
             self._quick.discard(holder)
             self._slow.add(holder)
             self._freed()
+        elif holder in self._quick:
+            asyncio.get_running_loop().call_later(self._slow_after_s, self._give_up, holder)

@@ -50,8 +50,10 @@ class Tenant:
         """When they were last written."""
         self._turn = asyncio.Lock()
         self.is_awake = False
-        self.has_failed = False
-        """Whether it could not begin when it was last woken."""
+        self.was_slow = False
+        """Whether it took long to begin, or to fail, when it was last woken."""
+        self.tried_at = 0.0
+        """When that was, by `time.monotonic()`."""
         self.due_at: float | None = time.monotonic()
         """When it is to be woken at the latest, by `time.monotonic()`; None: when something changes."""
         self.changed_at: float | None = None

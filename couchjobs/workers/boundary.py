@@ -207,8 +207,10 @@ class LeftBehindError(TimeoutError):
         self.hook = hook
 
 
-async def call_in_time(seconds: float | None, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a hook within so many seconds, and return what it returns.
+async def call_in_time(
+    seconds: float | None, function: Callable[..., Any], *arguments: Any, cut: asyncio.Future[None] | None = None
+) -> Any:
+    """Call a hook within so many seconds, and return what it returns. `cut`: once that is done, it has no more time.
 
     Raises:
         LeftBehindError: it does not end in time.
@@ -218,6 +220,12 @@ async def call_in_time(seconds: float | None, function: Callable[..., Any], *arg
     loop = asyncio.get_running_loop()
     timer = None if seconds is None else loop.call_later(seconds, call.cancel, 0.0 if not is_coroutine(function) else 1)
     began = loop.time()
+
+    def cut_off(_: object) -> None:
+        call.cancel(0.0)
+
+    if cut is not None:
+        cut.add_done_callback(cut_off)
     try:
         ended = await call.over()
     except asyncio.CancelledError:
@@ -226,9 +234,13 @@ async def call_in_time(seconds: float | None, function: Callable[..., Any], *arg
     finally:
         if timer is not None:
             timer.cancel()
-    late = seconds is not None and loop.time() - began >= seconds
+        if cut is not None:
+            cut.remove_done_callback(cut_off)
+    is_cut = cut is not None and cut.done()
+    late = is_cut or (seconds is not None and loop.time() - began >= seconds)
     if ended is None or (late and isinstance(ended.error, asyncio.CancelledError)):
-        raise LeftBehindError(f"{name_of(function)}: no end within {seconds:g} s", call.task)
+        why = "the daemon stops" if is_cut else f"no end within {seconds:g} s"
+        raise LeftBehindError(f"{name_of(function)}: {why}", call.task)
     if ended.error is not None:
         raise ended.error
     return ended.value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
 from inspect import isawaitable
@@ -121,10 +120,6 @@ class Worker:
     def begin(self, job: Job, daemon: str = "", lease: Lease | None = None) -> Try:
         """Return a try of the job, not yet running."""
         return Try(self, job, daemon, lease)
-
-
-class _NoTimeError(Exception):
-    """A hook had no time, for the daemon stops."""
 
 
 class Try:
@@ -381,13 +376,13 @@ class Try:
         if hook is None:
             return True
         try:
-            return await self._in_time(LONGEST_HOOK_S, hook, error) is not False
-        except _NoTimeError:  # as without the hook: no try is lost for that
-            return True
+            return await call_in_time(LONGEST_HOOK_S, hook, error, cut=self._until_no_time) is not False
         except BaseException as raised:
             if is_cancelled():
                 raise
             self._note_left_behind(raised)
+            if self._until_no_time.done():  # as without the hook: no try is lost for that
+                return True
             self._context.logger.warning("error_hook failed; the job is not tried again", error=describe(raised))
             return False
 
@@ -396,28 +391,12 @@ class Try:
         if hook is None:
             return
         try:
-            await self._in_time(self._config.timeout, hook, self._context, error)
+            await call_in_time(self._config.timeout, hook, self._context, error, cut=self._until_no_time)
         except BaseException as raised:
             if is_cancelled():
                 raise
             self._note_left_behind(raised)
             self._context.logger.warning("worker_commit failed", error=describe(raised))
-
-    async def _in_time(self, seconds: float | None, hook: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a hook in time, and leave it behind where the daemon stops: what came of the function is stored.
-
-        Raises:
-            BaseException: as `call_in_time` does.
-            _NoTimeError: it is left behind.
-        """
-        calling = asyncio.ensure_future(call_in_time(seconds, hook, *arguments))
-        try:
-            await asyncio.wait([calling, self._until_no_time], return_when=asyncio.FIRST_COMPLETED)
-            if calling.done():
-                return calling.result()
-        finally:
-            calling.cancel()
-        raise _NoTimeError("the daemon stops")
 
     def _note_left_behind(self, error: BaseException) -> None:
         """Have the slot held until a hook ends that was left behind: its thread is one of those that slots bound."""

@@ -293,7 +293,10 @@ STUMBLES = """function (doc, old, user) {
 async def test_documents_when_a_function_of_somebodys_stumbles_over_one_then_it_says_why_and_the_others_go_on(
     connection: Connection, db: Prefixer, begin: Any
 ) -> None:
-    """A claim, an end, the job of an event: each error is in the row of its document, and looks like an outage."""
+    """A claim, an end, the job of an event: each error is in the row of its document, and looks like an outage.
+
+    What nothing waits for is not given up so soon: the function may be mended.
+    """
     ran: list[str] = []
 
     @worker("work", max_exec_count=3)
@@ -322,6 +325,9 @@ async def test_documents_when_a_function_of_somebodys_stumbles_over_one_then_it_
     await eventually(lambda: is_fired("odd", "errored"), 60)
     await orders.put({"_id": "later"})
     await eventually(lambda: is_fired("later"), 60)
-    assert (await wait(db, "claim", 60)).state is State.ERRORED
-    assert (await wait(db, "end", 60)).state in (State.DONE, State.ERRORED)
     assert sorted(ran) == ["end", "good"]
+    stumbles = await jobs.get("_design/stumbles")
+    await jobs.delete(stumbles["_id"], stumbles["_rev"])
+    for job_id in ("claim", "end"):
+        assert (await wait(db, job_id, 60)).state is State.DONE
+    assert sorted(ran) == ["claim", "end", "good"]

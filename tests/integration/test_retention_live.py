@@ -103,6 +103,8 @@ async def test_remover_when_names_of_workers_look_alike_then_each_by_its_own_rul
     for worker_type in (one, two):
         await _ended(connection, db, 6, worker_type)
     remover = Remover(JobStore(connection, db))
+    for_all = remover.steps(read_rules([{"worker": "*", "keep": "108h"}]), now(), dry=True)
+    assert sum([count async for count in for_all]) == 2, "one of each"
     for old in (one, two):
         rules = read_rules([{"worker": old, "keep": "84h"}, {"worker": "*", "keep": "100000d"}])
         assert sum([count async for count in remover.steps(rules, now())]) == 2

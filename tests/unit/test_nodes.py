@@ -154,6 +154,19 @@ async def test_nodes_when_the_first_hangs_or_is_broken_then_the_next_is_asked_so
         assert (await server.welcome())["couchdb"] == "second"
 
 
+async def test_nodes_when_many_ask_at_once_then_the_answers_of_the_one_that_was_left_count_no_more(
+    two: tuple[Node, Node],
+) -> None:
+    """Its successor is well."""
+    first, second = two
+    first.page = PAGES["a page"]
+    async with CouchServer(f"{first.url},{second.url}") as server:
+        for _ in range(3):
+            await asyncio.gather(*(server.welcome() for _ in range(12)), return_exceptions=True)
+            assert server.nodes.in_use == second.url
+        assert (await server.welcome())["couchdb"] == "second"
+
+
 PAGES = {
     "a page": web.Response(text="<html>We are back soon</html>", content_type="text/html"),
     "an error's page": web.Response(text="<html>Not here</html>", content_type="text/html", status=404),

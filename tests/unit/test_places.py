@@ -1,23 +1,31 @@
-"""What sorts as CouchDB sorts the keys of a view."""
+"""Who begins: few at once, and nobody waits for one that takes long."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from contextlib import ExitStack
 
-from couchjobs.jobs.places import HIGHEST, order_of
+from waiting import eventually
 
-SORTED: list[Any] = [
-    None, False, True, -1, 0, 2.5, 10,
-    "", "-", "2026-11-29", "2026-11-29t22:50:00Z", "2026-11-29T22:50:00Z", "2026-11-29t22:51:00Z", "a", "A", "aa", "b",
-    "B", "ba", "bb",
-    [], ["a"], ["b"], ["b", "c"], ["b", "c", "a"], ["b", "d"],
-    {}, {"a": 1}, {"a": 2}, {"b": 1}, {"b": 2}, {"b": 2, "c": 2}, HIGHEST,
-]  # fmt: skip
-"""As the documentation of CouchDB has it, ddocs/views/collation, and as CouchDB 3.5 has sorted them."""
+from couchjobs.tenants.places import Places
 
 
-def test_order_when_values_are_sorted_then_as_couchdb_does() -> None:
-    """All kinds of JSON that somebody may write for a time."""
-    shuffled = SORTED[::-1]
-    shuffled.sort(key=order_of)
-    assert shuffled == SORTED
+async def test_places_when_holders_take_long_then_others_have_theirs_until_many_do() -> None:
+    """Once a slow one has left, another one takes its place."""
+    freed = asyncio.Event()
+    places = Places(2, 3, 0.01, freed.set)
+    with ExitStack() as kept:
+        leaving = ExitStack()
+        leaving.enter_context(places.taken())
+        kept.enter_context(places.taken())
+        assert places.free == 0
+        await asyncio.wait_for(freed.wait(), 5)
+        await eventually(lambda: places.free == 2)
+        assert places.many_are_slow
+        for _ in range(2):
+            kept.enter_context(places.taken())
+        await eventually(lambda: places.free == 1)
+        leaving.close()
+        await eventually(lambda: places.free == 2)
+    assert places.free == 2
+    assert not places.many_are_slow

@@ -218,6 +218,50 @@ async def test_update_when_it_cannot_be_stored_then_refused_at_once(change: dict
             await orders.update("a", lambda doc: doc.update(change))
 
 
+@pytest.mark.filterwarnings("error")
+async def test_put_when_a_document_holds_itself_then_refused() -> None:
+    """Not looked through for ever."""
+    own: dict[str, object] = {"_id": "a"}
+    own["own"] = own
+    async with TestSystem(flaky) as system:
+        with pytest.raises(BadRequest):
+            await system.couch["orders"].put(own)
+
+
+def leaves(ctx: WorkerContext, error: BaseException | None) -> None:
+    """Try to end the process."""
+    raise SystemExit(3)
+
+
+async def leaves_too(ctx: WorkerContext, error: BaseException | None) -> None:
+    """Try to."""
+    raise KeyboardInterrupt
+
+
+def wants_out(error: BaseException) -> bool:
+    """Try to."""
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("commit", [leaves, leaves_too])
+async def test_hook_when_it_tries_to_end_the_process_then_the_job_has_its_end(commit: object) -> None:
+    """The boundary lets nothing out, whoever calls."""
+
+    @worker("commits", worker_commit=commit)
+    async def commits(ctx: WorkerContext) -> str:
+        return "done"
+
+    @worker("fails", error_hook=wants_out, max_exec_count=2)
+    async def fails(ctx: WorkerContext) -> None:
+        raise ValueError("no")
+
+    async with TestSystem(commits, fails) as system:
+        good, bad = await system.push("commits"), await system.push("fails")
+        await system.run_pending()
+        assert (system.job(good.id).state, system.job(good.id).result) == (State.DONE, "done")
+        assert system.job(bad.id).state is State.ERRORED
+
+
 async def test_attachments_when_they_come_with_a_document_or_are_left_out_then_as_couchdb_has_it() -> None:
     """What a document does not name is gone."""
     async with TestSystem(flaky) as system:

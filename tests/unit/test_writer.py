@@ -12,7 +12,7 @@ import pytest
 from couchjobs.couch.answers import WriteAnswer, Written
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
-from couchjobs.couch.surely import Insistence, write_surely
+from couchjobs.couch.surely import INSIST_FOR_LONG_S, Insistence, write_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import BadRequest, NotFound, TooLarge, Unavailable
 
@@ -204,7 +204,8 @@ def test_insistence_when_a_document_has_an_error_then_refused_once_another_one_i
     assert not insistence.note(error._replace(alone=True), 100)
     insistence = Insistence()
     insistence.note(error._replace(alone=True), 300)
-    assert [insistence.note(error, now) for now in (301, 302, 315)] == [False, False, True]
+    assert [insistence.note(error, now) for now in (301, 302, 329, 330)] == [False, False, False, True]
+    assert INSIST_FOR_LONG_S > 10 * 15
 
 
 async def test_writer_when_the_request_fails_then_unknown_or_an_error() -> None:

@@ -65,7 +65,7 @@ async function validate(database, user, doc, newEdits = true) {
     const thrown = check(doc, old, {db: database.name, name: user.name, roles: user.roles}, security);
     if (thrown === null) continue;
     if (thrown.unauthorized) throw new HttpError(401, 'unauthorized', String(thrown.unauthorized));
-    if (thrown.forbidden) throw new HttpError(403, 'forbidden', String(thrown.forbidden));
+    if ('forbidden' in thrown) throw new HttpError(403, 'forbidden', String(thrown.forbidden));
     throw new HttpError(500, String(thrown.error || 'unknown_error'), String(thrown.reason || JSON.stringify(thrown)));
   }
 }
