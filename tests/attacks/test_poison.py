@@ -321,10 +321,10 @@ async def test_documents_when_a_function_of_somebodys_stumbles_over_one_then_it_
     for message in ("claim", "end", "good"):
         await jobs.put({"_id": message, "worker": "work", "message": message, "state": "queued"})
     assert (await wait(db, "good", 10)).state is State.DONE
-    await eventually(lambda: is_fired("good"), 60)
-    await eventually(lambda: is_fired("odd", "errored"), 60)
+    await eventually(lambda: is_fired("good"), 120)
+    await eventually(lambda: is_fired("odd", "errored"), 120)
     await orders.put({"_id": "later"})
-    await eventually(lambda: is_fired("later"), 60)
+    await eventually(lambda: is_fired("later"), 120)
     assert sorted(ran) == ["end", "good"]
     stumbles = await jobs.get("_design/stumbles")
     await jobs.delete(stumbles["_id"], stumbles["_rev"])
