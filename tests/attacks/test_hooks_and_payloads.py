@@ -108,8 +108,11 @@ async def waiting_together(system: Any, payloads: list[str]) -> tuple[Held, list
     """Fire the first payload, which is held, and the others, which wait for it, and are asked to be stored together."""
     debouncer = system.scheduler._debouncer
     held = Held(debouncer)
-    fires = [asyncio.create_task(system.scheduler.fire_webhook("hook", one)) for one in payloads]
-    await eventually(lambda: len(debouncer._together._groups["hook"].waiting) == len(payloads) - 1)
+    fires = []
+    for number, one in enumerate(payloads):  # in this order: each asks CouchDB for the trigger before
+        fires.append(asyncio.create_task(system.scheduler.fire_webhook("hook", one)))
+        await eventually(lambda: bool(held.asked))
+        await eventually(lambda number=number: len(debouncer._together._groups["hook"].waiting) == number)
     held.turns.release()
     await eventually(lambda: held.asked == [1, len(payloads) - 1])
     return held, fires
