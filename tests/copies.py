@@ -19,14 +19,14 @@ from couchjobs.errors import Conflict, CouchError, NotFound
 async def put_on_all(database: Database, document: dict[str, Any]) -> str:
     """Write a document, wait until all copies have it, and return its revision."""
     path = f"{database.path}/{quote(document['_id'], safe='')}"
-    answer = await database.server.request("PUT", path, params={"w": "3"}, body=encode(document))
+    answer = await database.server.request("PUT", path, params={"w": 3}, body=encode(document))
     return str(answer["rev"])
 
 
 async def is_on_all(database: Database, doc_id: str) -> bool:
     """Have three copies, or as many as there are, compared, which mends those that lack the document; is it there?"""
     try:
-        await database.server.request("GET", f"{database.path}/{quote(doc_id, safe='')}", params={"r": "3"})
+        await database.server.request("GET", f"{database.path}/{quote(doc_id, safe='')}", params={"r": 3})
     except NotFound:
         return False
     return True

@@ -302,6 +302,7 @@ class _Play:
                 running = await self._jobs.get("runs")
                 await self._jobs.put({**running, "cancel_requested": True})
             await asyncio.sleep(LASTS_S / EVENTS)
+        await self._until(lambda _: self._proxy.hit, SETTLED_WITHIN_S)  # a busy machine may be late with such a request
         self._proxy.on = False
         self._webhooks = sum(await asyncio.gather(*hooks))
 
