@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from copies import put_on_all
 
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.queries import JobFilter, page_of
@@ -27,7 +28,7 @@ async def test_pages_when_times_are_odd_then_each_job_once(
     jobs = connection.database(db.database("jobs"))
     for number, at in enumerate(ODD):
         document = {"_id": f"j{number:02}", "worker": "w", "trigger_id": "t", "state": "done", "queued_at": at}
-        await jobs.put(document)
+        await put_on_all(jobs, document)
     found: list[str] = []
     after = None
     for _ in range(len(ODD) + 1):
