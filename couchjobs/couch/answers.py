@@ -12,6 +12,7 @@ of a proxy, an empty body, another status) says nothing, whatever its status: it
 | | ... or another error, such as that of a function that validates | UNKNOWN, `own_error`; `alone` where others of |
 | | | that request are stored |
 | | the request was refused as a whole | UNKNOWN; `alone` where it held this document only, and others go through |
+| | 500 that names an Erlang function that could not cope | UNKNOWN; `own_error` where it held this document only |
 | | 429, a 401 or 403 of CouchDB's, or no connection was made | UNKNOWN, and `unsent`: it is surely not stored |
 | | anything else, or nothing | UNKNOWN: it may be stored |
 | a read | the document's row is `ok` | the document |
@@ -51,6 +52,7 @@ _BY_STATUS: dict[int, type[errors.CouchError]] = {
     403: errors.Forbidden,
     413: errors.TooLarge,
 }
+_BROKEN = (500, 502, 503, 504)
 _REFUSALS = {
     "forbidden",
     "unauthorized",
@@ -62,6 +64,8 @@ _REFUSALS = {
 }
 _OF_THE_SERVER = {"internal_server_error", "timeout", "not_found", "service_unavailable", "error"}
 """Errors in rows that say nothing of the document: a cluster has no copy of its shard, or waits for one, ..."""
+_STUMBLES = {"function_clause", "case_clause", "badarg"}
+"""What Erlang says where a function could not cope with what it was given, as with what a validating one has thrown."""
 
 
 class Written(Enum):
@@ -181,9 +185,24 @@ def refuses_request(error: errors.CouchError) -> bool:
     return 400 <= error.status < 500 and error.status not in (404, 429)
 
 
+def stumbles(error: errors.CouchError) -> bool:
+    """Return whether CouchDB stumbled, perhaps over one document of the request; others of it may be stored.
+
+    So where a function that validates documents throws a number, or `{error: ..., reason: ...}` (measured, 3.5.2).
+    """
+    return error.status == 500 and bool(_STUMBLES.intersection(str(error).split(": ")))
+
+
 def refuses_document(error: errors.CouchError, doc_id: str) -> bool:
     """Return whether CouchDB itself says of the one document of a request that it is larger than it ever takes."""
     return isinstance(error, errors.TooLarge) and str(error).endswith(f" document_too_large: {doc_id}")
+
+
+def is_of_node(status: int, answer: bytes) -> bool:
+    """Return whether an error of the server's may be one of its node, and not of a document: another one may do."""
+    if status == 500 and (answer.startswith(b"[") or ((said := _said(answer)) and not _STUMBLES.isdisjoint(said))):
+        return False
+    return status in _BROKEN
 
 
 def has_rows(path: str, status: int, answer: bytes) -> bool:

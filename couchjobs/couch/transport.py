@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from couchjobs import errors
+from couchjobs.couch.answers import is_of_node
 from couchjobs.couch.codec import decode
 from couchjobs.couch.nodes import Nodes
 
@@ -27,7 +28,6 @@ _LOOK_BACK_S = 2.0
 _PATIENCE_S = 2.0
 """Seconds after which a node is asked whether it is there, where others might answer."""
 _LONGEST_PATIENCE_S = 30.0
-_BROKEN = (500, 502, 503, 504)
 _REDIRECTS = range(300, 400)
 _LONGEST_UP = 10_000
 _FORKED = 70
@@ -149,7 +149,7 @@ class Transport:
             answer = await sending
         finally:
             sending.cancel()
-        if answer.status in _BROKEN or answer.status in _REDIRECTS:
+        if answer.status in _REDIRECTS or is_of_node(answer.status, answer.body):
             self._nodes.failed(node, f"it answers {answer.status}")
         return answer
 

@@ -10,8 +10,9 @@ his own row.
 What an answer proves of each document is said by `answers`. A request that is refused as a whole may be refused for one
 document that it holds (too large, something a firewall does not like) or for none of them (an outage, a proxy that
 restarts, a password that was changed). A write of nothing tells: where the database does not take that either, nobody's
-document was refused. Where it does, the request is halved, until the document that is refused stands alone. An error
-in the row of a document is its own where others are stored.
+document was refused. Where it does, the request is halved, until the document that is refused stands alone. So is one
+over which CouchDB itself stumbled, though some of it may be stored: a conflict of what is written again proves nothing.
+An error in the row of a document is its own where others are stored.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from couchjobs.couch.answers import (
     read_write_row,
     refuses_document,
     refuses_request,
+    stumbles,
 )
 from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database, Document
@@ -178,10 +180,12 @@ class GroupWriter:
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _write_batch(self, batch: list[_Waiting]) -> None:
+    async def _write_batch(self, batch: list[_Waiting], *, maybe_stored: bool = False) -> None:
         try:
             self.database.server.traffic.written.note(len(batch))
             rows = await self._post(b",".join(waiting.body for waiting in batch))
+            if maybe_stored:
+                rows = [_without_conflict(row) for row in rows]
             if newest := _newest_of(rows):
                 self.newest, self._stored_at = newest, time.monotonic()
             _answer_by_row(batch, rows, self._stored_at, others_are_stored=bool(newest))
@@ -190,7 +194,7 @@ class GroupWriter:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(NotFound(str(error), 404))
         except CouchError as error:
-            await self._answer_refused(batch, error)
+            await self._answer_refused(batch, error, maybe_stored=maybe_stored)
         except BaseException:
             _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason="the writer was stopped"))
             raise
@@ -205,20 +209,25 @@ class GroupWriter:
         )
         return rows
 
-    async def _answer_refused(self, batch: list[_Waiting], error: CouchError) -> None:
+    async def _answer_refused(self, batch: list[_Waiting], error: CouchError, *, maybe_stored: bool) -> None:
         """Answer the documents of a request that got an error, or write them again in halves."""
-        if not refuses_request(error):
-            _answer_all(batch, _nothing_known(error))
+        has_stumbled = stumbles(error)
+        if not (has_stumbled or refuses_request(error)):
+            answer = _nothing_known(error)
+        elif len(batch) == 1 and has_stumbled:
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error), own_error=True, others_stored_at=self._stored_at)
         elif len(batch) == 1 and refuses_document(error, batch[0].doc_id):
-            _answer_all(batch, WriteAnswer(Written.REFUSED, reason=str(error)))
+            answer = WriteAnswer(Written.REFUSED, reason=str(error))
         elif not await self._takes_anything():
-            _answer_all(batch, _nothing_known(error))
+            answer = _nothing_known(error)
         elif len(batch) == 1:
-            _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason=str(error), alone=True))
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error), alone=True)
         else:
-            half = len(batch) // 2
-            await self._write_batch(batch[:half])
-            await self._write_batch(batch[half:])
+            maybe_stored |= has_stumbled
+            await self._write_batch(batch[: len(batch) // 2], maybe_stored=maybe_stored)
+            await self._write_batch(batch[len(batch) // 2 :], maybe_stored=maybe_stored)
+            return
+        _answer_all(batch, answer._replace(unsent=answer.unsent and not maybe_stored))
 
     async def _takes_anything(self) -> bool:
         """Return whether the database takes a write now: one of no documents."""
@@ -233,6 +242,13 @@ def _nothing_known(error: CouchError) -> WriteAnswer:
     unsent = isinstance(error, Unreachable | Unauthorized | Forbidden) or error.status == 429
     after = error.retry_after_s if isinstance(error, Unavailable) else 0.0
     return WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=unsent, retry_after_s=after)
+
+
+def _without_conflict(row: object) -> object:
+    """Return the row of a document that is perhaps stored already: a conflict of it may be one with that."""
+    if isinstance(row, dict) and row.get("error") == "conflict":
+        return {"id": row.get("id"), "error": "error", "reason": "a conflict, perhaps with an earlier attempt"}
+    return row
 
 
 def _newest_of(rows: list[object]) -> str:

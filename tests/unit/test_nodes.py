@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import pytest
 from aiohttp import web
@@ -152,6 +153,18 @@ async def test_nodes_when_the_first_hangs_or_is_broken_then_the_next_is_asked_so
         with pytest.raises(Unavailable):
             await server.welcome()
         assert (await server.welcome())["couchdb"] == "second"
+
+
+async def test_nodes_when_couchdb_stumbles_over_a_document_then_the_node_is_not_left(two: tuple[Node, Node]) -> None:
+    """Every node would."""
+    first, second = two
+    async with CouchServer(f"{first.url},{second.url}") as server:
+        for reason, left in (("function_clause", False), ("No DB shards could be opened.", True)):
+            first.page = web.json_response({"error": "unknown_error", "reason": reason}, status=500)
+            for _ in range(4):
+                with pytest.raises(Unavailable, match=reason) if server.nodes.in_use == first.url else nullcontext():
+                    await server.welcome()
+            assert (server.nodes.in_use == second.url) is left
 
 
 async def test_nodes_when_many_ask_at_once_then_the_answers_of_the_one_that_was_left_count_no_more(

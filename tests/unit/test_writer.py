@@ -192,6 +192,36 @@ async def test_writer_when_a_row_has_an_error_then_it_is_its_own_only_where_othe
     assert [answer.own_error for answer in answers] == [False, True, True, False, False]
 
 
+async def test_writer_when_couchdb_stumbles_over_one_then_its_own_error_and_no_conflict_of_the_rest() -> None:
+    """The request is answered 500 as a whole, and some of its documents are stored all the same."""
+    stored: set[str] = set()
+
+    def stumbling(method: str, path: str, body: Any) -> Any:
+        if path.endswith("_bulk_get"):
+            return {"results": [{"id": "a", "docs": [{"ok": {"_id": "a", "_rev": "1-a"}}]}]}
+        rows: list[Any] = []
+        for one in body["docs"]:
+            name = one["_id"]
+            if name == "bad":
+                raise Unavailable("POST /db/_bulk_docs: 500 unknown_error: function_clause", 500)
+            conflict = {"id": name, "error": "conflict", "reason": "Document update conflict."}
+            rows.append(conflict if name in stored or name == "other" else {"id": name, "ok": True, "rev": "1-a"})
+            stored.add(name)
+        return rows
+
+    writer, _ = writer_on(stumbling)
+    answers = await asyncio.gather(*(writer.write({"_id": name}) for name in ("a", "other", "bad", "b")))
+    assert [answer.written.value for answer in answers] == ["unknown", "unknown", "unknown", "ok"]
+    assert [answer.own_error for answer in answers] == [False, False, True, False]
+    assert not any(answer.alone or answer.unsent for answer in answers)
+    again = await writer.write({"_id": "bad"})
+    assert again.own_error
+    assert again.others_stored_at
+    stored.clear()
+    settled, _ = await asyncio.gather(write_surely(writer, {"_id": "a"}), writer.write({"_id": "bad"}))
+    assert settled.written is Written.OK, "what was stored beside the bad one is ours"
+
+
 def test_insistence_when_a_document_has_an_error_then_refused_once_another_one_is_stored() -> None:
     """Since the first error: before that the function may have been another one. An outage begins it anew."""
     error = WriteAnswer(Written.UNKNOWN, own_error=True, others_stored_at=99.0)
