@@ -27,7 +27,7 @@ from couchjobs.jobs.transitions import why_reduced
 from couchjobs.jobs.waiting import wait as wait_for
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.couch import CouchScheduler
-from couchjobs.scheduler.store import TriggerStore
+from couchjobs.scheduler.store import Check, TriggerStore
 from couchjobs.settings import Settings, load_settings
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.admission import as_raised
@@ -225,7 +225,10 @@ class Couchjobs:
             wanted = JobFilter(worker=worker, state=chosen, trigger=trigger, since=past(since), until=past(until))
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        return [Job.read(document) for document in await newest(self.connection, self.db, wanted, limit)]
+        found = [Job.read(document) for document in await newest(self.connection, self.db, wanted, limit)]
+        for job in found:
+            job.belongs_to(self.db.domain, self.db.prefix)
+        return found
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait until the job has ended and return it; the changes feed says when.
@@ -386,19 +389,23 @@ class Triggers:
         """
         if wrong := changes.keys() & {"_id", "_rev", "id", "rev"}:
             raise ConfigurationError(f"{', '.join(sorted(wrong))}: a trigger's id and revision cannot be changed")
+        return await self.change(trigger_id, changes)
+
+    async def change(self, trigger_id: str, changes: Document, check: Check | None = None) -> TriggerInfos:
+        """Change these fields, as `update`; `check` is given the trigger before, and may raise to leave it as it is."""
         while True:
             try:
-                return await self._store.replace(trigger_id, changes)
+                return await self._store.replace(trigger_id, changes, check)
             except Conflict:  # somebody else has edited it meanwhile: on top of that
                 continue
 
-    async def delete(self, trigger_id: str) -> None:
-        """Delete the trigger.
+    async def delete(self, trigger_id: str, check: Check | None = None) -> None:
+        """Delete the trigger; `check` is given it before, and may raise to leave it as it is.
 
         Raises:
             TriggerNotFoundError: there is none with that id.
         """
-        await self._store.delete(trigger_id)
+        await self._store.delete(trigger_id, check)
 
     async def enable(self, trigger_id: str) -> TriggerInfos:
         """Have a disabled trigger fire again; return it."""

@@ -15,7 +15,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -41,11 +41,15 @@ class _Background:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="couchjobs.sync", daemon=True)
         self._thread.start()
-        self.run(opened.open())
+        self.result_of(self.begin(opened.open()))
 
-    def run(self, what: Coroutine[Any, Any, T]) -> T:
-        """Return what the coroutine returns."""
-        running = asyncio.run_coroutine_threadsafe(what, self.loop)
+    def begin(self, what: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin to run the coroutine; not beside `close`, which ends what has begun before it."""
+        return asyncio.run_coroutine_threadsafe(what, self.loop)
+
+    @staticmethod
+    def result_of(running: Future[T]) -> T:
+        """Return what a coroutine returns."""
         try:
             return running.result()
         except (CancelledError, asyncio.CancelledError):
@@ -64,7 +68,7 @@ class _Background:
 
     def close(self) -> None:
         """Close what is open, and end the thread."""
-        self.run(self._end())
+        self.result_of(self.begin(self._end()))
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -111,7 +115,8 @@ class Couchjobs:
             if self._background is None:
                 self._background = _Background(client.Couchjobs(settings=self.settings))
             background = self._background
-        return background.run(work(background.opened))
+            running = background.begin(work(background.opened))
+        return background.result_of(running)
 
     @property
     def triggers(self) -> Triggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -23,6 +24,8 @@ from couchjobs.workers.processes import Processes
 
 _logger = get_logger(__name__)
 _UNCLAIMABLE = "CouchDB does not take its claim"
+_LONGEST_HELD_S = 10.0
+"""Seconds that a slot waits for a failure to be noted: a document that is refused may take minutes."""
 _LINES: dict[type[Outcome], tuple[int, str]] = {
     Done: (logging.INFO, "job done"),
     Failed: (logging.WARNING, "job failed"),
@@ -80,14 +83,14 @@ class Executor:
             try:
                 claimed, outcome = await self._claim_and_run(execution)
                 execution.phase = Phase.ENDING
-                if isinstance(outcome, Failed) and not await self._tell_of_failure(lane, job, outcome):
+                if isinstance(outcome, Failed) and not await self._tell_of_failure(execution, outcome):
                     return None
             finally:
-                execution.slot.free(execution.attempt.outliving if execution.attempt is not None else None)
+                _free_slot(execution)
             if claimed is Claimed.LATER:
-                return lane.claims.look_again_in(job.id)
+                return lane.claims.look_again_in(job)
             if claimed is Claimed.REFUSED:
-                return None if await self._reject(lane.store, job) else lane.claims.look_again_in(job.id)
+                return None if await self._reject(lane.store, job) else lane.claims.look_again_in(job)
             if outcome is not None and await self._end(lane, job, outcome) and job.state is not State.QUEUED:
                 lane.claims.revisions.add(job.rev)
         except BaseException:  # a processor of the user's for the log may raise anything, too
@@ -147,12 +150,17 @@ class Executor:
         if due is not None and job.started_at is not None and job.exec_count == 1:
             lane.stats.note_wait(job.worker, max(0.0, (job.started_at - due).total_seconds()))
 
-    async def _tell_of_failure(self, lane: Lane, job: Job, outcome: Failed) -> bool:
+    async def _tell_of_failure(self, execution: Execution, outcome: Failed) -> bool:
         """Tell those who want to hear that the job has failed for good; return False where it is not ours any more."""
+        lane, job = execution.lane, execution.job
         if not self._failures.wanted(job.worker):
             return True
-        if not await lane.store.begin_to_fail(job, self._presence.id, outcome.error, outcome.traceback):
-            return False
+        timer = asyncio.get_running_loop().call_later(_LONGEST_HELD_S, _free_slot, execution)
+        try:
+            if not await lane.store.begin_to_fail(job, self._presence.id, outcome.error, outcome.traceback):
+                return False
+        finally:
+            timer.cancel()
         lane.claims.revisions.add(job.rev)
         cause = "worker lost" if outcome.worker_lost else "tries"
         await self._failures.tell(job, JobFailedError(outcome.error, cause, outcome.traceback))
@@ -173,6 +181,10 @@ class Executor:
                 _logger.warning("bad trigger was changed meanwhile, and is left alone", trigger=trigger_id)
             else:
                 _logger.warning("bad trigger deleted", trigger=trigger_id)
+
+
+def _free_slot(execution: Execution) -> None:
+    execution.slot.free(execution.attempt.outliving if execution.attempt is not None else None)
 
 
 def _facts_of(job: Job, outcome: Outcome) -> dict[str, Any]:

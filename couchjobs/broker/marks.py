@@ -13,6 +13,7 @@ from couchjobs.broker.classify import Cancel, Refuse, Reject, Settle
 from couchjobs.broker.lane import Lane
 from couchjobs.cluster.peers import Peers
 from couchjobs.couch.database import Document
+from couchjobs.couch.surely import Refusals
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
@@ -40,6 +41,7 @@ class Marks:
     def __init__(self, peers: Peers, failures: Failures) -> None:
         self._peers = peers
         self._failures = failures
+        self._refusals = Refusals()
 
     def write(self, lane: Lane, document: Document, meaning: Mark) -> None:
         """Write what the document means to its author; or settle what is in conflict."""
@@ -91,20 +93,19 @@ class Marks:
             except Exception:
                 _logger.exception("job cannot be marked", job=job_id)
 
-    @staticmethod
-    async def _cancel(lane: Lane, job: Job) -> bool:
-        if cancelled := await lane.store.cancel(job):
+    async def _cancel(self, lane: Lane, job: Job) -> bool:
+        if cancelled := await lane.store.cancel(job, self._refusals):
             lane.claims.revisions.add(job.rev)
         return cancelled
 
     async def _refuse(self, lane: Lane, job: Job, reason: str) -> bool:
         await self._failures.tell_refused(job, reason)
-        if refused := await lane.store.nack(job, reason):
+        if refused := await lane.store.nack(job, reason, refusals=self._refusals):
             lane.claims.revisions.add(job.rev)
         return refused
 
     async def _reject(self, lane: Lane, document: Document, reason: str) -> bool:
-        await self._failures.tell_refused(Job.read(document), f"bad job: {reason}")
+        await self._failures.tell_refused(lane.store.read(document), f"bad job: {reason}")
         return await lane.store.reject(document, reason)
 
     async def _settle(self, lane: Lane, job_id: str) -> bool:

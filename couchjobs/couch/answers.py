@@ -62,8 +62,21 @@ _REFUSALS = {
     "document_too_large",
     "too_large",
 }
-_OF_THE_SERVER = {"internal_server_error", "timeout", "not_found", "service_unavailable", "error"}
-"""Errors in rows that say nothing of the document: a cluster has no copy of its shard, or waits for one, ..."""
+_OF_THE_SERVER = {
+    "error",
+    "insufficient_storage",
+    "internal_server_error",
+    "maintenance_mode",
+    "nodedown",
+    "not_found",
+    "request_timeout",
+    "service unavailable",
+    "service_unavailable",
+    "timeout",
+    "too_many_requests",
+    "write_quorum_not_met",
+}
+"""Errors in rows that say nothing of the document: a shard has no copy now, or waits for one, or has no room, ..."""
 _STUMBLES = {"function_clause", "case_clause", "badarg"}
 """What Erlang says where a function could not cope with what it was given, as with what a validating one has thrown."""
 

@@ -22,6 +22,7 @@ INSIST_ON_OWN_S = 30.0
 INSIST_FOR_LONG_S = 300.0
 """The same where nothing else waits for the document."""
 INSIST_TIMES = 4
+_MOST_REFUSED = 10_000
 _LAST_LOOK_S = 0.01
 """Seconds after the end of patience at which it is tried once more."""
 
@@ -55,13 +56,40 @@ class Insistence:
         return self._are_others_stored and self.times >= INSIST_TIMES and now - self._since >= seconds
 
 
+class Refusals:
+    """The answers so far to documents that are written again and again, each at one revision: some thousand at most.
+
+    `on_own_s`: as for `Insistence`.
+    """
+
+    def __init__(self, on_own_s: float = INSIST_FOR_LONG_S) -> None:
+        self._on_own_s = on_own_s
+        self._known: dict[tuple[str, ...], Insistence] = {}
+
+    def of(self, *names: str) -> Insistence:
+        """Return the answers so far to a document, named by its id, its revision, and what else tells it apart."""
+        if names not in self._known:
+            if len(self._known) >= _MOST_REFUSED:
+                del self._known[next(iter(self._known))]
+            self._known[names] = Insistence(self._on_own_s)
+        return self._known[names]
+
+    def times(self, *names: str) -> int:
+        """Return how many of them, in a row, were refusals."""
+        return self._known[names].times if names in self._known else 0
+
+    def forget(self, *names: str) -> None:
+        """Forget them, for there was an answer that was none."""
+        self._known.pop(names, None)
+
+
 async def write_surely(
     writer: GroupWriter,
     doc: Document,
     *,
     patience_s: float | None = None,
     longest_s: float | None = None,
-    on_own_s: float = INSIST_ON_OWN_S,
+    insistence: Insistence | None = None,
 ) -> WriteAnswer:
     """Write `doc` and return an answer that is not UNKNOWN, unless patience ends before one is to be had.
 
@@ -73,7 +101,7 @@ async def write_surely(
         doc: the document, with the `_rev` that it replaces.
         patience_s: seconds after which nothing is sent again; None: for ever.
         longest_s: seconds after which an answer is not waited for any more; None: as long as a request may take.
-        on_own_s: seconds for which the document must have an error of its own before that is believed.
+        insistence: the answers to earlier attempts; None: there were none.
 
     Raises:
         NotFound: the database does not exist; without a limit of patience only once that is beyond doubt.
@@ -81,7 +109,7 @@ async def write_surely(
     """
     deadline = None if patience_s is None else time.monotonic() + patience_s
     last_moment = None if longest_s is None else asyncio.get_running_loop().time() + longest_s
-    insistence = Insistence(on_own_s)
+    insistence = insistence or Insistence()
     failures = 0
     maybe_stored = False
     while True:

@@ -13,7 +13,7 @@ from couchjobs.couch.changes import pages_since
 from couchjobs.couch.database import Database, Document
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound
-from couchjobs.jobs.job import CLIENT_WORKER, ENDED, Job, State
+from couchjobs.jobs.job import CLIENT_WORKER, ENDED, State
 from couchjobs.jobs.retention import stored_rules
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
@@ -65,7 +65,7 @@ async def _rescue(rescuer: Rescuer, name: str) -> str:
 
 
 async def _put_back(patient: Patient, document: Document) -> str:
-    moved = await patient.store.rescue(Job.read(document), again=True)
+    moved = await patient.store.rescue(patient.store.read(document), again=True)
     return "back in the queue" if moved else "it has moved on"
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Container
 
-from couchjobs.couch.surely import INSIST_FOR_LONG_S, Insistence
+from couchjobs.couch.surely import Refusals
+from couchjobs.jobs.job import Job
 
 _MOST_REVISIONS = 20_000
 """Some 2 MB: the feed shows a revision within moments, and at 2,000 writes a second this is 10 s of them."""
-_MOST_INSISTED = 10_000
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
+_DOUBLED = 10
+"""Times that the pause is doubled at most."""
 
 
 class RecentRevisions:
@@ -47,7 +49,8 @@ class OwnClaims:
         """Jobs that this process may have claimed and does not own, and since when, by `time.monotonic()`."""
         self.begun: set[str] = set()
         """Claims whose try began here, and whose end could not be stored."""
-        self._insistence: dict[str, Insistence] = {}
+        self.refusals = Refusals()
+        """Of claims, by the id of the job and its revision."""
 
     def doubt(self, job_id: str) -> None:
         """Take note of a claim that was made just now, may be stored, on some branch, and is not owned."""
@@ -57,19 +60,6 @@ class OwnClaims:
         """Take note of a document that names this process as its owner, which it is not."""
         self.unconfirmed.setdefault(job_id, time.monotonic())
 
-    def insistence(self, job_id: str) -> Insistence:
-        """Return the answers to claims of that job so far, which whoever claims it again adds to."""
-        if job_id not in self._insistence:
-            if len(self._insistence) >= _MOST_INSISTED:
-                del self._insistence[next(iter(self._insistence))]
-            self._insistence[job_id] = Insistence(INSIST_FOR_LONG_S)
-        return self._insistence[job_id]
-
-    def look_again_in(self, job_id: str) -> float:
+    def look_again_in(self, job: Job) -> float:
         """Return in how many seconds a claim is tried again that was not taken: an outage is asked twice a second."""
-        known = self._insistence.get(job_id)
-        return min(_LONGEST_PAUSE_S, _PAUSE_S * 2.0 ** (known.times if known is not None else 0))
-
-    def insist_no_more(self, job_id: str) -> None:
-        """Forget the answers to claims of that job."""
-        self._insistence.pop(job_id, None)
+        return min(_LONGEST_PAUSE_S, _PAUSE_S * 2.0 ** min(_DOUBLED, self.refusals.times(job.id, job.rev)))

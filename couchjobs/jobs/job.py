@@ -304,8 +304,9 @@ class Job(BaseModel):
         fields["rev"] = rev
 
     def adopt(self, document: Document) -> None:
-        """Become what the document says, which is a revision that others wrote."""
-        self.__dict__.update(type(self).read(document).__dict__, options=self.options)
+        """Become what the document says, which is a revision that others wrote; its tenant stays."""
+        fields = type(self).read(document).__dict__
+        self.__dict__.update(fields, options=self.options, domain=self.domain, prefix=self.prefix)
         self._document = document
 
     def belongs_to(self, domain: str, prefix: str | None) -> None:

@@ -30,7 +30,14 @@ from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, is_id, is_readable
-from couchjobs.couch.surely import INSIST_FOR_LONG_S, write_surely
+from couchjobs.couch.surely import (
+    INSIST_FOR_LONG_S,
+    INSIST_ON_OWN_S,
+    INSIST_TIMES,
+    Insistence,
+    Refusals,
+    write_surely,
+)
 from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
 from couchjobs.jobs import transitions
 from couchjobs.jobs.checking import JobCheck
@@ -44,6 +51,8 @@ from couchjobs.waits import backoff
 _logger = get_logger(__name__)
 _TOLD_AFTER = 5
 _ANSWER_S = 0.5
+_SHORTLY_S = 2.0
+"""Seconds that the end of a job is written for which is one of many: time for three more attempts."""
 """Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
 _WHAT_IT_IS = ("worker", "message", "payload", "event", "options", "trigger_id")
 
@@ -72,7 +81,8 @@ class JobStore:
         self._nonce = secrets.token_hex(8)
         self._claims = itertools.count()
         self._go_durations = connection.settings.go_durations
-        self._patience_s = connection.settings.request_timeout
+        self._request_s = connection.settings.request_timeout
+        self._patience_s = max(self._request_s, 2 * INSIST_ON_OWN_S)
 
     async def get(self, job_id: str) -> Job:
         """Return the job.
@@ -83,7 +93,16 @@ class JobStore:
         document = await self.database.find(job_id) if is_id(job_id) else None
         if document is None:
             raise JobNotFoundError(f"no job {job_id!r} in database {self.database.name}")
-        return Job.read(document)
+        return self.read(document)
+
+    def read(self, document: Document) -> Job:
+        """Return the job that a document of this database holds, for looking at; it is this tenant's, whoever wrote it.
+
+        Fields that cannot be understood are left out.
+        """
+        job = Job.read(document)
+        job.belongs_to(self.db.domain, self.db.prefix)
+        return job
 
     def check(self, document: Document) -> Job:
         """Return the job that a document of unknown origin holds.
@@ -103,7 +122,8 @@ class JobStore:
     async def create(self, job: Job, patience_s: float | None = None) -> bool:
         """Store a new job; return False where a job with its id is there already.
 
-        `patience_s`: seconds that CouchDB may take; None: as long as a request may.
+        `patience_s`: seconds that CouchDB may take; None: as long as it takes to know that it never takes this job, or
+        as a request may.
 
         Raises:
             BadDocumentError: no daemon could run it.
@@ -153,7 +173,7 @@ class JobStore:
 
     async def _change(self, job: Job, changes: Changes) -> None:
         document = job.document_with(changes)
-        answer = await write_surely(self.writer, document, patience_s=self._patience_s)
+        answer = await write_surely(self.writer, document, patience_s=self._request_s)
         if not answer.stored:
             raise as_error(answer, self._name_of(job.id))
         if answer.written is Written.ACCEPTED:  # by a cluster, perhaps on a branch that loses
@@ -179,6 +199,7 @@ class JobStore:
             answer = WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=True)
         if answer.written is Written.UNKNOWN and not answer.unsent:
             return await self._claim_is_ours(job, document, claims, answer)
+        claims.refusals.forget(job.id, job.rev)
         match answer.written:
             case Written.OK:
                 job.moved(changes, document, answer.rev)
@@ -196,14 +217,16 @@ class JobStore:
                 return Claimed.LATER
 
     async def _claim_is_ours(self, job: Job, document: Document, claims: OwnClaims, answer: WriteAnswer) -> Claimed:
-        insistence = claims.insistence(job.id)
+        insistence = claims.refusals.of(job.id, job.rev)
         present = await self._find_patiently(job.id)
         if present is not None and present["_rev"] == job.rev:
             if not insistence.note(answer, asyncio.get_running_loop().time()):
+                if insistence.times == INSIST_TIMES:
+                    _logger.warning("claim is refused, and tried again", job=job.id, reason=answer.reason)
                 return Claimed.LATER
-            claims.insist_no_more(job.id)
+            claims.refusals.forget(job.id, job.rev)
             return Claimed.REFUSED
-        claims.insist_no_more(job.id)
+        claims.refusals.forget(job.id, job.rev)
         if present is None or present.get("claim") != document["claim"] or present.get("state") != State.RUNNING:
             return Claimed.LOST
         if any(present.get(name) != document.get(name) for name in _WHAT_IT_IS):
@@ -256,13 +279,22 @@ class JobStore:
             return await self.end(job, lambda: transitions.done_without_result(job, now(), lost, seconds))
         return await self.end(job, lambda: transitions.done(now(), result, seconds))
 
-    async def begin_to_fail(self, job: Job, daemon: str, error: str, traceback: str = "") -> bool:
+    async def begin_to_fail(
+        self, job: Job, daemon: str, error: str, traceback: str = "", refusals: Refusals | None = None
+    ) -> bool:
         """Take note that the job has failed for good, and that `daemon` tells of it; False where it was taken away."""
-        return await self.end(job, lambda: transitions.ending(daemon, error, traceback))
+        return await self.end(job, lambda: transitions.ending(daemon, error, traceback), refusals)
 
-    async def nack(self, job: Job, error: str, traceback: str = "", seconds: float | None = None) -> bool:
+    async def nack(
+        self,
+        job: Job,
+        error: str,
+        traceback: str = "",
+        seconds: float | None = None,
+        refusals: Refusals | None = None,
+    ) -> bool:
         """Move the job to errored with `error` and `finished_at`; return False where it was taken away."""
-        return await self.end(job, lambda: transitions.errored(job, now(), error, traceback, seconds))
+        return await self.end(job, lambda: transitions.errored(job, now(), error, traceback, seconds), refusals)
 
     async def retry(
         self, job: Job, error: str, delay_s: float, traceback: str = "", seconds: float | None = None
@@ -272,22 +304,22 @@ class JobStore:
         not_before = time + timedelta(seconds=delay_s)
         return await self.end(job, lambda: transitions.retried(job, time, error, not_before, traceback, seconds))
 
-    async def release(self, job: Job) -> bool:
+    async def release(self, job: Job, refusals: Refusals | None = None) -> bool:
         """Put the job back in the queue at once, its try not counted; False where it was taken away."""
-        return await self.end(job, lambda: transitions.released(job))
+        return await self.end(job, lambda: transitions.released(job), refusals)
 
-    async def cancel(self, job: Job) -> bool:
+    async def cancel(self, job: Job, refusals: Refusals | None = None) -> bool:
         """Move the job to errored ("cancelled"); False where it was taken away."""
-        return await self.end(job, lambda: transitions.cancelled(now()))
+        return await self.end(job, lambda: transitions.cancelled(now()), refusals)
 
-    async def rescue(self, job: Job, *, again: bool) -> bool:
+    async def rescue(self, job: Job, *, again: bool, refusals: Refusals | None = None) -> bool:
         """Take the job from the dead daemon that runs it, to be tried again or not; False where it has moved on.
 
         One that had failed for good before its daemon died ends as it would have.
         """
         error, traceback = why_lost(job)
         again = again and job.ending is None
-        return await self.end(job, lambda: transitions.lost(job, now(), error, traceback, again=again))
+        return await self.end(job, lambda: transitions.lost(job, now(), error, traceback, again=again), refusals)
 
     async def reject(self, document: Document, reason: str, time: datetime | None = None) -> bool:
         """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
@@ -321,6 +353,8 @@ class JobStore:
         answer = await write_surely(self.writer, smaller, patience_s=self._patience_s)
         if answer.written is Written.UNKNOWN:
             raise as_error(answer, self._name_of(job.id))
+        if answer.written is Written.REFUSED:
+            _logger.error("job cannot be stored at all, nor why", job=job.id, reason=f"{reason}; {answer.reason}")
 
     async def _reduce(self, document: Document, original: bytes, reason: str) -> WriteAnswer:
         """Write as much of the document as CouchDB takes, with the reason; return the answer to the last attempt."""
@@ -333,36 +367,58 @@ class JobStore:
         _logger.error("job cannot be marked at all", job=document["_id"], reason=answer.reason)
         return answer
 
-    async def end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:
-        """Write an end until it is stored; return False where the job was taken away, or nothing of it is taken.
+    async def end(self, job: Job, changes_of: Callable[[], Changes], refusals: Refusals | None = None) -> bool:
+        """Write an end until it is stored; return False where the job was taken away.
 
-        `changes_of`: returns the fields that change; it is asked again where others have changed meanwhile.
+        Args:
+            job: ours, or nobody's.
+            changes_of: returns the fields that change; it is asked again where others have changed meanwhile.
+            refusals: of the caller, who has others to look after, and tries again later; None: he waits.
+
+        Raises:
+            Refused: CouchDB takes nothing of it.
+            Unavailable: it may be stored or not; where the caller waits, only for what is left of an end that is
+                refused.
         """
+        name = (self.database.name, job.id, job.rev)
+        insistence = Insistence(INSIST_FOR_LONG_S) if refusals is None else refusals.of(*name)
         while True:
             changes = changes_of()
             document = job.document_with(changes)
-            answer = await write_surely(self.writer, document, on_own_s=INSIST_FOR_LONG_S)
+            answer = await self._write_end(document, insistence, shortly=refusals is not None)
             if answer.written is Written.REFUSED and changes.get("result") is not None:
                 changes = transitions.done_without_result(job, now(), answer.reason)
                 document = job.document_with(changes)
-                answer = await write_surely(self.writer, document)
+                answer = await self._write_end(document, Insistence(), shortly=False)
+            if answer.written is Written.UNKNOWN:
+                raise as_error(answer, self._name_of(job.id))
+            if refusals is not None:
+                refusals.forget(*name)
             if answer.stored:
                 job.moved(changes, document, answer.rev)
                 return True
             if answer.written is Written.REFUSED:
                 _logger.error("end of job refused", job=job.id, reason=answer.reason)
-                return (await self._reduce(document, encode(job.document()), answer.reason)).stored
+                answer = await self._reduce(document, encode(job.document()), answer.reason)
+                if answer.written is Written.CONFLICT or answer.stored:
+                    return answer.stored
+                raise as_error(answer, self._name_of(job.id))
             if not await self._still_ours(job):
                 return False
 
+    async def _write_end(self, document: Document, insistence: Insistence, *, shortly: bool) -> WriteAnswer:
+        patience_s = _SHORTLY_S if shortly else None
+        return await write_surely(self.writer, document, patience_s=patience_s, insistence=insistence)
+
     async def _still_ours(self, job: Job) -> bool:
+        if job.claim is None:  # it was one revision that was to end so
+            return False
         present = await self._find_patiently(job.id)
         same = present is not None and is_job(present) and is_same_claim(job.document(), present)
         if present is not None and same and present.get("state") == job.state:
             job.adopt(present)
             return True
-        if job.claim is not None:
-            _logger.warning("ClaimLost", job=job.id, claim=job.claim.id)
+        _logger.warning("ClaimLost", job=job.id, claim=job.claim.id)
         return False
 
 

@@ -107,10 +107,10 @@ class Audit:
         return True
 
     async def _put_back(self, leaf: Document) -> bool:
-        job = Job.read(leaf)
+        job = self._store.read(leaf)
         has_begun = job.claim is not None and job.claim.id in self._claims.begun
         if not has_begun and job.ending is None:
-            return await self._store.release(job)
+            return await self._store.release(job, self._lost.refusals)
         if job.claim is not None:
             self._claims.begun.discard(job.claim.id)
         return await self._lost.take(job)

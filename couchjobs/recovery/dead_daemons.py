@@ -41,6 +41,8 @@ class Rescuer:
         self._peers = lost.peers
         self._unknown: set[str] = set()
         self._done: set[str] = set()
+        self._left: set[str] = set()
+        """Daemons with jobs that could not be taken."""
         self._looks: dict[str, tuple[int, float]] = {}
         """By daemon, how often it was looked after, and when it is again: a view of a cluster may be behind."""
 
@@ -76,9 +78,10 @@ class Rescuer:
     async def _look_after(self, daemon: Daemon, suspect: str) -> bool:
         """Take the jobs of one suspect, if it is dead; return whether that is done with."""
         try:
+            self._left.discard(suspect)
             if await daemon.is_surely_dead(suspect):
                 await self.rescue(suspect)
-            return True
+            return suspect not in self._left
         except CouchError as error:
             _logger.warning("jobs of a dead daemon not rescued yet", daemon=suspect[:100], reason=str(error))
         except Exception:
@@ -112,10 +115,11 @@ class Rescuer:
             for leaf in await self._store.database.leaves(document["_id"]):
                 if leaf["_rev"] != document["_rev"] and self._is_settled(leaf):
                     return False
-            job = Job.read(document)
+            job = self._store.read(document)
             return await self._lost.take(job)
         except CouchError as error:
             _logger.warning("job of a dead daemon not rescued yet", job=document["_id"], reason=str(error))
+            self._left.add(dead)
             return False
 
     def _is_settled(self, leaf: Document) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from couchjobs.cluster.peers import Peers
+from couchjobs.couch.surely import Refusals
 from couchjobs.errors import JobFailedError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.store import JobStore, why_lost
@@ -26,6 +27,8 @@ class LostJobs:
     store: JobStore
     peers: Peers
     failures: Failures
+    refusals: Refusals = field(default_factory=Refusals)
+    """Of what becomes of them: others wait for their turn."""
 
     async def take(self, job: Job) -> bool:
         """Take the job from whoever ran it; return False where it has moved on, or another daemon tells of its end.
@@ -36,15 +39,15 @@ class LostJobs:
         workers, own = self.failures.workers, self.failures.daemon
         again = job.worker not in workers or has_tries_left(workers.get(job.worker), job)
         if again or not self.failures.wanted(job.worker):
-            return await self.store.rescue(job, again=again)
+            return await self.store.rescue(job, again=again, refusals=self.refusals)
         teller = str((job.ending or {}).get("daemon", own))
         if teller != own and not self.peers.is_dead(teller):
             return False
         error, traceback = why_lost(job)
-        if not await self.store.begin_to_fail(job, own, error, traceback):
+        if not await self.store.begin_to_fail(job, own, error, traceback, self.refusals):
             return False
         await self.failures.tell(job, JobFailedError(error, _cause_of(error), traceback))
-        return await self.store.rescue(job, again=False)
+        return await self.store.rescue(job, again=False, refusals=self.refusals)
 
 
 def _cause_of(error: str) -> str:

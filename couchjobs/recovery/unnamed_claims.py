@@ -45,7 +45,7 @@ class UnnamedClaims:
     async def _take(self, document: Document) -> bool:
         """Take one job, if it is nobody's; return whether it was."""
         try:
-            job = Job.read(document)
+            job = self._store.read(document)
             if not _is_nobodys(job) or not await self._lost.take(job):
                 return False
         except CouchError as error:

@@ -134,7 +134,7 @@ class Debouncer:
         document = await store.database.find(state["job_id"])
         if document is not None and Job.read(document).state is State.QUEUED:
             try:
-                await store.update(Job.read(document), scheduled_at=latest)
+                await store.update(store.read(document), scheduled_at=latest)
             except Conflict:
                 return False
         return False
@@ -175,7 +175,7 @@ class Debouncer:
             if (parse_time(state["until"]) or now()) < now():
                 return None
             return await self._make(state, firing, payloads)
-        job = Job.read(document)
+        job = store.read(document)
         if job.state is not State.QUEUED or job.exec_count > 0:
             return None
         if not firing.appends:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, is_id
 from couchjobs.errors import (
@@ -23,6 +25,9 @@ from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
 from couchjobs.waits import Turns
 
 _logger = get_logger(__name__)
+
+
+Check = Callable[[TriggerInfos], object]
 
 
 class TriggerStore:
@@ -64,8 +69,10 @@ class TriggerStore:
         document["_rev"] = await self.database.put(document)
         return self.read(document)
 
-    async def replace(self, trigger_id: str, changes: Document) -> TriggerInfos:
+    async def replace(self, trigger_id: str, changes: Document, check: Check | None = None) -> TriggerInfos:
         """Change fields of a trigger, None removing one, and return it as it was stored.
+
+        `check`: is given the trigger as it is before; what it raises is raised, and nothing changes.
 
         Raises:
             TriggerNotFoundError: there is none with that id.
@@ -75,6 +82,8 @@ class TriggerStore:
             Conflict: somebody else has changed it meanwhile.
         """
         document = await self._find(trigger_id)
+        if check is not None:
+            check(self.read(document))
         kept = {name: value for name, value in {**document, **changes}.items() if changes.get(name, "") is not None}
         if "message" in changes:
             kept["message"] = changes["message"]
@@ -119,14 +128,16 @@ class TriggerStore:
         """
         return self.read(await self._find(trigger_id))
 
-    async def delete(self, trigger_id: str) -> None:
-        """Delete the trigger, whatever it has become.
+    async def delete(self, trigger_id: str, check: Check | None = None) -> None:
+        """Delete the trigger, whatever it has become; `check`: as for `replace`.
 
         Raises:
             TriggerNotFoundError: there is none with that id.
         """
         while True:
             document = await self._find(trigger_id)
+            if check is not None:
+                check(self.read(document))
             if await self.delete_revision(trigger_id, document["_rev"]):
                 return
 

@@ -144,19 +144,23 @@ class Ticker:
             _logger.warning("the clock was set back: all schedules are looked at again")
             self._again |= self._timers.keys()
         forced, self._again = self._again, set()
-        ids = self._changes.take() | forced
+        left = self._changes.take() | forced
         if self._daemons_changed.is_set():
             self._daemons_changed.clear()
-            ids |= self._triggers.scheduled.keys() | self._timers.keys()
-        if not self._states_looked_at:
-            await self._drop_states_of_others()
+            left |= self._triggers.scheduled.keys() | self._timers.keys()
         turns = Turns()
-        for trigger_id in ids:
-            if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
-                self._to_load[trigger_id] = found
-            if turns.over:
-                self._begin_due(now())
-                await turns.turn()
+        try:
+            if not self._states_looked_at:
+                await self._drop_states_of_others()
+            for trigger_id in [*left]:
+                if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
+                    self._to_load[trigger_id] = found
+                left.discard(trigger_id)
+                if turns.over:
+                    self._begin_due(now())
+                    await turns.turn()
+        finally:
+            self._again |= left  # nobody tells of them again
         if self._to_load and not self._loads:
             self._loads = True
             self._start(self._load_all(), "load schedules")

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import os
 import signal
 import traceback
@@ -94,6 +95,7 @@ class Call:
         loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Ended | None] = loop.create_future()
         self._again: asyncio.TimerHandle | None = None
+        self._deadline = math.inf
         call = self._kept(function)
         call.send(None)  # up to where its task begins: one that is cancelled before that has an end, too
         self.task: asyncio.Task[None] = loop.create_task(call, name=name)
@@ -104,24 +106,26 @@ class Call:
 
     def cancel(self, grace_s: float = GRACE_S) -> None:
         """Ask the function to end; after so many seconds it is left behind. Later calls may only shorten that."""
-        self.task.cancel()
-        self._leave_at(asyncio.get_running_loop().time() + grace_s)
+        deadline = asyncio.get_running_loop().time() + grace_s
+        if deadline < self._deadline:  # it was asked before otherwise, and may be about to end in good order
+            self._deadline = deadline
+            self._ask_to_end()
 
-    def _leave_at(self, deadline: float) -> None:
+    def _ask_to_end(self) -> None:
         loop = asyncio.get_running_loop()
+        self.task.cancel()
         if self._again is not None:
             self._again.cancel()
         if not self._over.done():
-            self._again = loop.call_at(min(deadline, loop.time() + _ONCE_MORE_S), self._look, deadline)
+            self._again = loop.call_at(min(self._deadline, loop.time() + _ONCE_MORE_S), self._look)
 
-    def _look(self, deadline: float) -> None:
+    def _look(self) -> None:
         if self._over.done():
             return
-        if asyncio.get_running_loop().time() >= deadline:
+        if asyncio.get_running_loop().time() >= self._deadline:
             self._over.set_result(None)
         else:
-            self.task.cancel()
-            self._leave_at(deadline)
+            self._ask_to_end()
 
     async def _kept(self, function: Callable[[], Awaitable[Any]]) -> None:
         forks = _forks

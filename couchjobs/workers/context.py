@@ -224,7 +224,7 @@ class WorkerContext:
             worker_type=name,
             message=message,
             id=follower_id(self.id, name, told),
-            scheduled_at=moment_of(delay, at, time_of(self._engine)),
+            scheduled_at=moment_of(delay, at, self.now()),
             priority=priority,
             options=options,
             pushed_in=life,
@@ -238,6 +238,10 @@ class WorkerContext:
     def sync_push(self, worker: str | Callable[..., Any], message: Any = None, **given: Any) -> PushResult:
         """Do the same from a plain function."""
         return self._from_thread(self._push(worker, message, **given))
+
+    def now(self) -> datetime:
+        """Return the present time, in UTC; in a test with `TestSystem`, that of its clock."""
+        return time_of(self._engine)
 
     async def push_request(self, request: JobRequest) -> PushResult:
         """Store the job that the request asks for."""

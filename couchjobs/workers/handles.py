@@ -93,17 +93,20 @@ outside = _Outside()
 def add_handles(function: Any, worker_type: str) -> None:
     """Give the function its `push` and `sync_push`, where it can have attributes."""
 
-    def request_of(message: Any = None, *, delay: Any = None, at: Any = None, **given: Any) -> JobRequest:
-        return JobRequest(worker_type=worker_type, message=message, scheduled_at=moment_of(delay, at), **given)
+    def request_of(
+        context: WorkerContext | None, message: Any = None, *, delay: Any = None, at: Any = None, **given: Any
+    ) -> JobRequest:
+        moment = moment_of(delay, at, None if context is None else context.now())
+        return JobRequest(worker_type=worker_type, message=message, scheduled_at=moment, **given)
 
     async def push(message: Any = None, **given: Any) -> PushResult:
-        request = request_of(message, **given)
         context = current_context()
+        request = request_of(context, message, **given)
         return await (outside.push(request) if context is None else context.push_request(request))
 
     def sync_push(message: Any = None, **given: Any) -> PushResult:
-        request = request_of(message, **given)
         context = current_context()
+        request = request_of(context, message, **given)
         return outside.sync_push(request) if context is None else context.sync_push_request(request)
 
     function.push, function.sync_push = push, sync_push

@@ -33,8 +33,6 @@ _STUCK_AFTER_S = 5.0
 _QUICK_DEATH_S = 5.0
 _LISTENS_WITHIN_S = 3.0
 """Seconds in which a child says that it listens: it may be busy, and its other jobs would be lost with it."""
-_STOPS_WITHIN_S = 0.5
-"""The same where the daemon stops, and all jobs go back to the queue."""
 _HUNG_AFTER_S = 10.0
 """Seconds that a plain function may go on after its try has ended, before its process is replaced."""
 _LAST_TRIES_S = 3600.0
@@ -112,15 +110,14 @@ class RemoteTry:
             self._stopped_as = outcome
             self._stopped.set()
         if self._child is not None and self._number in self._child.tries:
-            send(self._child.writer, {"try": self._number, "stop": pack(self._stopped_as), "grace_s": grace_s})
+            send(self._child.writer, {"try": self._number, "stop": pack(outcome), "grace_s": grace_s})
             asyncio.get_running_loop().call_later(grace_s, self._look_whether_it_listens, self._child)
 
     def _look_whether_it_listens(self, child: ChildProcess) -> None:
         """Ask a child that has not stopped the try whether it listens: a coroutine may block its event loop."""
         if not self._outcome.done():
             send(child.writer, {"try": self._number, "ping": True})
-            within_s = _STOPS_WITHIN_S if isinstance(self._stopped_as, Interrupted) else _LISTENS_WITHIN_S
-            asyncio.get_running_loop().call_later(within_s, self._kill_unless, child, child.pongs)
+            asyncio.get_running_loop().call_later(_LISTENS_WITHIN_S, self._kill_unless, child, child.pongs)
 
     def _kill_unless(self, child: ChildProcess, pongs: int) -> None:
         if child.pongs == pongs and not self._outcome.done():

@@ -122,11 +122,11 @@ class Pusher:
             present = await store.database.find(job.id)
             if job.trigger_id is None:
                 if present is not None:
-                    return PushResult(_of_the_same_worker(Job.read(present), job), created=False)
+                    return PushResult(_of_the_same_worker(store.read(present), job), created=False)
                 # deleted meanwhile, or a copy that is behind has answered: it is stored then, or seen
                 await asyncio.sleep(backoff(number, first=0.02, longest=_LONGEST_PAUSE_S))
             elif present is None or present.get("trigger_id") == job.trigger_id:
-                return PushResult(job if present is None else Job.read(present), created=False)
+                return PushResult(job if present is None else store.read(present), created=False)
             else:
                 _logger.error("the id of a firing is taken by another job", trigger=job.trigger_id, job=job.id)
                 job = job.clone()
@@ -147,7 +147,7 @@ class Pusher:
         except (CouchError, TimeoutError) as error:
             _logger.info("not known whether a refused job was stored before", job=job.id, reason=str(error))
             return None
-        return None if present is None else PushResult(_of_the_same_worker(Job.read(present), job), created=False)
+        return None if present is None else PushResult(_of_the_same_worker(store.read(present), job), created=False)
 
     @property
     def _known(self) -> WorkersList:

@@ -103,9 +103,13 @@ class Slot:
     def __init__(self, slots: Slots, worker_type: str) -> None:
         self._slots = slots
         self._worker_type = worker_type
+        self._is_free = False
 
     def free(self, function: asyncio.Future[Any] | None) -> None:
-        """Give the slot back, as soon as the function has ended that outlives its try; None: there is none."""
+        """Give the slot back, once, as soon as the function has ended that outlives its try; None: there is none."""
+        if self._is_free:
+            return
+        self._is_free = True
         if function is None or function.done():
             self._slots.give_back(self._worker_type)
             return

@@ -21,11 +21,13 @@ from waiting import eventually
 
 from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database, Document
 from couchjobs.errors import (
     BadDocumentError,
     ClosedError,
     ConfigurationError,
     Conflict,
+    Forbidden,
     JobNotFoundError,
     TriggerNotFoundError,
     Unavailable,
@@ -35,6 +37,7 @@ from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
+from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
@@ -169,6 +172,33 @@ async def test_triggers_when_kept_by_the_client_then_as_documents(couchjobs: Cou
     await couchjobs.triggers.delete(hook.id)
     with pytest.raises(TriggerNotFoundError):
         await couchjobs.triggers.get(hook.id)
+
+
+async def test_trigger_when_changed_between_a_check_and_the_change_then_checked_as_it_is(
+    couchjobs: Couchjobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may change the triggers of one worker may not change that of another, which it has become."""
+    hook = await couchjobs.triggers.add({"type": "@webhook", "worker": "a", "message": None})
+    put, seen = Database.put, []
+
+    async def put_second(database: Database, document: Document) -> str:
+        if not seen[1:]:
+            monkeypatch.setattr(Database, "put", put)
+            await couchjobs.triggers.update(hook.id, worker="b")
+        return await put(database, document)
+
+    def check(infos: TriggerInfos) -> None:
+        seen.append(infos.worker)
+        if infos.worker != "a":
+            raise Forbidden("not of that one", 403)
+
+    monkeypatch.setattr(Database, "put", put_second)
+    with pytest.raises(Forbidden):
+        await couchjobs.triggers.change(hook.id, {"message": 1}, check)
+    assert seen == ["a", "b"]
+    with pytest.raises(Forbidden):
+        await couchjobs.triggers.delete(hook.id, check)
+    assert (await couchjobs.triggers.get(hook.id)).message is None
 
 
 async def test_client_when_nothing_says_where_couchdb_is_then_an_error_says_so(db: Prefixer) -> None:

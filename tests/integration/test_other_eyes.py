@@ -237,6 +237,17 @@ async def test_client_when_closed_or_of_another_loop_then_told_at_once(connectio
     with pytest.raises(ClosedError):
         await waiting
     assert time.monotonic() - began < 10
+    closing: list[threading.Thread] = []
+
+    def close_beside(one: Couchjobs) -> Any:
+        closing.append(threading.Thread(target=blocking.close))
+        closing[0].start()
+        closing[0].join(0.5)
+        return one.get(job.id)
+
+    with pytest.raises(ClosedError):
+        await asyncio.wait_for(asyncio.to_thread(blocking._run, close_beside), 20)
+    closing[0].join()
     async with Couchjobs(settings=connection.settings) as couchjobs:
 
         def elsewhere() -> str:

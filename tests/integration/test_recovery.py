@@ -148,6 +148,50 @@ async def test_running_job_when_another_engine_may_have_it_then_left_alone(
     assert [(await store.get(job_id)).state for job_id in ("theirs", "ours")] == [State.RUNNING] * 2
 
 
+STUMBLES = """function (doc) {
+  if (doc._id === "odd" && doc.state === "queued") doc.nothing.of.that;
+}"""
+
+
+async def test_rescue_when_one_job_is_refused_then_the_others_do_not_wait(
+    connection: Connection, db: Prefixer, neighbour: Daemon
+) -> None:
+    """It is tried again at each look, and what was said of it so far counts: in the end it says why."""
+    store = JobStore(connection, db)
+    for job_id in ("odd", "good"):
+        await store.database.put(claimed(job_id, "ghost"))
+    await store.database.put({"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
+
+    async def indexed() -> bool:
+        return len(await store.database.view("queue/claimed", ["ghost"], ["ghost", {}], limit=9)) == 2
+
+    await eventually(indexed)
+    lost = lost_by(store, neighbour)
+    began = time.monotonic()
+    assert await Rescuer(lost).rescue("ghost") == 1
+    assert time.monotonic() - began < 15
+    odd = await store.get("odd")
+    assert (odd.state, (await store.get("good")).state) == (State.RUNNING, State.QUEUED)
+    assert lost.refusals.times(store.database.name, "odd", odd.rev) >= 3
+    lost.refusals.of(store.database.name, "odd", odd.rev)._since = time.monotonic() - 1000  # type: ignore[assignment]
+    await store.writer.write({"_id": "other", "state": "done"})
+    await Rescuer(lost).rescue("ghost")
+    assert (await store.get("odd")).state is State.ERRORED
+
+
+async def test_mark_when_the_job_has_changed_since_then_left_alone(connection: Connection, db: Prefixer) -> None:
+    """What was to be cancelled was cancelled by another daemon, and somebody has queued it again."""
+    store = JobStore(connection, db)
+    for job_id in ("a", "b"):
+        await store.database.put({"_id": job_id, "worker": "w", "message": None, "state": "queued"})
+    read = [store.check((await store.get(job_id)).document()) for job_id in ("a", "b")]
+    for job in read:
+        await store.update(await store.get(job.id), note="somebody was here")
+    assert not await store.cancel(read[0])
+    assert not await store.nack(read[1], "its tries are spent")
+    assert {(await store.get(job_id)).state for job_id in ("a", "b")} == {State.QUEUED}
+
+
 @pytest.mark.parametrize("other", ["running", "done"])
 async def test_rescue_when_another_branch_is_settled_then_the_job_is_left_alone(
     connection: Connection, db: Prefixer, neighbour: Daemon, other: str

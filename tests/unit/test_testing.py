@@ -166,7 +166,8 @@ async def flaky(ctx: WorkerContext) -> str:
 async def tomorrow(ctx: WorkerContext) -> str:
     """Have something done in an hour."""
     await asyncio.sleep(0.001)
-    return (await ctx.push("flaky", delay="1h")).job.id
+    by_name = await ctx.push("flaky", delay="1h")
+    return (await flaky.push(delay="1h")).job.id if ctx.job.message == "by its function" else by_name.job.id
 
 
 async def test_advance_when_something_is_overdue_then_still_from_one_due_moment_to_the_next() -> None:
@@ -190,12 +191,13 @@ async def test_advance_when_something_is_overdue_then_still_from_one_due_moment_
 async def test_push_when_from_a_function_then_by_the_clock_of_the_test() -> None:
     """So is the time that all tries have together."""
     async with TestSystem(flaky, tomorrow) as system:
-        job = await system.push("tomorrow")
-        await system.run_pending()
-        pushed = system.job(system.job(job.id).result)
-        assert pushed.scheduled_at == system.clock() + timedelta(hours=1)
-        await system.advance("2h")
-        assert system.job(pushed.id).state is State.DONE
+        for how in (None, "by its function"):
+            job = await system.push("tomorrow", how)
+            await system.run_pending()
+            pushed = system.job(system.job(job.id).result)
+            assert pushed.scheduled_at == system.clock() + timedelta(hours=1)
+            await system.advance("2h")
+            assert system.job(pushed.id).state is State.DONE
 
 
 async def test_change_when_of_a_design_document_then_nothing_fires() -> None:

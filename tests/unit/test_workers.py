@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from datetime import timedelta
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +14,12 @@ from pydantic import BaseModel
 
 from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, MessageNilError, UnknownWorkerError
 from couchjobs.jobs.job import Job, JobOptions
+from couchjobs.settings import Settings
 from couchjobs.timestamps import now
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
+from couchjobs.workers.pool import ChildPool
 from couchjobs.workers.registry import (
     add_worker,
     config_of,
@@ -26,6 +28,7 @@ from couchjobs.workers.registry import (
     worker,
     workers_of,
 )
+from couchjobs.workers.wire import receive, unpack
 from couchjobs.workers.worker import Worker
 
 
@@ -165,6 +168,46 @@ async def test_try_when_stopped_then_that_outcome(outcome: Cancelled | Interrupt
     assert await task == outcome
     assert len(commits) == isinstance(outcome, Cancelled)
     assert task.cancelling() == 0
+
+
+async def test_try_when_it_is_stopped_again_and_again_then_left_behind_in_time_and_not_disturbed() -> None:
+    """Each row of a job whose cancellation is wanted says so once more; its own progress is such a row."""
+    cancelled, over = 0, asyncio.Event()
+
+    async def function(ctx: WorkerContext) -> None:
+        nonlocal cancelled
+        while not over.is_set():
+            try:
+                await over.wait()
+            except asyncio.CancelledError:
+                cancelled += 1
+
+    running = Worker(config_of(worker("w")(function))).begin(job())
+    task = asyncio.create_task(running.run())
+    began = time.monotonic()
+    while not task.done():
+        await asyncio.sleep(0.05)
+        running.stop(Cancelled(), 0.5)
+        assert time.monotonic() - began < 5
+    assert await task == Cancelled()
+    assert cancelled == 1
+    over.set()
+    assert running.outliving is not None
+    await running.outliving
+
+
+async def test_remote_try_when_cancelled_and_then_interrupted_then_its_child_is_told_both() -> None:
+    """What follows a cancellation has no time any more where the daemon stops; the job is cancelled all the same."""
+    pool = ChildPool(1, [], WorkersList([config_of(worker("w")(lambda ctx: 1))]), Settings())
+    attempt, reader = pool.begin(job()), asyncio.StreamReader()
+    writer = SimpleNamespace(write=reader.feed_data, is_closing=lambda: False)
+    attempt._child = SimpleNamespace(tries={attempt._number}, writer=writer, pongs=0)  # type: ignore[assignment]
+    attempt.stop(Cancelled())
+    attempt.stop(Interrupted(), 3.0)
+    told = [await receive(reader), await receive(reader)]
+    assert [type(unpack(one["stop"])) for one in told if one is not None] == [Cancelled, Interrupted]
+    attempt.lost("signal 9")
+    assert await attempt.outcome == Cancelled()
 
 
 async def test_try_when_stopped_before_it_began_then_never_runs() -> None:

@@ -12,7 +12,7 @@ import pytest
 from couchjobs.couch.answers import WriteAnswer, Written
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
-from couchjobs.couch.surely import INSIST_FOR_LONG_S, Insistence, write_surely
+from couchjobs.couch.surely import INSIST_FOR_LONG_S, Insistence, Refusals, write_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import BadRequest, NotFound, TooLarge, Unavailable
 
@@ -186,10 +186,10 @@ async def test_writer_when_a_row_has_an_error_then_it_is_its_own_only_where_othe
     writer, _ = writer_on(rows)
     stumbles = {"_id": "a", "error": "TypeError"}
     assert not (await writer.write(stumbles)).alone, "of all documents, perhaps"
-    errors = ["TypeError", "os_process_error", "internal_server_error", "conflict"]
+    errors = ["TypeError", "os_process_error", "internal_server_error", "conflict", "insufficient_storage"]
     answers = await asyncio.gather(writer.write({"_id": "b"}), *(writer.write({"_id": e, "error": e}) for e in errors))
-    assert [answer.alone for answer in answers] == [False, True, True, False, False]
-    assert [answer.own_error for answer in answers] == [False, True, True, False, False]
+    assert [answer.alone for answer in answers] == [False, True, True, False, False, False]
+    assert [answer.own_error for answer in answers] == [False, True, True, False, False, False]
 
 
 async def test_writer_when_couchdb_stumbles_over_one_then_its_own_error_and_no_conflict_of_the_rest() -> None:
@@ -236,6 +236,20 @@ def test_insistence_when_a_document_has_an_error_then_refused_once_another_one_i
     insistence.note(error._replace(alone=True), 300)
     assert [insistence.note(error, now) for now in (301, 302, 329, 330)] == [False, False, False, True]
     assert INSIST_FOR_LONG_S > 10 * 15
+
+
+def test_refusals_when_of_another_revision_then_they_count_anew() -> None:
+    """A claim that was taken ends the row; so many are remembered, and no more."""
+    refusals, error = Refusals(), WriteAnswer(Written.UNKNOWN, own_error=True, others_stored_at=1e9)
+    for now in (0, 1, 3, 7):
+        refusals.of("job", "1-a").note(error, now)
+    assert refusals.times("job", "1-a") == 4
+    assert not refusals.of("job", "3-c").note(error, 1000)
+    refusals.forget("job", "1-a")
+    assert refusals.times("job", "1-a") == 0
+    for number in range(20_000):
+        refusals.of(str(number))
+    assert refusals.times("job", "3-c") == 0
 
 
 async def test_writer_when_the_request_fails_then_unknown_or_an_error() -> None:
