@@ -145,8 +145,18 @@ class JobStore:
             return False
         if not answer.stored:
             raise as_error(answer, self._name_of(job.id))
+        if answer.written is Written.ACCEPTED and await self._is_another(job.id, answer.rev):
+            return False
         job.moved({}, document, answer.rev)
         return True
+
+    async def _is_another(self, job_id: str, rev: str) -> bool:
+        """Return whether there is one with that id that wins over that revision, which one copy of a cluster took."""
+        try:
+            present = await self.database.find(job_id)
+        except CouchError:
+            return False
+        return present is not None and present["_rev"] != rev
 
     def _name_of(self, job_id: str) -> str:
         return f"job {job_id[:100]} in database {self.database.name}"

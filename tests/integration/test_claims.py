@@ -285,6 +285,26 @@ async def test_end_when_somebody_changed_another_field_then_both_are_kept(connec
     assert (document["state"], document["note"]) == ("done", "by hand")
 
 
+async def test_create_when_one_copy_takes_what_others_have_already_then_false(
+    proxy: FaultProxy, behind: Connection, db: Prefixer
+) -> None:
+    """A cluster says accepted: whose job it is, the revision that wins says."""
+    from couchjobs.jobs.request import JobRequest, new_job
+
+    store = JobStore(behind, db)
+    accepted = ""
+
+    def accept(answer: Answer) -> None:
+        if answer.path.endswith("_bulk_docs"):
+            answer.status = 202
+            answer.json = [{**row, "accepted": True, "rev": accepted or row["rev"]} for row in answer.json]
+
+    proxy.after = accept
+    assert await store.create(new_job(db, JobRequest(worker_type="w", id="first")))
+    accepted = f"1-{'0' * 32}"
+    assert not await store.create(new_job(db, JobRequest(worker_type="w", id="second")))
+
+
 async def test_create_when_answer_is_lost_then_once_and_true(
     proxy: FaultProxy, behind: Connection, db: Prefixer
 ) -> None:

@@ -217,9 +217,9 @@ async def test_triggers_when_odd_then_told_on_both_pages(
     await write_list(connection, db, {"orders"})
     triggers = connection.database(db.database("triggers"))
     base = {"worker": "w", "message": None}
-    await triggers.put({"_id": "odd", "type": "@hourly", "debounse": "5s", **base})
-    await triggers.put({"_id": "barred", "type": "@event", "arguments": "salaries:CREATED", **base})
-    await triggers.put({"_id": "hook", "type": "@webhook", "verify": {"stripe": "shop"}, **base})
+    await put_on_all(triggers, {"_id": "odd", "type": "@hourly", "debounse": "5s", **base})
+    await put_on_all(triggers, {"_id": "barred", "type": "@event", "arguments": "salaries:CREATED", **base})
+    await put_on_all(triggers, {"_id": "hook", "type": "@webhook", "verify": {"stripe": "shop"}, **base})
     page = await page_of(await http.get("/dashboard/triggers"))
     told = {"odd": "did you mean debounce?", "barred": "does not fire", "hook": "there is no secret"}
     for trigger_id, what in told.items():

@@ -553,15 +553,17 @@ async def test_events_when_read_then_what_becomes_of_jobs_and_what_came_meanwhil
             assert (stream.status, stream.content_type) == (200, "text/event-stream")
             for job_id, name in (("hidden", "other"), ("one", "echo")):
                 await guarded.post(f"/jobs/queue/{name}", json=attributes(arguments=1, id=job_id), headers=every)
-            (event,), last = await told(stream, 1)
+            (event, *_), last = await told(stream, 1)
             assert (event["id"], event["worker"], event["state"]) == ("one", "echo", "queued")
             assert "arguments" not in event
         await start(echo)
         await wait(db, "one", 20)
         again = {**headers, "Last-Event-ID": last}
         async with guarded.get("/events?worker=echo", headers=again) as stream:
-            (event, *_), _ = await told(stream, 1)
-            assert (event["id"], event["state"]) == ("one", "done")
+            event = {}
+            while event.get("state") != "done":  # a copy that is behind tells what it was before, too
+                (*_, event), _ = await told(stream, 1)
+                assert event["id"] == "one"
             await guarded.post("/jobs/queue/echo", json=attributes(arguments=1, id="two"), headers=every)
             events, last = await told(stream, 1)
             assert {one["state"] for one in events} <= {"queued", "running", "done"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from copies import put_on_all
 from fault_proxy import FaultProxy, Refusal
 from waiting import eventually
 
@@ -183,7 +184,7 @@ async def test_mark_when_the_job_has_changed_since_then_left_alone(connection: C
     """What was to be cancelled was cancelled by another daemon, and somebody has queued it again."""
     store = JobStore(connection, db)
     for job_id in ("a", "b"):
-        await store.database.put({"_id": job_id, "worker": "w", "message": None, "state": "queued"})
+        await put_on_all(store.database, {"_id": job_id, "worker": "w", "message": None, "state": "queued"})
     read = [store.check((await store.get(job_id)).document()) for job_id in ("a", "b")]
     for job in read:
         await store.update(await store.get(job.id), note="somebody was here")
