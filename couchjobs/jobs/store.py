@@ -51,9 +51,9 @@ from couchjobs.waits import backoff
 _logger = get_logger(__name__)
 _TOLD_AFTER = 5
 _ANSWER_S = 0.5
+"""Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
 _SHORTLY_S = 2.0
 """Seconds that the end of a job is written for which is one of many: time for three more attempts."""
-"""Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
 _WHAT_IT_IS = ("worker", "message", "payload", "event", "options", "trigger_id")
 
 
