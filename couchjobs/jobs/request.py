@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from couchjobs.couch.database import is_id
 from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, ConfigurationError, MessageUnmarshalError
 from couchjobs.jobs.ids import new_id
@@ -88,6 +89,8 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         raise BadDocumentError(f"priority: must be from {-_HIGHEST:,} to {_HIGHEST:,}")
     if request.id == "":
         raise BadDocumentError("id: must not be empty; None is for a fresh one")
+    if isinstance(request.id, str) and not is_id(request.id):
+        raise BadDocumentError(f"id: must be whole characters, of which the first is no _, and is {request.id!r:.80}")
     try:
         job = Job(
             id=new_id() if request.id is None else request.id,

@@ -220,6 +220,14 @@ async def test_update_when_it_cannot_be_stored_then_refused_at_once(change: dict
             await orders.update("a", lambda doc: doc.update(change))
 
 
+@pytest.mark.parametrize("job_id", ["_x", "_design/a", "\ud800", ""])
+async def test_push_when_couchdb_would_not_take_the_id_then_refused(job_id: str) -> None:
+    """As it is by a client."""
+    async with TestSystem(flaky) as system:
+        with pytest.raises(BadDocumentError, match="id: must"):
+            await system.push("flaky", id=job_id)
+
+
 @pytest.mark.filterwarnings("error")
 async def test_put_when_a_document_holds_itself_then_refused() -> None:
     """Not looked through for ever."""
