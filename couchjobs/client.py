@@ -225,10 +225,7 @@ class Couchjobs:
             wanted = JobFilter(worker=worker, state=chosen, trigger=trigger, since=past(since), until=past(until))
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        found = [Job.read(document) for document in await newest(self.connection, self.db, wanted, limit)]
-        for job in found:
-            job.belongs_to(self.db.domain, self.db.prefix)
-        return found
+        return [Job.read(document) for document in await newest(self.connection, self.db, wanted, limit)]
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait until the job has ended and return it; the changes feed says when.

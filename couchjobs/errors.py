@@ -106,6 +106,10 @@ class Locked(Unavailable):
     """The server takes no password of this user for some minutes, after several wrong ones."""
 
 
+class Stumbled(Unavailable):
+    """CouchDB broke off the request, perhaps for what somebody's function has done about one of its documents."""
+
+
 class NotCouchDB(Unavailable):
     """What has answered was not CouchDB, or not to the end."""
 

@@ -106,7 +106,7 @@ class Marks:
 
     async def _reject(self, lane: Lane, document: Document, reason: str) -> bool:
         await self._failures.tell_refused(lane.store.read(document), f"bad job: {reason}")
-        return await lane.store.reject(document, reason)
+        return await lane.store.reject(document, reason, refusals=self._refusals)
 
     async def _settle(self, lane: Lane, job_id: str) -> bool:
         settled = await settle_conflicts(lane.store, self._peers, [job_id])

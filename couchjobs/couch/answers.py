@@ -77,7 +77,7 @@ _OF_THE_SERVER = {
     "write_quorum_not_met",
 }
 """Errors in rows that say nothing of the document: a shard has no copy now, or waits for one, or has no room, ..."""
-_STUMBLES = {"function_clause", "case_clause", "badarg"}
+_STUMBLES = {"function_clause", "case_clause"}
 """What Erlang says where a function could not cope with what it was given, as with what a validating one has thrown."""
 
 
@@ -157,6 +157,8 @@ def error_of(
         return _BY_STATUS[status](text, status)
     if status in _OF_THE_REQUEST:
         return errors.BadRequest(text, status)
+    if _has_stumbled(path, status, said):
+        return errors.Stumbled(text, status)
     return errors.Unavailable(text, status, _seconds(retry_after, status))
 
 
@@ -198,24 +200,22 @@ def refuses_request(error: errors.CouchError) -> bool:
     return 400 <= error.status < 500 and error.status not in (404, 429)
 
 
-def stumbles(error: errors.CouchError) -> bool:
-    """Return whether CouchDB stumbled, perhaps over one document of the request; others of it may be stored.
-
-    So where a function that validates documents throws a number, or `{error: ..., reason: ...}` (measured, 3.5.2).
-    """
-    return error.status == 500 and bool(_STUMBLES.intersection(str(error).split(": ")))
-
-
 def refuses_document(error: errors.CouchError, doc_id: str) -> bool:
     """Return whether CouchDB itself says of the one document of a request that it is larger than it ever takes."""
     return isinstance(error, errors.TooLarge) and str(error).endswith(f" document_too_large: {doc_id}")
 
 
-def is_of_node(status: int, answer: bytes) -> bool:
+def is_of_node(path: str, status: int, answer: bytes) -> bool:
     """Return whether an error of the server's may be one of its node, and not of a document: another one may do."""
-    if status == 500 and (answer.startswith(b"[") or ((said := _said(answer)) and not _STUMBLES.isdisjoint(said))):
-        return False
-    return status in _BROKEN
+    return status in _BROKEN and not has_rows(path, status, answer) and not _has_stumbled(path, status, _said(answer))
+
+
+def _has_stumbled(path: str, status: int, said: tuple[str, str] | None) -> bool:
+    """Return whether CouchDB stumbled, perhaps over one document of the request; others of it may be stored.
+
+    So where a function that validates documents throws a number, or `{error: ..., reason: ...}` (measured, 3.5.2).
+    """
+    return status == 500 and path.endswith("/_bulk_docs") and said is not None and not _STUMBLES.isdisjoint(said)
 
 
 def has_rows(path: str, status: int, answer: bytes) -> bool:

@@ -23,6 +23,8 @@ INSIST_FOR_LONG_S = 300.0
 """The same where nothing else waits for the document."""
 INSIST_TIMES = 4
 _MOST_REFUSED = 10_000
+_SHORTLY_S = 2.0
+"""Seconds that a document is written that is one of many: time for three more attempts."""
 _LAST_LOOK_S = 0.01
 """Seconds after the end of patience at which it is tried once more."""
 
@@ -68,11 +70,12 @@ class Refusals:
 
     def of(self, *names: str) -> Insistence:
         """Return the answers so far to a document, named by its id, its revision, and what else tells it apart."""
-        if names not in self._known:
-            if len(self._known) >= _MOST_REFUSED:
-                del self._known[next(iter(self._known))]
-            self._known[names] = Insistence(self._on_own_s)
-        return self._known[names]
+        known = self._known.get(names)
+        if known is None:
+            known = Insistence(self._on_own_s)
+            if len(self._known) < _MOST_REFUSED:  # the oldest stay, which are to come to an end
+                self._known[names] = known
+        return known
 
     def times(self, *names: str) -> int:
         """Return how many of them, in a row, were refusals."""
@@ -135,6 +138,21 @@ async def write_surely(
                 return answer._replace(unsent=not maybe_stored)
             pause = min(pause, deadline - time.monotonic() + _LAST_LOOK_S)
         await asyncio.sleep(pause)
+
+
+async def write_shortly(writer: GroupWriter, doc: Document, refusals: Refusals, *names: str) -> WriteAnswer:
+    """Write `doc` for a moment only, for others wait; UNKNOWN where that was too short, and is to be tried again.
+
+    `refusals`: what was said of it so far; `names`: what else than its id tells it apart there.
+
+    Raises:
+        NotFound: the database does not exist, for now at least.
+    """
+    names = (writer.database.name, doc["_id"], *names)
+    answer = await write_surely(writer, doc, patience_s=_SHORTLY_S, insistence=refusals.of(*names))
+    if answer.stored or answer.written is Written.CONFLICT:
+        refusals.forget(*names)
+    return answer
 
 
 async def _write_by(last_moment: float, writer: GroupWriter, doc: Document) -> WriteAnswer:

@@ -113,30 +113,33 @@ class Transport:
         once = partial(self._send, method, url, headers, body, limit, max_answer, waits=silence_s is not None)
         if len(self._nodes) == 1:
             return await once()
-        return await self._send_to_one_of_several(once, again=isinstance(body, bytes | None))
+        path = url.partition("?")[0]
+        return await self._send_to_one_of_several(once, path, again=isinstance(body, bytes | None))
 
-    async def _send_to_one_of_several(self, once: Callable[[], Coroutine[Any, Any, Answer]], *, again: bool) -> Answer:
+    async def _send_to_one_of_several(
+        self, once: Callable[[], Coroutine[Any, Any, Answer]], path: str, *, again: bool
+    ) -> Answer:
         """Send a request to the node in use, and where it surely has not taken it, to the others in turn.
 
         `again`: whether it can be sent more than once.
         """
         for _ in range(len(self._nodes) - 1):
             try:
-                answer = await self._watched(once)
+                answer = await self._watched(once, path)
             except errors.Unreachable:
                 if not again:
                     raise
             else:
                 if answer.status not in _REDIRECTS or not again:
                     return answer
-        return await self._watched(once)
+        return await self._watched(once, path)
 
     def note_answer(self, answer: Answer, *, is_couchdb: bool) -> None:
         """Take note of whether what has answered is CouchDB: of several nodes, another one is used where it is not."""
         if len(self._nodes) > 1:
             self._nodes.note_answer(answer.node, is_couchdb=is_couchdb)
 
-    async def _watched(self, once: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+    async def _watched(self, once: Callable[[], Coroutine[Any, Any, Answer]], path: str) -> Answer:
         """Send a request to one of several nodes, and give it up where the node says nothing to a simple question."""
         node, patience_s = self._nodes.in_use, _PATIENCE_S
         sending = asyncio.ensure_future(once())
@@ -149,7 +152,7 @@ class Transport:
             answer = await sending
         finally:
             sending.cancel()
-        if answer.status in _REDIRECTS or is_of_node(answer.status, answer.body):
+        if answer.status in _REDIRECTS or is_of_node(path, answer.status, answer.body):
             self._nodes.failed(node, f"it answers {answer.status}")
         return answer
 

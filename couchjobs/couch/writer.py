@@ -31,12 +31,11 @@ from couchjobs.couch.answers import (
     read_write_row,
     refuses_document,
     refuses_request,
-    stumbles,
 )
 from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database, Document
 from couchjobs.deadlines import Deadlines
-from couchjobs.errors import CouchError, Forbidden, NotFound, Unauthorized, Unavailable, Unreachable
+from couchjobs.errors import CouchError, Forbidden, NotFound, Stumbled, Unauthorized, Unavailable, Unreachable
 
 _MAX_ANSWER = 4_000_000
 _MANY = 200
@@ -47,6 +46,9 @@ _TURNS = 3
 _TURNS_TO_FOLLOW = 6
 """Of the event loop, in which ends follow from claims that have been answered, and claims from a page of the feed."""
 _LONGEST_HOLD_S = 0.02
+_MOST_APART = 1000
+_MOST_HALVED = 64
+"""Times that the parts of one request are halved: more than three of 500 documents need. The rest is tried again."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,15 @@ class _Waiting:
     doc_id: str
     body: bytes
     answer: asyncio.Future[WriteAnswer]
+
+
+@dataclass(slots=True)
+class _Halving:
+    """What is known of a request that is written again in parts."""
+
+    maybe_stored: bool = False
+    """Whether it was broken off, with some of it stored perhaps."""
+    times: int = 0
 
 
 class GroupWriter:
@@ -75,6 +86,8 @@ class GroupWriter:
         self.newest = ""
         """The revision of a document that was written last."""
         self._stored_at = 0.0
+        self._apart: set[str] = set()
+        """Documents over which CouchDB has stumbled, and that no other one is to be written with."""
         self._context = Context()
         """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
         self.deadlines = Deadlines()
@@ -175,26 +188,34 @@ class GroupWriter:
         size = 0
         while self._waiting and len(batch) < self._max_docs:
             size += len(self._waiting[0].body)
-            if batch and size > self._max_bytes:
+            if batch and (size > self._max_bytes or (self._apart and self._waiting[0].doc_id in self._apart)):
                 break
             batch.append(self._waiting.popleft())
+            if self._apart and batch[0].doc_id in self._apart:
+                break
         return batch
 
-    async def _write_batch(self, batch: list[_Waiting], *, maybe_stored: bool = False) -> None:
+    async def _write_batch(self, batch: list[_Waiting], halving: _Halving | None = None) -> None:
+        """Write documents and answer them. `halving`: that of the request that they are a part of."""
+        halving = halving or _Halving()
         try:
             self.database.server.traffic.written.note(len(batch))
             rows = await self._post(b",".join(waiting.body for waiting in batch))
-            if maybe_stored:
+            if halving.maybe_stored:
                 rows = [_without_conflict(row) for row in rows]
+            if self._apart and len(batch) == 1:
+                self._apart.discard(batch[0].doc_id)
             if newest := _newest_of(rows):
                 self.newest, self._stored_at = newest, time.monotonic()
             _answer_by_row(batch, rows, self._stored_at, others_are_stored=bool(newest))
         except NotFound as error:
+            if halving.maybe_stored:
+                _answer_all(batch, _nothing_known(error))
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(NotFound(str(error), 404))
         except CouchError as error:
-            await self._answer_refused(batch, error, maybe_stored=maybe_stored)
+            await self._answer_refused(batch, error, halving)
         except BaseException:
             _answer_all(batch, WriteAnswer(Written.UNKNOWN, reason="the writer was stopped"))
             raise
@@ -209,12 +230,14 @@ class GroupWriter:
         )
         return rows
 
-    async def _answer_refused(self, batch: list[_Waiting], error: CouchError, *, maybe_stored: bool) -> None:
+    async def _answer_refused(self, batch: list[_Waiting], error: CouchError, halving: _Halving) -> None:
         """Answer the documents of a request that got an error, or write them again in halves."""
-        has_stumbled = stumbles(error)
+        has_stumbled = isinstance(error, Stumbled)
         if not (has_stumbled or refuses_request(error)):
             answer = _nothing_known(error)
         elif len(batch) == 1 and has_stumbled:
+            if len(self._apart) < _MOST_APART:
+                self._apart.add(batch[0].doc_id)
             answer = WriteAnswer(Written.UNKNOWN, reason=str(error), own_error=True, others_stored_at=self._stored_at)
         elif len(batch) == 1 and refuses_document(error, batch[0].doc_id):
             answer = WriteAnswer(Written.REFUSED, reason=str(error))
@@ -222,12 +245,15 @@ class GroupWriter:
             answer = _nothing_known(error)
         elif len(batch) == 1:
             answer = WriteAnswer(Written.UNKNOWN, reason=str(error), alone=True)
+        elif halving.times >= _MOST_HALVED:
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error))
         else:
-            maybe_stored |= has_stumbled
-            await self._write_batch(batch[: len(batch) // 2], maybe_stored=maybe_stored)
-            await self._write_batch(batch[len(batch) // 2 :], maybe_stored=maybe_stored)
+            halving.times += 1
+            halving.maybe_stored |= has_stumbled
+            await self._write_batch(batch[: len(batch) // 2], halving)
+            await self._write_batch(batch[len(batch) // 2 :], halving)
             return
-        _answer_all(batch, answer._replace(unsent=answer.unsent and not maybe_stored))
+        _answer_all(batch, answer._replace(unsent=answer.unsent and not halving.maybe_stored))
 
     async def _takes_anything(self) -> bool:
         """Return whether the database takes a write now: one of no documents."""

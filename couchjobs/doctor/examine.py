@@ -24,7 +24,7 @@ from couchjobs.doctor.setup import (
     check_views,
 )
 from couchjobs.doctor.tenants import check_tenants
-from couchjobs.errors import NotFound
+from couchjobs.errors import CouchError, NotFound
 from couchjobs.prefixer import Prefixer
 
 _OF_ALL_TENANTS: tuple[Check, ...] = (
@@ -80,6 +80,9 @@ async def _run(checks: tuple[Check, ...], patient: Patient, *, repair: bool) -> 
             found = []  # without views there is nothing to look at
         for finding in found:
             if repair and finding.mend is not None:
-                finding.done = await finding.mend()
+                try:
+                    finding.done = await finding.mend()
+                except CouchError as error:  # the others can be mended all the same
+                    finding.done = f"it cannot be mended now: {error}"
         findings += found
     return findings

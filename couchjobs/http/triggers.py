@@ -187,7 +187,7 @@ async def _wanted(request: web.Request, verb: str) -> TriggerInfos:
     return infos
 
 
-def _check_of(request: web.Request, verb: str) -> Callable[[TriggerInfos], None]:
+def check_of(request: web.Request, verb: str) -> Callable[[TriggerInfos], None]:
     """Return what checks the trigger that is changed: it may be another worker's by then."""
     return lambda infos: request[CALLER].check(verb, "triggers", infos)
 
@@ -213,7 +213,7 @@ async def change(request: web.Request) -> web.Response:
             changes["message"] = attributes[name]
     if wanted.disabled is not None:
         changes["disabled"] = True if wanted.disabled else None
-    changed = await api.client.triggers.change(infos.id, changes, _check_of(request, "PATCH"))
+    changed = await api.client.triggers.change(infos.id, changes, check_of(request, "PATCH"))
     if request[CALLER].may("GET", "triggers", changed):
         return answer(await shown(api, changed))
     told = {"_id": changed.id, "_rev": changed.rev, "type": changed.type, "worker": changed.worker}
@@ -223,7 +223,7 @@ async def change(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """DELETE /jobs/triggers/{id}: 204."""
     infos = await _wanted(request, "DELETE")
-    await request.app[API].client.triggers.delete(infos.id, _check_of(request, "DELETE"))
+    await request.app[API].client.triggers.delete(infos.id, check_of(request, "DELETE"))
     return web.Response(status=204)
 
 

@@ -36,6 +36,7 @@ from couchjobs.couch.surely import (
     INSIST_TIMES,
     Insistence,
     Refusals,
+    write_shortly,
     write_surely,
 )
 from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
@@ -52,8 +53,6 @@ _logger = get_logger(__name__)
 _TOLD_AFTER = 5
 _ANSWER_S = 0.5
 """Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
-_SHORTLY_S = 2.0
-"""Seconds that the end of a job is written for which is one of many: time for three more attempts."""
 _WHAT_IT_IS = ("worker", "message", "payload", "event", "options", "trigger_id")
 
 
@@ -93,10 +92,10 @@ class JobStore:
         document = await self.database.find(job_id) if is_id(job_id) else None
         if document is None:
             raise JobNotFoundError(f"no job {job_id!r} in database {self.database.name}")
-        return self.read(document)
+        return Job.read(document)
 
     def read(self, document: Document) -> Job:
-        """Return the job that a document of this database holds, for looking at; it is this tenant's, whoever wrote it.
+        """Return the job that a document of this database holds, for doing something about it: this tenant's job.
 
         Fields that cannot be understood are left out.
         """
@@ -145,18 +144,18 @@ class JobStore:
             return False
         if not answer.stored:
             raise as_error(answer, self._name_of(job.id))
-        if answer.written is Written.ACCEPTED and await self._is_another(job.id, answer.rev):
+        if answer.written is Written.ACCEPTED and await self._is_another(document):
             return False
         job.moved({}, document, answer.rev)
         return True
 
-    async def _is_another(self, job_id: str, rev: str) -> bool:
-        """Return whether there is one with that id that wins over that revision, which one copy of a cluster took."""
+    async def _is_another(self, document: Document) -> bool:
+        """Return whether one that was pushed at another moment wins over this, which one copy of a cluster took."""
         try:
-            present = await self.database.find(job_id)
+            present = await self.database.find(document["_id"])
         except CouchError:
             return False
-        return present is not None and present["_rev"] != rev
+        return present is not None and present.get("queued_at") != document.get("queued_at")
 
     def _name_of(self, job_id: str) -> str:
         return f"job {job_id[:100]} in database {self.database.name}"
@@ -331,13 +330,18 @@ class JobStore:
         again = again and job.ending is None
         return await self.end(job, lambda: transitions.lost(job, now(), error, traceback, again=again), refusals)
 
-    async def reject(self, document: Document, reason: str, time: datetime | None = None) -> bool:
-        """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
+    async def reject(
+        self, document: Document, reason: str, time: datetime | None = None, refusals: Refusals | None = None
+    ) -> bool:
+        """Move a document that cannot be understood to errored, with the reason; False where that must wait.
+
+        `refusals`: as for `end`.
+        """
         _logger.warning("bad job", job=document["_id"], reason=reason)
         marked = transitions.unreadable(document, time or now(), reason)
-        answer = await write_surely(self.writer, marked, patience_s=self._patience_s)
+        answer = await self._write(marked, refusals, document["_rev"], patience_s=self._patience_s)
         if answer.written is Written.REFUSED:
-            answer = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}")
+            answer = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}", refusals)
         return answer.written is not Written.UNKNOWN
 
     async def reject_unread(self, job_id: str, reason: str) -> bool:
@@ -366,12 +370,14 @@ class JobStore:
         if answer.written is Written.REFUSED:
             _logger.error("job cannot be stored at all, nor why", job=job.id, reason=f"{reason}; {answer.reason}")
 
-    async def _reduce(self, document: Document, original: bytes, reason: str) -> WriteAnswer:
+    async def _reduce(
+        self, document: Document, original: bytes, reason: str, refusals: Refusals | None = None
+    ) -> WriteAnswer:
         """Write as much of the document as CouchDB takes, with the reason; return the answer to the last attempt."""
         answer = WriteAnswer(Written.UNKNOWN)
-        for kept in (original, None):
+        for kept, what in ((original, "with what it was"), (None, "without")):
             smaller = transitions.reduced(document, kept, now(), reason)
-            answer = await write_surely(self.writer, smaller, patience_s=self._patience_s)
+            answer = await self._write(smaller, refusals, document["_rev"], what, patience_s=self._patience_s)
             if answer.written is not Written.REFUSED:
                 return answer
         _logger.error("job cannot be marked at all", job=document["_id"], reason=answer.reason)
@@ -390,34 +396,35 @@ class JobStore:
             Unavailable: it may be stored or not; where the caller waits, only for what is left of an end that is
                 refused.
         """
-        name = (self.database.name, job.id, job.rev)
-        insistence = Insistence(INSIST_FOR_LONG_S) if refusals is None else refusals.of(*name)
+        whose = job.claim.id if job.claim is not None else job.rev
         while True:
             changes = changes_of()
             document = job.document_with(changes)
-            answer = await self._write_end(document, insistence, shortly=refusals is not None)
+            answer = await self._write(document, refusals, whose, str(changes.get("state", "ending")), patience_s=None)
             if answer.written is Written.REFUSED and changes.get("result") is not None:
                 changes = transitions.done_without_result(job, now(), answer.reason)
                 document = job.document_with(changes)
-                answer = await self._write_end(document, Insistence(), shortly=False)
-            if answer.written is Written.UNKNOWN:
+                answer = await write_surely(self.writer, document)
+            if answer.written is Written.REFUSED:
+                _logger.error("end of job refused", job=job.id, reason=answer.reason)
+                answer = await self._reduce(document, encode(job.document()), answer.reason, refusals)
+                if answer.written is Written.CONFLICT or answer.stored:
+                    return answer.stored
+            if answer.written in (Written.UNKNOWN, Written.REFUSED):
                 raise as_error(answer, self._name_of(job.id))
-            if refusals is not None:
-                refusals.forget(*name)
             if answer.stored:
                 job.moved(changes, document, answer.rev)
                 return True
-            if answer.written is Written.REFUSED:
-                _logger.error("end of job refused", job=job.id, reason=answer.reason)
-                answer = await self._reduce(document, encode(job.document()), answer.reason)
-                if answer.written is Written.CONFLICT or answer.stored:
-                    return answer.stored
-                raise as_error(answer, self._name_of(job.id))
             if not await self._still_ours(job):
                 return False
 
-    async def _write_end(self, document: Document, insistence: Insistence, *, shortly: bool) -> WriteAnswer:
-        patience_s = _SHORTLY_S if shortly else None
+    async def _write(
+        self, document: Document, refusals: Refusals | None, *names: str, patience_s: float | None
+    ) -> WriteAnswer:
+        """Write what ends a job; for a moment only, where whoever writes it tries again later."""
+        if refusals is not None:
+            return await write_shortly(self.writer, document, refusals, *names)
+        insistence = Insistence(INSIST_FOR_LONG_S if patience_s is None else INSIST_ON_OWN_S)
         return await write_surely(self.writer, document, patience_s=patience_s, insistence=insistence)
 
     async def _still_ours(self, job: Job) -> bool:

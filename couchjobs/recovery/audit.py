@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 
+from couchjobs.couch.answers import Written, as_error
 from couchjobs.couch.database import Document
-from couchjobs.couch.surely import write_surely
+from couchjobs.couch.surely import write_shortly
 from couchjobs.errors import CouchError
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State, is_claimed_by
@@ -97,20 +98,30 @@ class Audit:
         leaves = await self._store.database.leaves(job_id)
         for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, self._daemon)):
             if leaf is not leaves[0]:
-                answer = await write_surely(self._store.writer, tombstone(leaf))
-                if answer.stored:
-                    _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
+                await self._withdraw(leaf)
             elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
                 return False
             elif await self._put_back(leaf):
                 _logger.warning("put back a job that was claimed and does not run", job=job_id)
         return True
 
+    async def _withdraw(self, leaf: Document) -> None:
+        """Delete a branch that loses.
+
+        Raises:
+            Unavailable: that must wait.
+        """
+        answer = await write_shortly(self._store.writer, tombstone(leaf), self._lost.refusals, leaf["_rev"])
+        if answer.written is Written.UNKNOWN:
+            raise as_error(answer, f"{leaf['_id']} in database {self._store.database.name}")
+        if answer.stored:
+            _logger.info("claim withdrawn: it is a branch that loses", job=leaf["_id"])
+
     async def _put_back(self, leaf: Document) -> bool:
         job = self._store.read(leaf)
-        has_begun = job.claim is not None and job.claim.id in self._claims.begun
-        if not has_begun and job.ending is None:
+        claim = job.claim.id if job.claim is not None else ""
+        if claim not in self._claims.begun and job.ending is None:
             return await self._store.release(job, self._lost.refusals)
-        if job.claim is not None:
-            self._claims.begun.discard(job.claim.id)
-        return await self._lost.take(job)
+        taken = await self._lost.take(job)
+        self._claims.begun.discard(claim)  # only now: until its end is stored, it must not go back as if it had not
+        return taken

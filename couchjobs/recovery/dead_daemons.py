@@ -26,6 +26,8 @@ _LOOKS = 3
 """Looks at the claims of a dead daemon until the next sweep."""
 _LOOK_AGAIN_S = 3.0
 """Seconds until the second look, twice as many until the third."""
+_LEFT_AGAIN_S = 10.0
+"""Seconds until the next look at one with a job that could not be taken, which may be so for good."""
 _PAGE = 500
 """Rows of claims read at a time."""
 _AT_A_TIME = 20
@@ -67,21 +69,26 @@ class Rescuer:
             if self._looks.get(suspect, (0, 0.0))[1] <= present
             and (daemon.answers_for(suspect, worker_types) or self._peers.is_dead(suspect, _ANYBODY_AFTER))
         ]
+        own.sort(key=lambda suspect: self._looks.get(suspect, (0, 0.0))[1])
         looked_after = await asyncio.gather(*(self._look_after(daemon, suspect) for suspect in own[:_AT_A_TIME]))
         for suspect in (suspect for suspect, rescued in zip(own, looked_after, strict=False) if rescued):
-            looks = self._looks.get(suspect, (0, 0.0))[0] + 1
+            looks = self._looks.get(suspect, (0, 0.0))[0]
+            if suspect in self._left:
+                self._looks[suspect] = looks, present + _LEFT_AGAIN_S
+                continue
+            looks += 1
             self._looks[suspect] = looks, present + _LOOK_AGAIN_S * looks
             if looks >= _LOOKS:
                 self._done.add(suspect)
                 del self._looks[suspect]
 
     async def _look_after(self, daemon: Daemon, suspect: str) -> bool:
-        """Take the jobs of one suspect, if it is dead; return whether that is done with."""
+        """Take the jobs of one suspect, if it is dead; return whether that was tried."""
         try:
             self._left.discard(suspect)
             if await daemon.is_surely_dead(suspect):
                 await self.rescue(suspect)
-            return suspect not in self._left
+            return True
         except CouchError as error:
             _logger.warning("jobs of a dead daemon not rescued yet", daemon=suspect[:100], reason=str(error))
         except Exception:

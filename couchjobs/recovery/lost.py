@@ -44,7 +44,9 @@ class LostJobs:
         if teller != own and not self.peers.is_dead(teller):
             return False
         error, traceback = why_lost(job)
-        if not await self.store.begin_to_fail(job, own, error, traceback, self.refusals):
+        if (job.ending is None or teller != own) and not await self.store.begin_to_fail(
+            job, own, error, traceback, self.refusals
+        ):
             return False
         await self.failures.tell(job, JobFailedError(error, _cause_of(error), traceback))
         return await self.store.rescue(job, again=False, refusals=self.refusals)

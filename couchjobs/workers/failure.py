@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from couchjobs.errors import JobFailedError
+from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
@@ -50,6 +51,7 @@ class Failures:
         self.workers = workers
         self.daemon = daemon
         self._engine = engine
+        self._told = RecentRevisions()
 
     def wanted(self, worker_type: str) -> bool:
         """Return whether somebody wants to hear of jobs of that type."""
@@ -61,7 +63,14 @@ class Failures:
             await self.tell(job, JobFailedError(reason, "refused"))
 
     async def tell(self, job: Job, error: JobFailedError) -> None:
-        """Call those who want to hear of it, one after the other; what they raise is logged."""
+        """Call those who want to hear of it, one after the other; what they raise is logged.
+
+        Where that end is stored only later, and tried again, they have heard of it.
+        """
+        one = job.claim.id if job.claim is not None else job.rev
+        end = f"{job.prefix} {job.id} {one}"
+        if one and end in self._told:
+            return
         own = self.workers.get(job.worker).on_failed if job.worker in self.workers else None
         context = WorkerContext(job, self.daemon, engine=self._engine)
         context.purpose = "on_failed "
@@ -73,6 +82,7 @@ class Failures:
                 if is_cancelled():
                     raise
                 _logger.error("on_failed failed", job=job.id, function=name_of(function), error=describe(raised))  # noqa: TRY400
+        self._told.add(end)
 
 
 async def _call(function: OnFailed, context: WorkerContext, error: JobFailedError) -> None:

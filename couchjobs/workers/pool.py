@@ -111,12 +111,19 @@ class RemoteTry:
             self._stopped.set()
         if self._child is not None and self._number in self._child.tries:
             send(self._child.writer, {"try": self._number, "stop": pack(outcome), "grace_s": grace_s})
-            asyncio.get_running_loop().call_later(grace_s, self._look_whether_it_listens, self._child)
+            loop, pongs = asyncio.get_running_loop(), self._child.pongs
+            if isinstance(outcome, Interrupted):  # there is little time, and all that time for an answer
+                self._ask(self._child)
+                loop.call_later(grace_s, self._kill_unless, self._child, pongs)
+            loop.call_later(grace_s, self._look_whether_it_listens, self._child)
+
+    def _ask(self, child: ChildProcess) -> None:
+        send(child.writer, {"try": self._number, "ping": True})
 
     def _look_whether_it_listens(self, child: ChildProcess) -> None:
         """Ask a child that has not stopped the try whether it listens: a coroutine may block its event loop."""
         if not self._outcome.done():
-            send(child.writer, {"try": self._number, "ping": True})
+            self._ask(child)
             asyncio.get_running_loop().call_later(_LISTENS_WITHIN_S, self._kill_unless, child, child.pongs)
 
     def _kill_unless(self, child: ChildProcess, pongs: int) -> None:

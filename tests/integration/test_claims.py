@@ -292,17 +292,23 @@ async def test_create_when_one_copy_takes_what_others_have_already_then_false(
     from couchjobs.jobs.request import JobRequest, new_job
 
     store = JobStore(behind, db)
-    accepted = ""
+    others: dict[str, Any] = {}
 
     def accept(answer: Answer) -> None:
         if answer.path.endswith("_bulk_docs"):
             answer.status = 202
-            answer.json = [{**row, "accepted": True, "rev": accepted or row["rev"]} for row in answer.json]
+            answer.json = [{**row, "accepted": True} for row in answer.json]
+        elif answer.path.endswith("_bulk_get"):
+            (found,) = answer.json["results"]
+            present = {**found["docs"][0]["ok"], **others}
+            answer.json = {"results": [{"id": found["id"], "docs": [{"ok": present}]}]}
 
     proxy.after = accept
     assert await store.create(new_job(db, JobRequest(worker_type="w", id="first")))
-    accepted = f"1-{'0' * 32}"
-    assert not await store.create(new_job(db, JobRequest(worker_type="w", id="second")))
+    others = {"_rev": f"2-{'0' * 32}", "state": "running"}
+    assert await store.create(new_job(db, JobRequest(worker_type="w", id="second"))), "it has moved on already"
+    others = {"queued_at": "2026-01-01T00:00:00.000000Z"}
+    assert not await store.create(new_job(db, JobRequest(worker_type="w", id="third")))
 
 
 async def test_create_when_answer_is_lost_then_once_and_true(

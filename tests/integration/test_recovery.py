@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -17,12 +18,16 @@ from couchjobs import watchdog
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.cluster.peers import Peers, taken_types
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import generation
+from couchjobs.errors import Unavailable
+from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery import dead_daemons
+from couchjobs.recovery.audit import Audit
 from couchjobs.recovery.conflicts import conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
@@ -32,7 +37,7 @@ from couchjobs.watchdog import Watchdog
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.failure import Failures
-from couchjobs.workers.registry import worker
+from couchjobs.workers.registry import config_of, worker
 
 Start = Callable[..., Any]
 
@@ -149,6 +154,9 @@ async def test_running_job_when_another_engine_may_have_it_then_left_alone(
     assert [(await store.get(job_id)).state for job_id in ("theirs", "ours")] == [State.RUNNING] * 2
 
 
+NEVER_ERRORED = """function (doc) {
+  if (doc.state === "errored") doc.nothing.of.that;
+}"""
 STUMBLES = """function (doc) {
   if (doc._id === "odd" && doc.state === "queued") doc.nothing.of.that;
 }"""
@@ -173,11 +181,62 @@ async def test_rescue_when_one_job_is_refused_then_the_others_do_not_wait(
     assert time.monotonic() - began < 15
     odd = await store.get("odd")
     assert (odd.state, (await store.get("good")).state) == (State.RUNNING, State.QUEUED)
-    assert lost.refusals.times(store.database.name, "odd", odd.rev) >= 3
-    lost.refusals.of(store.database.name, "odd", odd.rev)._since = time.monotonic() - 1000  # type: ignore[assignment]
+    row = (store.database.name, "odd", "c", "queued")
+    assert lost.refusals.times(*row) >= 3
+    lost.refusals.of(*row)._since = time.monotonic() - 1000  # type: ignore[assignment]
     await store.writer.write({"_id": "other", "state": "done"})
     await Rescuer(lost).rescue("ghost")
     assert (await store.get("odd")).state is State.ERRORED
+
+
+async def test_rescue_when_an_end_is_refused_again_and_again_then_told_once(
+    connection: Connection, db: Prefixer, neighbour: Daemon
+) -> None:
+    """Of a dead daemon's job whose tries are spent; so is whoever hears of one that is refused, by marks."""
+    told: list[str] = []
+
+    @worker("count", max_exec_count=1, on_failed=lambda ctx, error: told.append(ctx.id))
+    async def spent(ctx: WorkerContext) -> None:
+        """Have one try."""
+
+    store = JobStore(connection, db)
+    await store.database.put({"_id": "_design/stumbles", "validate_doc_update": NEVER_ERRORED})
+    await store.database.put(claimed("odd", "ghost"))
+    failures = Failures(WorkersList([config_of(spent)]), neighbour.id)
+    lost = LostJobs(store, neighbour.peers, failures)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await lost.take(store.read((await store.get("odd")).document()))
+    assert told == ["odd"]
+    job = await store.get("odd")
+    assert (job.state, generation(job.rev)) == (State.RUNNING, 2)
+    for _ in range(2):
+        await failures.tell_refused(store.read({"_id": "bad", "_rev": "1-a", "worker": "count"}), "bad job")
+    assert told == ["odd", "bad"]
+
+
+async def test_audit_when_the_end_of_a_try_that_began_is_not_taken_then_it_counts_at_the_next_look(
+    connection: Connection, db: Prefixer, neighbour: Daemon
+) -> None:
+    """Put back as if it had never begun, it would run beyond its tries."""
+    store, claims = JobStore(connection, db), OwnClaims()
+    await store.database.put(claimed("odd", neighbour.id))
+    rev = await store.database.put({"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
+    claims.begun.add("c")
+    audit = Audit(lost_by(store, neighbour), claims)
+    with pytest.raises(Unavailable):
+        await audit.give_up("odd")
+    await store.database.delete("_design/stumbles", rev)
+
+    async def is_given_up() -> bool:  # CouchDB may take a moment to forget the function
+        with suppress(Unavailable):
+            return await audit.give_up("odd")
+        return False
+
+    await eventually(is_given_up, 20)
+    job = await store.get("odd")
+    assert (job.state, job.exec_count, len(job.errors)) == (State.QUEUED, 1, 1)
+    assert not claims.begun
 
 
 async def test_mark_when_the_job_has_changed_since_then_left_alone(connection: Connection, db: Prefixer) -> None:

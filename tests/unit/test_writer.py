@@ -14,7 +14,7 @@ from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
 from couchjobs.couch.surely import INSIST_FOR_LONG_S, Insistence, Refusals, write_surely
 from couchjobs.couch.writer import GroupWriter
-from couchjobs.errors import BadRequest, NotFound, TooLarge, Unavailable
+from couchjobs.errors import BadRequest, NotFound, Stumbled, TooLarge, Unavailable
 
 
 async def turns(count: int = 15) -> None:
@@ -203,13 +203,13 @@ async def test_writer_when_couchdb_stumbles_over_one_then_its_own_error_and_no_c
         for one in body["docs"]:
             name = one["_id"]
             if name == "bad":
-                raise Unavailable("POST /db/_bulk_docs: 500 unknown_error: function_clause", 500)
+                raise Stumbled("POST /db/_bulk_docs: 500 unknown_error: function_clause", 500)
             conflict = {"id": name, "error": "conflict", "reason": "Document update conflict."}
             rows.append(conflict if name in stored or name == "other" else {"id": name, "ok": True, "rev": "1-a"})
             stored.add(name)
         return rows
 
-    writer, _ = writer_on(stumbling)
+    writer, server = writer_on(stumbling)
     answers = await asyncio.gather(*(writer.write({"_id": name}) for name in ("a", "other", "bad", "b")))
     assert [answer.written.value for answer in answers] == ["unknown", "unknown", "unknown", "ok"]
     assert [answer.own_error for answer in answers] == [False, False, True, False]
@@ -220,6 +220,24 @@ async def test_writer_when_couchdb_stumbles_over_one_then_its_own_error_and_no_c
     stored.clear()
     settled, _ = await asyncio.gather(write_surely(writer, {"_id": "a"}), writer.write({"_id": "bad"}))
     assert settled.written is Written.OK, "what was stored beside the bad one is ours"
+    server.requests.clear()
+    await asyncio.gather(*(writer.write({"_id": name}) for name in ("c", "bad", "d")))
+    written = [[one["_id"] for one in body["docs"]] for _, path, body in server.requests if path.endswith("_bulk_docs")]
+    assert written == [["c"], ["bad"], ["d"]], "once known, it spoils no other one's request"
+
+
+async def test_writer_when_couchdb_stumbles_over_all_then_not_asked_for_each_at_once() -> None:
+    """Somebody's function is broken for all of them: those that are not known to be are tried again."""
+
+    def stumbling(method: str, path: str, body: Any) -> Any:
+        if body["docs"]:
+            raise Stumbled("500", 500)
+        return []
+
+    writer, server = writer_on(stumbling)
+    answers = await asyncio.gather(*(writer.write({"_id": str(number)}) for number in range(500)))
+    assert {answer.written for answer in answers} == {Written.UNKNOWN}
+    assert len(server.requests) < 300
 
 
 def test_insistence_when_a_document_has_an_error_then_refused_once_another_one_is_stored() -> None:
@@ -248,8 +266,8 @@ def test_refusals_when_of_another_revision_then_they_count_anew() -> None:
     refusals.forget("job", "1-a")
     assert refusals.times("job", "1-a") == 0
     for number in range(20_000):
-        refusals.of(str(number))
-    assert refusals.times("job", "3-c") == 0
+        refusals.of(str(number)).note(error, 0)
+    assert [refusals.times(*names) for names in (("job", "3-c"), ("0",), ("19999",))] == [1, 1, 0], "the oldest stay"
 
 
 async def test_writer_when_the_request_fails_then_unknown_or_an_error() -> None:

@@ -18,7 +18,7 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.limits import long_answer
 from couchjobs.http.pages.page import back, form_of, render
 from couchjobs.http.pages.text import segment
-from couchjobs.http.triggers import fire
+from couchjobs.http.triggers import check_of, fire
 from couchjobs.jobs.queries import get_jobs
 from couchjobs.remarks import Remarks
 from couchjobs.scheduler.states import life_in, lives_in
@@ -185,5 +185,6 @@ async def change(request: web.Request) -> web.Response:
         return back(request, f"/jobs/{segment(job.id)}", "the trigger was fired by hand")
     if action not in ("disable", "enable"):
         raise ApiError(404, f"{action}: fire, disable or enable")
-    await api.client.triggers.update(infos.id, disabled=True if action == "disable" else None)
+    changes = {"disabled": True} if action == "disable" else {"disabled": None}
+    await api.client.triggers.change(infos.id, changes, check_of(request, "PATCH"))
     return back(request, where, f"it is {action}d")
