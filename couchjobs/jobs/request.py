@@ -90,7 +90,7 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
     if request.id == "":
         raise BadDocumentError("id: must not be empty; None is for a fresh one")
     if isinstance(request.id, str) and not is_id(request.id):
-        raise BadDocumentError(f"id: must be whole characters, of which the first is no _, and is {request.id!r:.80}")
+        raise BadDocumentError(f"id: must not begin with _, nor hold half a character, and is {request.id!r:.80}")
     try:
         job = Job(
             id=new_id() if request.id is None else request.id,
