@@ -16,6 +16,7 @@ from couchjobs.errors import AbortJob, BadTriggerError, ConfigurationError, Mess
 from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.settings import Settings
 from couchjobs.timestamps import now
+from couchjobs.workers import pool as pool_module
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
@@ -208,6 +209,29 @@ async def test_remote_try_when_cancelled_and_then_interrupted_then_its_child_is_
     assert [type(unpack(one["stop"])) for one in told if one is not None] == [Cancelled, Interrupted]
     attempt.lost("signal 9")
     assert await attempt.outcome == Cancelled()
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_child_when_it_does_not_answer_while_the_daemon_stops_then_killed_at_once_and_not_where_it_does(
+    listens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other jobs would be lost with it; one whose function goes on although it listens has some seconds more."""
+    monkeypatch.setattr(pool_module, "_LISTENS_WITHIN_S", 0.3)
+    loop, killed = asyncio.get_running_loop(), asyncio.Event()
+    began = loop.time()
+    pool = ChildPool(1, [], WorkersList([config_of(worker("w")(lambda ctx: 1))]), Settings())
+    attempt = pool.begin(job())
+    child: Any = SimpleNamespace(tries={attempt._number}, pongs=0, kill=killed.set)
+
+    def hear(data: bytes) -> None:
+        if listens and b"ping" in data and child.pongs == 0:
+            child.pongs += 1
+
+    child.writer = SimpleNamespace(write=hear, is_closing=lambda: False)
+    attempt._child = child
+    attempt.stop(Interrupted(), 0.1)
+    await asyncio.wait_for(killed.wait(), 5)
+    assert (loop.time() - began > 0.35) is listens
 
 
 async def test_try_when_stopped_before_it_began_then_never_runs() -> None:
