@@ -47,6 +47,8 @@ _LOST_LOOK_S = 1.0
 """Seconds until a daemon that could not beat looks whether it does so again."""
 _LAST_WRITES_S = 10.0
 """Seconds that the last ends may take to be stored, and then their tasks to end."""
+_URGENT_GRACE_S = 4.5
+"""Seconds that functions have to end where others are about to take their jobs: fewer than usual."""
 _MOST_UNSTORED = 1000
 """Ends beyond the number of slots that may wait for CouchDB before nothing more is claimed."""
 _FEW = 50
@@ -328,7 +330,7 @@ class Producer:
                 _logger.warning("this daemon beats again")
                 self._news.set()
 
-    def interrupt(self, grace_s: float = GRACE_S) -> None:
+    def interrupt(self, grace_s: float = _URGENT_GRACE_S) -> None:
         """Interrupt all jobs here: their tries do not count, and they go back to the queue.
 
         `grace_s`: seconds that their functions have to end, before they are left behind.

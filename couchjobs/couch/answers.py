@@ -103,6 +103,8 @@ class WriteAnswer(NamedTuple):
     """UNKNOWN: its row has an error that may be one of this document; of all others, perhaps, too."""
     others_stored_at: float = 0.0
     """Then, when another document of the database was stored last, by `time.monotonic()`."""
+    unasked: bool = False
+    """UNKNOWN: it was written with others, and nothing was learned of it."""
     unsent: bool = False
     """UNKNOWN: it is surely not stored, for the request was not taken at all."""
     retry_after_s: float = 0.0

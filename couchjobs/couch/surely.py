@@ -23,6 +23,8 @@ INSIST_FOR_LONG_S = 300.0
 """The same where nothing else waits for the document."""
 INSIST_TIMES = 4
 _MOST_REFUSED = 10_000
+_FORGOTTEN_S = 600.0
+"""Seconds: longer than between two attempts at a document that is still to be written."""
 _SHORTLY_S = 2.0
 """Seconds that a document is written that is one of many: time for three more attempts."""
 _LAST_LOOK_S = 0.01
@@ -39,6 +41,8 @@ class Insistence:
         self._on_own_s = on_own_s
         self._since: float | None = None
         self._are_others_stored = False
+        self.noted_at = 0.0
+        """When there was an answer last."""
         self.times = 0
         """How many of them, in a row, were refusals."""
 
@@ -48,6 +52,9 @@ class Insistence:
         An error of its own counts once another document has been stored since the first one: a function that validates
         documents may be broken for all of them.
         """
+        self.noted_at = now
+        if answer.unasked:
+            return False
         if not (answer.alone or answer.own_error):
             self._since, self.times, self._are_others_stored = None, 0, False
             return False
@@ -70,12 +77,22 @@ class Refusals:
 
     def of(self, *names: str) -> Insistence:
         """Return the answers so far to a document, named by its id, its revision, and what else tells it apart."""
-        known = self._known.get(names)
-        if known is None:
-            known = Insistence(self._on_own_s)
-            if len(self._known) < _MOST_REFUSED:  # the oldest stay, which are to come to an end
-                self._known[names] = known
-        return known
+        return self._known.get(names) or Insistence(self._on_own_s)
+
+    def keep(self, insistence: Insistence, *names: str) -> None:
+        """Remember the answers so far, if the last one was a refusal.
+
+        Where they are too many, those are forgotten that nobody has asked for lately: the others are to come to an end.
+        """
+        self._known.pop(names, None)
+        if not insistence.times:
+            return
+        if len(self._known) >= _MOST_REFUSED:
+            oldest = next(iter(self._known))
+            if insistence.noted_at - self._known[oldest].noted_at < _FORGOTTEN_S:
+                return
+            del self._known[oldest]
+        self._known[names] = insistence
 
     def times(self, *names: str) -> int:
         """Return how many of them, in a row, were refusals."""
@@ -149,9 +166,12 @@ async def write_shortly(writer: GroupWriter, doc: Document, refusals: Refusals, 
         NotFound: the database does not exist, for now at least.
     """
     names = (writer.database.name, doc["_id"], *names)
-    answer = await write_surely(writer, doc, patience_s=_SHORTLY_S, insistence=refusals.of(*names))
+    insistence = refusals.of(*names)
+    answer = await write_surely(writer, doc, patience_s=_SHORTLY_S, insistence=insistence)
     if answer.stored or answer.written is Written.CONFLICT:
         refusals.forget(*names)
+    else:
+        refusals.keep(insistence, *names)
     return answer
 
 

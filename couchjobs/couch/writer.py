@@ -48,7 +48,7 @@ _TURNS_TO_FOLLOW = 6
 _LONGEST_HOLD_S = 0.02
 _MOST_APART = 1000
 _MOST_HALVED = 64
-"""Times that the parts of one request are halved: more than three of 500 documents need. The rest is tried again."""
+"""Times that the parts of one request are halved that break off: seven of 500 documents need that. The rest waits."""
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class GroupWriter:
         self.newest = ""
         """The revision of a document that was written last."""
         self._stored_at = 0.0
-        self._apart: set[str] = set()
+        self._apart: dict[str, None] = {}
         """Documents over which CouchDB has stumbled, and that no other one is to be written with."""
         self._context = Context()
         """Of its tasks: whoever submits a document, a user's function perhaps, has no hold on the request."""
@@ -204,7 +204,7 @@ class GroupWriter:
             if halving.maybe_stored:
                 rows = [_without_conflict(row) for row in rows]
             if self._apart and len(batch) == 1:
-                self._apart.discard(batch[0].doc_id)
+                self._apart.pop(batch[0].doc_id, None)
             if newest := _newest_of(rows):
                 self.newest, self._stored_at = newest, time.monotonic()
             _answer_by_row(batch, rows, self._stored_at, others_are_stored=bool(newest))
@@ -236,8 +236,7 @@ class GroupWriter:
         if not (has_stumbled or refuses_request(error)):
             answer = _nothing_known(error)
         elif len(batch) == 1 and has_stumbled:
-            if len(self._apart) < _MOST_APART:
-                self._apart.add(batch[0].doc_id)
+            self._keep_apart(batch[0].doc_id)
             answer = WriteAnswer(Written.UNKNOWN, reason=str(error), own_error=True, others_stored_at=self._stored_at)
         elif len(batch) == 1 and refuses_document(error, batch[0].doc_id):
             answer = WriteAnswer(Written.REFUSED, reason=str(error))
@@ -245,15 +244,20 @@ class GroupWriter:
             answer = _nothing_known(error)
         elif len(batch) == 1:
             answer = WriteAnswer(Written.UNKNOWN, reason=str(error), alone=True)
-        elif halving.times >= _MOST_HALVED:
-            answer = WriteAnswer(Written.UNKNOWN, reason=str(error))
+        elif halving.times >= _MOST_HALVED and has_stumbled:
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error), unasked=True)
         else:
-            halving.times += 1
+            halving.times += has_stumbled
             halving.maybe_stored |= has_stumbled
             await self._write_batch(batch[: len(batch) // 2], halving)
             await self._write_batch(batch[len(batch) // 2 :], halving)
             return
         _answer_all(batch, answer._replace(unsent=answer.unsent and not halving.maybe_stored))
+
+    def _keep_apart(self, doc_id: str) -> None:
+        if len(self._apart) >= _MOST_APART:
+            del self._apart[next(iter(self._apart))]
+        self._apart[doc_id] = None
 
     async def _takes_anything(self) -> bool:
         """Return whether the database takes a write now: one of no documents."""

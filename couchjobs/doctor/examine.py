@@ -83,6 +83,6 @@ async def _run(checks: tuple[Check, ...], patient: Patient, *, repair: bool) -> 
                 try:
                     finding.done = await finding.mend()
                 except CouchError as error:  # the others can be mended all the same
-                    finding.done = f"it cannot be mended now: {error}"
+                    finding.what += f" (it cannot be mended now: {error})"
         findings += found
     return findings

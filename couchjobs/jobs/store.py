@@ -230,6 +230,7 @@ class JobStore:
         present = await self._find_patiently(job.id)
         if present is not None and present["_rev"] == job.rev:
             if not insistence.note(answer, asyncio.get_running_loop().time()):
+                claims.refusals.keep(insistence, job.id, job.rev)
                 if insistence.times == INSIST_TIMES:
                     _logger.warning("claim is refused, and tried again", job=job.id, reason=answer.reason)
                 return Claimed.LATER

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from couchjobs.errors import JobFailedError
 from couchjobs.jobs.claims import RecentRevisions
-from couchjobs.jobs.job import Job
+from couchjobs.jobs.job import Job, State
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
 from couchjobs.workers.boundary import LONGEST_HOOK_S, call_hook, call_in_time, describe, name_of
@@ -67,7 +67,7 @@ class Failures:
 
         Where that end is stored only later, and tried again, they have heard of it.
         """
-        one = job.claim.id if job.claim is not None else job.rev
+        one = job.claim.id if job.claim is not None and job.state is State.RUNNING else job.rev
         end = f"{job.prefix} {job.id} {one}"
         if one and end in self._told:
             return

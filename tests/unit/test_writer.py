@@ -257,17 +257,31 @@ def test_insistence_when_a_document_has_an_error_then_refused_once_another_one_i
 
 
 def test_refusals_when_of_another_revision_then_they_count_anew() -> None:
-    """A claim that was taken ends the row; so many are remembered, and no more."""
+    """A claim that was taken ends the row; so many are remembered, those that are still asked for first."""
     refusals, error = Refusals(), WriteAnswer(Written.UNKNOWN, own_error=True, others_stored_at=1e9)
+
+    def note(answer: WriteAnswer, now: float, *names: str) -> bool:
+        insistence = refusals.of(*names)
+        is_refused = insistence.note(answer, now)
+        refusals.keep(insistence, *names)
+        return is_refused
+
     for now in (0, 1, 3, 7):
-        refusals.of("job", "1-a").note(error, now)
+        assert not note(error, now, "job", "1-a")
     assert refusals.times("job", "1-a") == 4
-    assert not refusals.of("job", "3-c").note(error, 1000)
-    refusals.forget("job", "1-a")
+    assert not note(error, 1000, "job", "3-c")
+    assert not note(WriteAnswer(Written.UNKNOWN, unasked=True), 1001, "job", "1-a"), "nothing was said of it"
+    assert refusals.times("job", "1-a") == 4
+    assert note(error, 1002, "job", "1-a")
+    assert not note(WriteAnswer(Written.UNKNOWN), 1003, "job", "1-a"), "an outage begins it anew"
     assert refusals.times("job", "1-a") == 0
     for number in range(20_000):
-        refusals.of(str(number)).note(error, 0)
-    assert [refusals.times(*names) for names in (("job", "3-c"), ("0",), ("19999",))] == [1, 1, 0], "the oldest stay"
+        note(error, 1200, str(number))
+    assert [refusals.times(*names) for names in (("job", "3-c"), ("0",), ("19999",))] == [1, 1, 0]
+    note(error, 1700, "new")
+    assert [refusals.times(*names) for names in (("job", "3-c"), ("0",), ("new",))] == [0, 1, 1], "nobody asked for it"
+    refusals.forget("new")
+    assert refusals.times("new") == 0
 
 
 async def test_writer_when_the_request_fails_then_unknown_or_an_error() -> None:
