@@ -153,8 +153,12 @@ class Ticker:
             if not self._states_looked_at:
                 await self._drop_states_of_others()
             for trigger_id in [*left]:
-                if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
-                    self._to_load[trigger_id] = found
+                try:
+                    if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
+                        self._to_load[trigger_id] = found
+                except CouchError as error:  # the others do not wait for it
+                    _logger.warning("trigger not looked at, tried again", trigger=trigger_id, reason=str(error))
+                    self._look_again([trigger_id])
                 left.discard(trigger_id)
                 if turns.over:
                     self._begin_due(now())
