@@ -36,7 +36,11 @@ async def test_changes_when_one_cannot_be_taken_in_then_those_behind_it_are_not_
         _to_load={},
         _loads=False,
     )
-    ticker._look_again = ticker._again.update
+
+    def look_again(ids: list[str]) -> None:
+        ticker._again |= {*ids}
+
+    ticker._look_again = look_again
     with nullcontext() if isinstance(error, Unavailable) else pytest.raises(RuntimeError):
         await Ticker._take_in_changes(ticker)
     assert "gone" in ticker._again
