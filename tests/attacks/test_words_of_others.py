@@ -11,6 +11,7 @@ import orjson
 import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
+from copies import put_on_all
 from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
@@ -599,7 +600,7 @@ async def test_lag_when_a_due_job_says_no_time_then_counted_from_when_it_was_see
 ) -> None:
     """As those of events, whose worker nobody has: an alert that looks at the lag would never come."""
     monkeypatch.setattr(metrics, "_KEPT_S", 0.0)
-    await jobs.put({"_id": "undated", "worker": "gone", "message": None, "state": "queued", **fields})
+    await put_on_all(jobs, {"_id": "undated", "worker": "gone", "message": None, "state": "queued", **fields})
     async with TestClient(TestServer(make_app(connection))) as http:
 
         async def lag() -> float:
@@ -612,7 +613,8 @@ async def test_lag_when_a_due_job_says_no_time_then_counted_from_when_it_was_see
         await asyncio.sleep(0.3)
         assert await lag() >= before + 0.25
         hour_ago = format_time(now() - timedelta(hours=1))
-        await jobs.put({"_id": "dated", "worker": "gone", "message": None, "state": "queued", "queued_at": hour_ago})
+        dated = {"_id": "dated", "worker": "gone", "message": None, "state": "queued", "queued_at": hour_ago}
+        await put_on_all(jobs, dated)
 
         async def late() -> bool:
             return await lag() > 3_000
