@@ -1,0 +1,54 @@
+"""One job from its claim to its end: what a slot waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from waiting import eventually
+
+from couchjobs.broker import executor as module
+from couchjobs.broker.executor import Executor
+from couchjobs.jobs.claims import OwnClaims
+from couchjobs.jobs.job import Job
+from couchjobs.workers.config import WorkersList
+from couchjobs.workers.engine import CouchEngine
+from couchjobs.workers.outcome import Failed
+from couchjobs.workers.processes import InProcess
+from couchjobs.workers.registry import config_of, worker
+from couchjobs.workers.slots import Slots
+
+
+async def test_slot_when_a_failure_cannot_be_noted_then_free_after_a_while_and_given_back_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A document that is refused may take minutes, and the type has one slot."""
+    monkeypatch.setattr(module, "_LONGEST_HELD_S", 0.05)
+    workers = WorkersList([config_of(worker("w", concurrency=1)(lambda ctx: 1))])
+    nothing: Any = None
+    slots = Slots(workers, InProcess(workers, 1.0, CouchEngine(nothing, workers)))
+    noted, slot, told = asyncio.Event(), slots.take("w"), []
+
+    async def begin_to_fail(*_: Any) -> bool:
+        return await noted.wait()
+
+    async def tell(job: Job, error: Exception) -> None:
+        told.append(str(error))
+
+    lane = SimpleNamespace(store=SimpleNamespace(begin_to_fail=begin_to_fail), claims=OwnClaims())
+    execution: Any = SimpleNamespace(lane=lane, job=Job(id="a", worker="w", rev="2-b"), slot=slot, attempt=None)
+    presence: Any = SimpleNamespace(id="own")
+    failures: Any = SimpleNamespace(wanted=lambda worker_type: True, tell=tell)
+    executor = Executor(nothing, presence, nothing, failures, nothing)
+    telling = asyncio.create_task(executor._tell_of_failure(execution, Failed("for good")))
+    await asyncio.sleep(0)
+    assert slots.free([]) == {}
+    await eventually(lambda: slots.free([]))
+    assert not told
+    noted.set()
+    assert await telling
+    assert told == ["for good"]
+    module._free_slot(execution)
+    assert slots.free([]) == {"w": 1}
