@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
+from time import monotonic
 from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
@@ -229,7 +230,7 @@ class JobStore:
         insistence = claims.refusals.of(job.id, job.rev)
         present = await self._find_patiently(job.id)
         if present is not None and present["_rev"] == job.rev:
-            if not insistence.note(answer, asyncio.get_running_loop().time()):
+            if not insistence.note(answer, monotonic()):
                 claims.refusals.keep(insistence, job.id, job.rev)
                 if insistence.times == INSIST_TIMES:
                     _logger.warning("claim is refused, and tried again", job=job.id, reason=answer.reason)
