@@ -34,6 +34,7 @@ from couchjobs.workers.admission import as_raised
 from couchjobs.workers.handles import outside
 from couchjobs.workers.pushing import Pusher
 
+JobGuard = Callable[[Job], object]
 _TOGETHER = 500
 _open_clients: list[Couchjobs] = []
 
@@ -237,8 +238,10 @@ class Couchjobs:
         with using(self.connection):
             return await wait_for(self.db, job_id, timeout)
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, check: JobGuard | None = None) -> Job:
         """Ask for the job to be cancelled: a queued one is not run, a running one is stopped. Return it.
+
+        `check`: is given the job as it is before; what it raises is raised, and nothing changes.
 
         Raises:
             JobNotFoundError: there is none with that id.
@@ -246,6 +249,8 @@ class Couchjobs:
         """
 
         async def work(store: JobStore, job: Job) -> None:
+            if check is not None:
+                check(job)
             if job.state in ENDED:
                 raise _Refused(f"job {job_id} has ended already: it is {job.state}")
             if not job.cancel_requested:
@@ -253,10 +258,10 @@ class Couchjobs:
 
         return await self._change(job_id, work)
 
-    async def retry(self, job_id: str, *, again: bool = False) -> Job:
+    async def retry(self, job_id: str, *, again: bool = False, check: JobGuard | None = None) -> Job:
         """Put a job that has failed back in the queue, with all its tries; return it.
 
-        `again`: also one that is done.
+        `again`: also one that is done; `check`: as for `cancel`.
 
         Raises:
             JobNotFoundError: there is none with that id.
@@ -264,6 +269,8 @@ class Couchjobs:
         """
 
         async def work(store: JobStore, job: Job) -> None:
+            if check is not None:
+                check(job)
             if job.state not in ENDED:
                 raise _Refused(f"job {job_id} is {job.state}: only one that has ended can be tried again")
             if job.state is State.DONE and not again:

@@ -160,7 +160,7 @@ class CouchBroker:
     @property
     def is_quiet(self) -> bool:
         """Return whether no job runs here, nor is there one to run before `next_in`, as far as is known."""
-        return all(lane.is_quiet for lane in self._lanes)
+        return all(lane.is_quiet for lane in self._lanes) and not any(duties.are_urgent for duties in self._duties)
 
     async def has_more(self) -> bool:
         """Return whether CouchDB has changes of jobs that have not been looked at.

@@ -95,7 +95,7 @@ class Executor:
                 lane.claims.revisions.add(job.rev)
         except BaseException:  # a processor of the user's for the log may raise anything, too
             if job.state is State.RUNNING and job.claim is not None:
-                lane.claims.begun.add(job.claim.id)
+                lane.claims.begun[job.id] = job.claim.id
             if is_cancelled():
                 raise
             with suppress(BaseException):
@@ -136,6 +136,9 @@ class Executor:
         if not await store.end(job, lambda: changes_of(outcome, job, at)):
             lane.doubt_views()  # it was taken away, perhaps with its database
             return False
+        if job.state is State.ERRORED and isinstance(outcome, Retry | Interrupted):  # CouchDB never takes that
+            outcome = Failed(str(job.error), seconds=outcome.seconds if isinstance(outcome, Retry) else None)
+            await self._failures.tell_refused(job, outcome.error)
         seconds = outcome.seconds if isinstance(outcome, Done | Failed | Retry) else None
         lane.stats.note_end(job.worker, _NAMES[type(outcome)], seconds)
         level, event = _LINES[type(outcome)]

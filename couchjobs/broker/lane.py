@@ -13,8 +13,9 @@ from enum import Enum, auto
 from couchjobs.broker.backlog import Backlog
 from couchjobs.broker.unread import Unread
 from couchjobs.cluster.daemon import Daemon
+from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import ChangesFollower
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Document, generation
 from couchjobs.jobs.admin_proof import AdminProof
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
@@ -29,6 +30,8 @@ from couchjobs.workers.slots import Slot
 
 _MARKED_TOGETHER = 50
 """More at once would only wait for the same group commits."""
+_LOOKS = 3
+"""Times that a job is read of which one copy of a cluster knew, and the next one did not: it may be gone."""
 _MOST_IN_CONFLICT = 20_000
 """Some 2 MB; of one that is forgotten the claim meets the conflict."""
 
@@ -116,6 +119,10 @@ class Lane:
         self.is_behind = True
         """Whether there may be rows of it that nobody has looked at: jobs may have been claimed of which it says so."""
         self.executions: dict[str, Execution] = {}
+        self.reading = 0
+        """Slots that are taken for jobs whose documents are being read."""
+        self._seen: dict[str, tuple[int, int]] = {}
+        """By job that a copy of a cluster may not know yet: the generation that was seen, and looks that are left."""
         self.tasks: dict[str, asyncio.Task[None]] = {}
         """Those of the executions, by job."""
         self.claims = OwnClaims(self.executions)
@@ -156,6 +163,26 @@ class Lane:
         """Have the job read in so many seconds: there is something about it that no row of the feed will tell."""
         self.unread.read_again(job_id, time.monotonic() + in_s)
         self.to_read.set()
+
+    @property
+    def slots_used(self) -> int:
+        """Return how many slots its jobs have."""
+        return len(self.executions) + self.reading
+
+    def expect(self, job_id: str, rev: str) -> None:
+        """Take note of a revision that is there: a copy of a cluster that is asked next may not have it yet."""
+        self._seen[job_id] = generation(rev), _LOOKS
+
+    def is_older(self, answer: Found) -> bool:
+        """Return whether the answer is older than what was seen, and worth another look."""
+        if answer.doc_id not in self._seen:
+            return False
+        seen, looks = self._seen.pop(answer.doc_id)
+        known = generation(answer.document["_rev"]) if answer.document is not None else 0
+        if known >= seen or looks <= 1:
+            return False
+        self._seen[answer.doc_id] = seen, looks - 1
+        return True
 
     def doubt_views(self) -> None:
         """Have the views looked at, and installed where they are missing."""

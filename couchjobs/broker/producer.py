@@ -114,6 +114,7 @@ class Producer:
                 documents.append(document)
             elif mine:
                 unread.append(job_id)
+                lane.expect(job_id, rev)
             else:
                 lane.unread.leave(job_id, rev, present)
                 left += 1
@@ -124,12 +125,15 @@ class Producer:
     async def read(self, lane: Lane, ids: Iterable[str]) -> None:
         """Look at the documents with these ids, as they are now."""
         async for answers in lane.store.database.revisions([(job_id, None) for job_id in ids]):
+            documents: list[Document] = []
             for one in answers:
                 if one.unreadable:
                     self._marks.reject_unread(lane, one.doc_id, one.reason)
-                elif one.document is None and not one.absent:
+                elif lane.is_older(one) or (one.document is None and not one.absent):
                     lane.read_again(one.doc_id, _LOOK_AGAIN_S)
-            await self.take_documents(lane, (one.document for one in answers if one.document is not None))
+                elif one.document is not None:
+                    documents.append(one.document)
+            await self.take_documents(lane, documents)
 
     async def take_documents(self, lane: Lane, documents: Iterable[Document]) -> None:
         """Look at documents, and make candidates of the queued jobs that this daemon can run."""
@@ -202,7 +206,7 @@ class Producer:
 
     def _free(self, lane: Lane) -> dict[str, int]:
         """Return how many more jobs of each type may be claimed from that lane now."""
-        free, paused = self.slots.free(lane.executions), lane.daemon.paused
+        free, paused = self.slots.free(lane.slots_used), lane.daemon.paused
         return {name: count for name, count in free.items() if name not in paused} if paused else free
 
     # --- doing it ---
@@ -247,6 +251,7 @@ class Producer:
                 else:
                     unread[one.job_id] = one, slot
             if unread:
+                lane.reading += len(unread)
                 task = asyncio.create_task(self._read_and_start(lane, unread), name="read jobs to claim")
                 self._reading.add(task)
                 task.add_done_callback(self._reading.discard)
@@ -254,7 +259,7 @@ class Producer:
     def _take(self, lane: Lane, present: Moment) -> list[Candidate]:
         """Take as many candidates of a lane as there are free slots of their types."""
         free = self._free(lane)
-        room = self.slots.room_for(lane.executions)
+        room = self.slots.room_for(lane.slots_used)
         taken: list[Candidate] = []
         for name in sorted(free, key=lambda _: random.random()):  # noqa: S311  where there is room for few, whoever
             if name in lane.workers:
@@ -266,9 +271,10 @@ class Producer:
 
     async def _read_and_start(self, lane: Lane, unread: dict[str, tuple[Candidate, Slot]]) -> None:
         """Read the documents of candidates that were not kept, and start them; where one has changed, its row tells."""
+        taken = len(unread)
         try:
             answers = await lane.store.database.read({job_id: one.rev for job_id, (one, _) in unread.items()})
-            for answer in answers if self.is_open else ():
+            for answer in answers if self.is_open and lane.is_open else ():
                 one, slot = unread[answer.doc_id]
                 document = answer.document
                 if document is not None and document["_rev"] == one.rev:
@@ -278,7 +284,8 @@ class Producer:
                     continue
                 del unread[answer.doc_id]
                 slot.free(None)
-                if document is None and not answer.absent:
+                if document is None:
+                    lane.expect(answer.doc_id, one.rev)
                     lane.read_again(answer.doc_id, _LOOK_AGAIN_S)
         except Exception as error:
             if isinstance(error, CouchError | BadDocumentError):
@@ -288,6 +295,7 @@ class Producer:
             for job_id in unread:
                 lane.read_again(job_id, _LOOK_AGAIN_S)
         finally:
+            lane.reading -= taken
             for _, slot in unread.values():
                 slot.free(None)
 

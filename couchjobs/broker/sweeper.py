@@ -32,6 +32,8 @@ _BY_ID = 2000
 """Rows beyond those whose documents are read at once, of which the ids are kept: few pages of a view are cheaper."""
 _MOST_PAGES = 50
 """Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
+_LONGEST_REFILL_PAUSE_S = 1.6
+"""The same where the last looks have found nothing for this daemon: what is there is that of others."""
 _REFILL_PAUSE_S = 0.1
 """Seconds between two looks for candidates that were left out: the view costs CouchDB more than the feed."""
 _LOOK_AGAIN_S = 1.0
@@ -58,6 +60,7 @@ class Sweeper:
         self._sweep_by = math.inf
         self._swept_at: float | None = None
         self._refilled_at = 0.0
+        self._refill_pause_s = _REFILL_PAUSE_S
 
     def sweep_by(self, in_s: float) -> None:
         """Sweep in so many seconds at the latest, and with the views up to date."""
@@ -110,7 +113,7 @@ class Sweeper:
         waits = [min(swept_at + self._interval, self._sweep_by) - present.monotonic]
         overflow_in = self._lane.backlog.overflow_in(present)
         if overflow_in is not None:
-            waits.append(max(overflow_in, self._refilled_at + _REFILL_PAUSE_S - present.monotonic))
+            waits.append(max(overflow_in, self._refilled_at + self._refill_pause_s - present.monotonic))
         return max(0.0, min(waits))
 
     async def _look_at_views(self) -> None:
@@ -122,13 +125,15 @@ class Sweeper:
     async def _refill(self) -> None:
         """Look for candidates that were left out, and not even kept by their ids."""
         present = moment()
-        if present.monotonic - self._refilled_at < _REFILL_PAUSE_S:
+        if present.monotonic - self._refilled_at < self._refill_pause_s:
             return
         types = self._lane.backlog.overflowed(present)
         for worker_type in types:
             await self._sweep_type(worker_type, "true")
         if types:
             self._refilled_at = time.monotonic()
+            found = self._lane.backlog.ready() or self._lane.backlog.has_left_out
+            self._refill_pause_s = _REFILL_PAUSE_S if found else min(_LONGEST_REFILL_PAUSE_S, 2 * self._refill_pause_s)
 
     async def _sweep(self, update: Update) -> None:
         for worker_type in [*self._lane.workers.names(), None]:

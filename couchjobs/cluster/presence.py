@@ -29,7 +29,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.zones import digest_of_zone_data
-from couchjobs.waits import patiently
+from couchjobs.waits import Signal, patiently
 
 _logger = get_logger(__name__)
 _VERSION = version("couchjobs")
@@ -49,6 +49,8 @@ _LEAVE_TRIES = 8
 """Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
 _FORGOTTEN_AFTER = 240
 """The same until it is forgotten for how long one is gone that has no document: two hours."""
+_PAUSES_EACH_S = 60.0
+"""Seconds between two looks at all that is paused: a row of the feed is told once."""
 _CLOCK_EACH_S = 3600.0
 _OFF_S = 5.0
 """Seconds that clocks may differ."""
@@ -92,6 +94,7 @@ class Presence:
         self._tasks = Supervisor()
         self._beating = asyncio.Lock()
         self._listeners: list[asyncio.Event] = []
+        self._pauses_changed = Signal()
 
     @property
     def sweep_interval(self) -> float:
@@ -115,6 +118,7 @@ class Presence:
         follower = await patiently(self._come_in, self.connection.settings.request_timeout)
         self._tasks.start("beat", self._beat_for_ever)
         self._tasks.start("watch daemons", lambda: self._watch(follower))
+        self._tasks.start("look at pauses", self._look_at_all_pauses)
 
     async def _come_in(self) -> ChangesFollower:
         control, settings = self.connection.control, self.connection.settings
@@ -378,6 +382,17 @@ class Presence:
             answers = await self.connection.control.read(changed)
             gone = [one.doc_id for one in answers if one.absent]
             self.pauses.note((one.document for one in answers if one.document is not None), gone)
+            self._pauses_changed.set()
+
+    async def _look_at_all_pauses(self) -> None:
+        """Look again after a row, for the copy that was asked then may have been behind, and now and then."""
+        while True:
+            if await self._pauses_changed.within(_PAUSES_EACH_S):
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            try:
+                self.pauses.replace(await self.connection.control.with_prefix(PAUSED))
+            except CouchError as error:
+                _logger.info("which types are paused is looked at again", reason=str(error))
 
     def _notice_changes(self) -> None:
         others = ((daemon, peer.schedules and peer.moved) for daemon, peer in self.peers.living())

@@ -25,7 +25,7 @@ INSIST_TIMES = 4
 _MOST_REFUSED = 10_000
 _FORGOTTEN_S = 600.0
 """Seconds: longer than between two attempts at a document that is still to be written."""
-_SHORTLY_S = 2.0
+SHORTLY_S = 2.0
 """Seconds that a document is written that is one of many: time for three more attempts."""
 _LAST_LOOK_S = 0.01
 """Seconds after the end of patience at which it is tried once more."""
@@ -100,7 +100,8 @@ class Refusals:
 
     def forget(self, *names: str) -> None:
         """Forget them, for there was an answer that was none."""
-        self._known.pop(names, None)
+        if self._known:
+            self._known.pop(names, None)
 
 
 async def write_surely(
@@ -167,7 +168,7 @@ async def write_shortly(writer: GroupWriter, doc: Document, refusals: Refusals, 
     """
     names = (writer.database.name, doc["_id"], *names)
     insistence = refusals.of(*names)
-    answer = await write_surely(writer, doc, patience_s=_SHORTLY_S, insistence=insistence)
+    answer = await write_surely(writer, doc, patience_s=SHORTLY_S, insistence=insistence)
     if answer.stored or answer.written is Written.CONFLICT:
         refusals.forget(*names)
     else:

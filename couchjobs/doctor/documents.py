@@ -11,11 +11,13 @@ from couchjobs.cluster.peers import PREFIX as DAEMON
 from couchjobs.cluster.peers import Peers, taken_types
 from couchjobs.couch.changes import pages_since
 from couchjobs.couch.database import Database, Document
+from couchjobs.couch.surely import Refusals
 from couchjobs.doctor.finding import Finding, Patient
-from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound
+from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound, Unavailable
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, State
 from couchjobs.jobs.retention import stored_rules
-from couchjobs.recovery.conflicts import conflicted, settle_conflicts
+from couchjobs.jobs.store import JobStore
+from couchjobs.recovery.conflicts import conflicted, settle_conflict
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.remarks import Remarks
@@ -61,12 +63,20 @@ async def _watch(patient: Patient, names: list[str]) -> Peers:
 
 
 async def _rescue(rescuer: Rescuer, name: str) -> str:
-    return f"{await rescuer.rescue(name)} jobs are back in the queue"
+    rescued = await rescuer.rescue(name)
+    if name in rescuer.left:
+        raise Unavailable(f"{rescued} jobs are back in the queue, and some could not be taken from it")
+    return f"{rescued} jobs are back in the queue"
 
 
 async def _put_back(patient: Patient, document: Document) -> str:
-    moved = await patient.store.rescue(patient.store.read(document), again=True)
+    moved = await _shortly(patient).rescue(patient.store.read(document), again=True)
     return "back in the queue" if moved else "it has moved on"
+
+
+def _shortly(patient: Patient) -> JobStore:
+    """Return the jobs for mends: one that takes long is left, and the others are made."""
+    return patient.store.shortly(Refusals())
 
 
 async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
@@ -138,7 +148,7 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:
-    await patient.store.reject(document, reason)
+    await _shortly(patient).reject(document, reason)
     present = await patient.store.database.find(document["_id"])
     if present is None or present.get("state") != document.get("state"):
         return "errored, with the reason"
@@ -179,7 +189,7 @@ async def _conflicts_in(database: Database) -> AsyncIterator[Finding]:
 
 
 async def _reap(patient: Patient, peers: Peers, job_id: str) -> str:
-    settled = await settle_conflicts(patient.store, peers, [job_id])
+    settled = await settle_conflict(_shortly(patient), peers, job_id)
     return "settled" if settled else "left: a daemon runs a branch of it, whose end will win"
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
 from aiohttp import web
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from couchjobs.client import JobGuard
 from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import using
 from couchjobs.durations import read_age
@@ -249,17 +251,15 @@ def number_in(query: Mapping[str, str], name: str, default: int, most: int) -> i
 
 async def retry(request: web.Request) -> web.Response:
     """POST /jobs/{id}/retry: queue a job again that has failed; with `again=true` also one that is done."""
-    api = request.app[API]
-    job = await _wanted(request)
-    request[CALLER].check_retry(job)
-    return answer(shown_to(request, await api.client.retry(job.id, again=_is_true(request, "again"))))
+    again, check = _is_true(request, "again"), request[CALLER].check_retry
+    job = await request.app[API].client.retry(request.match_info["id"], again=again, check=check)
+    return answer(shown_to(request, job))
 
 
 async def cancel(request: web.Request) -> web.Response:
     """POST /jobs/{id}/cancel."""
-    api, job = request.app[API], await _wanted(request)
-    request[CALLER].check("CANCEL", "jobs", job)
-    return answer(shown_to(request, await api.client.cancel(job.id)))
+    check = partial(request[CALLER].check, "CANCEL", "jobs")
+    return answer(shown_to(request, await request.app[API].client.cancel(request.match_info["id"], check=check)))
 
 
 def _is_true(request: web.Request, name: str) -> bool:
@@ -273,15 +273,19 @@ async def _wanted(request: web.Request) -> Job:
 
 async def retry_many(request: web.Request) -> web.Response:
     """POST /jobs/retry: all that the filters name and that have failed; 10,000 at most."""
-    return await _change_many(request, "RETRY", State.ERRORED, request.app[API].client.retry)
+    change, check = request.app[API].client.retry, request[CALLER].check_retry
+    return await _change_many(request, "RETRY", State.ERRORED, change, check)
 
 
 async def cancel_many(request: web.Request) -> web.Response:
     """POST /jobs/cancel: all that the filters name and that have not ended; 10,000 at most."""
-    return await _change_many(request, "CANCEL", State.QUEUED, request.app[API].client.cancel)
+    check = partial(request[CALLER].check, "CANCEL", "jobs")
+    return await _change_many(request, "CANCEL", State.QUEUED, request.app[API].client.cancel, check)
 
 
-async def _change_many(request: web.Request, verb: str, state: State, change: Any) -> web.Response:
+async def _change_many(
+    request: web.Request, verb: str, state: State, change: Callable[..., Awaitable[object]], check: JobGuard
+) -> web.Response:
     api, caller = request.app[API], request[CALLER]
     asked = filter_in(request.query)
     wanted = replace(asked, state=asked.state or state, cancelled=False)
@@ -294,7 +298,7 @@ async def _change_many(request: web.Request, verb: str, state: State, change: An
         ids.append(document["_id"])
         if len(ids) == _MANY:
             break
-    changed = await api.all(ids, change, _CHANGED_TOGETHER)
+    changed = await api.all(ids, partial(change, check=check), _CHANGED_TOGETHER)
     return answer(None, meta={"changed": changed, "refused": refused + len(ids) - changed})
 
 

@@ -47,8 +47,8 @@ class OwnClaims:
         """Revisions that this process wrote and that nobody need look at: claims and ends."""
         self.unconfirmed: dict[str, float] = {}
         """Jobs that this process may have claimed and does not own, and since when, by `time.monotonic()`."""
-        self.begun: set[str] = set()
-        """Claims whose try began here, and whose end could not be stored."""
+        self.begun: dict[str, str] = {}
+        """By job, the id of a claim whose try began here, and whose end could not be stored."""
         self.refusals = Refusals()
         """Of claims, by the id of the job and its revision."""
 

@@ -43,7 +43,9 @@ class Remover:
         self._retention = Retention()
         self._purges: bool | None = None
         self.refused = 0
-        """Jobs that CouchDB does not let this user remove."""
+        """Jobs that CouchDB does not remove for this user, as far as was tried."""
+        self.reason = ""
+        """What it says of the last of them."""
 
     async def steps(self, retention: Retention, now: datetime, *, dry: bool = False) -> AsyncIterator[int]:
         """Remove what is kept no longer; yield after each step how many jobs that were. `dry`: remove nothing.
@@ -164,7 +166,10 @@ class Remover:
                 self._purges = False
         deletions = [{"_id": one["_id"], "_rev": one["_rev"], "_deleted": True} for one in documents]
         answers = await asyncio.gather(*(self._store.writer.write(deletion) for deletion in deletions))
-        self.refused += sum(answer.written is Written.REFUSED for answer in answers)
+        for answer in answers:
+            if answer.written is Written.REFUSED or answer.own_error:
+                self.refused += 1
+                self.reason = answer.reason
         return sum(answer.stored for answer in answers)
 
 

@@ -17,14 +17,16 @@ What can fail, and what then:
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
+import math
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
@@ -35,12 +37,13 @@ from couchjobs.couch.surely import (
     INSIST_FOR_LONG_S,
     INSIST_ON_OWN_S,
     INSIST_TIMES,
+    SHORTLY_S,
     Insistence,
     Refusals,
     write_shortly,
     write_surely,
 )
-from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound
+from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError, NotFound, Unavailable
 from couchjobs.jobs import transitions
 from couchjobs.jobs.checking import JobCheck
 from couchjobs.jobs.claims import OwnClaims
@@ -54,6 +57,8 @@ _logger = get_logger(__name__)
 _TOLD_AFTER = 5
 _ANSWER_S = 0.5
 """Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
+_LONGEST_ASKED_S = 10.0
+"""Seconds that a slot waits for what became of a claim without an answer: a restart of CouchDB takes less."""
 _WHAT_IT_IS = ("worker", "message", "payload", "event", "options", "trigger_id")
 
 
@@ -83,6 +88,14 @@ class JobStore:
         self._go_durations = connection.settings.go_durations
         self._request_s = connection.settings.request_timeout
         self._patience_s = max(self._request_s, 2 * INSIST_ON_OWN_S)
+        self.refusals: Refusals | None = None
+        """The answers so far to what is written `shortly`; None: whoever writes waits."""
+
+    def shortly(self, refusals: Refusals) -> Self:
+        """Return the same jobs for whoever has others to look after, and tries again later: a write has 2 s."""
+        twin = copy.copy(self)
+        twin.refusals = refusals
+        return twin
 
     async def get(self, job_id: str) -> Job:
         """Return the job.
@@ -228,7 +241,12 @@ class JobStore:
 
     async def _claim_is_ours(self, job: Job, document: Document, claims: OwnClaims, answer: WriteAnswer) -> Claimed:
         insistence = claims.refusals.of(job.id, job.rev)
-        present = await self._find_patiently(job.id)
+        try:
+            present = await self._find_patiently(job.id, _LONGEST_ASKED_S)
+        except CouchError as error:
+            _logger.warning("it is not known whose a job is: it is looked at again", job=job.id, reason=str(error))
+            claims.doubt(job.id)
+            return Claimed.LATER
         if present is not None and present["_rev"] == job.rev:
             if not insistence.note(answer, monotonic()):
                 claims.refusals.keep(insistence, job.id, job.rev)
@@ -258,16 +276,24 @@ class JobStore:
         job.adopt({**present, "_rev": answer.rev})
         return Claimed.OURS
 
-    async def _find_patiently(self, job_id: str) -> Document | None:
-        """Return the document, None where it is gone, however long CouchDB takes to say so."""
-        failures = 0
+    async def _find_patiently(self, job_id: str, longest_s: float) -> Document | None:
+        """Return the document, None where it is gone; CouchDB may take so many seconds to say so.
+
+        Raises:
+            CouchError: it does not.
+        """
+        failures, deadline = 0, monotonic() + longest_s
         while True:
             try:
                 return await self.database.find(job_id)
-            except NotFound:
+            except NotFound as error:
                 if await is_surely_gone(self.database):
                     return None
+                if monotonic() > deadline:
+                    raise Unavailable(str(error), 404) from error
             except CouchError as error:
+                if monotonic() > deadline:
+                    raise
                 failures += 1
                 if failures == _TOLD_AFTER:
                     _logger.warning("job cannot be read, and is asked for again", job=job_id, reason=str(error))
@@ -290,22 +316,13 @@ class JobStore:
             return await self.end(job, lambda: transitions.done_without_result(job, now(), lost, seconds))
         return await self.end(job, lambda: transitions.done(now(), result, seconds))
 
-    async def begin_to_fail(
-        self, job: Job, daemon: str, error: str, traceback: str = "", refusals: Refusals | None = None
-    ) -> bool:
+    async def begin_to_fail(self, job: Job, daemon: str, error: str, traceback: str = "") -> bool:
         """Take note that the job has failed for good, and that `daemon` tells of it; False where it was taken away."""
-        return await self.end(job, lambda: transitions.ending(daemon, error, traceback), refusals)
+        return await self.end(job, lambda: transitions.ending(daemon, error, traceback))
 
-    async def nack(
-        self,
-        job: Job,
-        error: str,
-        traceback: str = "",
-        seconds: float | None = None,
-        refusals: Refusals | None = None,
-    ) -> bool:
+    async def nack(self, job: Job, error: str, traceback: str = "", seconds: float | None = None) -> bool:
         """Move the job to errored with `error` and `finished_at`; return False where it was taken away."""
-        return await self.end(job, lambda: transitions.errored(job, now(), error, traceback, seconds), refusals)
+        return await self.end(job, lambda: transitions.errored(job, now(), error, traceback, seconds))
 
     async def retry(
         self, job: Job, error: str, delay_s: float, traceback: str = "", seconds: float | None = None
@@ -315,35 +332,30 @@ class JobStore:
         not_before = time + timedelta(seconds=delay_s)
         return await self.end(job, lambda: transitions.retried(job, time, error, not_before, traceback, seconds))
 
-    async def release(self, job: Job, refusals: Refusals | None = None) -> bool:
+    async def release(self, job: Job) -> bool:
         """Put the job back in the queue at once, its try not counted; False where it was taken away."""
-        return await self.end(job, lambda: transitions.released(job), refusals)
+        return await self.end(job, lambda: transitions.released(job))
 
-    async def cancel(self, job: Job, refusals: Refusals | None = None) -> bool:
+    async def cancel(self, job: Job) -> bool:
         """Move the job to errored ("cancelled"); False where it was taken away."""
-        return await self.end(job, lambda: transitions.cancelled(now()), refusals)
+        return await self.end(job, lambda: transitions.cancelled(now()))
 
-    async def rescue(self, job: Job, *, again: bool, refusals: Refusals | None = None) -> bool:
-        """Take the job from the dead daemon that runs it, to be tried again or not; False where it has moved on.
+    async def rescue(self, job: Job, *, again: bool, why: str = "") -> bool:
+        """Take the job from the daemon that ran it, to be tried again or not; False where it has moved on.
 
-        One that had failed for good before its daemon died ends as it would have.
+        One that had failed for good before its daemon died ends as it would have. `why`: as for `why_lost`.
         """
-        error, traceback = why_lost(job)
+        error, traceback = why_lost(job, why)
         again = again and job.ending is None
-        return await self.end(job, lambda: transitions.lost(job, now(), error, traceback, again=again), refusals)
+        return await self.end(job, lambda: transitions.lost(job, now(), error, traceback, again=again))
 
-    async def reject(
-        self, document: Document, reason: str, time: datetime | None = None, refusals: Refusals | None = None
-    ) -> bool:
-        """Move a document that cannot be understood to errored, with the reason; False where that must wait.
-
-        `refusals`: as for `end`.
-        """
+    async def reject(self, document: Document, reason: str, time: datetime | None = None) -> bool:
+        """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
         _logger.warning("bad job", job=document["_id"], reason=reason)
         marked = transitions.unreadable(document, time or now(), reason)
-        answer = await self._write(marked, refusals, document["_rev"], patience_s=self._patience_s)
+        answer = await self._write(marked, document["_rev"], patience_s=self._patience_s)
         if answer.written is Written.REFUSED:
-            answer = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}", refusals)
+            answer, _ = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}")
         return answer.written is not Written.UNKNOWN
 
     async def reject_unread(self, job_id: str, reason: str) -> bool:
@@ -355,7 +367,7 @@ class JobStore:
         if is_readable(original):  # it was the answer that could not be read, and not the document
             return False
         _logger.warning("bad job", job=job_id, reason=reason)
-        answer = await self._reduce({"_id": job_id, "_rev": rev}, original, f"bad job: {reason}")
+        answer, _ = await self._reduce({"_id": job_id, "_rev": rev}, original, f"bad job: {reason}")
         return answer.written is not Written.UNKNOWN
 
     async def create_errored(self, job: Job, reason: str) -> None:
@@ -372,26 +384,44 @@ class JobStore:
         if answer.written is Written.REFUSED:
             _logger.error("job cannot be stored at all, nor why", job=job.id, reason=f"{reason}; {answer.reason}")
 
-    async def _reduce(
-        self, document: Document, original: bytes, reason: str, refusals: Refusals | None = None
-    ) -> WriteAnswer:
-        """Write as much of the document as CouchDB takes, with the reason; return the answer to the last attempt."""
-        answer = WriteAnswer(Written.UNKNOWN)
+    async def _reduce(self, document: Document, original: bytes, reason: str) -> tuple[WriteAnswer, Document]:
+        """Write as much of the document as CouchDB takes, with the reason; return the last attempt and its answer."""
+        answer, smaller = WriteAnswer(Written.UNKNOWN), document
         for kept, what in ((original, "with what it was"), (None, "without")):
             smaller = transitions.reduced(document, kept, now(), reason)
-            answer = await self._write(smaller, refusals, document["_rev"], what, patience_s=self._patience_s)
+            answer = await self._write(smaller, document["_rev"], what, patience_s=self._patience_s)
             if answer.written is not Written.REFUSED:
-                return answer
+                return answer, smaller
         _logger.error("job cannot be marked at all", job=document["_id"], reason=answer.reason)
-        return answer
+        return answer, smaller
 
-    async def end(self, job: Job, changes_of: Callable[[], Changes], refusals: Refusals | None = None) -> bool:
+    async def delete_leaf(self, leaf: Document) -> bool:
+        """Delete a leaf that does not count beside another; return False where it has changed meanwhile.
+
+        Raises:
+            Refused: CouchDB never takes that.
+            Unavailable: that must wait.
+        """
+        return await self._write_leaf(transitions.tombstone(leaf))
+
+    async def change_leaf(self, leaf: Document, **fields: Any) -> bool:
+        """Change fields of a leaf, whichever wins; as `delete_leaf`."""
+        return await self._write_leaf({**leaf, **fields})
+
+    async def _write_leaf(self, document: Document) -> bool:
+        answer = await self._write(document, document["_rev"], patience_s=self._patience_s)
+        if not answer.stored and answer.written is not Written.CONFLICT:
+            raise as_error(answer, self._name_of(document["_id"]))
+        return answer.stored
+
+    async def end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:
         """Write an end until it is stored; return False where the job was taken away.
+
+        An end that CouchDB does not take is stored as far as possible: the job is errored then, unless it is done.
 
         Args:
             job: ours, or nobody's.
             changes_of: returns the fields that change; it is asked again where others have changed meanwhile.
-            refusals: of the caller, who has others to look after, and tries again later; None: he waits.
 
         Raises:
             Refused: CouchDB takes nothing of it.
@@ -402,14 +432,16 @@ class JobStore:
         while True:
             changes = changes_of()
             document = job.document_with(changes)
-            answer = await self._write(document, refusals, whose, str(changes.get("state", "ending")), patience_s=None)
+            answer = await self._write(document, whose, str(changes.get("state", "ending")), patience_s=None)
             if answer.written is Written.REFUSED and changes.get("result") is not None:
                 changes = transitions.done_without_result(job, now(), answer.reason)
                 document = job.document_with(changes)
                 answer = await write_surely(self.writer, document)
             if answer.written is Written.REFUSED:
                 _logger.error("end of job refused", job=job.id, reason=answer.reason)
-                answer = await self._reduce(document, encode(job.document()), answer.reason, refusals)
+                answer, smaller = await self._reduce(document, encode(job.document()), answer.reason)
+                if answer.stored:
+                    job.adopt({**smaller, "_rev": answer.rev})
                 if answer.written is Written.CONFLICT or answer.stored:
                     return answer.stored
             if answer.written in (Written.UNKNOWN, Written.REFUSED):
@@ -420,19 +452,17 @@ class JobStore:
             if not await self._still_ours(job):
                 return False
 
-    async def _write(
-        self, document: Document, refusals: Refusals | None, *names: str, patience_s: float | None
-    ) -> WriteAnswer:
+    async def _write(self, document: Document, *names: str, patience_s: float | None) -> WriteAnswer:
         """Write what ends a job; for a moment only, where whoever writes it tries again later."""
-        if refusals is not None:
-            return await write_shortly(self.writer, document, refusals, *names)
+        if self.refusals is not None:
+            return await write_shortly(self.writer, document, self.refusals, *names)
         insistence = Insistence(INSIST_FOR_LONG_S if patience_s is None else INSIST_ON_OWN_S)
         return await write_surely(self.writer, document, patience_s=patience_s, insistence=insistence)
 
     async def _still_ours(self, job: Job) -> bool:
         if job.claim is None:  # it was one revision that was to end so
             return False
-        present = await self._find_patiently(job.id)
+        present = await self._find_patiently(job.id, math.inf if self.refusals is None else SHORTLY_S)
         same = present is not None and is_job(present) and is_same_claim(job.document(), present)
         if present is not None and same and present.get("state") == job.state:
             job.adopt(present)
@@ -441,9 +471,13 @@ class JobStore:
         return False
 
 
-def why_lost(job: Job) -> tuple[str, str]:
-    """Return the error of a job whose daemon has died, and its traceback: that which it had failed with before."""
+def why_lost(job: Job, why: str = "") -> tuple[str, str]:
+    """Return the error of a job that has lost its daemon, and its traceback: that which it had failed with before.
+
+    `why`: it was lost; empty: its daemon has died.
+    """
     if job.ending is not None and isinstance(job.ending.get("error"), str):
         return job.ending["error"], str(job.ending.get("traceback") or "")
-    why = f"daemon {job.claim.daemon} is dead" if job.claim else "the job was running, and named no daemon"
+    if not why:
+        why = f"daemon {job.claim.daemon} is dead" if job.claim else "the job was running, and named no daemon"
     return f"worker lost: {why}", ""

@@ -16,13 +16,10 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 
-from couchjobs.couch.answers import Written, as_error
 from couchjobs.couch.database import Document
-from couchjobs.couch.surely import write_shortly
 from couchjobs.errors import CouchError
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State, is_claimed_by
-from couchjobs.jobs.transitions import tombstone
 from couchjobs.log import get_logger
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.timestamps import now
@@ -32,8 +29,8 @@ _UNCONFIRMED_S = 3.0
 """Seconds until a claim of unclear answer is given up: all copies of a document know of all claims by then."""
 _AT_A_TIME = 200
 """Claims given up together; the next look takes the others."""
-_PAGE = 500
-"""Rows of claims that one audit looks at; the next one goes on with what is left."""
+_MOST = 500
+"""Claims that do not run from which on no further ones are looked for; the next audit goes on with what is left."""
 
 
 class Audit:
@@ -55,15 +52,17 @@ class Audit:
 
         `grace_s`: seconds, by this daemon's own clock, which also wrote the time of the claim; an index may be behind.
         """
-        rows = await self._store.database.view("queue/claimed", [self._daemon], [self._daemon, {}], limit=_PAGE)
         oldest, present = now() - timedelta(seconds=grace_s), now()
-        stale: list[str] = []
-        for one in await self._store.database.read(row["id"] for row in rows if row["id"] not in self._claims.held):
-            if one.document is None or not is_claimed_by(one.document, self._daemon):
-                continue
-            claim = Job.read(one.document).claim
-            if claim is None or claim.at is None or not oldest <= claim.at <= present:
-                stale.append(one.doc_id)
+        stale = dict.fromkeys(self._claims.begun)
+        async for rows in self._store.database.view_pages("queue/claimed", [self._daemon], [self._daemon, {}]):
+            for one in await self._store.database.read(row["id"] for row in rows if row["id"] not in self._claims.held):
+                if one.document is None or not is_claimed_by(one.document, self._daemon):
+                    continue
+                claim = Job.read(one.document).claim
+                if claim is None or claim.at is None or not oldest <= claim.at <= present:
+                    stale[one.doc_id] = None
+            if len(stale) > _MOST:
+                break
         return sum(await self._give_up(job_id for job_id in stale if job_id not in self._claims.held))
 
     async def unconfirmed(self) -> None:
@@ -96,32 +95,22 @@ class Audit:
     async def give_up(self, job_id: str) -> bool:
         """Give up a job that does not run here, whatever its claim became; False where that must wait for others."""
         leaves = await self._store.database.leaves(job_id)
+        if job_id in self._claims.held:  # from now on; what was read may be of that claim
+            return True
         for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, self._daemon)):
             if leaf is not leaves[0]:
-                await self._withdraw(leaf)
+                if await self._store.delete_leaf(leaf):
+                    _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
             elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
                 return False
             elif await self._put_back(leaf):
                 _logger.warning("put back a job that was claimed and does not run", job=job_id)
+        self._claims.begun.pop(job_id, None)  # only now: until its end is stored, it must not go back as if it had not
         return True
-
-    async def _withdraw(self, leaf: Document) -> None:
-        """Delete a branch that loses.
-
-        Raises:
-            Unavailable: that must wait.
-        """
-        answer = await write_shortly(self._store.writer, tombstone(leaf), self._lost.refusals, leaf["_rev"])
-        if answer.written is Written.UNKNOWN:
-            raise as_error(answer, f"{leaf['_id']} in database {self._store.database.name}")
-        if answer.stored:
-            _logger.info("claim withdrawn: it is a branch that loses", job=leaf["_id"])
 
     async def _put_back(self, leaf: Document) -> bool:
         job = self._store.read(leaf)
         claim = job.claim.id if job.claim is not None else ""
-        if claim not in self._claims.begun and job.ending is None:
-            return await self._store.release(job, self._lost.refusals)
-        taken = await self._lost.take(job)
-        self._claims.begun.discard(claim)  # only now: until its end is stored, it must not go back as if it had not
-        return taken
+        if self._claims.begun.get(job.id, "") != claim and job.ending is None:
+            return await self._store.release(job)
+        return await self._lost.take(job, f"daemon {self._daemon} could not store how its try has ended")

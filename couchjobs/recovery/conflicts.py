@@ -17,12 +17,10 @@ from typing import Any
 from couchjobs.cluster.peers import Peers
 from couchjobs.couch.answers import leaf_rank
 from couchjobs.couch.database import Document
-from couchjobs.couch.surely import write_surely
 from couchjobs.errors import CouchError
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.payloads import missing
 from couchjobs.jobs.store import JobStore
-from couchjobs.jobs.transitions import tombstone
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
@@ -41,13 +39,18 @@ async def settle_conflicts(store: JobStore, peers: Peers, job_ids: Iterable[str]
     settled = 0
     for job_id in job_ids:
         try:
-            settled += await _settle(store, peers, job_id)
+            settled += await settle_conflict(store, peers, job_id)
         except CouchError as error:
             _logger.warning("conflict not settled yet", job=job_id, reason=str(error))
     return settled
 
 
-async def _settle(store: JobStore, peers: Peers, job_id: str) -> bool:
+async def settle_conflict(store: JobStore, peers: Peers, job_id: str) -> bool:
+    """Settle what can be settled of one job; return whether it is in conflict no longer.
+
+    Raises:
+        CouchError: CouchDB does not answer, or does not take it.
+    """
     leaves = await store.database.leaves(job_id)
     if len(leaves) < 2:
         return True
@@ -55,12 +58,11 @@ async def _settle(store: JobStore, peers: Peers, job_id: str) -> bool:
     others = [leaf for leaf in leaves if leaf is not best]
     if best.get("state") not in ENDED:
         others = [leaf for leaf in others if not _is_run(leaf, peers)]
-        if (more := _to_carry_over(best, others)) and not (await write_surely(store.writer, {**best, **more})).stored:
+        if (more := _to_carry_over(best, others)) and not await store.change_leaf(best, **more):
             return False
     settled = len(others) == len(leaves) - 1
     for leaf in others:
-        answer = await write_surely(store.writer, tombstone(leaf))
-        settled = settled and answer.stored
+        settled = await store.delete_leaf(leaf) and settled
     if settled:
         _logger.info("conflict settled", job=job_id, kept=best["_rev"])
     return settled

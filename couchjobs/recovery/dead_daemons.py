@@ -28,8 +28,6 @@ _LOOK_AGAIN_S = 3.0
 """Seconds until the second look, twice as many until the third."""
 _LEFT_AGAIN_S = 10.0
 """Seconds until the next look at one with a job that could not be taken, which may be so for good."""
-_PAGE = 500
-"""Rows of claims read at a time."""
 _AT_A_TIME = 20
 """Dead daemons looked after together; the next look takes the others."""
 
@@ -43,7 +41,7 @@ class Rescuer:
         self._peers = lost.peers
         self._unknown: set[str] = set()
         self._done: set[str] = set()
-        self._left: set[str] = set()
+        self.left: set[str] = set()
         """Daemons with jobs that could not be taken."""
         self._looks: dict[str, tuple[int, float]] = {}
         """By daemon, how often it was looked after, and when it is again: a view of a cluster may be behind."""
@@ -73,7 +71,7 @@ class Rescuer:
         looked_after = await asyncio.gather(*(self._look_after(daemon, suspect) for suspect in own[:_AT_A_TIME]))
         for suspect in (suspect for suspect, rescued in zip(own, looked_after, strict=False) if rescued):
             looks = self._looks.get(suspect, (0, 0.0))[0]
-            if suspect in self._left:
+            if suspect in self.left:
                 self._looks[suspect] = looks, present + _LEFT_AGAIN_S
                 continue
             looks += 1
@@ -85,7 +83,7 @@ class Rescuer:
     async def _look_after(self, daemon: Daemon, suspect: str) -> bool:
         """Take the jobs of one suspect, if it is dead; return whether that was tried."""
         try:
-            self._left.discard(suspect)
+            self.left.discard(suspect)
             if await daemon.is_surely_dead(suspect):
                 await self.rescue(suspect)
             return True
@@ -98,14 +96,8 @@ class Rescuer:
     async def rescue(self, dead: str) -> int:
         """Take all jobs from a daemon that is dead; return how many they were."""
         rescued = 0
-        seen: set[str] = set()
-        while True:
-            rows = await self._store.database.view("queue/claimed", [dead], [dead, {}], limit=_PAGE)
-            fresh = [row["id"] for row in rows if row["id"] not in seen]
-            if not fresh:
-                break
-            seen.update(fresh)
-            answers = await self._store.database.read(fresh)
+        async for rows in self._store.database.view_pages("queue/claimed", [dead], [dead, {}]):
+            answers = await self._store.database.read(row["id"] for row in rows)
             taken = await asyncio.gather(
                 *(self._take(one.document, dead) for one in answers if one.document is not None)
             )
@@ -126,7 +118,7 @@ class Rescuer:
             return await self._lost.take(job)
         except CouchError as error:
             _logger.warning("job of a dead daemon not rescued yet", job=document["_id"], reason=str(error))
-            self._left.add(dead)
+            self.left.add(dead)
             return False
 
     def _is_settled(self, leaf: Document) -> bool:

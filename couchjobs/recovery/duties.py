@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError
+from couchjobs.errors import ConfigurationError, CouchError
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import stored_rules
@@ -30,9 +32,12 @@ _PAUSE_AT_REST = 1.0
 """Times as long as a step of removing took is the pause after it."""
 _PAUSE_AT_WORK = 9.0
 """The same where jobs run here: a tenth of the time is left to it then."""
+_REMOVED_FOR_S = 10.0
+"""Seconds of removing after which other tenants have their turn."""
 _PAUSE_BEHIND = 2.0
 """The same where removing takes longer than from one sweep to the next: finished jobs would come faster than go."""
 _logger = get_logger(__name__)
+Duty = Callable[[], Awaitable[object]]
 
 
 class Duties:
@@ -65,7 +70,9 @@ class Duties:
         self._rescuer = Rescuer(lost)
         self._unnamed = UnnamedClaims(lost)
 
-        self._seldom: dict[str, Callable[[], Awaitable[object]]] = {
+        self.are_urgent = True
+        """Whether it has not been seen yet, since the start or the last pause, what daemons that died have left."""
+        self._seldom: dict[str, Duty] = {
             "audit": lambda: self._audit.all_claims(self._settings.audit_grace),
             "unknown daemons": self._rescuer.suspect_unknown,
             "unnamed claims": self._rescue_unnamed,
@@ -75,6 +82,7 @@ class Duties:
 
     def start(self, tasks: Supervisor) -> None:
         """Begin with all of them: none waits for another one."""
+        self.are_urgent = True
         _start(tasks, "unconfirmed claims", _UNCONFIRMED_LOOK_S, self._audit.unconfirmed)
         _start(tasks, "dead daemons", self._settings.look_interval, self.rescue)
         for name, duty in self._seldom.items():
@@ -84,12 +92,24 @@ class Duties:
     async def rescue(self) -> None:
         """Take the jobs of daemons that have died."""
         await self._rescuer.look_after(self._daemon, self._worker_types)
+        self.are_urgent = False
 
     async def once(self) -> None:
-        """Do once what is done now and then."""
-        for duty in self._seldom.values():
-            await duty()
-        await self.rescue()
+        """Do once what is done now and then, in bounded time.
+
+        Raises:
+            CouchError: one of them could not be done; the others were.
+        """
+        failed: CouchError | None = None
+        brief: Duty = partial(self._remove_finished, _REMOVED_FOR_S)
+        duties = [duty for name, duty in self._seldom.items() if name != _RETENTION]
+        for duty in [*duties, self.rescue, brief]:
+            try:
+                await duty()
+            except CouchError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _rescue_unnamed(self) -> None:
         if self._daemon.answers_for(_UNNAMED, self._worker_types):
@@ -99,8 +119,11 @@ class Duties:
         if self._daemon.answers_for(_CONFLICTS, self._worker_types):
             await settle_conflicts(self._store, self._daemon.peers, await conflicted(self._store))
 
-    async def _remove_finished(self) -> None:
-        """Remove finished jobs that are kept no longer, in small steps, with pauses that leave CouchDB to others."""
+    async def _remove_finished(self, longest_s: float = math.inf) -> None:
+        """Remove finished jobs that are kept no longer, in small steps, with pauses that leave CouchDB to others.
+
+        `longest_s`: seconds after which the rest is left for the next time.
+        """
         if not self._daemon.answers_for(_RETENTION, self._worker_types):
             return
         try:
@@ -120,17 +143,19 @@ class Duties:
             at_work = _PAUSE_BEHIND if behind else _PAUSE_AT_WORK
             await asyncio.sleep((present - began) * (at_work if self._claims.held else _PAUSE_AT_REST))
             began = loop.time()
+            if began - first > longest_s:
+                break
         if remover.refused:
-            _logger.warning("finished jobs may not be removed by this user", jobs=remover.refused)
+            _logger.warning("finished jobs cannot be removed", jobs=remover.refused, reason=remover.reason)
         if removed:
             _logger.info("finished jobs removed", database=self._store.database.name, jobs=removed)
 
 
-def _start(tasks: Supervisor, name: str, interval_s: float, duty: Callable[[], Awaitable[object]]) -> None:
+def _start(tasks: Supervisor, name: str, interval_s: float, duty: Duty) -> None:
     tasks.start(name, lambda: _at_intervals(interval_s, duty))
 
 
-async def _at_intervals(interval_s: float, duty: Callable[[], Awaitable[object]]) -> None:
+async def _at_intervals(interval_s: float, duty: Duty) -> None:
     await asyncio.sleep(interval_s * random.uniform(0.5, 1))  # noqa: S311  not all at the same moment
     while True:
         await duty()

@@ -77,7 +77,7 @@ class Carrier:
             return True
         if plan.first is not None and not await self._store_state(infos, life, plan.first):
             return False
-        if self._others_differ() and (await self._states.read([infos.id]))[infos.id] != life.state:
+        if self._others_differ() and (await self._states.read([infos.id])).get(infos.id) != life.state:
             return False
         tick = plan.tick
         await self._firing.fire(infos, lambda: self._job(infos, tick, state.fired))

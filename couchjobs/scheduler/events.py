@@ -51,8 +51,15 @@ _SLICE_S = 0.02
 """Seconds of asking rules after which others have their turn."""
 _REMEMBERED_EACH_S = 300.0
 """Seconds between two times that what has been seen is written down."""
+_MOST_GONE = 100_000
+"""Documents that are known and no longer there, not even as deleted ones, beside as many as are there: 1.6 MB."""
 _MOST_NOW_AND_THEN = 100_000
 """Documents of a database of which it is written down before the end: 1.6 MB."""
+
+
+def _count(info: dict[str, Any]) -> int:
+    """Return how many documents a database holds, deleted ones too."""
+    return int(info.get("doc_count", 0)) + int(info.get("doc_del_count", 0))
 
 
 class EventFollower:
@@ -178,6 +185,15 @@ class EventFollower:
             self._is_remembered = False
             if time.monotonic() > self._remember_at:
                 await self.remember(_MOST_NOW_AND_THEN)
+                if not self._rereads and self._knows_too_many(info):
+                    _logger.info("what is there is looked at anew", database=self._database.name)
+                    self.past = Past()
+                    return
+
+    def _knows_too_many(self, info: dict[str, Any]) -> bool:
+        """Return whether most documents that are known are no longer there, or they are too many."""
+        known = 0 if self.past.seen is None else len(self.past.seen)
+        return known > min(self._most_seen, 2 * _count(info) + _MOST_GONE)
 
     def _witnesses(self) -> list[Witness]:
         """Return what the database must know that has come as far as the position; of its beginning, nothing does."""
@@ -236,7 +252,7 @@ class EventFollower:
 
     async def _look_back(self, info: dict[str, Any], newest: set[str] | None) -> None:
         """Take what is there, less what comes after the position, for seen; `newest`: see `Past`."""
-        if info.get("doc_count", 0) + info.get("doc_del_count", 0) > self._most_seen:
+        if _count(info) > self._most_seen:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)
             return
         known = await remembered(self._control, self._name, self._instance)

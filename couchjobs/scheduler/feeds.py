@@ -187,9 +187,9 @@ class Feeds:
             CHECKPOINT + self._db.followed_as(doctype): one.follower for doctype, one in self._followed.items()
         }
         if followers:
-            stored = await self._connection.control.get_many(followers)
-            for doc_id in followers.keys() - stored.keys():
-                await followers[doc_id].keep_position()
+            for one in await self._connection.control.read(followers):
+                if one.absent:
+                    await followers[one.doc_id].keep_position()
 
     async def _arrange(self) -> None:
         rules = [trigger.rules for trigger in self._triggers.events.values()]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.couch.surely import write_or_raise, write_surely
+from couchjobs.couch.surely import INSIST_ON_OWN_S, Refusals, write_or_raise, write_shortly
 from couchjobs.errors import CouchjobsError, MalformedTriggerError, NotFound
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -110,16 +111,23 @@ class States:
         self._writer = connection.writer(connection.control.name)
         self._database = triggers_database
         self._revs: dict[str, str] = {}
+        self._refusals = Refusals(INSIST_ON_OWN_S)
 
     def id_of(self, trigger_id: str) -> str:
         """Return the id of the document of that trigger's state."""
         return state_id(self._database, trigger_id)
 
     async def read(self, trigger_ids: Iterable[str]) -> dict[str, State | None]:
-        """Return the states of these triggers; None where there is none that can be understood."""
+        """Return the states of these triggers; None where there is none that can be understood.
+
+        Those are left out of which CouchDB does not say now whether they have one.
+        """
         ids = {self.id_of(trigger_id): trigger_id for trigger_id in trigger_ids}
-        found = await self.control.get_many(ids)
-        return {trigger_id: self._taken(trigger_id, found.get(doc_id)) for doc_id, trigger_id in ids.items()}
+        return {
+            ids[one.doc_id]: self._taken(ids[one.doc_id], one.document)
+            for one in await self.control.read(ids)
+            if one.document is not None or one.absent or one.unreadable
+        }
 
     async def all(self) -> AsyncIterator[str]:
         """Yield the ids of all triggers that have a state."""
@@ -146,22 +154,29 @@ class States:
         return answer.stored
 
     async def drop(self, trigger_id: str) -> None:
-        """Delete the state of a trigger that is gone, whoever has written it since it was read."""
-        rev = self._revs.pop(trigger_id, None)
+        """Delete the state of a trigger that is gone, whoever has written it since it was read.
+
+        Raises:
+            CouchError: it may be there still.
+        """
+        doc_id = self.id_of(trigger_id)
         for _ in range(_DROPPED_TIMES):
-            if rev is None:
+            if trigger_id not in self._revs:
                 return
+            tombstone = {"_id": doc_id, "_rev": self._revs[trigger_id], "_deleted": True}
             try:
-                answer = await write_surely(
-                    self._writer, {"_id": self.id_of(trigger_id), "_rev": rev, "_deleted": True}
-                )
+                answer = await write_shortly(self._writer, tombstone, self._refusals)
             except NotFound:
                 _logger.info("schedule state is gone with its database", trigger=trigger_id)
-                return
-            if answer.stored:
-                return
-            present = await self.control.find(self.id_of(trigger_id))
-            rev = present["_rev"] if present is not None else None
+                answer = WriteAnswer(Written.OK)
+            if answer.written is Written.REFUSED:
+                _logger.error("a schedule state cannot be deleted", trigger=trigger_id, reason=answer.reason)
+            if answer.stored or answer.written is Written.REFUSED:
+                self._revs.pop(trigger_id, None)
+            elif answer.written is Written.UNKNOWN:
+                raise as_error(answer, f"{doc_id} in database {self.control.name}")
+            else:
+                self._taken(trigger_id, await self.control.find(doc_id))
 
 
 async def lives_in(connection: Connection, db: Prefixer, triggers: Iterable[TriggerInfos]) -> dict[str, Life | str]:

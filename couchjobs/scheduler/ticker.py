@@ -40,6 +40,7 @@ _LONGEST_DELAY = timedelta(seconds=60)
 _AFTER_FAILURE = timedelta(seconds=1)
 _AFTER_ERROR = timedelta(minutes=1)
 _LONGEST_WAIT_S = 60.0
+_STALE_ENTRIES = 5000
 _LATE_AT_ONCE = 50
 """Late ticks that are fired together: what is due now comes between."""
 _TOGETHER = 500
@@ -212,7 +213,11 @@ class Ticker:
             _logger.warning("schedule states are not to be had", reason=str(error))
             self._look_again(ids)
             return
-        await asyncio.gather(*(self._load_guarded(trigger, rank, stored[trigger.infos.id]) for trigger, rank in wanted))
+        if unknown := set(ids) - stored.keys():
+            _logger.warning("schedule states are not to be had, and the others go on", triggers=len(unknown))
+            self._look_again(unknown)
+        known = [(trigger, rank) for trigger, rank in wanted if trigger.infos.id in stored]
+        await asyncio.gather(*(self._load_guarded(trigger, rank, stored[trigger.infos.id]) for trigger, rank in known))
 
     async def _load_guarded(self, trigger: ClockTrigger, rank: int, stored: State | None) -> None:
         """Begin to watch a trigger; where its state cannot be had, that is tried again soon."""
@@ -256,7 +261,15 @@ class Ticker:
         self._timers[infos.id] = timer
         timer.at = self._left_to_others(timer, present, rank * _OTHERS) if rank else timer.life.look(present)
         if timer.at is not None:
-            heapq.heappush(self._queue, (timer.at, infos.id))
+            self._enqueue(timer.at, infos.id)
+
+    def _enqueue(self, at: datetime, trigger_id: str) -> None:
+        """Have the schedule looked at then; entries that no longer count are dropped before they outnumber the rest."""
+        heapq.heappush(self._queue, (at, trigger_id))
+        if len(self._queue) > 2 * len(self._timers) + _STALE_ENTRIES:
+            live = {(timer.at, name) for name, timer in self._timers.items() if timer.at is not None}
+            self._queue = [*live.intersection(self._queue)]
+            heapq.heapify(self._queue)
 
     async def _as_it_was(self, infos: TriggerInfos, stored: State | None) -> State | None:
         """Return the stored state, paused where the trigger was disabled since; None where it was made again."""
@@ -330,7 +343,7 @@ class Ticker:
         if timer.infos.id in self._again:
             self._stirred.set()
         elif timer.at is not None and self._timers.get(timer.infos.id) is timer:
-            heapq.heappush(self._queue, (timer.at, timer.infos.id))
+            self._enqueue(timer.at, timer.infos.id)
             self._stirred.set()
 
     async def _fire(self, timer: _Timer, *, is_late: bool) -> None:
@@ -361,6 +374,9 @@ class Ticker:
         try:
             stored = await self._states.read(timer.infos.id for timer in timers)
             for timer in timers:
+                if timer.infos.id not in stored:
+                    timer.at = present + _OTHERS
+                    continue
                 timer.life = Life(
                     timer.trigger.ticks, timer.infos, _as_both_see(stored[timer.infos.id], timer.life.state)
                 )

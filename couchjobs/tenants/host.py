@@ -108,7 +108,8 @@ class Host:
     def is_calm(self) -> bool:
         """Return whether nobody is being woken, or is to be."""
         return not self._busy and all(
-            tenant.due_at is None or tenant.due_at > time.monotonic() for tenant in self._tenants.values()
+            tenant.is_awake or tenant.due_at is None or tenant.due_at > time.monotonic()
+            for tenant in self._tenants.values()
         )
 
     @property

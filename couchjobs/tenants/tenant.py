@@ -137,7 +137,8 @@ class Tenant:
                 self._broker.resume()
                 self._scheduler.resume()
                 return False
-            self.due_at = time.monotonic() + in_s if in_s < float("inf") else None
+            if in_s < float("inf"):  # what was asked for meanwhile stands
+                self.due_at = min(self.due_at or float("inf"), time.monotonic() + in_s)
             self.is_awake = False
             return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from hashlib import blake2b
 from typing import TypeVar
 
 from couchjobs.errors import JobFailedError
@@ -68,7 +69,7 @@ class Failures:
         Where that end is stored only later, and tried again, they have heard of it.
         """
         one = job.claim.id if job.claim is not None and job.state is State.RUNNING else job.rev
-        end = f"{job.prefix} {job.id} {one}"
+        end = blake2b(f"{job.prefix} {job.id} {one}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         if one and end in self._told:
             return
         own = self.workers.get(job.worker).on_failed if job.worker in self.workers else None

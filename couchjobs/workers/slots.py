@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Sized
 from typing import Any
 
 from couchjobs.log import get_logger
@@ -45,31 +44,31 @@ class Slots:
         self._shared = shared
         processes.listeners.append(self.news.set)
 
-    def free(self, running: Sized) -> dict[str, int]:
+    def free(self, used: int) -> dict[str, int]:
         """Return how many more jobs of each type may be claimed now: none where there is no process to run them.
 
-        `running`: the jobs that run of the tenant that asks.
+        `used`: how many slots the tenant has that asks.
         """
-        processes, room = self._processes.living(), self.room_for(running)
+        processes, room = self._processes.living(), self.room_for(used)
         if not processes or room <= 0:
             return {}
         found = {}
         for name, count in self._concurrency.items():
-            free = self._unreserved(processes * count - self._used[name], processes * count, running)
+            free = self._unreserved(processes * count - self._used[name], processes * count, used)
             if free > 0:
                 found[name] = min(free, room)
         return found
 
-    def room_for(self, running: Sized) -> int:
+    def room_for(self, used: int) -> int:
         """Return for how many more jobs there is room, whatever their type."""
-        return self._unreserved(self._room, self._most, running)
+        return self._unreserved(self._room, self._most, used)
 
-    def _unreserved(self, free: int, most: int, running: Sized) -> int:
+    def _unreserved(self, free: int, most: int, used: int) -> int:
         """Return how many of these are not kept for others: of them all at least one is, for one that runs nothing."""
         if not self._shared:
             return free
         kept = free - most // _RESERVED
-        return kept if running else max(kept, min(free, 1))
+        return kept if used else max(kept, min(free, 1))
 
     def take(self, worker_type: str) -> Slot:
         """Take one, free or not."""

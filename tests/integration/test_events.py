@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.queries import get_jobs
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler import events
 
 Start = Callable[..., Any]
 
@@ -198,3 +200,30 @@ async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(
 
 async def _no_checkpoint(connection: Connection) -> bool:
     return not await connection.control.with_prefix("checkpoint:")
+
+
+async def test_seen_when_most_of_it_is_no_longer_there_then_looked_at_anew_and_nothing_fires_twice(
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a database whose documents come and are purged: memory holds what is there, and not what ever was."""
+    monkeypatch.setattr(events, "_MOST_GONE", 3)
+    monkeypatch.setattr(events, "_REMEMBERED_EACH_S", 0.0)
+    monkeypatch.setattr(events, "_count", lambda _info: 0)
+    orders = await orders_of(connection, db)
+    system = await start(note)
+    trigger = {"_id": "new", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
+    await triggers_of(connection, db).put(trigger)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    feeds = system.scheduler._feeds
+    first = await eventually(lambda: feeds._followed["orders"].follower.past if feeds._followed else None)
+    for number in range(6):
+        await orders.put({"_id": f"o{number}"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "new", 6))
+    await eventually(lambda: feeds._followed["orders"].follower.past is not first)
+    await orders.put({"_id": "another"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "new", 7))
+    rev = (await orders.get("o0"))["_rev"]
+    await orders.put({"_id": "o0", "_rev": rev, "changed": True})
+    await orders.put({"_id": "last"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "new", 8))
+    assert await so_many_jobs_of(connection, db, "new", 8)

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from fault_proxy import FaultProxy
 from waiting import eventually
 
 from couchjobs.cluster.pauses import set_paused
+from couchjobs.couch.answers import Found
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import Database
 from couchjobs.jobs.job import State
 from couchjobs.jobs.queries import get_queued_jobs
 from couchjobs.jobs.request import JobRequest
@@ -225,3 +228,25 @@ async def test_worker_type_when_paused_then_nothing_is_claimed_until_it_is_resum
     before.broker.daemon.presence.pauses.note([{"_id": f"paused:{db.key}", "workers": {"first": {}}}])
     before.broker.daemon.presence.pauses.replace([])
     assert not before.broker.daemon.paused
+
+
+async def test_worker_type_when_the_copy_that_is_asked_is_behind_its_pause_then_paused_soon(
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of the feed comes once."""
+    presence = (await start(echo)).broker.daemon.presence
+    asked: list[str] = []
+
+    read = Database.read
+
+    async def behind(database: Database, ids: Any) -> list[Found]:
+        wanted = [*ids]
+        if asked or not any(one.startswith("paused:") for one in wanted):
+            return await read(database, wanted)
+        asked.extend(wanted)
+        return [Found(one, None, None, absent=True) for one in wanted]
+
+    monkeypatch.setattr(Database, "read", behind)
+    assert await set_paused(connection, db, "echo", is_paused=True)
+    await eventually(lambda: f"paused:{db.key}" in asked)
+    await eventually(lambda: presence.pauses.of(db.key) == {"echo"}, 10)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,16 +17,19 @@ from waiting import eventually
 from couchjobs import WorkerContext, worker
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.cluster.peers import PREFIX
+from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import ClosedError, ConfigurationError
 from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.couch import CouchScheduler
 from couchjobs.settings import Settings
 from couchjobs.system import system_start
 from couchjobs.tenants import host as host_module
 from couchjobs.tenants.host import Host
 from couchjobs.tenants.named import named_by
+from couchjobs.tenants.tenant import Tenant
 from couchjobs.timestamps import format_time, now
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
@@ -353,3 +357,40 @@ async def test_feeds_when_they_are_stopped_then_that_is_no_news(
     await feeds.stop()
     await asyncio.sleep(0)
     assert feeds.is_quiet
+
+
+async def test_tenant_when_it_is_to_be_woken_while_it_falls_asleep_then_that_stands(
+    connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon has died, or the clock was set, while CouchDB is asked whether there is more to do."""
+    runtime: Any = SimpleNamespace(presence=Presence(connection, None))
+    tenant = Tenant(db, runtime, Attention())
+    tenant.is_awake, tenant.due_at = True, None
+
+    async def nothing() -> None:
+        """Pause."""
+
+    async def meanwhile() -> bool:
+        tenant.due_at = 7.0
+        return False
+
+    monkeypatch.setattr(tenant, "_pause", nothing)
+    monkeypatch.setattr(tenant, "_has_more", meanwhile)
+    monkeypatch.setattr(Tenant, "_is_quiet", True)
+    monkeypatch.setattr(tenant, "_next_in", lambda: 1000.0)
+    assert await tenant.sleep_if_quiet(1.0)
+    assert tenant.due_at == 7.0
+    tenant.is_awake = True
+    monkeypatch.setattr(tenant, "_has_more", lambda: asyncio.sleep(0, False))
+    assert await tenant.sleep_if_quiet(1.0)
+    assert tenant.due_at == 7.0, "it is woken once more, for nobody knows whether it was seen to"
+
+
+async def test_tenant_when_it_has_not_yet_looked_for_dead_daemons_then_it_does_not_sleep(start: Any) -> None:
+    """It may have been woken for just that, and is not woken for it again."""
+    broker = (await start(note)).broker
+    await eventually(lambda: broker.is_quiet)
+    await broker.pause()
+    broker.resume()
+    assert not broker.is_quiet
+    await eventually(lambda: broker.is_quiet)

@@ -129,9 +129,9 @@ async def test_unread_when_its_own_document_can_be_read_then_left_alone(
         async def raw(job_id: str, text: bytes = text) -> tuple[str, bytes]:
             return "1-a", text
 
-        async def reduce(*_: Any, written: list[str] = written) -> WriteAnswer:
+        async def reduce(*_: Any, written: list[str] = written) -> tuple[WriteAnswer, dict[str, Any]]:
             written.append("job")
-            return WriteAnswer(Written.OK, rev="2-b")
+            return WriteAnswer(Written.OK, rev="2-b"), {}
 
         monkeypatch.setattr(lane.store.database, "raw", raw)
         monkeypatch.setattr(lane.store, "_reduce", reduce)

@@ -44,11 +44,11 @@ async def test_slot_when_a_failure_cannot_be_noted_then_free_after_a_while_and_g
     executor = Executor(nothing, presence, nothing, failures, nothing)
     telling = asyncio.create_task(executor._tell_of_failure(execution, Failed("for good")))
     await asyncio.sleep(0)
-    assert slots.free([]) == {}
-    await eventually(lambda: slots.free([]))
+    assert slots.free(0) == {}
+    await eventually(lambda: slots.free(0))
     assert not told
     noted.set()
     assert await telling
     assert told == ["for good"]
     module._free_slot(execution)
-    assert slots.free([]) == {"w": 1}
+    assert slots.free(0) == {"w": 1}

@@ -17,6 +17,7 @@ from couchjobs.broker.producer import Producer
 from couchjobs.broker.reader import Reader
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.pauses import Pauses
+from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import Change
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import CouchError
@@ -88,6 +89,9 @@ class Settles:
     def __init__(self) -> None:
         self.settled: list[str] = []
 
+    async def close(self, lanes: Any) -> None:
+        """Give up nothing."""
+
     def settle(self, lane: Lane, job_id: str) -> None:
         """Look at a conflict, and find none."""
         self.settled.append(job_id)
@@ -97,10 +101,10 @@ class Settles:
 class World:
     """A producer and what surrounds it."""
 
-    def __init__(self, connection: Connection, concurrency: int = 2) -> None:
+    def __init__(self, connection: Connection, concurrency: int = 2, *, shared: bool = False) -> None:
         self.connection = connection
         workers = WorkersList([WorkerConfig(worker_type="w", worker_func=nothing, concurrency=concurrency)])
-        slots = Slots(workers, InProcess(workers, 1.0, CouchEngine(connection, workers)))
+        slots = Slots(workers, InProcess(workers, 1.0, CouchEngine(connection, workers)), shared=shared)
         self.daemon, self.executor = Alone(connection.settings), Ends()
         self.marks = Settles()
         self.producer = Producer(self.daemon, slots, self.executor, self.marks)  # type: ignore[arg-type]
@@ -148,7 +152,7 @@ async def test_run_when_candidates_and_slots_come_then_nothing_else_is_waited_fo
     await world.producer.idle()
     assert sorted(world.executor.order) == [f"job-{number}" for number in range(5)]
     assert world.lane.executions == {}
-    assert world.producer.slots.free([]) == {"w": 2}
+    assert world.producer.slots.free(0) == {"w": 2}
 
 
 async def test_run_when_two_lanes_have_jobs_of_a_type_then_neither_waits_for_the_other(world: World) -> None:
@@ -187,7 +191,7 @@ async def test_run_when_a_lane_cannot_be_read_then_the_others_jobs_start_and_its
     await world.offer(world.other, "small")
     await world.until(lambda: world.executor.order == ["small"])
     await eventually(lambda: world.lane.unread.next_in(0, 0.0) is not None)  # the connection is refused
-    assert world.producer.slots.free([]) == {"w": 1}
+    assert world.producer.slots.free(0) == {"w": 1}
     assert world.lane.unread.take(0, float("inf")) == ["large"]
 
 
@@ -332,3 +336,87 @@ async def test_conflict_when_the_row_is_of_an_own_revision_then_looked_at_all_th
     world.lane.claims.revisions.add("3-c")
     await world.producer.take_rows(world.lane, [Change("j", "3-c", False, None, True), Change("k", "3-c", False)])
     assert world.marks.settled == ["j"]
+
+
+class Slow:
+    """A database whose answers come when they are let."""
+
+    def __init__(self, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers: dict[str, dict[str, Any] | None] = {}
+        self.may_answer = asyncio.Event()
+        self.asked: list[list[str]] = []
+        monkeypatch.setattr(store.database, "revisions", self._revisions)
+        monkeypatch.setattr(store.database, "read", self._read)
+
+    async def _revisions(self, wanted: Any, **_: Any) -> Any:
+        yield await self._read([job_id for job_id, _ in wanted])
+
+    async def _read(self, ids: Any) -> list[Found]:
+        self.asked.append([*ids])
+        await self.may_answer.wait()
+        asked = self.asked[-1]
+        return [Found(one, "", self.answers.get(one), absent=self.answers.get(one) is None) for one in asked]
+
+
+async def test_tenant_when_its_jobs_are_to_be_read_first_then_the_slots_kept_for_others_stay_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a hundred slots that many tenants share, one of whose jobs takes no more than ninety."""
+    async with connect(load_settings(url="http://127.0.0.1:9")) as connection:
+        world = World(connection, concurrency=100, shared=True)
+        slow = Slow(world.lane.store, monkeypatch)
+        large = {"message": "x" * 20_000}
+        await world.offer(world.lane, *(f"j{number}" for number in range(300)), **large)
+        running = asyncio.create_task(world.producer.run())
+        await world.until(lambda: slow.asked)
+        for _ in range(50):
+            await asyncio.sleep(0)
+            world.producer._news.set()
+        assert sum(map(len, slow.asked)) == 90
+        await world.offer(world.other, "first of another")
+        await world.until(lambda: "first of another" in world.executor.running)
+        running.cancel()
+        for task in world.producer._reading:
+            task.cancel()
+        world.executor.running["first of another"].set()
+        await asyncio.gather(running, return_exceptions=True)
+        await world.producer.idle()
+
+
+async def test_row_when_the_copy_that_is_asked_is_behind_it_then_the_job_is_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that is older than what was seen is not believed; nor that there is none, three times."""
+    slow = Slow(world.lane.store, monkeypatch)
+    slow.may_answer.set()
+    old = {"_id": "back", "_rev": "2-a", "worker": "w", "message": 1, "state": "running"}
+    slow.answers = {"back": old, "new": None, "gone": None}
+    rows = [Change("back", "3-b", False, None, False), Change("new", "1-a", False, None, False)]
+    await world.producer.take_rows(world.lane, [*rows, Change("gone", "1-a", False, None, False)])
+    assert world.lane.unread
+    assert not world.executor.running
+    queued = {"worker": "w", "message": 1, "state": "queued"}
+    slow.answers |= {"back": {"_id": "back", "_rev": "3-b", **queued}, "new": {"_id": "new", "_rev": "1-a", **queued}}
+    world.lane.unread.take(0, 1e12)
+    await world.producer.read(world.lane, ["back", "new", "gone"])
+    await world.until(lambda: {*world.executor.running} == {"back", "new"})
+    assert world.lane.unread.take(0, 1e12) == ["gone"]
+    await world.producer.read(world.lane, ["gone"])
+    assert not world.lane.unread.take(0, 1e12), "it is gone"
+    assert not world.lane._seen
+
+
+async def test_candidate_when_its_lane_is_closed_while_it_is_read_then_not_started(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant that goes: nobody would wait for the job, or interrupt it."""
+    slow = Slow(world.lane.store, monkeypatch)
+    document = {"_id": "job", "_rev": "1-a", "worker": "w", "message": "x" * 20_000, "state": "queued"}
+    slow.answers["job"] = document
+    await world.producer.take_documents(world.lane, [document])
+    await world.until(lambda: slow.asked)
+    await world.producer.close_lanes([world.lane], 0)
+    slow.may_answer.set()
+    await asyncio.gather(*world.producer._reading)
+    assert not world.executor.running
+    assert world.producer.slots.free(0) == {"w": 2}

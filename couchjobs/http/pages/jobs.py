@@ -108,13 +108,10 @@ async def _ids_of(api: Api, asked: JobFilter, state: State) -> list[str]:
 
 async def _act(request: web.Request, job_id: str, action: str) -> None:
     api = request.app[API]
-    _, job = await find_job(api.connection, api.db, job_id)
     if action in ("retry", "again"):
-        request[CALLER].check_retry(job)
-        await api.client.retry(job_id, again=action == "again")
+        await api.client.retry(job_id, again=action == "again", check=request[CALLER].check_retry)
     elif action == "cancel":
-        request[CALLER].check("CANCEL", "jobs", job)
-        await api.client.cancel(job_id)
+        await api.client.cancel(job_id, check=partial(request[CALLER].check, "CANCEL", "jobs"))
     else:
         raise ApiError(404, f"{action}: retry, again or cancel")
 
