@@ -147,7 +147,7 @@ async def test_debounce_when_a_daemon_is_killed_in_the_window_then_one_job_with_
     processes = [daemon(), daemon()]
     writers = [await start() for _ in range(4)]
     await eventually(lambda: daemons_of(connection, 6), 20)
-    hook = {"_id": "hook", "type": "@webhook", "worker": "collect", "message": None, "debounce": "6s"}
+    hook = {"_id": "hook", "type": "@webhook", "worker": "collect", "message": None, "debounce": "15s"}
     await connection.database(db.database("triggers")).put(hook)
 
     async def write(number: int, payloads: range) -> set[str]:
