@@ -13,7 +13,7 @@ from couchjobs.broker.runtime import Runtime
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import UnknownWorkerError
+from couchjobs.errors import CouchError, UnknownWorkerError
 from couchjobs.jobs.job import CLIENT_WORKER, Job
 from couchjobs.jobs.queries import worker_queue_len
 from couchjobs.jobs.request import JobRequest, PushResult
@@ -154,8 +154,14 @@ class CouchBroker:
         Raises:
             CouchError: CouchDB does not take it.
         """
+        failed: CouchError | None = None
         for duties in self._duties:
-            await duties.once()
+            try:
+                await duties.once()
+            except CouchError as error:  # those of the other lanes do not wait for it
+                failed = error
+        if failed is not None:
+            raise failed
 
     @property
     def is_quiet(self) -> bool:

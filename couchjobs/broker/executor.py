@@ -137,8 +137,13 @@ class Executor:
             lane.doubt_views()  # it was taken away, perhaps with its database
             return False
         if job.state is State.ERRORED and isinstance(outcome, Retry | Interrupted):  # CouchDB never takes that
-            outcome = Failed(str(job.error), seconds=outcome.seconds if isinstance(outcome, Retry) else None)
-            await self._failures.tell_refused(job, outcome.error)
+            why = str(job.error)
+            if isinstance(outcome, Retry):
+                outcome = Failed(f"{outcome.error}; {why}", traceback=outcome.traceback, seconds=outcome.seconds)
+                await self._failures.tell(job, JobFailedError(outcome.error, "tries", outcome.traceback))
+            else:
+                outcome = Failed(why)
+                await self._failures.tell_refused(job, why)
         seconds = outcome.seconds if isinstance(outcome, Done | Failed | Retry) else None
         lane.stats.note_end(job.worker, _NAMES[type(outcome)], seconds)
         level, event = _LINES[type(outcome)]

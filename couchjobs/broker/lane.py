@@ -156,7 +156,7 @@ class Lane:
     def is_quiet(self) -> bool:
         """Return whether nothing is being done, or waits for anything but its time."""
         return not (
-            self.executions or self.marks or self.unread or self.claims.unconfirmed or not self.backlog.is_quiet
+            self.slots_used or self.marks or self.unread or self.claims.unconfirmed or not self.backlog.is_quiet
         )
 
     def read_again(self, job_id: str, in_s: float = 0.0) -> None:
@@ -172,6 +172,10 @@ class Lane:
     def expect(self, job_id: str, rev: str) -> None:
         """Take note of a revision that is there: a copy of a cluster that is asked next may not have it yet."""
         self._seen[job_id] = generation(rev), _LOOKS
+
+    def forget_seen(self, job_id: str) -> None:
+        """Forget it."""
+        self._seen.pop(job_id, None)
 
     def is_older(self, answer: Found) -> bool:
         """Return whether the answer is older than what was seen, and worth another look."""

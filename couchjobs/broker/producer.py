@@ -128,6 +128,7 @@ class Producer:
             documents: list[Document] = []
             for one in answers:
                 if one.unreadable:
+                    lane.forget_seen(one.doc_id)
                     self._marks.reject_unread(lane, one.doc_id, one.reason)
                 elif lane.is_older(one) or (one.document is None and not one.absent):
                     lane.read_again(one.doc_id, _LOOK_AGAIN_S)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from couchjobs.broker.lane import Lane
 from couchjobs.broker.producer import Producer
-from couchjobs.errors import CouchError
 from couchjobs.timestamps import moment
 
 _ROWS_PAUSE_S = 0.1
@@ -50,7 +49,7 @@ class Reader:
         ids = dict.fromkeys([*self._lane.unread.take(rows, present.monotonic), *left_out])
         try:
             await self._producer.read(self._lane, ids)
-        except CouchError:
+        except BaseException:  # also where it is cut off
             for job_id in ids:
                 self._lane.read_again(job_id, _LOOK_AGAIN_S)
             raise

@@ -136,5 +136,6 @@ async def _purge(connection: Connection, rule: Rule, *, dry_run: bool) -> int:
                 removed += count
                 bar.advance(task, count)
             if remover.refused:
-                raise Forbidden(f"{remover.refused:,} jobs are not removed: that needs a worker or an administrator")
+                told = f"{remover.refused:,} jobs are not removed: that needs a worker or an administrator"
+                raise Forbidden(f"{told} ({remover.reason})")
     return removed

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Document, generation
 from couchjobs.errors import ConfigurationError, Conflict
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
@@ -21,6 +21,8 @@ class Pauses:
 
     def __init__(self) -> None:
         self._paused: dict[str, frozenset[str]] = {}
+        self._seen: dict[str, int] = {}
+        """By id, the generation of what was seen last: a copy of a cluster may be behind."""
         self.listeners: list[Callable[[], None]] = []
         """Called when something has changed."""
 
@@ -28,15 +30,24 @@ class Pauses:
         """Return the paused worker types of a tenant."""
         return self._paused.get(tenant, frozenset())
 
+    @property
+    def ids(self) -> set[str]:
+        """Return the ids of the documents that are known."""
+        return {PREFIX + tenant for tenant in self._paused}
+
     def replace(self, documents: Iterable[Document]) -> None:
         """Take note that these documents are all that there are."""
         self._paused.clear()
+        self._seen.clear()
         self.note(documents)
 
     def note(self, documents: Iterable[Document], gone: Iterable[str] = ()) -> None:
         """Take note of what such documents say, and of the ids of those that are no longer there."""
         for document in documents:
-            self._paused[document["_id"].removeprefix(PREFIX)] = paused_in(document)
+            doc_id, present = document["_id"], generation(document.get("_rev", ""))
+            if present >= self._seen.get(doc_id, 0):
+                self._seen[doc_id] = present
+                self._paused[doc_id.removeprefix(PREFIX)] = paused_in(document)
         for doc_id in gone:
             self._paused.pop(doc_id.removeprefix(PREFIX), None)
         for listener in self.listeners:

@@ -364,7 +364,9 @@ class Presence:
                 continue
             ids = {change.doc_id for change in page.changes if change.doc_id.startswith(PREFIX)}
             ids.discard(PREFIX + self.id)
-            await self._look_at_pauses(change.doc_id for change in page.changes if change.doc_id.startswith(PAUSED))
+            if paused := {change.doc_id for change in page.changes if change.doc_id.startswith(PAUSED)}:
+                await self._look_at_pauses(paused)
+                self._pauses_changed.set()
             if ids:
                 answers = await self.connection.control.read(ids)
                 for one in answers:
@@ -378,11 +380,9 @@ class Presence:
             await asyncio.sleep(_MERGE_PAUSE_S)
 
     async def _look_at_pauses(self, ids: Iterable[str]) -> None:
-        if changed := {*ids}:
-            answers = await self.connection.control.read(changed)
-            gone = [one.doc_id for one in answers if one.absent]
-            self.pauses.note((one.document for one in answers if one.document is not None), gone)
-            self._pauses_changed.set()
+        answers = await self.connection.control.read(ids)
+        gone = [one.doc_id for one in answers if one.absent]
+        self.pauses.note((one.document for one in answers if one.document is not None), gone)
 
     async def _look_at_all_pauses(self) -> None:
         """Look again after a row, for the copy that was asked then may have been behind, and now and then."""
@@ -390,9 +390,11 @@ class Presence:
             if await self._pauses_changed.within(_PAUSES_EACH_S):
                 await asyncio.sleep(_LOOK_AGAIN_S)
             try:
-                self.pauses.replace(await self.connection.control.with_prefix(PAUSED))
+                listed = {document["_id"] for document in await self.connection.control.with_prefix(PAUSED)}
+                await self._look_at_pauses(listed | self.pauses.ids)  # the copy that lists them may be behind, too
             except CouchError as error:
                 _logger.info("which types are paused is looked at again", reason=str(error))
+                self._pauses_changed.set()
 
     def _notice_changes(self) -> None:
         others = ((daemon, peer.schedules and peer.moved) for daemon, peer in self.peers.living())

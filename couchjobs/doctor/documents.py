@@ -70,7 +70,10 @@ async def _rescue(rescuer: Rescuer, name: str) -> str:
 
 
 async def _put_back(patient: Patient, document: Document) -> str:
-    moved = await _shortly(patient).rescue(patient.store.read(document), again=True)
+    job = patient.store.read(document)
+    moved = await _shortly(patient).rescue(job, again=True)
+    if moved and job.state is State.ERRORED:
+        return f"errored, for CouchDB does not take it back in the queue: {job.error}"
     return "back in the queue" if moved else "it has moved on"
 
 
@@ -148,7 +151,8 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:
-    await _shortly(patient).reject(document, reason)
+    if not await patient.store.reject(document, reason):
+        raise Unavailable("it may be marked or not: look again")
     present = await patient.store.database.find(document["_id"])
     if present is None or present.get("state") != document.get("state"):
         return "errored, with the reason"

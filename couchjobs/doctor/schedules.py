@@ -28,7 +28,9 @@ async def check_schedules(patient: Patient) -> AsyncIterator[Finding]:
         part = parsed[start : start + _TOGETHER]
         stored = await states.read(infos.id for infos, _ in part)
         for infos, schedule in part:
-            state, present = stored[infos.id], now()
+            if infos.id not in stored:
+                yield Finding("schedule", infos.id, "CouchDB does not say now what its state is: look again")
+            state, present = stored.get(infos.id), now()
             if infos.ended:
                 yield Finding("schedule", infos.id, f"has ended, and never fired: {infos.ended}")
             if state is None or isinstance(schedule, EventRules | OnDemand):

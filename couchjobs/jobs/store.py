@@ -396,10 +396,9 @@ class JobStore:
         return answer, smaller
 
     async def delete_leaf(self, leaf: Document) -> bool:
-        """Delete a leaf that does not count beside another; return False where it has changed meanwhile.
+        """Delete a leaf that does not count beside another; return False where it changed, or CouchDB never takes that.
 
         Raises:
-            Refused: CouchDB never takes that.
             Unavailable: that must wait.
         """
         return await self._write_leaf(transitions.tombstone(leaf))
@@ -410,8 +409,10 @@ class JobStore:
 
     async def _write_leaf(self, document: Document) -> bool:
         answer = await self._write(document, document["_rev"], patience_s=self._patience_s)
-        if not answer.stored and answer.written is not Written.CONFLICT:
+        if answer.written is Written.UNKNOWN:
             raise as_error(answer, self._name_of(document["_id"]))
+        if answer.written is Written.REFUSED:
+            _logger.error("a branch of a job cannot be changed", job=document["_id"], reason=answer.reason)
         return answer.stored
 
     async def end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:
@@ -440,8 +441,9 @@ class JobStore:
             if answer.written is Written.REFUSED:
                 _logger.error("end of job refused", job=job.id, reason=answer.reason)
                 answer, smaller = await self._reduce(document, encode(job.document()), answer.reason)
-                if answer.stored:
-                    job.adopt({**smaller, "_rev": answer.rev})
+                if answer.stored:  # what it held stays in memory, for those who are told of it
+                    told = {"state": State(smaller["state"]), "error": smaller.get("error")}
+                    job.moved({**told, "claim": None, "ending": None}, smaller, answer.rev)
                 if answer.written is Written.CONFLICT or answer.stored:
                     return answer.stored
             if answer.written in (Written.UNKNOWN, Written.REFUSED):

@@ -111,6 +111,6 @@ class Audit:
     async def _put_back(self, leaf: Document) -> bool:
         job = self._store.read(leaf)
         claim = job.claim.id if job.claim is not None else ""
-        if self._claims.begun.get(job.id, "") != claim and job.ending is None:
-            return await self._store.release(job)
+        if self._claims.begun.get(job.id) != claim and job.ending is None:
+            return await self._lost.release(job)
         return await self._lost.take(job, f"daemon {self._daemon} could not store how its try has ended")

@@ -52,8 +52,10 @@ class Rescuer:
         self._done.clear()
         self._looks.clear()
 
-    async def look_after(self, daemon: Daemon, worker_types: Collection[str]) -> None:
+    async def look_after(self, daemon: Daemon, worker_types: Collection[str]) -> bool:
         """Take the jobs of those that have died: of all of them, of which this daemon has the first right to some.
+
+        Return whether that was done, as far as it was this daemon's to do; else it is to be tried again.
 
         `worker_types`: those of the jobs, for only daemons that have one of them look after them.
         """
@@ -79,6 +81,7 @@ class Rescuer:
             if looks >= _LOOKS:
                 self._done.add(suspect)
                 del self._looks[suspect]
+        return len(own) <= _AT_A_TIME and all(looked_after) and not (self.left & known)
 
     async def _look_after(self, daemon: Daemon, suspect: str) -> bool:
         """Take the jobs of one suspect, if it is dead; return whether that was tried."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
@@ -32,6 +33,8 @@ _PAUSE_AT_REST = 1.0
 """Times as long as a step of removing took is the pause after it."""
 _PAUSE_AT_WORK = 9.0
 """The same where jobs run here: a tenth of the time is left to it then."""
+_URGENT_FOR_S = 60.0
+"""Seconds that a tenant stays awake for jobs of the dead that cannot be taken: some never can."""
 _REMOVED_FOR_S = 10.0
 """Seconds of removing after which other tenants have their turn."""
 _PAUSE_BEHIND = 2.0
@@ -71,7 +74,8 @@ class Duties:
         self._unnamed = UnnamedClaims(lost)
 
         self.are_urgent = True
-        """Whether it has not been seen yet, since the start or the last pause, what daemons that died have left."""
+        """Whether it has not been seen to, since the start or the last pause, what daemons that died have left."""
+        self._urgent_until = 0.0
         self._seldom: dict[str, Duty] = {
             "audit": lambda: self._audit.all_claims(self._settings.audit_grace),
             "unknown daemons": self._rescuer.suspect_unknown,
@@ -83,6 +87,7 @@ class Duties:
     def start(self, tasks: Supervisor) -> None:
         """Begin with all of them: none waits for another one."""
         self.are_urgent = True
+        self._urgent_until = time.monotonic() + _URGENT_FOR_S
         _start(tasks, "unconfirmed claims", _UNCONFIRMED_LOOK_S, self._audit.unconfirmed)
         _start(tasks, "dead daemons", self._settings.look_interval, self.rescue)
         for name, duty in self._seldom.items():
@@ -91,8 +96,8 @@ class Duties:
 
     async def rescue(self) -> None:
         """Take the jobs of daemons that have died."""
-        await self._rescuer.look_after(self._daemon, self._worker_types)
-        self.are_urgent = False
+        done = await self._rescuer.look_after(self._daemon, self._worker_types)
+        self.are_urgent = not done and time.monotonic() < self._urgent_until
 
     async def once(self) -> None:
         """Do once what is done now and then, in bounded time.

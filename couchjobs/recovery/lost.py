@@ -35,12 +35,12 @@ class LostJobs:
             CouchError: CouchDB does not answer, or does not take it.
         """
         workers, own = self.failures.workers, self.failures.daemon
-        again = job.worker not in workers or has_tries_left(workers.get(job.worker), job)
+        again = job.ending is None and (
+            job.worker not in workers or has_tries_left(workers.get(job.worker), job)
+        )  # one that is ending is its teller's
         if again or not self.failures.wanted(job.worker):
             taken = await self.store.rescue(job, again=again, why=why)
-            if taken and again and job.state is State.ERRORED:  # that it is tried again is never taken
-                await self.failures.tell_refused(job, str(job.error))
-            return taken
+            return await self._told(job) if taken and again else taken
         teller = str((job.ending or {}).get("daemon", own))
         if teller != own and not self.peers.is_dead(teller):
             return False
@@ -48,7 +48,23 @@ class LostJobs:
         if (job.ending is None or teller != own) and not await self.store.begin_to_fail(job, own, error, traceback):
             return False
         await self.failures.tell(job, JobFailedError(error, _cause_of(error), traceback))
+        if job.state is State.ERRORED:  # it could be stored that it fails, and nothing else
+            return True
         return await self.store.rescue(job, again=False, why=why)
+
+    async def release(self, job: Job) -> bool:
+        """Put the job back in the queue, its try not counted; False where it has moved on.
+
+        Raises:
+            CouchError: as `take`.
+        """
+        return await self.store.release(job) and await self._told(job)
+
+    async def _told(self, job: Job) -> bool:
+        """Tell of a job that was to be tried again, if CouchDB never takes that, and it is errored now."""
+        if job.state is State.ERRORED:
+            await self.failures.tell_refused(job, str(job.error))
+        return True
 
 
 def _cause_of(error: str) -> str:

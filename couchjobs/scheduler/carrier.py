@@ -102,8 +102,8 @@ class Carrier:
         await self._firing.fire(infos, lambda: self._job(infos, tick, None))
         gone = {"_id": infos.id, "_rev": rev, "_deleted": True}
         if (await write_or_raise(self._triggers, gone)).stored:
-            await self._states.drop(infos.id)
             await self._withdraw_late_edits(infos.id, rev)
+            await self._states.drop(infos.id)
 
     async def _withdraw_late_edits(self, trigger_id: str, rev: str) -> None:
         """Remove the edits of a trigger that a copy of a cluster has taken beside the mark: it has fired by then."""

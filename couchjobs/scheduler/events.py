@@ -184,16 +184,18 @@ class EventFollower:
                 await self._save(page.last_seq, follower.witnesses)
             self._is_remembered = False
             if time.monotonic() > self._remember_at:
+                await self._forget_what_is_gone(info)
                 await self.remember(_MOST_NOW_AND_THEN)
-                if not self._rereads and self._knows_too_many(info):
-                    _logger.info("what is there is looked at anew", database=self._database.name)
-                    self.past = Past()
-                    return
 
-    def _knows_too_many(self, info: dict[str, Any]) -> bool:
-        """Return whether most documents that are known are no longer there, or they are too many."""
-        known = 0 if self.past.seen is None else len(self.past.seen)
-        return known > min(self._most_seen, 2 * _count(info) + _MOST_GONE)
+    async def _forget_what_is_gone(self, info: dict[str, Any]) -> None:
+        """Forget documents that were purged, where they are most of what is known; and all, where that is too much."""
+        seen = self.past.seen
+        if self._rereads or seen is None or seen.size <= min(self._most_seen, 2 * _count(info) + _MOST_GONE):
+            return
+        await self.past.prune(self._database)
+        if len(seen) > self._most_seen:
+            _logger.warning("too many documents to remember what has fired", database=self._database.name)
+            self.past.seen = None
 
     def _witnesses(self) -> list[Witness]:
         """Return what the database must know that has come as far as the position; of its beginning, nothing does."""

@@ -86,6 +86,15 @@ class Past:
             self._doubted_until = time.monotonic() + _DOUBTED_S
         self.seen, self._unsure = seen, unsure
 
+    async def prune(self, database: Database) -> None:
+        """Forget documents that are not there any more, not even as deleted ones: nothing of them comes again."""
+        if (seen := self.seen) is None:
+            return
+        marks = seen.unmarked()
+        async for page in pages_since(database, "0"):
+            seen.mark(marks, (change.doc_id for change in page.changes))
+        seen.keep(marks)
+
     def add(self, changes: Iterable[Change]) -> None:
         """Take note that these changes have gone by."""
         if self.seen is None:

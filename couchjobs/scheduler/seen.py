@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from itertools import compress
 
 _MERGED_AT = 50_000
 """Entries of the dict from which on they are merged into the arrays, which takes 60 ms at a million documents."""
@@ -69,6 +70,28 @@ class Seen:
             part.frombytes(some)
         seen._ids, seen._revs = _little(seen._ids), _little(seen._revs)
         return seen
+
+    @property
+    def size(self) -> int:
+        """Return of how many documents something is kept, those counted twice that have changed lately."""
+        return len(self._ids) + len(self._newer)
+
+    def unmarked(self) -> bytearray:
+        """Return a mark for each document, none of them set, but for those that have changed lately."""
+        return bytearray(len(self._ids))
+
+    def mark(self, marks: bytearray, doc_ids: Iterable[str]) -> None:
+        """Set the marks of these documents."""
+        for doc_id in doc_ids:
+            key = _digest(doc_id)
+            at = bisect_left(self._ids, key)
+            if at < len(self._ids) and self._ids[at] == key:
+                marks[at] = 1
+
+    def keep(self, marks: bytearray) -> None:
+        """Forget the documents whose marks are not set, but for those that have changed lately."""
+        if len(marks) == len(self._ids):
+            self._ids, self._revs = array("Q", compress(self._ids, marks)), array("Q", compress(self._revs, marks))
 
     def renewed(self) -> Seen:
         """Return the same for a database that was made anew: no document is known in it, but revisions have gone by."""

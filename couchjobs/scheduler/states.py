@@ -13,7 +13,7 @@ from couchjobs.couch.answers import WriteAnswer, Written, as_error
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.couch.surely import INSIST_ON_OWN_S, Refusals, write_or_raise, write_shortly
-from couchjobs.errors import CouchjobsError, MalformedTriggerError, NotFound
+from couchjobs.errors import CouchjobsError, MalformedTriggerError, NotFound, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now, parse_time
@@ -160,7 +160,7 @@ class States:
             CouchError: it may be there still.
         """
         doc_id = self.id_of(trigger_id)
-        for _ in range(_DROPPED_TIMES):
+        for _ in range(_DROPPED_TIMES + 1):
             if trigger_id not in self._revs:
                 return
             tombstone = {"_id": doc_id, "_rev": self._revs[trigger_id], "_deleted": True}
@@ -177,6 +177,7 @@ class States:
                 raise as_error(answer, f"{doc_id} in database {self.control.name}")
             else:
                 self._taken(trigger_id, await self.control.find(doc_id))
+        raise Unavailable(f"{doc_id} changes all the time, or a copy of it is behind")
 
 
 async def lives_in(connection: Connection, db: Prefixer, triggers: Iterable[TriggerInfos]) -> dict[str, Life | str]:

@@ -101,6 +101,8 @@ class Ticker:
         self._loads = False
         self._stirred = asyncio.Event()
         self._again: set[str] = set()
+        self._later = 0
+        """Looks again that wait for their moment."""
         self._changes = triggers.listen()
         self._daemons_changed = daemon.listen()
 
@@ -202,7 +204,11 @@ class Ticker:
         """Drop the state of triggers that were removed while no daemon ran: a later one begins anew."""
         async for trigger_id in self._states.all():
             if not self._triggers.may_be_clock(trigger_id):
-                await self._states.drop(trigger_id)
+                try:
+                    await self._states.drop(trigger_id)
+                except CouchError as error:  # the schedules of others do not wait for it
+                    _logger.warning("schedule state not dropped, tried again", trigger=trigger_id, reason=str(error))
+                    self._look_again([trigger_id])
         self._states_looked_at = True
 
     async def _load_together(self, wanted: list[tuple[ClockTrigger, int]]) -> None:
@@ -233,8 +239,10 @@ class Ticker:
 
     def _look_again(self, ids: Iterable[str], after: timedelta = _AFTER_FAILURE) -> None:
         wanted = set(ids)
+        self._later += 1
 
         def look() -> None:
+            self._later -= 1
             self._again.update(wanted)
             self._stirred.set()
 
@@ -289,7 +297,8 @@ class Ticker:
     def is_quiet(self) -> bool:
         """Return whether nothing is being fired, nor is to be looked at before its time."""
         work = any(task.get_name() != "attention" for task in self._tasks)
-        return not (work or self._again or self._to_load or self._changes.is_set() or self._daemons_changed.is_set())
+        changed = self._changes.is_set() or self._daemons_changed.is_set()
+        return not (work or changed or self._again or self._later or self._to_load)
 
     def next_in(self) -> float | None:
         """Return in how many seconds a schedule is to be looked at, None where there is none."""

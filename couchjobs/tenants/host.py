@@ -58,6 +58,8 @@ _MOST_AWAKE = 3
 """Times as many tenants as feeds are awake for that reason at most."""
 _LOOK_AFTER_S = 900.0
 """Seconds between two looks at a tenant for what nobody tells of: lost claims, retention."""
+_LOOK_AGAIN_S = 60.0
+"""The same where the last one has failed."""
 _LOOKED_AFTER_TOGETHER = 2
 _AGAIN_S = 5.0
 """Seconds until a tenant is woken again that could not begin."""
@@ -350,6 +352,10 @@ class Host:
             await tenant.look_after()
         except CouchError as error:
             _logger.info("tenant is looked after again", tenant=tenant.db.key, reason=str(error))
+            tenant.looked_after_at = time.monotonic() - _LOOK_AFTER_S + _LOOK_AGAIN_S
+        except Exception:
+            _logger.exception("tenant cannot be looked after", tenant=tenant.db.key)
+            tenant.looked_after_at = time.monotonic()
         finally:
             self._looked_after -= 1
 

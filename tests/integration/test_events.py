@@ -202,28 +202,33 @@ async def _no_checkpoint(connection: Connection) -> bool:
     return not await connection.control.with_prefix("checkpoint:")
 
 
-async def test_seen_when_most_of_it_is_no_longer_there_then_looked_at_anew_and_nothing_fires_twice(
+async def test_seen_when_most_of_it_was_purged_then_forgotten_and_nothing_fires_twice(
     connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a database whose documents come and are purged: memory holds what is there, and not what ever was."""
     monkeypatch.setattr(events, "_MOST_GONE", 3)
     monkeypatch.setattr(events, "_REMEMBERED_EACH_S", 0.0)
+    monkeypatch.setattr(events, "_MOST_NOW_AND_THEN", 0)
     monkeypatch.setattr(events, "_count", lambda _info: 0)
     orders = await orders_of(connection, db)
     system = await start(note)
     trigger = {"_id": "new", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
     await triggers_of(connection, db).put(trigger)
-    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     feeds = system.scheduler._feeds
-    first = await eventually(lambda: feeds._followed["orders"].follower.past if feeds._followed else None)
-    for number in range(6):
+    past = await eventually(lambda: feeds._followed["orders"].follower.past if feeds._followed else None)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    purged = [f"purged{number}" for number in range(20)]
+    for doc_id in purged:
+        past.seen.add(doc_id, "1-a", deleted=False)
+    assert len(past.seen) >= 20
+    for number in range(3):
         await orders.put({"_id": f"o{number}"})
-    await eventually(lambda: so_many_jobs_of(connection, db, "new", 6))
-    await eventually(lambda: feeds._followed["orders"].follower.past is not first)
-    await orders.put({"_id": "another"})
-    await eventually(lambda: so_many_jobs_of(connection, db, "new", 7))
-    rev = (await orders.get("o0"))["_rev"]
-    await orders.put({"_id": "o0", "_rev": rev, "changed": True})
+        await eventually(lambda count=number + 1: so_many_jobs_of(connection, db, "new", count))
+    await eventually(lambda: not any(map(past.seen.knows, purged)))
+    assert past.seen.knows("o0")
+    await orders.put({"_id": "o0", "_rev": (await orders.get("o0"))["_rev"], "changed": True})
     await orders.put({"_id": "last"})
-    await eventually(lambda: so_many_jobs_of(connection, db, "new", 8))
-    assert await so_many_jobs_of(connection, db, "new", 8)
+    await eventually(lambda: so_many_jobs_of(connection, db, "new", 4))
+    await eventually(lambda: past.seen.knows("last"))
+    fired = await jobs_of(connection, db, "new")
+    assert sorted(job["event"]["doc"]["_id"] for job in fired) == ["last", "o0", "o1", "o2"]

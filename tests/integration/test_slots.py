@@ -246,7 +246,13 @@ async def test_worker_type_when_the_copy_that_is_asked_is_behind_its_pause_then_
         asked.extend(wanted)
         return [Found(one, None, None, absent=True) for one in wanted]
 
-    monkeypatch.setattr(Database, "read", behind)
+    looked = presence._look_at_pauses
+
+    async def look(ids: Any) -> None:
+        monkeypatch.setattr(Database, "read", behind)
+        await looked(ids)
+
+    monkeypatch.setattr(presence, "_look_at_pauses", look)
     assert await set_paused(connection, db, "echo", is_paused=True)
     await eventually(lambda: f"paused:{db.key}" in asked)
     await eventually(lambda: presence.pauses.of(db.key) == {"echo"}, 10)
