@@ -215,7 +215,8 @@ async def test_seen_when_most_of_it_was_purged_then_forgotten_and_nothing_fires_
     trigger = {"_id": "new", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
     await triggers_of(connection, db).put(trigger)
     feeds = system.scheduler._feeds
-    past = await eventually(lambda: feeds._followed["orders"].follower.past if feeds._followed else None)
+    await eventually(lambda: feeds._followed and feeds._followed["orders"].follower.past.seen is not None)
+    past = feeds._followed["orders"].follower.past
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     purged = [f"purged{number}" for number in range(20)]
     for doc_id in purged:
