@@ -50,6 +50,7 @@ class Pauses:
                 self._paused[doc_id.removeprefix(PREFIX)] = paused_in(document)
         for doc_id in gone:
             self._paused.pop(doc_id.removeprefix(PREFIX), None)
+            self._seen.pop(doc_id, None)
         for listener in self.listeners:
             listener()
 

@@ -17,6 +17,7 @@ from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, Not
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, State
 from couchjobs.jobs.retention import stored_rules
 from couchjobs.jobs.store import JobStore
+from couchjobs.jobs.transitions import why_reduced
 from couchjobs.recovery.conflicts import conflicted, settle_conflict
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
@@ -72,8 +73,10 @@ async def _rescue(rescuer: Rescuer, name: str) -> str:
 async def _put_back(patient: Patient, document: Document) -> str:
     job = patient.store.read(document)
     moved = await _shortly(patient).rescue(job, again=True)
-    if moved and job.state is State.ERRORED:
+    if moved and why_reduced(job.document()):
         return f"errored, for CouchDB does not take it back in the queue: {job.error}"
+    if moved and job.state is State.ERRORED:
+        return "errored: it had failed for good"
     return "back in the queue" if moved else "it has moved on"
 
 

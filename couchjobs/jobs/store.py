@@ -396,9 +396,10 @@ class JobStore:
         return answer, smaller
 
     async def delete_leaf(self, leaf: Document) -> bool:
-        """Delete a leaf that does not count beside another; return False where it changed, or CouchDB never takes that.
+        """Delete a leaf that does not count beside another; return False where it has changed meanwhile.
 
         Raises:
+            Refused: CouchDB never takes that.
             Unavailable: that must wait.
         """
         return await self._write_leaf(transitions.tombstone(leaf))
@@ -409,10 +410,8 @@ class JobStore:
 
     async def _write_leaf(self, document: Document) -> bool:
         answer = await self._write(document, document["_rev"], patience_s=self._patience_s)
-        if answer.written is Written.UNKNOWN:
+        if not answer.stored and answer.written is not Written.CONFLICT:
             raise as_error(answer, self._name_of(document["_id"]))
-        if answer.written is Written.REFUSED:
-            _logger.error("a branch of a job cannot be changed", job=document["_id"], reason=answer.reason)
         return answer.stored
 
     async def end(self, job: Job, changes_of: Callable[[], Changes]) -> bool:

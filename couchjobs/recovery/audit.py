@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from couchjobs.couch.database import Document
-from couchjobs.errors import CouchError
+from couchjobs.errors import CouchError, Refused
 from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State, is_claimed_by
 from couchjobs.log import get_logger
@@ -99,14 +99,25 @@ class Audit:
             return True
         for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, self._daemon)):
             if leaf is not leaves[0]:
-                if await self._store.delete_leaf(leaf):
-                    _logger.info("claim withdrawn: it is a branch that loses", job=job_id)
+                await self._withdraw(leaf)
             elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
                 return False
             elif await self._put_back(leaf):
                 _logger.warning("put back a job that was claimed and does not run", job=job_id)
         self._claims.begun.pop(job_id, None)  # only now: until its end is stored, it must not go back as if it had not
         return True
+
+    async def _withdraw(self, leaf: Document) -> None:
+        """Delete a branch that loses.
+
+        Raises:
+            Unavailable: that must wait.
+        """
+        try:
+            if await self._store.delete_leaf(leaf):
+                _logger.info("claim withdrawn: it is a branch that loses", job=leaf["_id"])
+        except Refused as error:
+            _logger.warning("a claim cannot be withdrawn, and stays: it loses", job=leaf["_id"], reason=str(error))
 
     async def _put_back(self, leaf: Document) -> bool:
         job = self._store.read(leaf)

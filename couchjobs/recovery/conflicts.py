@@ -17,7 +17,7 @@ from typing import Any
 from couchjobs.cluster.peers import Peers
 from couchjobs.couch.answers import leaf_rank
 from couchjobs.couch.database import Document
-from couchjobs.errors import CouchError
+from couchjobs.errors import CouchError, Refused
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.payloads import missing
 from couchjobs.jobs.store import JobStore
@@ -62,7 +62,10 @@ async def settle_conflict(store: JobStore, peers: Peers, job_id: str) -> bool:
             return False
     settled = len(others) == len(leaves) - 1
     for leaf in others:
-        settled = await store.delete_leaf(leaf) and settled
+        try:
+            settled = await store.delete_leaf(leaf) and settled
+        except Refused as error:  # it stays, and the job goes on as what counts
+            _logger.warning("a branch of a job cannot be deleted", job=job_id, rev=leaf["_rev"], reason=str(error))
     if settled:
         _logger.info("conflict settled", job=job_id, kept=best["_rev"])
     return settled

@@ -35,6 +35,8 @@ class LostJobs:
             CouchError: CouchDB does not answer, or does not take it.
         """
         workers, own = self.failures.workers, self.failures.daemon
+        if job.ending is not None and job.worker not in workers and self._is_others(job.worker):
+            return False
         again = job.ending is None and (
             job.worker not in workers or has_tries_left(workers.get(job.worker), job)
         )  # one that is ending is its teller's
@@ -51,6 +53,10 @@ class LostJobs:
         if job.state is State.ERRORED:  # it could be stored that it fails, and nothing else
             return True
         return await self.store.rescue(job, again=False, why=why)
+
+    def _is_others(self, worker_type: str) -> bool:
+        """Return whether another daemon of the tenant has such a worker, and knows whom to tell of its jobs."""
+        return any(worker_type in peer.worker_types for _, peer in self.peers.living(self.store.db.key))
 
     async def release(self, job: Job) -> bool:
         """Put the job back in the queue, its try not counted; False where it has moved on.

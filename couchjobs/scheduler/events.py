@@ -192,6 +192,7 @@ class EventFollower:
         seen = self.past.seen
         if self._rereads or seen is None or seen.size <= min(self._most_seen, 2 * _count(info) + _MOST_GONE):
             return
+        self._remember_at = time.monotonic() + _REMEMBERED_EACH_S
         await self.past.prune(self._database)
         if len(seen) > self._most_seen:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)

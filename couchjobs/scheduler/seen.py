@@ -73,8 +73,8 @@ class Seen:
 
     @property
     def size(self) -> int:
-        """Return of how many documents something is kept, those counted twice that have changed lately."""
-        return len(self._ids) + len(self._newer)
+        """Return of how many documents something is kept, but for those that are new since a while."""
+        return len(self._ids)
 
     def unmarked(self) -> bytearray:
         """Return a mark for each document, none of them set, but for those that have changed lately."""

@@ -173,10 +173,10 @@ class States:
                 _logger.error("a schedule state cannot be deleted", trigger=trigger_id, reason=answer.reason)
             if answer.stored or answer.written is Written.REFUSED:
                 self._revs.pop(trigger_id, None)
-            elif answer.written is Written.UNKNOWN:
+                return
+            if answer.written is Written.UNKNOWN:
                 raise as_error(answer, f"{doc_id} in database {self.control.name}")
-            else:
-                self._taken(trigger_id, await self.control.find(doc_id))
+            self._taken(trigger_id, await self.control.find(doc_id))
         raise Unavailable(f"{doc_id} changes all the time, or a copy of it is behind")
 
 

@@ -167,6 +167,27 @@ async def test_conflict_when_the_losing_leaf_cannot_be_deleted_then_nobody_waits
         await checks._reap(patient, neighbour.peers, "odd")
 
 
+async def test_conflict_when_the_losing_leaf_may_not_be_deleted_then_the_job_goes_on_as_what_counts(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """Only administrators delete, says a function: nobody tries it again and again, and the job is not held up."""
+
+    @worker("w")
+    async def done(ctx: WorkerContext) -> None:
+        """Do nothing."""
+
+    store = JobStore(connection, db)
+    revisions = [{"start": 2, "ids": [name * 32, "1" * 32]} for name in ("f", "a")]
+    queued = {"_id": "job", "worker": "w", "message": None, "state": "queued"}
+    docs = [{**queued, "_rev": f"2-{one['ids'][0]}", "_revisions": one} for one in revisions]
+    body = orjson.dumps({"docs": docs, "new_edits": False})
+    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
+    forbids = "function (doc) { if (doc._deleted) throw { forbidden: 'nobody deletes' }; }"
+    await store.database.put({"_id": "_design/forbids", "validate_doc_update": forbids})
+    await start(done)
+    assert (await wait(db, "job", 30)).state is State.DONE
+
+
 async def test_doctor_when_a_dead_daemons_job_cannot_be_taken_then_it_says_that_some_are_left(
     connection: Connection, db: Prefixer
 ) -> None:
@@ -233,15 +254,24 @@ async def test_job_when_couchdb_never_has_it_tried_again_then_errored_and_told(
 async def test_rescue_when_a_daemon_that_lives_tells_of_the_end_then_left_to_it(
     connection: Connection, db: Prefixer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by one that has no such worker, and knows of nobody's tries."""
+    """Also by one that has no such worker, and that nobody has told whom to tell; once nobody has it, it ends so."""
     store = JobStore(connection, db)
     ending = {"daemon": "teller", "error": "a bad day"}
     await store.database.put({**claimed("job", "ghost"), "ending": ending})
     lost = lost_by(store, "own")
-    monkeypatch.setattr(lost.failures, "wanted", lambda _: True)
     monkeypatch.setattr(lost.peers, "is_dead", lambda daemon, *_: daemon == "ghost")
-    assert not await lost.take(store.read((await store.get("job")).document()))
+    teller = {"_id": "daemon:teller", "beat": 1, "domain": db.domain, "prefix": db.db_prefix}
+    lost.peers.note([{**teller, "worker_types": ["w"]}], moved=True)
+    job = (await store.get("job")).document()
+    assert not await lost.take(store.read(job))
+    with monkeypatch.context() as heard:
+        heard.setattr(lost.failures, "wanted", lambda _: True)
+        assert not await lost.take(store.read(job))
     assert (await store.get("job")).state is State.RUNNING
+    lost.peers.note([{**teller, "worker_types": [], "beat": 2}], moved=True)
+    assert await lost.take(store.read(job))
+    ended = await store.get("job")
+    assert (ended.state, ended.error) == (State.ERRORED, "a bad day")
 
 
 async def test_removal_when_deletions_fail_one_by_one_then_told(

@@ -225,8 +225,14 @@ async def test_worker_type_when_paused_then_nothing_is_claimed_until_it_is_resum
     assert await set_paused(connection, db, "first", is_paused=False)
     await eventually(lambda: ran == ["of-second", "another", "of-first"])
     await connection.control.put({"_id": "paused:elsewhere", "workers": 5})
-    before.broker.daemon.presence.pauses.note([{"_id": f"paused:{db.key}", "workers": {"first": {}}}])
-    before.broker.daemon.presence.pauses.replace([])
+    pauses, document = before.broker.daemon.presence.pauses, {"_id": f"paused:{db.key}", "_rev": "9-a"}
+    pauses.note([{**document, "workers": {"first": {}}}])
+    pauses.note([{**document, "_rev": "8-a", "workers": {}}])
+    assert before.broker.daemon.paused, "a copy that is behind is not believed"
+    pauses.note([], gone=[document["_id"]])
+    pauses.note([{**document, "_rev": "1-a", "workers": {"first": {}}}])
+    assert before.broker.daemon.paused, "of a database that was made anew"
+    pauses.replace([])
     assert not before.broker.daemon.paused
 
 
