@@ -93,7 +93,7 @@ class Producer:
         """Look at rows of the feed; return how many documents that took, and how many rows are left to others."""
         documents: list[Document] = []
         unread: list[str] = []
-        left, present, few = 0, time.monotonic(), len(changes) <= _FEW
+        left, present, is_small = 0, time.monotonic(), len(changes) <= _FEW
         for job_id, rev, deleted, document, in_conflict in changes:
             if not in_conflict and (rev in lane.claims.revisions or lane.backlog.knows(job_id, rev)):
                 continue
@@ -104,15 +104,15 @@ class Producer:
                 lane.note_conflict(job_id)
             if deleted or job_id.startswith("_design/") or (execution is not None and execution.note_row(rev)):
                 continue
-            mine = execution is not None or lane.daemon.partition.may_have(job_id)
+            is_own = execution is not None or lane.daemon.partition.may_have(job_id)
             if in_conflict:
                 lane.note_conflict(job_id)
-                if mine and execution is None:
+                if is_own and execution is None:
                     self._marks.settle(lane, job_id)
                     continue
-            if document is not None and (mine or few) and not in_conflict:
+            if document is not None and (is_own or is_small) and not in_conflict:
                 documents.append(document)
-            elif mine:
+            elif is_own:
                 unread.append(job_id)
                 lane.expect(job_id, rev)
             else:

@@ -292,8 +292,8 @@ class Presence:
                     continue  # a tenant that is looked at seldom may hold jobs of it
                 others = [peer_id for peer_id, peer in self.peers.living() if peer.moved and peer.worker_types]
                 try:
-                    mine = first_right(f"dead:{daemon}", [self.id, *others]) == self.id
-                    if beat is not None and mine and await self._delete(daemon, beat):
+                    is_own = first_right(f"dead:{daemon}", [self.id, *others]) == self.id
+                    if beat is not None and is_own and await self._delete(daemon, beat):
                         _logger.warning("a daemon is dead: its document is removed", daemon=daemon)
                 except CouchError as error:
                     _logger.info("a dead daemon's document stays for now", daemon=daemon, reason=str(error))

@@ -99,7 +99,7 @@ class Ticker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_load: dict[str, tuple[ClockTrigger, int]] = {}
         self._loads = False
-        self._stirred = asyncio.Event()
+        self._news = asyncio.Event()
         self._again: set[str] = set()
         self._later = 0
         """Looks again that wait for their moment."""
@@ -114,7 +114,7 @@ class Ticker:
             self._start(self._attention.watch(), "attention")
         try:
             while True:
-                self._stirred.clear()
+                self._news.clear()
                 await self._take_in_changes()
                 if self._begin_due(now()):
                     await self._wait()
@@ -132,7 +132,7 @@ class Ticker:
         seconds = _LONGEST_WAIT_S
         if self._queue:
             seconds = min(seconds, max(0.0, (self._queue[0][0] - now()).total_seconds()))
-        waits = [asyncio.ensure_future(one.wait()) for one in (self._changes, self._daemons_changed, self._stirred)]
+        waits = [asyncio.ensure_future(one.wait()) for one in (self._changes, self._daemons_changed, self._news)]
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -180,7 +180,7 @@ class Ticker:
                 for trigger_id, _ in part:
                     del self._to_load[trigger_id]
                 await self._load_together([found for _, found in part])
-                self._stirred.set()
+                self._news.set()
         finally:
             self._loads = False
 
@@ -244,7 +244,7 @@ class Ticker:
         def look() -> None:
             self._later -= 1
             self._again.update(wanted)
-            self._stirred.set()
+            self._news.set()
 
         asyncio.get_running_loop().call_later(after.total_seconds(), look)
 
@@ -350,10 +350,10 @@ class Ticker:
     def _done_with(self, timer: _Timer) -> None:
         timer.busy = False
         if timer.infos.id in self._again:
-            self._stirred.set()
+            self._news.set()
         elif timer.at is not None and self._timers.get(timer.infos.id) is timer:
             self._enqueue(timer.at, timer.infos.id)
-            self._stirred.set()
+            self._news.set()
 
     async def _fire(self, timer: _Timer, *, is_late: bool) -> None:
         """Do what is to be done about a schedule: one tick at most, then it is looked at again."""
