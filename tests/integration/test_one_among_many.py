@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -48,15 +48,6 @@ def claimed(job_id: str, daemon: str, at: str = LONG_AGO) -> dict[str, Any]:
     """A job that a daemon runs."""
     claim = {"id": "c", "daemon": daemon, "at": at}
     return {"_id": job_id, "worker": "w", "message": None, "state": "running", "exec_count": 1, "claim": claim}
-
-
-@pytest.fixture
-async def neighbour(connection: Connection, db: Prefixer) -> AsyncIterator[Daemon]:
-    """A daemon that lives, and does nothing else."""
-    daemon = Daemon(connection, db)
-    await daemon.join()
-    yield daemon
-    await daemon.leave()
 
 
 def lost_by(store: JobStore, daemon: str) -> LostJobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -60,15 +60,6 @@ def claimed(job_id: str, daemon: str, **more: Any) -> dict[str, Any]:
         "claim": {"id": "c", "daemon": daemon, "at": format_time(now())},
         **more,
     }
-
-
-@pytest.fixture
-async def neighbour(connection: Connection, db: Prefixer) -> AsyncIterator[Daemon]:
-    """A daemon that lives, and does nothing else."""
-    daemon = Daemon(connection, db)
-    await daemon.join()
-    yield daemon
-    await daemon.leave()
 
 
 def lost_by(store: JobStore, daemon: Daemon) -> LostJobs:
