@@ -16,7 +16,7 @@ from rich.text import Text
 from couchjobs.couch.codec import decode, encode
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.login import split_urls
-from couchjobs.errors import ConfigurationError, Unreachable
+from couchjobs.errors import ConfigurationError, NotFound, Unreachable
 from couchjobs.log import configure_logging, plain
 from couchjobs.prefixer import Prefixer
 from couchjobs.settings import Settings, load_settings
@@ -81,9 +81,12 @@ def with_connection(
 
     try:
         return asyncio.run(run())
-    except Unreachable as error:
+    except (Unreachable, NotFound) as error:
         if settings.url != Settings.model_fields["url"].default:
             raise
+        if isinstance(error, NotFound):  # perhaps it is there, on another server
+            asked = f"asked {settings.url}, for neither --url nor COUCHJOBS_URL is given"
+            raise NotFound(f"{error} ({asked})", 404) from error
         raise Unreachable(f"{error}; where is CouchDB? say so by --url or COUCHJOBS_URL") from error
 
 

@@ -166,7 +166,8 @@ def error_of(
 
 def _how_it_is_made(path: str, reason: str) -> str:
     if reason.startswith(NO_DATABASE):
-        return " One of couchjobs' own is made by `couchjobs init`, for the tenant of --prefix or COUCHJOBS_PREFIX."
+        made = "One of couchjobs' own is made by `couchjobs init`, for the tenant of --prefix or COUCHJOBS_PREFIX"
+        return f" {made}; any other one you make yourself."
     return ": the views of couchjobs are put there by `couchjobs init`." if "/_design/" in path else ""
 
 

@@ -40,7 +40,7 @@ async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
     rescuer = Rescuer(LostJobs(patient.store, peers, Failures(WorkersList(), "doctor")))
     for name in names:
         if peers.is_dead(name):
-            what = "has claimed jobs, and does not live: they wait for it"
+            what = "has claimed jobs, and does not live: daemons with their workers take them, or --repair does now"
             yield Finding("orphans", name, what, partial(_rescue, rescuer, name))
     rows = await patient.store.database.view("queue/claimed", [None], [None, {}], limit=_MOST_LOOKED_AT)
     for document in (await patient.store.database.get_many(row["id"] for row in rows)).values():

@@ -15,6 +15,7 @@ from couchjobs.triggers.once import parse_at, parse_in
 from couchjobs.triggers.periodic import parse_periodic
 from couchjobs.triggers.schedule import Schedule
 from couchjobs.triggers.structured import parse_rules
+from couchjobs.triggers.zones import parse_zone
 
 _LONGEST_ARGUMENTS = 100_000
 _LONGEST_REASON = 1000
@@ -61,6 +62,8 @@ def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
     if infos.rules is not None and not isinstance(parsed, EventRules):
         raise MalformedTriggerError(f"rules: are for @event, and this is a trigger of type {infos.type}")
     read_delivery(infos)
+    if not isinstance(parsed, EventRules | OnDemand):
+        parse_zone(infos.timezone)  # also where it does not matter: it is a mistake
     _check_bounds(infos, clock=not isinstance(parsed, EventRules | OnDemand))
     return parsed
 

@@ -209,3 +209,14 @@ async def test_trigger_objects_when_made_then_the_names_of_the_specification() -
     assert [request async for request in clock.schedule()] == []
     soon = new_trigger(db, TriggerInfos(id="s", type="@in", arguments="10ms", worker="w"))
     assert len([request async for request in soon.schedule()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [("@every", "5s"), ("@at", "2030-01-01T00:00:00Z"), ("@in", "5s"), ("@cron", "* * * * *"), ("@daily", "")],
+)
+def test_trigger_when_its_time_zone_is_none_then_refused_by_all_kinds_alike(kind: str, arguments: str) -> None:
+    """Also where it would not matter: what a command refuses, it must not have stored."""
+    given = {"_id": "t", "type": kind, "arguments": arguments, "worker": "w", "message": None}
+    with pytest.raises(MalformedTriggerError, match="no time zone 'Mars/X'"):
+        parse_trigger(TriggerInfos.from_document({**given, "timezone": "Mars/X"}))

@@ -300,7 +300,7 @@ async def test_try_when_thread_runs_on_after_its_time_then_outcome_at_once() -> 
             time.sleep(0.005)
 
     running = Worker(config_of(worker("w", timeout=0.05, max_exec_count=1)(function))).begin(job())
-    assert await running.run() == Failed("TimeoutError: no end within 0.05 s")
+    assert await running.run() == Failed("TimeoutError: no end within 0.05 s; the function goes on in its thread")
     assert running.outliving is not None
     await asyncio.wait_for(running.outliving, 5)
 
