@@ -157,8 +157,13 @@ class Remarks:
 
 def nobody_has(worker: str, taken: Iterable[str]) -> str:
     """Return that no daemon has that worker, and the one of these that may be meant."""
+    return f"no daemon has a worker {worker!r} now{may_mean(worker, taken)}"
+
+
+def may_mean(worker: str, taken: Iterable[str]) -> str:
+    """Return a question after that one of these which is like the worker's name; nothing where none is."""
     alike = difflib.get_close_matches(worker, [*taken], 1, _ALIKE)
-    return f"no daemon has a worker {worker!r} now" + (f": did you mean {alike[0]}?" if alike else "")
+    return f": did you mean {alike[0]}?" if alike else ""
 
 
 def _rules_of(infos: TriggerInfos) -> EventRules | None:

@@ -301,7 +301,7 @@ async def _start(connection: Connection, daemon: _Daemon) -> None:
 
 def _stop_claiming(daemon: _Daemon, settings: Settings) -> None:
     daemon.stop_claiming()
-    _logger.info("daemon stops: running jobs may go on", seconds=settings.shutdown_timeout)
+    _logger.info("daemon stops: running jobs may go on; a second signal ends them", seconds=settings.shutdown_timeout)
 
 
 async def _hurry(daemon: _Daemon, signals: _Signals) -> None:

@@ -99,7 +99,7 @@ def ls(
 
 def _note(document: Document, taken: set[str] | None, stopped: Collection[str]) -> str:
     if document.get("state") == State.QUEUED and taken is not None and document.get("worker") not in taken:
-        return _NOBODY
+        return f"{_NOBODY}; it is to be cancelled" if document.get("cancel_requested") is True else _NOBODY
     if document.get("state") == State.QUEUED and document.get("worker") in stopped:
         return "its worker is paused"
     job = Job.read(document)

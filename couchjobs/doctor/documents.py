@@ -21,7 +21,7 @@ from couchjobs.jobs.transitions import why_reduced
 from couchjobs.recovery.conflicts import conflicted, settle_conflict
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
-from couchjobs.remarks import Remarks
+from couchjobs.remarks import Remarks, may_mean
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
@@ -99,7 +99,8 @@ async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
             what = f"{count:,} queued jobs in {patient.store.database.name}, but COUCHJOBS_LANES has them in {lane}"
             yield Finding("takers", worker, f"{what}: write them there")
         elif worker not in taken:
-            yield Finding("takers", worker, f"{count:,} queued jobs, and no daemon has this worker: start one")
+            what = f"{count:,} queued jobs, and no daemon has this worker: start one{may_mean(worker, taken)}"
+            yield Finding("takers", worker, what)
 
 
 async def check_retention(patient: Patient) -> AsyncIterator[Finding]:
