@@ -114,7 +114,7 @@ async def test_shop_when_it_runs_then_each_order_is_charged_and_shipped_once(
         async def imported() -> bool:
             return (await products.info())["doc_count"] == IMPORTED
 
-        await eventually(imported, 30 + IMPORTED / 100)
+        await eventually(imported, 90)
         couchjobs = app[web.JOBS]
         failed = (await couchjobs.push("charge", {"id": "a3", "cents": 0})).job
         await couchjobs.wait(failed.id, 15)
