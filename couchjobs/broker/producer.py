@@ -48,7 +48,8 @@ _LOST_LOOK_S = 1.0
 _LAST_WRITES_S = 10.0
 """Seconds that the last ends may take to be stored, and then their tasks to end."""
 _URGENT_GRACE_S = 4.5
-"""Seconds that functions have to end where others are about to take their jobs: fewer than usual."""
+"""Seconds that functions have to end where others are about to take their jobs, or the daemon ends: fewer than usual,
+so that a child which is blocked is not asked only after them."""
 _MOST_UNSTORED = 1000
 """Ends beyond the number of slots that may wait for CouchDB before nothing more is claimed."""
 _FEW = 50
@@ -367,10 +368,10 @@ class Producer:
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-        await self.close_lanes([*self.lanes], timeout)
+        await self.close_lanes([*self.lanes], timeout, _URGENT_GRACE_S)
 
-    async def close_lanes(self, lanes: Sequence[Lane], timeout: float) -> None:
-        """Do so with these lanes, and forget them."""
+    async def close_lanes(self, lanes: Sequence[Lane], timeout: float, grace_s: float = GRACE_S) -> None:
+        """Do so with these lanes, and forget them. `grace_s`: seconds that functions have, once interrupted."""
         await self._marks.close(lanes)
         for lane in lanes:
             lane.is_open = False
@@ -378,7 +379,7 @@ class Producer:
                 execution.interrupted |= execution.phase is Phase.CLAIMING
         if tasks := self._running(lanes):
             await asyncio.wait(tasks, timeout=timeout)
-        self._interrupt(lanes, GRACE_S)
+        self._interrupt(lanes, grace_s)
         if tasks := self._running(lanes):
             _, left = await asyncio.wait(tasks, timeout=_LAST_WRITES_S)
             for task in left:

@@ -85,8 +85,9 @@ def with_connection(
         if settings.url != Settings.model_fields["url"].default:
             raise
         if isinstance(error, NotFound):  # perhaps it is there, on another server
-            asked = f"asked {settings.url}, for neither --url nor COUCHJOBS_URL is given"
-            raise NotFound(f"{error} ({asked})", 404) from error
+            raise NotFound(
+                f"{error} (asked {settings.url}: --url or COUCHJOBS_URL name another server)", 404
+            ) from error
         raise Unreachable(f"{error}; where is CouchDB? say so by --url or COUCHJOBS_URL") from error
 
 

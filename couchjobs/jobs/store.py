@@ -83,6 +83,8 @@ class JobStore:
         self.database = connection.database(db.database(lane or connection.settings.jobs_doctype))
         self.writer = connection.writer(self.database.name)
         self.checks = JobCheck(db, connection.settings)
+        self._lane = lane or connection.settings.jobs_doctype
+        self._lane_of = connection.settings.lane_of
         self._nonce = secrets.token_hex(8)
         self._claims = itertools.count()
         self._go_durations = connection.settings.go_durations
@@ -90,6 +92,10 @@ class JobStore:
         self._patience_s = max(self._request_s, 2 * INSIST_ON_OWN_S)
         self.refusals: Refusals | None = None
         """The answers so far to what is written `shortly`; None: whoever writes waits."""
+
+    def is_place_of(self, worker_type: str) -> bool:
+        """Return whether jobs of that type belong here: daemons that have the type look for them."""
+        return self._lane_of(worker_type) == self._lane
 
     def shortly(self, refusals: Refusals) -> Self:
         """Return the same jobs for whoever has others to look after, and tries again later: a write has 2 s."""

@@ -64,7 +64,8 @@ async def settle_conflict(store: JobStore, peers: Peers, job_id: str) -> bool:
     for leaf in others:
         try:
             settled = await store.delete_leaf(leaf) and settled
-        except Refused as error:  # it stays, and the job goes on as what counts
+        except Refused as error:  # it stays: the job goes on only where that loses in CouchDB, too
+            settled = settled and leaf is not leaves[0]
             _logger.warning("a branch of a job cannot be deleted", job=job_id, rev=leaf["_rev"], reason=str(error))
     if settled:
         _logger.info("conflict settled", job=job_id, kept=best["_rev"])

@@ -35,7 +35,7 @@ class LostJobs:
             CouchError: CouchDB does not answer, or does not take it.
         """
         workers, own = self.failures.workers, self.failures.daemon
-        if job.ending is not None and job.worker not in workers and self._is_others(job.worker):
+        if job.ending is not None and job.worker not in workers and self._is_others(job):
             return False
         again = job.ending is None and (
             job.worker not in workers or has_tries_left(workers.get(job.worker), job)
@@ -54,9 +54,11 @@ class LostJobs:
             return True
         return await self.store.rescue(job, again=False, why=why)
 
-    def _is_others(self, worker_type: str) -> bool:
-        """Return whether another daemon of the tenant has such a worker, and knows whom to tell of its jobs."""
-        return any(worker_type in peer.worker_types for _, peer in self.peers.living(self.store.db.key))
+    def _is_others(self, job: Job) -> bool:
+        """Return whether another daemon of the tenant has such a worker, knows whom to tell, and looks for it here."""
+        if job.claim is None or not self.store.is_place_of(job.worker):
+            return False
+        return any(job.worker in peer.worker_types for _, peer in self.peers.living(self.store.db.key))
 
     async def release(self, job: Job) -> bool:
         """Put the job back in the queue, its try not counted; False where it has moved on.

@@ -21,7 +21,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.sources import read_sources, refusal_of_own
 from couchjobs.triggers.event import EventRules
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.triggers.kinds import ParsedTrigger, parse_trigger
+from couchjobs.triggers.kinds import ParsedTrigger, parse_new_trigger, parse_trigger
 from couchjobs.waits import Turns
 
 _logger = get_logger(__name__)
@@ -92,7 +92,7 @@ class TriggerStore:
         return self.read({**kept, "_rev": await self.database.put(kept)})
 
     async def _check(self, infos: TriggerInfos) -> None:
-        parsed = parse_trigger(infos)
+        parsed = parse_new_trigger(infos)
         if isinstance(parsed, EventRules):
             await self._check_sources(parsed)
 

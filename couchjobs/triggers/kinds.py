@@ -62,9 +62,18 @@ def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
     if infos.rules is not None and not isinstance(parsed, EventRules):
         raise MalformedTriggerError(f"rules: are for @event, and this is a trigger of type {infos.type}")
     read_delivery(infos)
-    if not isinstance(parsed, EventRules | OnDemand):
-        parse_zone(infos.timezone)  # also where it does not matter: it is a mistake
     _check_bounds(infos, clock=not isinstance(parsed, EventRules | OnDemand))
+    return parsed
+
+
+def parse_new_trigger(infos: TriggerInfos) -> ParsedTrigger:
+    """Return the same of a trigger that is about to be written: a mistake that does not matter is refused, too.
+
+    Raises: as `parse_trigger`.
+    """
+    parsed = parse_trigger(infos)
+    if not isinstance(parsed, EventRules | OnDemand):
+        parse_zone(infos.timezone)
     return parsed
 
 

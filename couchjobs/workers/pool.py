@@ -107,8 +107,8 @@ class RemoteTry:
     def stop(self, outcome: Cancelled | Interrupted, grace_s: float = GRACE_S) -> None:
         """End the try with that outcome; the function has so many seconds for it. A second call may shorten them.
 
-        Where they are fewer than usual, or the daemon stops, nothing is waited for beyond them: of a child that says
-        nothing meanwhile, all jobs are lost.
+        Where they are fewer than usual, nothing is waited for beyond them: of a child that says nothing meanwhile, all
+        jobs are lost.
         """
         if self._stopped_as is None:
             self._stopped_as = outcome
@@ -116,7 +116,7 @@ class RemoteTry:
         if self._child is not None and self._number in self._child.tries:
             send(self._child.writer, {"try": self._number, "stop": pack(outcome), "grace_s": grace_s})
             loop, pongs = asyncio.get_running_loop(), self._child.pongs
-            if grace_s < GRACE_S or isinstance(outcome, Interrupted):
+            if grace_s < GRACE_S:
                 self._ask(self._child)
                 loop.call_later(grace_s, self._kill_unless, self._child, pongs)
             loop.call_later(grace_s, self._look_whether_it_listens, self._child)

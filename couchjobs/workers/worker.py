@@ -346,7 +346,7 @@ class Try:
         if self._stopped_as is not None:
             return self._stopped_as, error
         if self._late:
-            goes_on = ended is None and self._thread is not None
+            goes_on = ended is None and self._thread is not None and not self._thread.done()
             error = TimeoutError(f"{self._late}; the function goes on in its thread" if goes_on else self._late)
         elif error is not None and issubclass(type(error), asyncio.CancelledError):
             error = asyncio.CancelledError(_NOBODY_ASKED)

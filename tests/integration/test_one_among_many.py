@@ -179,6 +179,24 @@ async def test_conflict_when_the_losing_leaf_may_not_be_deleted_then_the_job_goe
     assert (await wait(db, "job", 30)).state is State.DONE
 
 
+async def test_conflict_when_the_winner_may_not_be_deleted_then_a_job_that_is_done_is_not_run_again(
+    connection: Connection, db: Prefixer, neighbour: Daemon
+) -> None:
+    """It is done on a branch that loses in CouchDB: what readers see is queued."""
+    store = JobStore(connection, db)
+    docs = []
+    for name, length, state in (("f", 3, "queued"), ("a", 2, "done")):
+        ids = [name * 32, *(str(number) * 32 for number in range(length - 1, 0, -1))]
+        fields = {"_id": "job", "worker": "w", "message": None, "state": state}
+        docs.append({**fields, "_rev": f"{length}-{ids[0]}", "_revisions": {"start": length, "ids": ids}})
+    body = orjson.dumps({"docs": docs, "new_edits": False})
+    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
+    assert (await store.get("job")).state is State.QUEUED
+    forbids = "function (doc) { if (doc._deleted) throw { forbidden: 'nobody deletes' }; }"
+    await store.database.put({"_id": "_design/forbids", "validate_doc_update": forbids})
+    assert await settle_conflicts(store.shortly(Refusals()), neighbour.peers, ["job"]) == 0
+
+
 async def test_doctor_when_a_dead_daemons_job_cannot_be_taken_then_it_says_that_some_are_left(
     connection: Connection, db: Prefixer
 ) -> None:

@@ -15,7 +15,7 @@ from couchjobs.errors import BadDocumentError, MalformedTriggerError, UnknownTri
 from couchjobs.triggers.event import EventRules, parse_event
 from couchjobs.triggers.every import parse_every
 from couchjobs.triggers.infos import TriggerInfos
-from couchjobs.triggers.kinds import parse_trigger
+from couchjobs.triggers.kinds import parse_new_trigger, parse_trigger
 from couchjobs.triggers.once import parse_at, parse_in
 
 DATA = Path(__file__).parent.parent / "data"
@@ -219,4 +219,4 @@ def test_trigger_when_its_time_zone_is_none_then_refused_by_all_kinds_alike(kind
     """Also where it would not matter: what a command refuses, it must not have stored."""
     given = {"_id": "t", "type": kind, "arguments": arguments, "worker": "w", "message": None}
     with pytest.raises(MalformedTriggerError, match="no time zone 'Mars/X'"):
-        parse_trigger(TriggerInfos.from_document({**given, "timezone": "Mars/X"}))
+        parse_new_trigger(TriggerInfos.from_document({**given, "timezone": "Mars/X"}))
