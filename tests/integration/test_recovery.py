@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from copies import put_on_all
+from copies import is_on_all, put_on_all
 from fault_proxy import FaultProxy, Refusal
 from waiting import eventually
 
@@ -198,8 +198,10 @@ async def test_rescue_when_an_end_is_refused_again_and_again_then_told_once(
     failures = Failures(WorkersList([config_of(spent)]), neighbour.id)
     lost = LostJobs(store, neighbour.peers, failures)
     for _ in range(3):
+        await eventually(lambda: is_on_all(store.database, "odd"))
+        job = store.read((await store.get("odd")).document())
         with pytest.raises(Unavailable):
-            await lost.take(store.read((await store.get("odd")).document()))
+            await lost.take(job)
     assert told == ["odd"]
     job = await store.get("odd")
     assert (job.state, generation(job.rev)) == (State.RUNNING, 2)
