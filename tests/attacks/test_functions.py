@@ -585,10 +585,12 @@ def test_middleware_when_a_plain_function_is_late_then_told_so() -> None:
 
     async def go() -> Outcome:
         given = Job.from_document({"_id": "j", "_rev": "1-a", "worker": "w", "message": None, "state": "running"})
-        config = config_of(worker("w", timeout=0.05, middleware=[transaction])(lambda ctx: time.sleep(0.3)))
+        may_end = threading.Event()
+        config = config_of(worker("w", timeout=0.05, middleware=[transaction])(lambda ctx: may_end.wait(30) and None))
         one = Worker(config).begin(given)
         outcome = await one.run()
         assert one.outliving is not None
+        may_end.set()
         await asyncio.wait([one.outliving], timeout=5)
         return outcome
 
