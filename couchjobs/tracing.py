@@ -9,7 +9,7 @@ nobody has set one, nothing is carried. Source: opentelemetry.io, "Semantic conv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -48,7 +48,22 @@ def span_of_try(
         "messaging.message.id": job_id,
         "couchjobs.exec_count": exec_count,
     }
-    span: AbstractContextManager[object] = _trace.get_tracer(_NAME).start_as_current_span(
-        f"process {worker}", context=_propagate.extract(told), kind=_trace.SpanKind.CONSUMER, attributes=attributes
+    return _Span(
+        _trace.get_tracer(_NAME).start_as_current_span(
+            f"process {worker}", context=_propagate.extract(told), kind=_trace.SpanKind.CONSUMER, attributes=attributes
+        )
     )
-    return span
+
+
+class _Span(AbstractContextManager[None]):
+    """A span that decides nothing: what its telling of an error raises does not stand in the error's place."""
+
+    def __init__(self, span: AbstractContextManager[object]) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._span.__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        with suppress(BaseException):
+            self._span.__exit__(*raised)

@@ -17,6 +17,7 @@ from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.tracing import span_of_try
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
@@ -81,3 +82,18 @@ async def test_trace_when_jobs_push_jobs_then_one(
 
 def _trace_of(span: ReadableSpan) -> int:
     return span.context.trace_id if span.context is not None else 0
+
+
+class Odd(ExceptionGroup[Exception]):
+    """A group whose attributes raise, which whoever tells of it meets."""
+
+    @property
+    def exceptions(self) -> Any:
+        """Raise."""
+        raise SystemExit(6)
+
+
+def test_error_when_telling_of_it_raises_then_it_stays_what_it_was() -> None:
+    """The span is the program's, the error the function's."""
+    with pytest.raises(Odd), span_of_try("w", "job", 1, None):
+        raise Odd("g", [ValueError("inner")])
