@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from importlib.util import find_spec
+from types import TracebackType
 from typing import Any
 
 _is_there = find_spec("opentelemetry") is not None
@@ -64,6 +65,8 @@ class _Span(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self._span.__enter__()
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         with suppress(BaseException):
-            self._span.__exit__(*raised)
+            self._span.__exit__(kind, error, traceback)
