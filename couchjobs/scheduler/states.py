@@ -153,6 +153,10 @@ class States:
             self._revs[infos.id] = answer.rev
         return answer.stored
 
+    def has(self, trigger_id: str) -> bool:
+        """Return whether that trigger has a state, as far as is known here."""
+        return trigger_id in self._revs
+
     async def drop(self, trigger_id: str) -> None:
         """Delete the state of a trigger that is gone, whoever has written it since it was read.
 

@@ -99,6 +99,9 @@ class Ticker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_load: dict[str, tuple[ClockTrigger, int]] = {}
         self._loads = False
+        self._dropping: set[str] = set()
+        """Triggers that are gone and whose states are being deleted: what is made in the place of one begins then."""
+        self._drops = asyncio.Semaphore(_TOGETHER)
         self._news = asyncio.Event()
         self._again: set[str] = set()
         self._later = 0
@@ -123,7 +126,7 @@ class Ticker:
         finally:
             tasks = [*self._tasks]
             if any(task.get_name() != "attention" for task in tasks):  # they are cut off: all is read again
-                self._again |= self._timers.keys() | self._to_load.keys()
+                self._again |= self._timers.keys() | self._to_load.keys() | self._dropping
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -156,12 +159,8 @@ class Ticker:
             if not self._states_looked_at:
                 await self._drop_states_of_others()
             for trigger_id in [*left]:
-                try:
-                    if (found := await self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
-                        self._to_load[trigger_id] = found
-                except CouchError as error:  # the others do not wait for it
-                    _logger.warning("trigger not looked at, tried again", trigger=trigger_id, reason=str(error))
-                    self._look_again([trigger_id])
+                if (found := self._take_in(trigger_id, forced=trigger_id in forced)) is not None:
+                    self._to_load[trigger_id] = found
                 left.discard(trigger_id)
                 if turns.over:
                     self._begin_due(now())
@@ -184,17 +183,17 @@ class Ticker:
         finally:
             self._loads = False
 
-    async def _take_in(self, trigger_id: str, *, forced: bool) -> tuple[ClockTrigger, int] | None:
+    def _take_in(self, trigger_id: str, *, forced: bool) -> tuple[ClockTrigger, int] | None:
         """Take in what a trigger has become; return it, and this daemon's rank, where its state must be read."""
         trigger, timer = self._triggers.scheduled.get(trigger_id), self._timers.get(trigger_id)
-        if timer is not None and timer.busy:
+        if (timer is not None and timer.busy) or trigger_id in self._dropping:
             self._again.add(trigger_id)  # it says itself when it is done
             return None
         rank = self._daemon.rank_for(f"trigger:{trigger_id}") if trigger is not None else None
         if trigger is None or rank is None:
             self._timers.pop(trigger_id, None)
             if trigger is None and not self._triggers.may_be_clock(trigger_id):
-                await self._states.drop(trigger_id)
+                self._drop_soon(trigger_id)
             return None
         if timer is not None and not forced and (timer.infos.rev, timer.rank) == (trigger.infos.rev, rank):
             return None
@@ -204,12 +203,29 @@ class Ticker:
         """Drop the state of triggers that were removed while no daemon ran: a later one begins anew."""
         async for trigger_id in self._states.all():
             if not self._triggers.may_be_clock(trigger_id):
-                try:
-                    await self._states.drop(trigger_id)
-                except CouchError as error:  # the schedules of others do not wait for it
-                    _logger.warning("schedule state not dropped, tried again", trigger=trigger_id, reason=str(error))
-                    self._look_again([trigger_id])
+                self._drop_soon(trigger_id)
         self._states_looked_at = True
+
+    def _drop_soon(self, trigger_id: str) -> None:
+        """Drop the state of a trigger that is gone, beside the firing of others."""
+        if self._states.has(trigger_id) and trigger_id not in self._dropping:
+            self._dropping.add(trigger_id)
+            self._start(self._drop(trigger_id), "drop schedule state")
+
+    async def _drop(self, trigger_id: str) -> None:
+        try:
+            async with self._drops:
+                await self._states.drop(trigger_id)
+        except CouchError as error:
+            _logger.warning("schedule state not dropped, tried again", trigger=trigger_id, reason=str(error))
+            self._look_again([trigger_id])
+        except Exception:
+            _logger.exception("schedule state cannot be dropped", trigger=trigger_id)
+            self._look_again([trigger_id], _AFTER_ERROR)
+        finally:
+            self._dropping.discard(trigger_id)
+            if trigger_id in self._again:
+                self._news.set()
 
     async def _load_together(self, wanted: list[tuple[ClockTrigger, int]]) -> None:
         ids = [trigger.infos.id for trigger, _ in wanted]

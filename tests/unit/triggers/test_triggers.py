@@ -18,7 +18,7 @@ from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_new_trigger, parse_trigger
 from couchjobs.triggers.once import parse_at, parse_in
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 ANCHOR = datetime(2026, 1, 1, tzinfo=UTC)
 
 

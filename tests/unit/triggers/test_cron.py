@@ -23,7 +23,7 @@ from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.periodic import parse_periodic, parse_window
 from couchjobs.triggers.schedule import Schedule
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 ZONES = ["Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "Pacific/Apia", "America/St_Johns"]
 YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
