@@ -12,8 +12,9 @@ from couchjobs.broker.lane import Execution, Lane, Phase
 from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import Conflict, CouchError, JobFailedError
+from couchjobs.jobs.claims import Claimed
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.store import Claimed, JobStore
+from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.stats import Stats
 from couchjobs.supervisor import is_cancelled
@@ -105,7 +106,7 @@ class Executor:
     async def _claim_and_run(self, execution: Execution) -> tuple[Claimed, Outcome | None]:
         """Return what became of the claim, and, where the job is ours, of its try."""
         lane, job = execution.lane, execution.job
-        claimed = await lane.store.try_to_claim(job, self._presence.id, lane.claims)
+        claimed = await lane.store.claimer.claim(job, self._presence.id, lane.claims)
         self._stats.claims[claimed.value] += 1
         if claimed is not Claimed.OURS:
             return claimed, None
@@ -133,7 +134,7 @@ class Executor:
     async def _end(self, lane: Lane, job: Job, outcome: Outcome) -> bool:
         """Store what came of the try; return False where the job is not ours any more."""
         store, at = lane.store, now()
-        if not await store.end(job, lambda: changes_of(outcome, job, at)):
+        if not await store.ends.end(job, lambda: changes_of(outcome, job, at)):
             lane.doubt_views()  # it was taken away, perhaps with its database
             return False
         if job.state is State.ERRORED and isinstance(outcome, Retry | Interrupted):  # CouchDB never takes that
@@ -165,7 +166,7 @@ class Executor:
             return True
         timer = asyncio.get_running_loop().call_later(_LONGEST_HELD_S, _free_slot, execution)
         try:
-            if not await lane.store.begin_to_fail(job, self._presence.id, outcome.error, outcome.traceback):
+            if not await lane.store.ends.begin_to_fail(job, self._presence.id, outcome.error, outcome.traceback):
                 return False
         finally:
             timer.cancel()
@@ -177,7 +178,7 @@ class Executor:
     async def _reject(self, store: JobStore, job: Job) -> bool:
         """End a job whose claim CouchDB never takes; return False where that must wait."""
         await self._failures.tell_refused(job, _UNCLAIMABLE)
-        return await store.reject(job.document(), _UNCLAIMABLE)
+        return await store.ends.reject(job.document(), _UNCLAIMABLE)
 
     async def _delete_trigger(self, store: JobStore, trigger_id: str) -> None:
         database = self._connection.database(store.db.database(self._connection.settings.triggers_doctype))

@@ -17,8 +17,8 @@ from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.database import Document, generation
 from couchjobs.jobs.admin_proof import AdminProof
-from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.jobs.store import JobStore
 from couchjobs.stats import Stats
 from couchjobs.waits import Signal

@@ -15,8 +15,8 @@ from couchjobs.cluster.peers import Peers
 from couchjobs.couch.database import Document
 from couchjobs.couch.surely import Refusals
 from couchjobs.errors import CouchError
+from couchjobs.jobs.ends import Ends
 from couchjobs.jobs.job import Job
-from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.recovery.conflicts import settle_conflicts
 from couchjobs.workers.failure import Failures
@@ -58,7 +58,7 @@ class Marks:
 
     def reject_unread(self, lane: Lane, job_id: str, reason: str) -> None:
         """Write why a document that cannot even be read is no job."""
-        self._begin(lane, job_id, lambda: self._store_of(lane).reject_unread(job_id, reason))
+        self._begin(lane, job_id, lambda: self._ends_of(lane).reject_unread(job_id, reason))
 
     def settle(self, lane: Lane, job_id: str) -> None:
         """Look at all leaves of a job in conflict, keep the one that counts, and have the job read again."""
@@ -94,26 +94,26 @@ class Marks:
             except Exception:
                 _logger.exception("job cannot be marked", job=job_id)
 
-    def _store_of(self, lane: Lane) -> JobStore:
-        return lane.store.shortly(self._refusals)
+    def _ends_of(self, lane: Lane) -> Ends:
+        return lane.store.ends.shortly(self._refusals)
 
     async def _cancel(self, lane: Lane, job: Job) -> bool:
-        if cancelled := await self._store_of(lane).cancel(job):
+        if cancelled := await self._ends_of(lane).cancel(job):
             lane.claims.revisions.add(job.rev)
         return cancelled
 
     async def _refuse(self, lane: Lane, job: Job, reason: str) -> bool:
         await self._failures.tell_refused(job, reason)
-        if refused := await self._store_of(lane).nack(job, reason):
+        if refused := await self._ends_of(lane).nack(job, reason):
             lane.claims.revisions.add(job.rev)
         return refused
 
     async def _reject(self, lane: Lane, document: Document, reason: str) -> bool:
         await self._failures.tell_refused(lane.store.read(document), f"bad job: {reason}")
-        return await self._store_of(lane).reject(document, reason)
+        return await self._ends_of(lane).reject(document, reason)
 
     async def _settle(self, lane: Lane, job_id: str) -> bool:
-        settled = await settle_conflicts(self._store_of(lane), self._peers, [job_id])
+        settled = await settle_conflicts(self._ends_of(lane), self._peers, [job_id])
         if settled:
             lane.in_conflict.pop(job_id, None)
         lane.read_again(job_id, 0.0 if settled else _CONFLICT_LOOK_S)

@@ -31,10 +31,10 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.couch.positions import current_sequence
 from couchjobs.errors import ConfigurationError, Forbidden, NotFound, PositionRefused, Unauthorized
-from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.lanes import find_job, stores
 from couchjobs.jobs.names import near_misses
+from couchjobs.jobs.own_claims import RecentRevisions
 from couchjobs.jobs.queries import newest
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.transitions import why_without_result

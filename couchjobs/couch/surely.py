@@ -1,4 +1,4 @@
-"""Writing until it is known what became of the document."""
+"""Writing until it is known what became of the document, and reading until it is known what it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Database, Document
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.errors import CouchError, NotFound, Unavailable
 from couchjobs.log import get_logger
@@ -27,6 +27,8 @@ _FORGOTTEN_S = 600.0
 """Seconds: longer than between two attempts at a document that is still to be written."""
 SHORTLY_S = 2.0
 """Seconds that a document is written that is one of many: time for three more attempts."""
+_TOLD_AFTER = 5
+"""Failures in a row to read a document: about a second of an outage, as `backoff` has it."""
 _LAST_LOOK_S = 0.01
 """Seconds after the end of patience at which it is tried once more."""
 
@@ -215,6 +217,30 @@ async def _was_it_ours(writer: GroupWriter, doc: Document, conflict: WriteAnswer
     if present is not None and content(present) == content(doc):
         return WriteAnswer(Written.OK, rev=present["_rev"])
     return conflict
+
+
+async def find_patiently(database: Database, doc_id: str, longest_s: float) -> Document | None:
+    """Return the document, None where it is gone; CouchDB may take so many seconds to say so.
+
+    Raises:
+        CouchError: it does not.
+    """
+    failures, deadline = 0, time.monotonic() + longest_s
+    while True:
+        try:
+            return await database.find(doc_id)
+        except NotFound as error:
+            if await is_surely_gone(database):
+                return None
+            if time.monotonic() > deadline:
+                raise Unavailable(str(error), 404) from error
+        except CouchError as error:
+            if time.monotonic() > deadline:
+                raise
+            failures += 1
+            if failures == _TOLD_AFTER:
+                _logger.warning("document cannot be read, and is asked for again", document=doc_id, reason=str(error))
+        await asyncio.sleep(backoff(failures))
 
 
 def content(doc: Document) -> Document:

@@ -14,9 +14,9 @@ from couchjobs.couch.database import Database, Document
 from couchjobs.couch.surely import Refusals
 from couchjobs.doctor.finding import Finding, Patient
 from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound, Unavailable
+from couchjobs.jobs.ends import Ends
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, State
 from couchjobs.jobs.retention import stored_rules
-from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.transitions import why_reduced
 from couchjobs.recovery.conflicts import conflicted, settle_conflict
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
@@ -80,9 +80,9 @@ async def _put_back(patient: Patient, document: Document) -> str:
     return "back in the queue" if moved else "it has moved on"
 
 
-def _shortly(patient: Patient) -> JobStore:
-    """Return the jobs for mends: one that takes long is left, and the others are made."""
-    return patient.store.shortly(Refusals())
+def _shortly(patient: Patient) -> Ends:
+    """Return how jobs are mended: one that takes long is left, and the others are made."""
+    return patient.store.ends.shortly(Refusals())
 
 
 async def check_takers(patient: Patient) -> AsyncIterator[Finding]:
@@ -155,7 +155,7 @@ async def check_triggers(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _reject(patient: Patient, document: Document, reason: str) -> str:
-    if not await patient.store.reject(document, reason):
+    if not await patient.store.ends.reject(document, reason):
         raise Unavailable("it may be marked or not: look again")
     present = await patient.store.database.find(document["_id"])
     if present is None or present.get("state") != document.get("state"):

@@ -1,65 +1,131 @@
-"""What a process remembers of the claims that it has made in one database, for as long as that matters.
+"""Claiming a queued job: becoming its owner, and nothing else, beyond doubt.
 
-Nothing of this is needed to be right: the documents say it all. It spares reading one's own writes again, and it has
-claims given up soon that were stored although their answer said otherwise, and not only by the next audit.
+A claim is a write that moves the document from queued to running, on top of the revision that was read. What can fail,
+and what then:
+- answered `accepted`, it is a stored conflict of a cluster, not a claim: not ours;
+- where its answer is lost, the document says whose claim it holds, and where that is ours, it is written once more, on
+  top of itself: one copy of a cluster may show it, while the others have taken somebody else's.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Container
+import itertools
+import secrets
+from contextlib import suppress
+from enum import Enum
+from time import monotonic
 
-from couchjobs.couch.surely import Refusals
-from couchjobs.jobs.job import Job
+from couchjobs.couch.answers import WriteAnswer, Written
+from couchjobs.couch.database import Database, Document
+from couchjobs.couch.surely import INSIST_TIMES, find_patiently
+from couchjobs.couch.writer import GroupWriter
+from couchjobs.errors import CouchError, NotFound
+from couchjobs.jobs import transitions
+from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.own_claims import OwnClaims
+from couchjobs.log import get_logger
+from couchjobs.prefixer import Prefixer
+from couchjobs.timestamps import now
 
-_MOST_REVISIONS = 20_000
-"""Some 2 MB: the feed shows a revision within moments, and at 2,000 writes a second this is 10 s of them."""
-_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 10.0
-_DOUBLED = 10
-"""Times that the pause is doubled at most."""
-
-
-class RecentRevisions:
-    """The last revisions that were added: so many at most, and half as many at least."""
-
-    def __init__(self, most: int = _MOST_REVISIONS) -> None:
-        self._half = max(1, most // 2)
-        self._new: set[str] = set()
-        self._old: set[str] = set()
-
-    def __contains__(self, rev: object) -> bool:
-        return rev in self._new or rev in self._old
-
-    def add(self, rev: str) -> None:
-        """Remember one more; now and then, forget the older half: to forget one by one takes ten times as long."""
-        self._new.add(rev)
-        if len(self._new) >= self._half:
-            self._old, self._new = self._new, set()
+_logger = get_logger(__name__)
+_LONGEST_ASKED_S = 10.0
+"""Seconds that a slot waits for what became of a claim without an answer: a restart of CouchDB takes less."""
+_WHAT_IT_IS = ("worker", "message", "payload", "event", "options", "trigger_id")
+"""Fields that say what is to be done: where one of them is another now, it is another job that would be claimed."""
 
 
-class OwnClaims:
-    """The claims of one process in one database of jobs. `held`: the ids of jobs that it claims, runs or ends now."""
+class Claimed(Enum):
+    """What became of an attempt to claim a job."""
 
-    def __init__(self, held: Container[str] = ()) -> None:
-        self.held = held
-        self.revisions = RecentRevisions()
-        """Revisions that this process wrote and that nobody need look at: claims and ends."""
-        self.unconfirmed: dict[str, float] = {}
-        """Jobs that this process may have claimed and does not own, and since when, by `time.monotonic()`."""
-        self.begun: dict[str, str] = {}
-        """By job, the id of a claim whose try began here, and whose end could not be stored."""
-        self.refusals = Refusals()
-        """Of claims, by the id of the job and its revision."""
+    OURS = "ours"
+    LOST = "lost"
+    """Somebody else has it, or it has changed or gone, or nobody has it for certain: its next row tells."""
+    LATER = "later"
+    """Nothing is known, or nothing was written: it is to be looked at again."""
+    REFUSED = "refused"
+    """CouchDB never takes the claim of this document."""
 
-    def doubt(self, job_id: str) -> None:
-        """Take note of a claim that was made just now, may be stored, on some branch, and is not owned."""
-        self.unconfirmed[job_id] = time.monotonic()
 
-    def doubt_found(self, job_id: str) -> None:
-        """Take note of a document that names this process as its owner, which it is not."""
-        self.unconfirmed.setdefault(job_id, time.monotonic())
+class Claimer:
+    """Claims jobs of one database.
 
-    def look_again_in(self, job: Job) -> float:
-        """Return in how many seconds a claim is tried again that was not taken: an outage is asked twice a second."""
-        return min(_LONGEST_PAUSE_S, _PAUSE_S * 2.0 ** min(_DOUBLED, self.refusals.times(job.id, job.rev)))
+    Args:
+        database: the database.
+        writer: its writer.
+        db: the tenant.
+    """
+
+    def __init__(self, database: Database, writer: GroupWriter, db: Prefixer) -> None:
+        self._database = database
+        self._writer = writer
+        self._db = db
+        self._nonce = secrets.token_hex(8)
+        self._count = itertools.count()
+
+    async def claim(self, job: Job, daemon: str, claims: OwnClaims) -> Claimed:
+        """Try to become the owner of a queued job; OURS where that is so, beyond doubt, and nowhere else.
+
+        `claims`: where it is noted what this attempt leaves to be known.
+        """
+        changes = transitions.claimed(job, self._db, f"{self._nonce}{next(self._count):x}", daemon, now())
+        document = job.document_with(changes)
+        try:
+            answer = await self._writer.write(document)
+        except NotFound as error:
+            answer = WriteAnswer(Written.UNKNOWN, reason=str(error), unsent=True)
+        if answer.written is Written.UNKNOWN and not answer.unsent:
+            return await self._look_whose_it_is(job, document, claims, answer)
+        claims.refusals.forget(job.id, job.rev)
+        match answer.written:
+            case Written.OK:
+                job.moved(changes, document, answer.rev)
+                claims.revisions.add(answer.rev)
+                return Claimed.OURS
+            case Written.ACCEPTED:
+                claims.doubt(job.id)
+                return Claimed.LOST
+            case Written.CONFLICT:
+                return Claimed.LOST
+            case Written.REFUSED:
+                _logger.warning("claim refused", job=job.id, reason=answer.reason)
+                return Claimed.REFUSED
+            case Written.UNKNOWN:
+                return Claimed.LATER
+
+    async def _look_whose_it_is(self, job: Job, document: Document, claims: OwnClaims, answer: WriteAnswer) -> Claimed:
+        """Read the document of a claim whose answer was lost."""
+        insistence = claims.refusals.of(job.id, job.rev)
+        try:
+            present = await find_patiently(self._database, job.id, _LONGEST_ASKED_S)
+        except CouchError as error:
+            _logger.warning("it is not known whose a job is: it is looked at again", job=job.id, reason=str(error))
+            claims.doubt(job.id)
+            return Claimed.LATER
+        if present is not None and present["_rev"] == job.rev:
+            if not insistence.note(answer, monotonic()):
+                claims.refusals.keep(insistence, job.id, job.rev)
+                if insistence.times == INSIST_TIMES:
+                    _logger.warning("claim is refused, and tried again", job=job.id, reason=answer.reason)
+                return Claimed.LATER
+            claims.refusals.forget(job.id, job.rev)
+            return Claimed.REFUSED
+        claims.refusals.forget(job.id, job.rev)
+        if present is None or present.get("claim") != document["claim"] or present.get("state") != State.RUNNING:
+            return Claimed.LOST
+        if any(present.get(name) != document.get(name) for name in _WHAT_IT_IS):
+            claims.doubt(job.id)  # rewritten since: it is looked at anew, from the queue
+            return Claimed.LOST
+        return await self._confirmed(job, present, claims)
+
+    async def _confirmed(self, job: Job, present: Document, claims: OwnClaims) -> Claimed:
+        """Write our claim, as it was read, on top of itself: where enough copies take that, nobody else has the job."""
+        answer = WriteAnswer(Written.UNKNOWN)
+        with suppress(NotFound):
+            if not present.get("cancel_requested"):  # no row would tell of that any more
+                answer = await self._writer.write(present)
+        if answer.written is not Written.OK:
+            claims.doubt(job.id)
+            return Claimed.LOST
+        claims.revisions.add(answer.rev)
+        job.adopt({**present, "_rev": answer.rev})
+        return Claimed.OURS

@@ -61,3 +61,8 @@ def window_id(trigger_id: str, before: str) -> str:
 def _uuid7(milliseconds: int, high: int, low: int) -> str:
     number = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0b10 << 62 | (low & (2**62 - 1))
     return str(uuid.UUID(int=number))
+
+
+def job_in(database: str, job_id: str) -> str:
+    """Return how errors name a job: whoever wrote it may have chosen a long id."""
+    return f"job {job_id[:100]} in database {database}"

@@ -89,7 +89,7 @@ def done_without_result(job: Job, now: datetime, reason: str, seconds: float | N
 def why_without_result(job: Job) -> str:
     """Return why a job that is done has no result, where that could not be stored; else empty."""
     last = job.errors[-1] if job.state is State.DONE and job.result is None and job.errors else None
-    return last.error if last is not None and last.exec_count == job.exec_count else ""
+    return last.error if last is not None and last.at == job.finished_at else ""
 
 
 def ending(daemon: str, error: str, traceback: str = "") -> Changes:

@@ -18,8 +18,8 @@ from datetime import timedelta
 
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError, Refused
-from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State, is_claimed_by
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.log import get_logger
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.timestamps import now
@@ -114,7 +114,7 @@ class Audit:
             Unavailable: that must wait.
         """
         try:
-            if await self._store.delete_leaf(leaf):
+            if await self._lost.ends.delete_leaf(leaf):
                 _logger.info("claim withdrawn: it is a branch that loses", job=leaf["_id"])
         except Refused as error:
             _logger.warning("a claim cannot be withdrawn, and stays: it loses", job=leaf["_id"], reason=str(error))

@@ -18,6 +18,7 @@ from couchjobs.cluster.peers import Peers
 from couchjobs.couch.answers import leaf_rank
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError, Refused
+from couchjobs.jobs.ends import Ends
 from couchjobs.jobs.job import ENDED, Job, State
 from couchjobs.jobs.payloads import missing
 from couchjobs.jobs.store import JobStore
@@ -34,36 +35,36 @@ async def conflicted(store: JobStore) -> list[str]:
     return [row["id"] for row in await store.database.view("queue/conflicts", None, {}, limit=_PAGE)]
 
 
-async def settle_conflicts(store: JobStore, peers: Peers, job_ids: Iterable[str]) -> int:
+async def settle_conflicts(ends: Ends, peers: Peers, job_ids: Iterable[str]) -> int:
     """Settle what can be settled of these jobs; return how many of them are in conflict no longer."""
     settled = 0
     for job_id in job_ids:
         try:
-            settled += await settle_conflict(store, peers, job_id)
+            settled += await settle_conflict(ends, peers, job_id)
         except CouchError as error:
             _logger.warning("conflict not settled yet", job=job_id, reason=str(error))
     return settled
 
 
-async def settle_conflict(store: JobStore, peers: Peers, job_id: str) -> bool:
+async def settle_conflict(ends: Ends, peers: Peers, job_id: str) -> bool:
     """Settle what can be settled of one job; return whether it is in conflict no longer.
 
     Raises:
         CouchError: CouchDB does not answer, or does not take it.
     """
-    leaves = await store.database.leaves(job_id)
+    leaves = await ends.database.leaves(job_id)
     if len(leaves) < 2:
         return True
     best = max(leaves, key=_rank)
     others = [leaf for leaf in leaves if leaf is not best]
     if best.get("state") not in ENDED:
         others = [leaf for leaf in others if not _is_run(leaf, peers)]
-        if (more := _to_carry_over(best, others)) and not await store.change_leaf(best, **more):
+        if (more := _to_carry_over(best, others)) and not await ends.change_leaf(best, **more):
             return False
     settled = len(others) == len(leaves) - 1
     for leaf in others:
         try:
-            settled = await store.delete_leaf(leaf) and settled
+            settled = await ends.delete_leaf(leaf) and settled
         except Refused as error:  # it stays: the job goes on only where that loses in CouchDB, too
             settled = settled and leaf is not leaves[0]
             _logger.warning("a branch of a job cannot be deleted", job=job_id, rev=leaf["_rev"], reason=str(error))

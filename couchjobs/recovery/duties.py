@@ -12,7 +12,7 @@ from functools import partial
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchError
-from couchjobs.jobs.claims import OwnClaims
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import stored_rules
 from couchjobs.log import get_logger
@@ -65,7 +65,7 @@ class Duties:
     ) -> None:
         self._connection = connection
         self._claims = claims
-        self._store = lost.store
+        self._lost, self._store = lost, lost.store
         self._daemon = daemon
         self._settings = connection.settings
         self._worker_types = worker_types
@@ -122,7 +122,7 @@ class Duties:
 
     async def _settle_conflicts(self) -> None:
         if self._daemon.answers_for(_CONFLICTS, self._worker_types):
-            await settle_conflicts(self._store, self._daemon.peers, await conflicted(self._store))
+            await settle_conflicts(self._lost.ends, self._daemon.peers, await conflicted(self._store))
 
     async def _remove_finished(self, longest_s: float = math.inf) -> None:
         """Remove finished jobs that are kept no longer, in small steps, with pauses that leave CouchDB to others.

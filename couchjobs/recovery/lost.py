@@ -5,8 +5,9 @@ from __future__ import annotations
 from couchjobs.cluster.peers import Peers
 from couchjobs.couch.surely import Refusals
 from couchjobs.errors import JobFailedError
+from couchjobs.jobs.ends import why_lost
 from couchjobs.jobs.job import Job, State
-from couchjobs.jobs.store import JobStore, why_lost
+from couchjobs.jobs.store import JobStore
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.retry import has_tries_left
 
@@ -22,7 +23,9 @@ class LostJobs:
     """
 
     def __init__(self, store: JobStore, peers: Peers, failures: Failures) -> None:
-        self.store = store.shortly(Refusals())
+        self.store = store
+        self.ends = store.ends.shortly(Refusals())
+        """Of its jobs, each for a moment only."""
         self.peers = peers
         self.failures = failures
 
@@ -41,18 +44,18 @@ class LostJobs:
             job.worker not in workers or has_tries_left(workers.get(job.worker), job)
         )  # one that is ending is its teller's
         if again or not self.failures.wanted(job.worker):
-            taken = await self.store.rescue(job, again=again, why=why)
+            taken = await self.ends.rescue(job, again=again, why=why)
             return await self._told(job) if taken and again else taken
         teller = str((job.ending or {}).get("daemon", own))
         if teller != own and not self.peers.is_dead(teller):
             return False
         error, traceback = why_lost(job, why)
-        if (job.ending is None or teller != own) and not await self.store.begin_to_fail(job, own, error, traceback):
+        if (job.ending is None or teller != own) and not await self.ends.begin_to_fail(job, own, error, traceback):
             return False
         await self.failures.tell(job, JobFailedError(error, _cause_of(error), traceback))
         if job.state is State.ERRORED:  # it could be stored that it fails, and nothing else
             return True
-        return await self.store.rescue(job, again=False, why=why)
+        return await self.ends.rescue(job, again=False, why=why)
 
     def _is_others(self, job: Job) -> bool:
         """Return whether another daemon of the tenant has such a worker, knows whom to tell, and looks for it here."""
@@ -66,7 +69,7 @@ class LostJobs:
         Raises:
             CouchError: as `take`.
         """
-        return await self.store.release(job) and await self._told(job)
+        return await self.ends.release(job) and await self._told(job)
 
     async def _told(self, job: Job) -> bool:
         """Tell of a job that was to be tried again, if CouchDB never takes that, and it is errored now."""

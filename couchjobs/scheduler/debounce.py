@@ -143,7 +143,7 @@ class Debouncer:
         """Return whether the job as CouchDB has it holds the payloads; on a cluster, it may have taken two writes."""
         store = self._broker.store_of(job.worker)
         if len(await store.database.leaves(job.id)) > 1:
-            await settle_conflicts(store, self._broker.daemon.peers, [job.id])
+            await settle_conflicts(store.ends, self._broker.daemon.peers, [job.id])
         present = await store.database.find(job.id)
         return present is None or holds(present, payloads)  # None: done and deleted already
 

@@ -12,8 +12,8 @@ from hashlib import blake2b
 from typing import TypeVar
 
 from couchjobs.errors import JobFailedError
-from couchjobs.jobs.claims import RecentRevisions
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.own_claims import RecentRevisions
 from couchjobs.log import get_logger
 from couchjobs.supervisor import is_cancelled
 from couchjobs.workers.boundary import LONGEST_HOOK_S, call_hook, call_in_time, describe, name_of

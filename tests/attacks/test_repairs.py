@@ -17,8 +17,8 @@ from couchjobs.cluster.peers import Peers
 from couchjobs.couch import surely
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.installation import guard
-from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import Audit
@@ -54,7 +54,7 @@ async def test_running_leaf_when_it_loses_in_guarded_mode_then_deleted_once(
     await guard(connection, db)
     peers = Peers("own", dead_after=1000)
     async with connect(settings_for(url=urls["worker"])) as of_worker:
-        assert [await settle_conflicts(JobStore(of_worker, db), peers, ["job"]) for _ in range(2)] == [1, 1]
+        assert [await settle_conflicts(JobStore(of_worker, db).ends, peers, ["job"]) for _ in range(2)] == [1, 1]
     assert [leaf["state"] for leaf in await store.database.leaves("job")] == ["done"]
 
 

@@ -16,8 +16,8 @@ from couchjobs.cluster.peers import Peers
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.couch.writer import GroupWriter, Written
 from couchjobs.jobs import transitions
-from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job, State
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
@@ -265,7 +265,7 @@ async def test_end_when_job_was_taken_away_then_nothing_is_overwritten(connectio
     job = await _queued(store, "job")
     assert await store.claim(job, "daemon")
     rescued = await store.get("job")
-    assert await store.release(rescued)
+    assert await store.ends.release(rescued)
     again = await store.get("job")
     assert await store.claim(again, "other")
     assert not await store.ack(job)

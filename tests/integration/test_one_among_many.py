@@ -18,12 +18,13 @@ from couchjobs.couch.connection import Connection
 from couchjobs.couch.surely import Refusals
 from couchjobs.doctor import documents as checks
 from couchjobs.errors import Unavailable
-from couchjobs.jobs import store as stores
-from couchjobs.jobs.claims import OwnClaims
+from couchjobs.jobs import claims as claiming
+from couchjobs.jobs.claims import Claimed
 from couchjobs.jobs.job import State
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import Retention, read_rules
-from couchjobs.jobs.store import Claimed, JobStore
+from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.audit import Audit
@@ -151,7 +152,7 @@ async def test_conflict_when_the_losing_leaf_cannot_be_deleted_then_nobody_waits
         await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
     await store.database.put({"_id": "_design/stumbles", "validate_doc_update": NO_TOMBSTONES})
     began = time.monotonic()
-    assert await settle_conflicts(store.shortly(Refusals()), neighbour.peers, ["odd", "other"]) == 0
+    assert await settle_conflicts(store.ends.shortly(Refusals()), neighbour.peers, ["odd", "other"]) == 0
     assert time.monotonic() - began < 15
     patient: Any = type("Patient", (), {"store": store})
     with pytest.raises(Unavailable):  # whoever mends is told that this one is left
@@ -194,7 +195,7 @@ async def test_conflict_when_the_winner_may_not_be_deleted_then_a_job_that_is_do
     assert (await store.get("job")).state is State.QUEUED
     forbids = "function (doc) { if (doc._deleted) throw { forbidden: 'nobody deletes' }; }"
     await store.database.put({"_id": "_design/forbids", "validate_doc_update": forbids})
-    assert await settle_conflicts(store.shortly(Refusals()), neighbour.peers, ["job"]) == 0
+    assert await settle_conflicts(store.ends.shortly(Refusals()), neighbour.peers, ["job"]) == 0
 
 
 async def test_doctor_when_a_dead_daemons_job_cannot_be_taken_then_it_says_that_some_are_left(
@@ -223,10 +224,10 @@ async def test_claim_when_nobody_can_say_whose_it_is_then_its_slot_is_free_again
     async def unreadable(_job_id: str) -> Any:
         raise Unavailable("500 internal_server_error: no copy answers", 500)
 
-    monkeypatch.setattr(stores, "_LONGEST_ASKED_S", 0.1)
+    monkeypatch.setattr(claiming, "_LONGEST_ASKED_S", 0.1)
     monkeypatch.setattr(store.writer, "write", unanswered)
     monkeypatch.setattr(store.database, "find", unreadable)
-    assert await store.try_to_claim(job, "own", claims) is Claimed.LATER
+    assert await store.claimer.claim(job, "own", claims) is Claimed.LATER
     assert "job" in claims.unconfirmed
 
 

@@ -20,8 +20,8 @@ from couchjobs.cluster.peers import Peers, taken_types
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import generation
 from couchjobs.errors import Unavailable
-from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import State
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.jobs.queries import get_job
 from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.waiting import wait
@@ -173,7 +173,7 @@ async def test_rescue_when_one_job_is_refused_then_the_others_do_not_wait(
     odd = await store.get("odd")
     assert (odd.state, (await store.get("good")).state) == (State.RUNNING, State.QUEUED)
     row = (store.database.name, "odd", "c", "queued")
-    refusals = lost.store.refusals
+    refusals = lost.ends._refusals
     assert refusals is not None
     assert refusals.times(*row) >= 3
     refusals.of(*row)._since = time.monotonic() - 1000  # type: ignore[assignment]
@@ -242,7 +242,7 @@ async def test_mark_when_the_job_has_changed_since_then_left_alone(connection: C
     read = [store.check((await store.get(job_id)).document()) for job_id in ("a", "b")]
     for job in read:
         await store.update(await store.get(job.id), note="somebody was here")
-    assert not await store.cancel(read[0])
+    assert not await store.ends.cancel(read[0])
     assert not await store.nack(read[1], "its tries are spent")
     assert {(await store.get(job_id)).state for job_id in ("a", "b")} == {State.QUEUED}
 
@@ -300,7 +300,7 @@ async def test_reap_when_jobs_are_in_conflict_then_the_branch_that_counts_stays(
     peers.note([{"_id": f"daemon:{neighbour.id}", "beat": 1}], moved=True)
     peers.is_dead = lambda daemon, times=1.0: daemon == GHOST  # type: ignore[method-assign]
     await eventually(lambda: conflicted(store))
-    assert await settle_conflicts(store, peers, ["job"]) == (len(left) == 1)
+    assert await settle_conflicts(store.ends, peers, ["job"]) == (len(left) == 1)
     present = [leaf["state"] for leaf in await store.database.leaves("job") if not leaf.get("_deleted")]
     assert sorted(present) == left
     assert (await store.get("job")).state == left[0]
@@ -324,7 +324,7 @@ async def test_reap_when_both_branches_gathered_payloads_then_all_are_kept(
         docs.append({**fields, "_rev": f"2-{name * 32}", "_revisions": revisions})
     body = orjson.dumps({"docs": docs, "new_edits": False})
     await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
-    assert await settle_conflicts(store, neighbour.peers, ["hook", "hook"]) == 2
+    assert await settle_conflicts(store.ends, neighbour.peers, ["hook", "hook"]) == 2
     (leaf,) = [leaf for leaf in await store.database.leaves("hook") if not leaf.get("_deleted")]
     assert sorted(leaf["payload"]["payloads"]) == [1, 2, 3, 4]
     assert leaf["payload_ids"] == [f"p{number}" for number in leaf["payload"]["payloads"]]

@@ -10,9 +10,10 @@ from fault_proxy import Answer, FaultProxy
 
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import JobFailedError
-from couchjobs.jobs.claims import OwnClaims
+from couchjobs.jobs.claims import Claimed
 from couchjobs.jobs.job import State
-from couchjobs.jobs.store import Claimed, JobStore
+from couchjobs.jobs.own_claims import OwnClaims
+from couchjobs.jobs.store import JobStore
 from couchjobs.jobs.waiting import wait
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now
@@ -83,7 +84,7 @@ async def test_claim_when_its_answer_is_lost_then_the_tenant_stays(
         answer.lose = answer.path.endswith("_bulk_docs") and lost == 1
 
     proxy.after = lose
-    assert await store.try_to_claim(job, "own", OwnClaims()) is Claimed.OURS
+    assert await store.claimer.claim(job, "own", OwnClaims()) is Claimed.OURS
     assert (job.domain, job.prefix) == (db.domain, db.prefix)
     await store.update(await store.get("a"), cancel_requested=True)
     assert await store.ack(job)

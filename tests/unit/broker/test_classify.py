@@ -134,6 +134,6 @@ async def test_unread_when_its_own_document_can_be_read_then_left_alone(
             return WriteAnswer(Written.OK, rev="2-b"), {}
 
         monkeypatch.setattr(lane.store.database, "raw", raw)
-        monkeypatch.setattr(lane.store, "_reduce", reduce)
-        assert await lane.store.reject_unread("job", "it cannot be read") is marked
+        monkeypatch.setattr(lane.store.ends, "_reduce", reduce)
+        assert await lane.store.ends.reject_unread("job", "it cannot be read") is marked
         assert written == ["job"] * marked

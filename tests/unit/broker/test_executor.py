@@ -11,8 +11,8 @@ from waiting import eventually
 
 from couchjobs.broker import executor as module
 from couchjobs.broker.executor import Executor
-from couchjobs.jobs.claims import OwnClaims
 from couchjobs.jobs.job import Job
+from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
 from couchjobs.workers.outcome import Failed
@@ -37,7 +37,7 @@ async def test_slot_when_a_failure_cannot_be_noted_then_free_after_a_while_and_g
     async def tell(job: Job, error: Exception) -> None:
         told.append(str(error))
 
-    lane = SimpleNamespace(store=SimpleNamespace(begin_to_fail=begin_to_fail), claims=OwnClaims())
+    lane = SimpleNamespace(store=SimpleNamespace(ends=SimpleNamespace(begin_to_fail=begin_to_fail)), claims=OwnClaims())
     execution: Any = SimpleNamespace(lane=lane, job=Job(id="a", worker="w", rev="2-b"), slot=slot, attempt=None)
     presence: Any = SimpleNamespace(id="own")
     failures: Any = SimpleNamespace(wanted=lambda worker_type: True, tell=tell)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from couchjobs.errors import BadDocumentError
 from couchjobs.jobs import transitions
@@ -224,3 +226,25 @@ def test_clone_when_changed_then_the_original_stays() -> None:
 def test_is_job_when_somebody_meant_one_then_true(document: dict[str, Any], expected: bool) -> None:
     """It names a worker, or is queued."""
     assert is_job(document) is expected
+
+
+def parts_of(value: Any) -> list[int]:
+    """The identities of all dicts, lists and models in a value."""
+    if isinstance(value, BaseModel):
+        return [id(value), *(one for part in value.__dict__.values() for one in parts_of(part))]
+    if isinstance(value, dict):
+        return [id(value), *(one for part in value.values() for one in parts_of(part))]
+    return [id(value), *(one for part in value for one in parts_of(part))] if isinstance(value, list) else []
+
+
+def test_copy_for_a_function_when_it_is_changed_anywhere_then_the_job_and_its_document_stay() -> None:
+    """It shares nothing that can be changed, whatever the field, a field of somebody else's too."""
+    deep = {"of": [{"of": [1]}]}
+    json = ("message", "event", "payload", "payload_headers", "progress", "result", "trace_context", "their_own")
+    told = {"errors": [{"exec_count": 1, "error": "e"}], "payload_ids": ["a"], "options": {"max_exec_count": 2}}
+    claim = {"id": "c", "daemon": "d"}
+    document = {"_id": "j", "_rev": "1-a", "worker": "w", "state": "running", "claim": claim, **told}
+    job = Job.from_document({**document, **{name: copy.deepcopy(deep) for name in json}})
+    twin = job.for_function()
+    assert set(parts_of(twin)[1:]).isdisjoint([*parts_of(job), *parts_of(job.document())])
+    assert set(parts_of(twin.document())).isdisjoint([*parts_of(job), *parts_of(job.document())])
