@@ -19,7 +19,7 @@ from couchjobs.broker.producer import Producer
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.identity import instance_of, purges_of
+from couchjobs.couch.identity import instance_of, purges_of, rows_of
 from couchjobs.couch.positions import current_sequence, position_before
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.installation import install
@@ -27,7 +27,8 @@ from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _LARGE_DATABASE = 100_000
-"""Documents beyond which the views, built or not, are the quicker way to what is queued: some 4 s of rows."""
+"""Rows beyond which the views, built or not, are the quicker way to what is queued: some 4 s of the feed. Jobs that
+were deleted are rows for ever."""
 _NEWEST = 10_000
 """Rows of a large database that a daemon begins with: some 0.6 s, while the view may be built for minutes."""
 _NEWEST_FIRST_S = 5.0
@@ -97,7 +98,7 @@ class JobsFeed:
     async def _begin(self) -> ChangesFollower:
         database = self._lane.store.database
         info = await database.info()
-        since = await self._newest() if info["doc_count"] > _LARGE_DATABASE else "0"
+        since = await self._newest() if rows_of(info) > _LARGE_DATABASE else "0"
         return ChangesFollower(
             database,
             since,

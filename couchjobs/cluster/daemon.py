@@ -1,8 +1,9 @@
 """What a daemon has the first right to, among those that serve the same tenant.
 
-A daemon that serves one tenant shares everything of it with the others: jobs by their ids, triggers and feeds one by
-one. One that serves many leaves a tenant as a whole to the daemon with the first right to it, and helps where that does
-not get along: a tenant at rest needs nobody's attention but one daemon's.
+Daemons of one tenant share everything of it: jobs by their ids, triggers and feeds one by one. One that serves many
+leaves a tenant as a whole to the daemon with the first right to it, and helps where that does not get along: a tenant
+at rest needs nobody's attention but one daemon's. Where daemons of both kinds serve a tenant, all of them do as the
+latter: each must come to the same answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from couchjobs.cluster.partition import Partition
 from couchjobs.cluster.peers import Peer, Peers
 from couchjobs.cluster.presence import Presence
-from couchjobs.cluster.rendezvous import first_right, rank
+from couchjobs.cluster.rendezvous import first_right, rank, whole
 from couchjobs.couch.connection import Connection
 from couchjobs.prefixer import Prefixer
 
@@ -98,7 +99,9 @@ class Daemon:
         return self.presence.listen()
 
     def _key(self, key: str) -> str:
-        return f"tenant:{self.db.key}" if self.presence.serves_many else key
+        """Return what the right to something is by: all that serve the tenant come to the same answer."""
+        is_whole = self.presence.serves_many or any(peer.serves_many for _, peer in self._others())
+        return whole(self.db.key) if is_whole else key
 
     def fires(self, key: str) -> bool:
         """Return whether this daemon, among those that fire triggers, has the first right to one, or to a feed.

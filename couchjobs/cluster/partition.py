@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 from couchjobs.cluster.presence import Presence
-from couchjobs.cluster.rendezvous import BUCKETS, bucket, buckets_of, first_right
+from couchjobs.cluster.rendezvous import BUCKETS, bucket, buckets_of, first_right, whole
 
 _ALL = frozenset(range(BUCKETS))
 _FRESH_BEATS = 2
@@ -25,7 +25,9 @@ class Partition:
         settings = presence.connection.settings
         self._daemon = presence.id
         self._peers = presence.peers
-        self._whole = presence.serves_many
+        self._serves_many = presence.serves_many
+        self._is_whole = self._serves_many
+        """Whether all of a tenant's jobs are assigned to one daemon: so it is where one of them serves many."""
         self._tenant = tenant
         self._look_interval = settings.look_interval
         self._longest_silence = min(settings.dead_after, _FRESH_BEATS * settings.beat_interval)
@@ -70,7 +72,9 @@ class Partition:
             worker_type: (self._daemon, *sorted(name for name, peer in peers if worker_type in peer.worker_types))
             for worker_type in self._worker_types
         }
-        if daemons != self._daemons:
+        is_whole = self._serves_many or any(peer.serves_many for _, peer in peers)
+        if (daemons, is_whole) != (self._daemons, self._is_whole):
+            self._is_whole = is_whole
             buckets = {names: self._buckets_among(names) for names in {*daemons.values()}}
             self._daemons = daemons
             self._buckets = {worker_type: buckets[names] for worker_type, names in daemons.items()}
@@ -78,6 +82,6 @@ class Partition:
 
     def _buckets_among(self, names: tuple[str, ...]) -> frozenset[int]:
         """Return the buckets that are this daemon's among these daemons: of a whole tenant all or none."""
-        if not self._whole:
+        if not self._is_whole:
             return buckets_of(self._daemon, names)
-        return _ALL if first_right(f"tenant:{self._tenant}", names) == self._daemon else frozenset()
+        return _ALL if first_right(whole(self._tenant), names) == self._daemon else frozenset()

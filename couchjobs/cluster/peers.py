@@ -58,6 +58,8 @@ class Peer:
     """Since when it has stood still according to others."""
     dead_after: float = 0.0
     """Seconds that it may be still by its own settings; 0 where it has not said."""
+    serves_many: bool = False
+    """Whether it is told its tenants by a list, and leaves each as a whole to one daemon."""
 
 
 class Peers:
@@ -221,6 +223,7 @@ def _read(document: Document, beat: object, *, moved: bool) -> Peer:
         declares=_texts(document.get("declares")),
         zones=str(document.get("zones") or ""),
         dead_after=seconds_of(document.get("dead_after")),
+        serves_many="tenants" in document,
     )
 
 

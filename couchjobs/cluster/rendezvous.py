@@ -33,6 +33,11 @@ def _weight(text: bytes, daemon: str) -> tuple[bytes, str]:
     return blake2b(text, key=daemon.encode()[:64], digest_size=8).digest(), daemon
 
 
+def whole(tenant: str) -> str:
+    """Return the key of the right to all of a tenant, by its key."""
+    return f"tenant:{tenant}"
+
+
 def bucket(key: str) -> int:
     """Return which part of all jobs the one with this id belongs to. It costs a hundredth of asking for each job."""
     return zlib.crc32(key.encode("utf-8", "surrogatepass")) % BUCKETS

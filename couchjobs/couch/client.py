@@ -304,6 +304,8 @@ class CouchServer:
     async def sequences(self, names: Sequence[str]) -> dict[str, object]:
         """Return the update sequence of each of these databases that exists, from few requests where that is allowed.
 
+        Where it takes one for each, those are left out that are not to be had now.
+
         Raises:
             CouchError: the server does not say.
         """
@@ -323,7 +325,7 @@ class CouchServer:
     async def _info(self, name: str) -> Any:
         try:
             return await self.request("GET", quote(name, safe=""), has="db_name")
-        except (errors.Forbidden, errors.NotFound, errors.Unauthorized):
+        except errors.CouchError:  # nobody waits for one of them
             return None
 
     async def max_open_shards(self) -> int:

@@ -106,3 +106,8 @@ async def _was_never_there(database: Database, one: Witness) -> bool:
         return False
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unavailable(f"{doc_id} in database {database.name}: its revisions are not told: {error!r}") from error
+
+
+def rows_of(info: Document) -> int:
+    """Return how many rows the feed of a database has, by what CouchDB tells of it: deleted documents have theirs."""
+    return int(info.get("doc_count", 0)) + int(info.get("doc_del_count", 0))

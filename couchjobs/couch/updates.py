@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from couchjobs.couch.client import CouchServer
-from couchjobs.errors import CouchError, Forbidden, NotFound, Unauthorized, Unavailable
+from couchjobs.errors import CouchError, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
 
@@ -28,6 +28,14 @@ _REST = 9.0
 _LEAST_PAUSE_S = 2.0
 _ASK_AGAIN_S = 600.0
 """Seconds after which a server that did not tell is asked again whether it does."""
+_UNTOLD_S = 10.0
+"""Seconds for which it may fail to tell until the databases are asked: a restart of CouchDB takes less, and those that
+are told of with the first answer after it are all of them."""
+_UNTOLD_NOW = "CouchDB does not tell now which databases change, and they are asked in turn"
+_NEVER_TOLD = (
+    "CouchDB does not tell which databases change, and they are asked in turn, which takes minutes where they are "
+    "many: make the database _global_changes, and be an administrator"
+)
 
 
 class DatabaseUpdates:
@@ -53,20 +61,22 @@ class DatabaseUpdates:
             try:
                 async for names in self._told():
                     yield names
-            except (Forbidden, NotFound, Unauthorized) as error:
+            except CouchError as error:
+                may_pass = isinstance(error, Unavailable)  # an outage of that alone, or what stands before CouchDB
                 if self.are_told or not self._sequences:
-                    _logger.warning(
-                        "CouchDB does not tell which databases change, and they are asked in turn, which takes minutes "
-                        "where they are many: make the database _global_changes, and be an administrator",
-                        reason=str(error),
-                    )
+                    _logger.warning(_UNTOLD_NOW if may_pass else _NEVER_TOLD, reason=str(error))
                 self.are_told = False
-            async for names in self._asked():
+            async for names in self._asked(_UNTOLD_S if may_pass else _ASK_AGAIN_S):
                 yield names
 
     async def _told(self) -> AsyncIterator[set[str]]:
+        """Yield what the server tells.
+
+        Raises:
+            CouchError: it does not: Unavailable once that was so for a while.
+        """
         loop = asyncio.get_running_loop()
-        since, failures, standing = "now", 0, 0
+        since, failures, standing, told_at = "now", 0, 0, loop.time()
         while True:
             began = loop.time()
             params = {"feed": "longpoll", "since": since, "heartbeat": int(self._heartbeat_s * 1000)}
@@ -81,11 +91,14 @@ class DatabaseUpdates:
                     has="last_seq",
                 )
             except Unavailable as error:
+                if loop.time() - told_at > _UNTOLD_S:
+                    raise
                 failures += 1
                 if failures & (failures - 1) == 0:
                     _logger.info("which databases change is not to be had now", reason=str(error))
                 await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
                 continue
+            told_at = loop.time()
             stands = str(answer["last_seq"]) == since and loop.time() - began < _AT_ONCE_S
             standing = standing + 1 if stands else 0
             begins, failures, self.are_told, since = since == "now", 0, True, str(answer["last_seq"])
@@ -99,11 +112,12 @@ class DatabaseUpdates:
                 backoff(standing, first=_TOGETHER_S, longest=_LONGEST_PAUSE_S) if stands else _TOGETHER_S
             )
 
-    async def _asked(self) -> AsyncIterator[set[str]]:
-        """Ask again and again, for a while."""
+    async def _asked(self, for_s: float) -> AsyncIterator[set[str]]:
+        """Ask once, and again and again for so many seconds."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + _ASK_AGAIN_S
-        while loop.time() < until:
+        until, is_first = loop.time() + for_s, True
+        while is_first or loop.time() < until:
+            is_first = False
             began = loop.time()
             try:
                 found = await self._server.sequences([*self._names()])

@@ -27,7 +27,7 @@ from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import PAGE, Change, ChangesFollower, Page
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, generation
-from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of
+from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of, rows_of
 from couchjobs.couch.positions import current_sequence, newest_ids
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import NotFound, PositionRefused, Unavailable
@@ -55,11 +55,6 @@ _MOST_GONE = 100_000
 """Documents that are known and no longer there, not even as deleted ones, beside as many as are there: 1.6 MB."""
 _MOST_NOW_AND_THEN = 100_000
 """Documents of a database of which it is written down before the end: 1.6 MB."""
-
-
-def _count(info: dict[str, Any]) -> int:
-    """Return how many documents a database holds, deleted ones too."""
-    return int(info.get("doc_count", 0)) + int(info.get("doc_del_count", 0))
 
 
 class EventFollower:
@@ -190,7 +185,7 @@ class EventFollower:
     async def _forget_what_is_gone(self, info: dict[str, Any]) -> None:
         """Forget documents that were purged, where they are most of what is known; and all, where that is too much."""
         seen = self.past.seen
-        if self._rereads or seen is None or seen.size <= min(self._most_seen, 2 * _count(info) + _MOST_GONE):
+        if self._rereads or seen is None or seen.size <= min(self._most_seen, 2 * rows_of(info) + _MOST_GONE):
             return
         self._remember_at = time.monotonic() + _REMEMBERED_EACH_S
         await self.past.prune(self._database)
@@ -255,7 +250,7 @@ class EventFollower:
 
     async def _look_back(self, info: dict[str, Any], newest: set[str] | None) -> None:
         """Take what is there, less what comes after the position, for seen; `newest`: see `Past`."""
-        if _count(info) > self._most_seen:
+        if rows_of(info) > self._most_seen:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)
             return
         known = await remembered(self._control, self._name, self._instance)
