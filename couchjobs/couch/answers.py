@@ -136,6 +136,21 @@ class Found(NamedTuple):
     unreadable: bool = False
     """It is there, and too large or nested too deep to be read."""
 
+    @property
+    def is_unknown(self) -> bool:
+        """Return whether CouchDB has not said what there is: a part of the database does not answer, say."""
+        return self.document is None and not self.absent and not self.unreadable
+
+    def known(self, database: str) -> dict[str, Any] | None:
+        """Return the document; None where it is absent, or cannot be read.
+
+        Raises:
+            Unavailable: CouchDB has not said what there is.
+        """
+        if self.is_unknown:
+            raise errors.Unavailable(f"{self.doc_id} in database {database}: {self.reason}")
+        return self.document
+
 
 def error_of(
     method: str, path: str, status: int, answer: bytes, *, location: str = "", retry_after: str = ""

@@ -144,11 +144,8 @@ class Database:
         Raises:
             Unavailable: CouchDB does not say of one of them whether it exists.
         """
-        answers = await self.read(ids)
-        for one in answers:
-            if one.document is None and not one.absent and not one.unreadable:
-                raise Unavailable(f"{one.doc_id} in database {self.name}: {one.reason}")
-        return {one.doc_id: one.document for one in answers if one.document is not None}
+        found = {one.doc_id: one.known(self.name) for one in await self.read(ids)}
+        return {doc_id: document for doc_id, document in found.items() if document is not None}
 
     async def revisions(
         self, wanted: Sequence[tuple[str, str | None]], *, revs: bool = False
@@ -322,7 +319,7 @@ class Database:
         params = {"startkey": last_id, "descending": True, "limit": most}
         rows = (await self.server.request("GET", f"{self.path}/_all_docs", params=params, has="rows"))["rows"]
         async for part in self.revisions([(row["id"], None) for row in rows]):
-            yield [one.document for one in part if one.document is not None]
+            yield [document for one in part if (document := one.known(self.name)) is not None]
 
     async def with_prefix(self, prefix: str) -> list[Document]:
         """Return all documents whose ids begin so, ordered by id; one that cannot be read is left out."""

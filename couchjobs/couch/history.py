@@ -15,7 +15,7 @@ async def documents_since(database: Database, doc_id: str, rev: str) -> list[Doc
     """
     present: Document | None = None
     async for answers in database.revisions([(doc_id, None)], revs=True):
-        present = answers[0].document
+        present = answers[0].known(database.name)
     revisions = (present or {}).get("_revisions")
     if not isinstance(revisions, dict):
         return None
@@ -25,5 +25,5 @@ async def documents_since(database: Database, doc_id: str, rev: str) -> list[Doc
     wanted = [(doc_id, one) for one in known[: known.index(rev)] if generation(one) > generation(rev)]
     found: list[Document] = []
     async for answers in database.revisions(wanted):
-        found += [one.document for one in answers if one.document is not None]
+        found += [document for one in answers if (document := one.known(database.name)) is not None]
     return found

@@ -18,7 +18,7 @@ from couchjobs.jobs.ends import Ends
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, State
 from couchjobs.jobs.retention import stored_rules
 from couchjobs.jobs.transitions import why_reduced
-from couchjobs.recovery.conflicts import conflicted, settle_conflict
+from couchjobs.recovery.conflicts import conflicted, is_run, settle_conflict
 from couchjobs.recovery.dead_daemons import Rescuer, claimants
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.remarks import Remarks, may_mean
@@ -197,8 +197,11 @@ async def _conflicts_in(database: Database) -> AsyncIterator[Finding]:
 
 
 async def _reap(patient: Patient, peers: Peers, job_id: str) -> str:
-    settled = await settle_conflict(_shortly(patient), peers, job_id)
-    return "settled" if settled else "left: a daemon runs a branch of it, whose end will win"
+    if await settle_conflict(_shortly(patient), peers, job_id):
+        return "settled"
+    if any(is_run(leaf, peers) for leaf in await patient.store.database.leaves(job_id)):
+        return "left: a daemon runs a branch of it, whose end will win"
+    return "left: CouchDB does not let one of its branches be deleted; the log says why"
 
 
 async def _delete_losers(database: Database, doc_id: str, losers: list[str]) -> str:

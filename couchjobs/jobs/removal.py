@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -15,12 +16,17 @@ from couchjobs.couch.database import Document, Row
 from couchjobs.couch.purge import is_single_node, purge
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import ENDED, Job
+from couchjobs.jobs.lives import pusher_of
 from couchjobs.jobs.places import HIGHEST
 from couchjobs.jobs.retention import Retention, Rule
 from couchjobs.jobs.store import JobStore
+from couchjobs.log import get_logger
 from couchjobs.timestamps import format_time, parse_time
 
-_MOST_IN_CONFLICT = 500
+_logger = get_logger(__name__)
+
+_MOST_IN_CONFLICT = 20_000
+"""Some 2 MB of ids."""
 _PAGE = 1000
 _LONGEST_TIME = 64
 STEP = 100
@@ -56,15 +62,17 @@ class Remover:
             NotFound: the database, or its views, do not exist.
             CouchError: CouchDB does not answer; what is left is found the next time.
         """
-        rows = await self._store.database.view("queue/conflicts", None, {}, limit=_MOST_IN_CONFLICT)
-        if len(rows) >= _MOST_IN_CONFLICT:
-            return  # there may be more than are known here
-        in_conflict = {row["id"] for row in rows}  # another leaf would be the job then: they are settled first
+        in_conflict: set[str] = set()  # another leaf would be the job then: they are settled first
+        async for rows in self._store.database.view_pages("queue/conflicts", None, {}, page=_PAGE):
+            in_conflict.update(row["id"] for row in rows)
+            if len(in_conflict) > _MOST_IN_CONFLICT:
+                _logger.warning("too many jobs are in conflict: nothing is removed", database=self._store.database.name)
+                return
         now = min(now, self._servers_time() or now)
         self._retention = retention
         for group in await self._groups(retention):
             async for found in self._removable(group, now):
-                documents = [document for document in found if document["_id"] not in in_conflict]
+                documents = await self._free(one for one in found if one["_id"] not in in_conflict)
                 yield len(documents) if dry else await self._remove(documents)
 
     def _servers_time(self) -> datetime | None:
@@ -153,6 +161,19 @@ class Remover:
                 if left < 0:
                     return row
         return None
+
+    async def _free(self, documents: Iterable[Document]) -> list[Document]:
+        """Return those that may go: not what a job has pushed that may be tried, and then pushes the same again."""
+        found = [*documents]
+        pushers = {one["_id"]: pusher for one in found if (pusher := pusher_of(one)) is not None}
+        busy: set[tuple[str, str]] = set()
+        for worker in {worker for _, worker in pushers.values()}:
+            ids = {job_id for job_id, of_type in pushers.values() if of_type == worker}
+            with suppress(NotFound):
+                for one in await self._store.database_of(worker).read(ids):
+                    if one.is_unknown or (one.document is not None and one.document.get("state") not in ENDED):
+                        busy.add((one.doc_id, worker))
+        return [one for one in found if pushers.get(one["_id"]) not in busy]
 
     async def _remove(self, documents: list[Document]) -> int:
         if not documents:

@@ -13,7 +13,7 @@ from couchjobs.durations import read_seconds
 from couchjobs.errors import BadDocumentError, ConfigurationError, MessageUnmarshalError
 from couchjobs.jobs.ids import new_id
 from couchjobs.jobs.job import WORKER_TYPE, Job, JobOptions, State
-from couchjobs.jobs.lives import PUSHED_IN
+from couchjobs.jobs.lives import PUSHED_BY, PUSHED_IN
 from couchjobs.jobs.message import Message
 from couchjobs.jobs.names import unknown_options
 from couchjobs.jobs.values import to_json
@@ -31,7 +31,7 @@ class JobRequest:
 
     `id` is None for a fresh one; a trigger gives the id of its firing, so that it is stored once. `queued_at` is None
     for now; a tick gives its own time, so that all daemons write the same document. `pushed_in` is the life of the job
-    that pushes this one: see `lives`.
+    that pushes this one, `pushed_by` its id and its worker: see `lives`.
     """
 
     worker_type: str
@@ -51,6 +51,7 @@ class JobRequest:
     tick: datetime | None = None
     previous_tick: datetime | None = None
     pushed_in: str | None = None
+    pushed_by: dict[str, str] | None = None
     id: str | None = field(default=None)
 
     @property
@@ -117,6 +118,8 @@ def new_job(db: Prefixer, request: JobRequest) -> Job:
         raise BadDocumentError(reasons(error)) from None
     if request.pushed_in:
         job.document()[PUSHED_IN] = request.pushed_in
+    if request.pushed_by:
+        job.document()[PUSHED_BY] = request.pushed_by
     return job
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from couchjobs.couch.answers import Written, as_error
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, is_id
+from couchjobs.couch.database import Database, Document, is_id
 from couchjobs.couch.surely import INSIST_ON_OWN_S, write_surely
 from couchjobs.errors import BadDocumentError, Conflict, CouchError, JobNotFoundError
 from couchjobs.jobs import transitions
@@ -40,11 +40,16 @@ class JobStore:
         self.checks = JobCheck(db, connection.settings)
         self._lane = lane or connection.settings.jobs_doctype
         self._lane_of = connection.settings.lane_of
+        self._database = connection.database
         self._go_durations = connection.settings.go_durations
         self._request_s = connection.settings.request_timeout
         self._patience_s = max(self._request_s, 2 * INSIST_ON_OWN_S)
         self.claimer = Claimer(self.database, self.writer, db)
         self.ends = Ends(self.database, self.writer, self._patience_s)
+
+    def database_of(self, worker_type: str) -> Database:
+        """Return where the tenant's jobs of that type are."""
+        return self._database(self.db.database(self._lane_of(worker_type)))
 
     def is_place_of(self, worker_type: str) -> bool:
         """Return whether jobs of that type belong here: daemons that have the type look for them."""

@@ -25,14 +25,15 @@ from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
-_PAGE = 500
+CONFLICTS = 500
 """Jobs in conflict that one look takes."""
 _ORDER = (State.QUEUED, State.RUNNING, State.ERRORED, State.DONE)
 
 
-async def conflicted(store: JobStore) -> list[str]:
-    """Return the ids of jobs in conflict, as the index knows them; at most 500."""
-    return [row["id"] for row in await store.database.view("queue/conflicts", None, {}, limit=_PAGE)]
+async def conflicted(store: JobStore, after: str | None = None) -> list[str]:
+    """Return the ids of jobs in conflict behind that one, as the index knows them: 500, or all that are left."""
+    rows = await store.database.view("queue/conflicts", after, {}, limit=CONFLICTS + 1)
+    return [row["id"] for row in rows if row["id"] != after][:CONFLICTS]
 
 
 async def settle_conflicts(ends: Ends, peers: Peers, job_ids: Iterable[str]) -> int:
@@ -58,7 +59,7 @@ async def settle_conflict(ends: Ends, peers: Peers, job_id: str) -> bool:
     best = max(leaves, key=_rank)
     others = [leaf for leaf in leaves if leaf is not best]
     if best.get("state") not in ENDED:
-        others = [leaf for leaf in others if not _is_run(leaf, peers)]
+        others = [leaf for leaf in others if not is_run(leaf, peers)]
         if (more := _to_carry_over(best, others)) and not await ends.change_leaf(best, **more):
             return False
     settled = len(others) == len(leaves) - 1
@@ -78,7 +79,7 @@ def _rank(leaf: Document) -> tuple[int, tuple[int, str]]:
     return (_ORDER.index(State(state)) if state in list(State) else -1), leaf_rank(leaf)
 
 
-def _is_run(leaf: Document, peers: Peers) -> bool:
+def is_run(leaf: Document, peers: Peers) -> bool:
     """Return whether a daemon that is not dead runs the job on this branch."""
     claim = Job.read(leaf).claim
     return leaf.get("state") == State.RUNNING and claim is not None and not peers.is_dead(claim.daemon)

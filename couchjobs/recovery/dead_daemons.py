@@ -14,9 +14,10 @@ from collections.abc import Collection
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.database import Document
 from couchjobs.errors import CouchError
-from couchjobs.jobs.job import ENDED, Job, State, is_claimed_by
+from couchjobs.jobs.job import ENDED, is_claimed_by
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
+from couchjobs.recovery.conflicts import is_run
 from couchjobs.recovery.lost import LostJobs
 
 _logger = get_logger(__name__)
@@ -101,6 +102,8 @@ class Rescuer:
         rescued = 0
         async for rows in self._store.database.view_pages("queue/claimed", [dead], [dead, {}]):
             answers = await self._store.database.read(row["id"] for row in rows)
+            if any(one.is_unknown for one in answers):
+                self.left.add(dead)
             taken = await asyncio.gather(
                 *(self._take(one.document, dead) for one in answers if one.document is not None)
             )
@@ -115,7 +118,8 @@ class Rescuer:
             return False
         try:
             for leaf in await self._store.database.leaves(document["_id"]):
-                if leaf["_rev"] != document["_rev"] and self._is_settled(leaf):
+                is_settled = leaf.get("state") in ENDED or is_run(leaf, self._peers)
+                if is_settled and leaf["_rev"] != document["_rev"]:
                     return False
             job = self._store.read(document)
             return await self._lost.take(job)
@@ -123,12 +127,6 @@ class Rescuer:
             _logger.warning("job of a dead daemon not rescued yet", job=document["_id"], reason=str(error))
             self.left.add(dead)
             return False
-
-    def _is_settled(self, leaf: Document) -> bool:
-        if leaf.get("state") in ENDED:
-            return True
-        claim = Job.read(leaf).claim
-        return leaf.get("state") == State.RUNNING and claim is not None and not self._peers.is_dead(claim.daemon)
 
 
 async def claimants(store: JobStore) -> list[str]:

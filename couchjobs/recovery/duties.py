@@ -17,7 +17,7 @@ from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.retention import stored_rules
 from couchjobs.log import get_logger
 from couchjobs.recovery.audit import Audit
-from couchjobs.recovery.conflicts import conflicted, settle_conflicts
+from couchjobs.recovery.conflicts import CONFLICTS, conflicted, settle_conflicts
 from couchjobs.recovery.dead_daemons import Rescuer
 from couchjobs.recovery.lost import LostJobs
 from couchjobs.recovery.unnamed_claims import UnnamedClaims
@@ -76,6 +76,8 @@ class Duties:
         self.are_urgent = True
         """Whether it has not been seen to, since the start or the last pause, what daemons that died have left."""
         self._urgent_until = 0.0
+        self._settled_to: str | None = None
+        """The last conflict that was looked at, where there are more behind it: some can never be settled."""
         self._seldom: dict[str, Duty] = {
             "audit": lambda: self._audit.all_claims(self._settings.audit_grace),
             "unknown daemons": self._rescuer.suspect_unknown,
@@ -122,7 +124,9 @@ class Duties:
 
     async def _settle_conflicts(self) -> None:
         if self._daemon.answers_for(_CONFLICTS, self._worker_types):
-            await settle_conflicts(self._lost.ends, self._daemon.peers, await conflicted(self._store))
+            found = await conflicted(self._store, self._settled_to)
+            self._settled_to = found[-1] if len(found) == CONFLICTS else None
+            await settle_conflicts(self._lost.ends, self._daemon.peers, found)
 
     async def _remove_finished(self, longest_s: float = math.inf) -> None:
         """Remove finished jobs that are kept no longer, in small steps, with pauses that leave CouchDB to others.

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from couchjobs.couch.database import Database, Document
-from couchjobs.errors import Unavailable
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED
 
 Change = tuple[tuple[str, ...], Document, Document | None]
@@ -25,10 +24,8 @@ async def changes_between(database: Database, chains: Mapping[str, Sequence[str]
     found: dict[tuple[str, str], Document] = {}
     async for answers in database.revisions(wanted):
         for one in answers:
-            if one.document is not None:
-                found[one.doc_id, one.document["_rev"]] = one.document
-            elif not one.absent and not one.unreadable:
-                raise Unavailable(f"{one.doc_id} in {database.name}: {one.reason}")
+            if (document := one.known(database.name)) is not None:
+                found[one.doc_id, document["_rev"]] = document
     return {doc_id: _changes_of(doc_id, revs, found) for doc_id, revs in chains.items()}
 
 

@@ -279,12 +279,12 @@ class EventFollower:
             if any(self._may_match(trigger, change.doc_id, possible) for trigger in triggers):
                 wanted.append(change)
         asked: list[tuple[str, str | None]] = [(change.doc_id, change.rev) for change in wanted]
-        late: list[Document] = []
         async for answers in self._database.revisions(asked, revs=True):
             documents = [one.document for one in answers if one.document is not None]
             await self._fire_all(triggers, verbs, documents)
-            late += [found for one in answers if (found := await self._read_late(one)) is not None]
-        await self._fire_all(triggers, verbs, late)
+            for one in answers:
+                if one.document is None:
+                    await self._check_why_absent(one)
         self.past.add(page.changes)
 
     def _may_match(self, trigger: EventTrigger, doc_id: str, verbs: tuple[str, ...]) -> bool:
@@ -293,23 +293,19 @@ class EventFollower:
         known = {*verbs, CREATED, UPDATED} if rules.wants_each(self._doctype) else verbs
         return any(rules.may_match(self._doctype, verb, doc_id) for verb in known)
 
-    async def _read_late(self, answer: Found) -> Document | None:
-        """Return the document of a row that was not in the first answer; None where a later row tells more.
+    async def _check_why_absent(self, answer: Found) -> None:
+        """Look why a row's document is not to be had: a later row tells more, or it can never be read.
 
         Raises:
-            Unavailable: it is not known what became of it.
+            Unavailable: CouchDB does not say what became of it, or a copy does not have it yet.
         """
-        if answer.document is not None:
-            return None
         if answer.unreadable:
             _logger.error("document cannot be read, and fires nothing", document=answer.doc_id, reason=answer.reason)
-            return None
-        if not answer.absent:
-            raise Unavailable(f"{answer.doc_id} in {self._database.name}: {answer.reason}")
+            return
+        answer.known(self._database.name)
         present = await self._database.find(answer.doc_id)
         if present is not None and generation(present["_rev"]) < generation(answer.rev or "0-"):
             raise Unavailable(f"{answer.doc_id} in {self._database.name}: {answer.rev} is not to be had")
-        return None
 
     async def _fire_all(
         self, triggers: Sequence[EventTrigger], verbs: dict[str, tuple[str, ...]], documents: list[Document]
@@ -364,10 +360,9 @@ class EventFollower:
         parents: dict[str, Document] = {}
         async for answers in self._database.revisions(wanted):
             for one in answers:
-                if one.document is not None and not one.document.get("_deleted"):
-                    parents[one.doc_id] = one.document
-                elif not one.absent and not one.unreadable and one.document is None:
-                    raise Unavailable(f"{one.doc_id} in {self._database.name}: {one.reason}")
+                parent = one.known(self._database.name)
+                if parent is not None and not parent.get("_deleted"):
+                    parents[one.doc_id] = parent
         return parents
 
 

@@ -24,13 +24,15 @@ from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.supervisor import Supervisor
+from couchjobs.triggers.event import is_pattern, name_pattern
 
 _logger = get_logger(__name__)
 _LOOK_S = 0.5
 """Seconds between two looks for databases that do not exist yet."""
 _LONGEST_LAST_WRITE_S = 5.0
 _LOOKED_AT = 10
-"""How many of them are asked for one by one in a look, where the server does not tell of many at once."""
+"""How many databases are asked for together where the server does not tell of many at once; and of those that are
+waited for, so many in a look."""
 _SOURCES_S = 10.0
 """Seconds within which a change of the list of sources, or of who may write triggers, is noticed."""
 _SELDOM = 6
@@ -193,21 +195,23 @@ class Feeds:
 
     async def _arrange(self) -> None:
         rules = [trigger.rules for trigger in self._triggers.events.values()]
-        unwanted = self._unwanted or set()
+        unwanted, meant = self._unwanted or set(), self._triggers.meant
+        may_go_on = [*(one.names for one in rules), *map(name_pattern, meant)]  # what is mended goes on where it was
         named = {doctype for one in rules for doctype in one.doctypes} | {
-            doctype for doctype in unwanted | self._wanted.keys() if any(one.names(doctype) for one in rules)
+            doctype for doctype in unwanted | self._wanted.keys() if any(names(doctype) for names in may_go_on)
         }
         mine = {doctype for doctype in self._wanted if self._is_mine(doctype)}
         for doctype in self._followed.keys() - mine:
             await self._unfollow(doctype)
         self._paused = {doctype: follower for doctype, follower in self._paused.items() if doctype in mine}
-        if self._triggers.is_complete:  # one that cannot be understood now may be mended, and goes on where it was
+        if self._triggers.is_complete:
             names = {name for doctype in named if (name := self._name_of(doctype))}
             for doctype in unwanted - named:
                 if self._name_of(doctype) not in names:  # `a.b` and `a-b` are one database
                     await self._drop_checkpoint(doctype)
             self._unwanted = named
-            if (patterns := {pattern for one in rules for pattern in one.patterns}) != self._named_patterns:
+            patterns = {pattern for one in rules for pattern in one.patterns} | {*filter(is_pattern, meant)}
+            if patterns != self._named_patterns:
                 await self._patterns.drop(patterns)
                 self._named_patterns = patterns
         self._absent = {doctype: follower for doctype, follower in self._absent.items() if doctype in mine}
@@ -250,20 +254,30 @@ class Feeds:
         }
 
     async def _present_one_by_one(self, names: dict[str, str]) -> tuple[set[str], set[str]]:
-        """Return the doctypes whose databases exist, and those whose do not, the longest unseen first."""
+        """Return the doctypes whose databases exist, and those whose do not: of all of which that is not known yet.
+
+        Of those that are waited for some are looked at, the longest unseen first.
+        """
+        waited_for = {doctype: number for number, doctype in enumerate(self._absent)}
+        unknown = [name for name, doctype in names.items() if doctype not in waited_for]
+        longest_unseen = sorted(names.keys() - {*unknown}, key=lambda name: waited_for[names[name]])
+        asked = [*unknown, *longest_unseen[:_LOOKED_AT]]
         present: set[str] = set()
-        absent: set[str] = set()
-        order = {doctype: number for number, doctype in enumerate(self._absent)}
-        for name, doctype in sorted(names.items(), key=lambda one: order.get(one[1], -1))[:_LOOKED_AT]:
-            try:
-                await self._connection.database(name).info()
-                present.add(doctype)
-            except NotFound:
-                await self._connection.server.welcome()  # it is CouchDB that says so, and not what stands before it
-                absent.add(doctype)
-            except (Forbidden, Unauthorized):
-                present.add(doctype)  # the follower says what is wrong
-        return present, absent
+        for start in range(0, len(asked), _LOOKED_AT):
+            part = asked[start : start + _LOOKED_AT]
+            are_there = await asyncio.gather(*map(self._is_there, part))
+            present |= {names[name] for name, is_there in zip(part, are_there, strict=True) if is_there}
+        return present, {names[name] for name in asked} - present
+
+    async def _is_there(self, name: str) -> bool:
+        try:
+            await self._connection.database(name).info()
+        except NotFound:
+            await self._connection.server.welcome()  # it is CouchDB that says so, and not what stands before it
+            return False
+        except (Forbidden, Unauthorized):
+            return True  # the follower says what is wrong
+        return True
 
     def _is_mine(self, doctype: str) -> bool:
         return self._daemon.fires(f"feed:{doctype}")

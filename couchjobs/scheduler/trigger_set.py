@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
@@ -18,6 +19,7 @@ from couchjobs.errors import CouchError, CouchjobsError, NotFound, PositionRefus
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger, EventTrigger, new_trigger
+from couchjobs.triggers.event import doctypes_meant
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
@@ -57,6 +59,8 @@ class TriggerSet:
         self.events: dict[str, EventTrigger] = {}
         self.bad: dict[str, str] = {}
         """By id of the trigger: why it cannot be understood."""
+        self._meant: dict[str, frozenset[str]] = {}
+        """By id of such a trigger: the doctypes that it seems to name, or named when it was understood last."""
         self._unknown: set[str] = set()
         self._look_again = asyncio.Event()
         self._follower: ChangesFollower | None = None
@@ -147,8 +151,7 @@ class TriggerSet:
             if one.absent:
                 self._forget(one.doc_id)
             elif one.unreadable:
-                self._forget(one.doc_id)
-                self._note_bad(one.doc_id, one.reason)
+                self._note_bad(one.doc_id, one.reason, self._forget(one.doc_id))
             elif one.document is None:
                 self._unknown.add(one.doc_id)
                 self._look_again.set()
@@ -159,25 +162,30 @@ class TriggerSet:
         """Replace what is known of these triggers by what their documents say now."""
         for document in documents:
             trigger_id = document["_id"]
-            self._forget(trigger_id)
+            named = self._forget(trigger_id)
             self._revs[trigger_id] = document["_rev"]
             try:
                 infos = self._store.read(document)
                 trigger = new_trigger(self._store.db, infos)
             except CouchjobsError as error:
-                self._note_bad(trigger_id, str(error))
+                self._note_bad(trigger_id, str(error), named | doctypes_meant(document))
                 continue
             except Exception as error:  # no document may stop the others
                 _logger.exception("bad trigger", trigger=trigger_id)
-                self._note_bad(trigger_id, f"{type(error).__name__}: {error}")
+                self._note_bad(trigger_id, f"{type(error).__name__}: {error}", named | doctypes_meant(document))
                 continue
             if isinstance(trigger, ClockTrigger):
                 self.scheduled[trigger_id] = trigger
             elif isinstance(trigger, EventTrigger) and not infos.disabled:
                 self.events[trigger_id] = trigger
 
-    def _note_bad(self, trigger_id: str, reason: str) -> None:
+    @property
+    def _all_known(self) -> tuple[dict[str, Any], ...]:
+        return self.scheduled, self.events, self.bad, self._meant, self._revs
+
+    def _note_bad(self, trigger_id: str, reason: str, meant: frozenset[str]) -> None:
         self.bad[trigger_id] = reason
+        self._meant[trigger_id] = meant
         _logger.warning("bad trigger", trigger=trigger_id, reason=reason)
 
     def may_be_clock(self, trigger_id: str) -> bool:
@@ -186,17 +194,25 @@ class TriggerSet:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether it is known of every trigger what it is."""
-        return not self.bad and not self._unknown
+        """Return whether CouchDB has said of every trigger what its document is."""
+        return not self._unknown
 
-    def _forget(self, trigger_id: str) -> None:
+    @property
+    def meant(self) -> frozenset[str]:
+        """Return the doctypes and patterns that triggers name which cannot be understood now: they may be mended."""
+        return frozenset[str]().union(*self._meant.values())
+
+    def _forget(self, trigger_id: str) -> frozenset[str]:
+        """Forget a trigger; return the doctypes and patterns that it has named."""
         self._changed.add(trigger_id)
-        for known in (self.scheduled, self.events, self.bad, self._revs):
+        event, named = self.events.get(trigger_id), self._meant.get(trigger_id, frozenset())
+        for known in self._all_known:
             known.pop(trigger_id, None)
+        return named | event.rules.doctypes | event.rules.patterns if event is not None else named
 
     def _forget_all(self) -> None:
         self._changed.update(self._revs)
-        for known in (self.scheduled, self.events, self.bad, self._revs):
+        for known in self._all_known:
             known.clear()
         self._notify()
 

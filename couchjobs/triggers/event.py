@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ _MOST_RULES = 200
 _DEEPEST_SELECTOR = 50
 _LONGEST_NOTE = 300
 _MOST_PARTS = 4
+_LONGEST_MEANT = 300
 _MOST_ASKED = 10_000
 _EXACT = 2.0**53
 _DOCTYPE = re.compile(r"_users|[a-z][a-z0-9_$()+/*-]*(\.[a-z0-9_$()+/*-]+)*")
@@ -218,6 +219,17 @@ def parse_event(arguments: str, further: Iterable[Rule] = ()) -> EventRules:
     if not rules:
         raise MalformedTriggerError("@event needs at least one rule such as orders:CREATED,UPDATED")
     return EventRules(rules)
+
+
+def doctypes_meant(document: Mapping[str, Any]) -> frozenset[str]:
+    """Return the doctypes and patterns that a trigger seems to name of which nothing else can be understood."""
+    if not str(document.get("type")).startswith("@event") or document.get("disabled") is True:
+        return frozenset()
+    arguments, rules = document.get("arguments"), document.get("rules")
+    texts = split_rules(arguments) if isinstance(arguments, str) else []
+    structured = [one.get("doctype") for one in rules if isinstance(one, dict)] if isinstance(rules, list) else []
+    found = [*(text.partition(":")[0] for text in texts), *structured]
+    return frozenset(one for one in found if isinstance(one, str) and len(one) <= _LONGEST_MEANT)
 
 
 def is_pattern(doctype: str) -> bool:

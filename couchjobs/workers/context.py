@@ -228,6 +228,7 @@ class WorkerContext:
             priority=priority,
             options=options,
             pushed_in=life,
+            pushed_by={"id": self.id, "worker": self._given.worker},
         )
         pushed = await self._pushed_by_engine(request, hides_id=True)
         if pushed.created or not is_of_another_life(pushed.job, life):

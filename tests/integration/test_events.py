@@ -173,14 +173,26 @@ async def test_event_when_documents_arrive_by_replication_then_fires(
     assert job["event"]["verb"] == "CREATED", "it is new to this database"
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"type": "@cron", "arguments": "often"},
+        {"type": "@event", "arguments": "customers:CREATED:a:b:c:d:e"},
+        {"type": "@event", "arguments": "orders:NEVER", "disabled": True},
+    ],
+)
 async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(
-    connection: Connection, db: Prefixer, start: Start
+    connection: Connection, db: Prefixer, start: Start, bad: dict[str, Any]
 ) -> None:
-    """What happens while a trigger is disabled does not fire later."""
+    """What happens while a trigger is disabled does not fire later, whatever other triggers cannot be understood."""
     orders = await orders_of(connection, db)
     system = await start(note)
     known = system.scheduler.triggers.events
     triggers = triggers_of(connection, db)
+    if bad:
+        await triggers.put({"_id": "bad", "worker": "note", "message": None, **bad})
+        await eventually(lambda: system.scheduler.triggers.bad)
     trigger = {"_id": "t", "type": "@event", "arguments": "orders:CREATED:one", "worker": "note", "message": None}
     rev = await triggers.put(trigger)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
@@ -198,6 +210,26 @@ async def test_event_when_trigger_is_disabled_changed_or_deleted_then_noticed(
     await eventually(lambda: "t" not in known)
 
 
+async def test_event_when_its_trigger_cannot_be_understood_for_a_while_then_it_goes_on_where_it_was(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """What happened meanwhile fires once it is mended, however it was broken."""
+    orders = await orders_of(connection, db)
+    system = await start(note)
+    triggers = triggers_of(connection, db)
+    trigger = {"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
+    rev = await triggers.put(trigger)
+    await eventually(lambda: connection.control.with_prefix("checkpoint:"))
+    rev = await triggers.put({**trigger, "_rev": rev, "type": "@evnt", "arguments": 7})
+    await eventually(lambda: system.scheduler.triggers.bad)
+    await orders.put({"_id": "meanwhile"})
+    rev = await triggers.put({**trigger, "_rev": rev, "arguments": ""})
+    await eventually(lambda: "@event needs" in system.scheduler.triggers.bad.get("t", ""))
+    await triggers.put({**trigger, "_rev": rev})
+    (job,) = await eventually(lambda: jobs_of(connection, db, "t"))
+    assert job["event"]["doc"]["_id"] == "meanwhile"
+
+
 async def _no_checkpoint(connection: Connection) -> bool:
     return not await connection.control.with_prefix("checkpoint:")
 
@@ -209,7 +241,7 @@ async def test_seen_when_most_of_it_was_purged_then_forgotten_and_nothing_fires_
     monkeypatch.setattr(events, "_MOST_GONE", 3)
     monkeypatch.setattr(events, "_REMEMBERED_EACH_S", 0.0)
     monkeypatch.setattr(events, "_MOST_NOW_AND_THEN", 0)
-    monkeypatch.setattr(events, "_count", lambda _info: 0)
+    monkeypatch.setattr(events, "rows_of", lambda _info: 0)
     orders = await orders_of(connection, db)
     system = await start(note)
     trigger = {"_id": "new", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}

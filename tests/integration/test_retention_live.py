@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -19,11 +20,13 @@ from couchjobs.doctor import documents
 from couchjobs.doctor.examine import examine
 from couchjobs.errors import NotFound
 from couchjobs.jobs.removal import Remover
+from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.retention import document_id, read_rules, store_rules
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.recovery.conflicts import conflicted
 from couchjobs.timestamps import format_time, now
+from couchjobs.workers.registry import worker
 
 Start = Callable[..., Any]
 
@@ -214,6 +217,71 @@ async def test_remover_when_a_job_is_in_conflict_then_left_until_that_is_settled
 
     await eventually(is_looked_at)
     assert (await store.get("job")).state == "done"
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "done", "errored", None])
+async def test_remover_when_the_job_that_pushed_it_has_not_ended_then_a_job_stays(
+    connection: Connection, db: Prefixer, state: str | None
+) -> None:
+    """A further try would push it again, and it would run again; it goes once that job has ended, or has gone."""
+    await _ended(connection, db, 3, pushed_by={"id": "maker", "worker": "maker"})
+    await _ended(connection, db, 3, worker="odd", pushed_by={"id": 7})
+    if state is not None:
+        maker = {"_id": "maker", "worker": "maker", "message": None, "state": state, "queued_at": format_time(now())}
+        await put_on_all(JobStore(connection, db).database, maker)
+    rules = read_rules([{"worker": "w", "keep": "1s"}, {"worker": "odd", "at_most": 1}])
+
+    async def removed() -> int:
+        return sum([count async for count in Remover(JobStore(connection, db)).steps(rules, now())])
+
+    wanted = 5 if state in ("done", "errored", None) else 2
+    total = 0
+
+    async def is_removed() -> bool:  # by whichever copy of the view
+        nonlocal total
+        total += await removed()
+        return total >= wanted
+
+    await eventually(is_removed)
+    assert await removed() == 0
+    assert total == wanted
+
+
+async def test_remover_when_a_job_is_tried_again_then_what_it_has_pushed_is_still_there(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """So it is pushed once, however soon the rules would have it go."""
+    ran: list[str] = []
+    tried = asyncio.Event()
+
+    @worker("maker", retry_delay=0.05)
+    async def maker(ctx: Any) -> None:
+        await ctx.push("made")
+        await tried.wait()
+        if ctx.exec_count == 1:
+            raise RuntimeError("once more")
+
+    @worker("made")
+    async def made(ctx: Any) -> None:
+        ran.append(ctx.id)
+
+    system = await start(maker, made)
+    await system.broker.push_job(db, JobRequest(worker_type="maker"))
+    store, rules = JobStore(connection, db), read_rules([{"worker": "made", "keep": "0s"}])
+    await eventually(lambda: ran)
+    made_job = await store.get(ran[0])
+    assert made_job.document()["pushed_by"]["worker"] == "maker"
+    for _ in range(3):
+        assert sum([count async for count in Remover(store).steps(rules, now())]) == 0
+    tried.set()
+    await eventually(lambda: _no_longer(store, rules, ran[0]))
+    assert len(ran) == 1
+
+
+async def _no_longer(store: JobStore, rules: Any, job_id: str) -> bool:
+    async for _ in Remover(store).steps(rules, now()):
+        pass
+    return await store.database.find(job_id) is None
 
 
 async def test_remover_when_a_job_does_not_say_when_it_ended_then_since_it_was_queued(
