@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from couchjobs.errors import Unavailable
@@ -50,6 +50,25 @@ class Signal:
             return False
         finally:
             self._event.clear()
+
+
+class ChangedIds(asyncio.Event):
+    """Set whenever documents change; knows which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids: set[str] = set()
+
+    def note(self, ids: Iterable[str]) -> None:
+        """Take note that these have changed."""
+        self._ids.update(ids)
+        self.set()
+
+    def take(self) -> set[str]:
+        """Return which have changed since the last call."""
+        self.clear()
+        ids, self._ids = self._ids, set()
+        return ids
 
 
 class Turns:

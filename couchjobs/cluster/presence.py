@@ -18,7 +18,7 @@ from couchjobs.cluster.pauses import PREFIX as PAUSED
 from couchjobs.cluster.pauses import Pauses
 from couchjobs.cluster.peers import PREFIX, Peers, Tenants, sharing_databases, told_other_lanes
 from couchjobs.cluster.rendezvous import first_right
-from couchjobs.couch.changes import ChangesFollower
+from couchjobs.couch.changes import ChangesFollower, Page
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.couch.positions import current_sequence
@@ -29,7 +29,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.supervisor import Supervisor
 from couchjobs.timestamps import format_time, now
 from couchjobs.triggers.zones import digest_of_zone_data
-from couchjobs.waits import Signal, patiently
+from couchjobs.waits import ChangedIds, Signal, patiently
 
 _logger = get_logger(__name__)
 _VERSION = version("couchjobs")
@@ -95,6 +95,7 @@ class Presence:
         self._beating = asyncio.Lock()
         self._listeners: list[asyncio.Event] = []
         self._pauses_changed = Signal()
+        self._watched: list[tuple[str, ChangedIds]] = []
 
     @property
     def sweep_interval(self) -> float:
@@ -223,6 +224,12 @@ class Presence:
         event = asyncio.Event()
         self._listeners.append(event)
         return event
+
+    def listen_to(self, prefix: str) -> ChangedIds:
+        """Return what tells of documents of the control database whose ids begin so: a hint, as all of a feed is."""
+        changed = ChangedIds()
+        self._watched.append((prefix, changed))
+        return changed
 
     async def is_surely_dead(self, daemon: str) -> bool:
         """Return whether a daemon is dead, having read its document once more: the feed may be behind."""
@@ -364,6 +371,7 @@ class Presence:
                 continue
             ids = {change.doc_id for change in page.changes if change.doc_id.startswith(PREFIX)}
             ids.discard(PREFIX + self.id)
+            self._tell_watchers(page)
             if paused := {change.doc_id for change in page.changes if change.doc_id.startswith(PAUSED)}:
                 await self._look_at_pauses(paused)
                 self._pauses_changed.set()
@@ -378,6 +386,11 @@ class Presence:
                     await self._show()  # a newcomer counts on those whose beat it sees moving
             follower.done(page)
             await asyncio.sleep(_MERGE_PAUSE_S)
+
+    def _tell_watchers(self, page: Page) -> None:
+        for prefix, changed in self._watched:
+            if told := [change.doc_id for change in page.changes if change.doc_id.startswith(prefix)]:
+                changed.note(told)
 
     async def _look_at_pauses(self, ids: Iterable[str]) -> None:
         answers = await self.connection.control.read(ids)

@@ -7,6 +7,7 @@ So the feeds of a process stay under a fifth of that. The others are read when t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,10 @@ _SHARE = 5
 """Which part of the shards that the server opens may be kept open from here: 1 in so many."""
 _LEAST = 2
 """Shards that are had in any case."""
+_FEWER_FOR_S = 5.0
+"""Seconds in which further errors are those of the same moment: many feeds fail in it."""
+_MORE_AFTER_S = 60.0
+"""Seconds without an error after which a few more are tried."""
 _LONGEST_S = 60.0
 """Seconds after which a feed is read though nothing was said of its database: what says so is a hint."""
 _LONGEST_UNTOLD_S = 5.0
@@ -36,7 +41,9 @@ class LiveFeeds:
 
     def __init__(self, most: int, max_open: int) -> None:
         self._most = most
-        self._shards = max(_LEAST, max_open // _SHARE)
+        self._shards = self._most_shards = max(_LEAST, max_open // _SHARE)
+        self._next_change_at = 0.0
+        """When the number of shards may be changed next, by `time.monotonic()`."""
         self._waiting = 0
         self._open = 0
         self._changed: dict[str, Signal] = {}
@@ -46,6 +53,7 @@ class LiveFeeds:
     @contextmanager
     def place(self, shards: int) -> Iterator[bool]:
         """Yield whether a feed of a database of so many shards may wait at the server inside the block."""
+        self._grow_again(time.monotonic())
         if self._waiting >= self._most or self._open + shards > self._shards:
             yield False
             return
@@ -57,9 +65,19 @@ class LiveFeeds:
             self._waiting -= 1
             self._open -= shards
 
+    def _grow_again(self, present: float) -> None:
+        """Have more feeds wait, a quarter each time, where there was no error for a while: others had them open."""
+        if self._shards < self._most_shards and present >= self._next_change_at + _MORE_AFTER_S:
+            self._shards = min(self._most_shards, self._shards + max(1, self._shards // 4))
+            self._next_change_at = present
+
     def note(self, error: CouchError) -> None:
         """Have fewer feeds wait, where an error says that they are too many."""
-        if isinstance(error, Unavailable) and _NO_SHARDS in str(error) and self._shards > _LEAST:
+        present = time.monotonic()
+        if not (isinstance(error, Unavailable) and _NO_SHARDS in str(error)) or present < self._next_change_at:
+            return
+        self._next_change_at = present + _FEWER_FOR_S
+        if self._shards > _LEAST:
             self._shards = max(_LEAST, self._shards // 2)
             _logger.warning("CouchDB cannot open more shards: fewer feeds wait at it", shards=self._shards)
 

@@ -132,6 +132,11 @@ class CouchScheduler:
         if self._feeds is not None:
             self._feeds.note_database(name)
 
+    def look_at_sources(self) -> None:
+        """Look again which databases events may come from: their list has changed."""
+        if self._feeds is not None:
+            self._feeds.look_at_sources()
+
     def may_begin_to_follow(self, database: str) -> bool:
         """Return whether some trigger's pattern may name a database that is not followed yet."""
         own = database.removeprefix(f"{self._db.key}/") if self._db.key else database

@@ -127,6 +127,11 @@ class EventFollower:
         except NotFound as error:
             raise Unavailable(str(error), 404) from error
 
+    async def is_up_to_date(self) -> bool:
+        """Return whether nobody else has written the position since this follower did; a lost one, it writes again."""
+        stored = await self._stored()
+        return stored is None or stored.get("_rev") == self._checkpoint.get("_rev")
+
     async def _begin(self, present: str, instance: str = "") -> None:
         """Find out where to begin: where this follower was, where another one was, or at `present` of that instance."""
         stored = await self._stored()

@@ -62,6 +62,8 @@ class Feeds:
         self._followed: dict[str, _Followed] = {}
         self._seldom = _SELDOM if daemon.presence.serves_many else 1
         self._paused: dict[str, EventFollower] = {}
+        self._doubted: set[str] = set()
+        """Of those that are paused, the doctypes that another daemon may have followed meanwhile."""
         self._absent: dict[str, EventFollower] = {}
         self._unwanted: set[str] | None = None
         self._patterns = Patterns(connection, db)
@@ -119,6 +121,10 @@ class Feeds:
         if any(self._name_of(doctype) == name for doctype in self._absent):
             self._ended.set()
 
+    def look_at_sources(self) -> None:
+        """Look again which databases events may come from."""
+        self._changed.set()
+
     @property
     def databases(self) -> set[str]:
         """Return the names of the databases that are followed, or waited for."""
@@ -129,7 +135,7 @@ class Feeds:
         loop = asyncio.get_running_loop()
         changed = self._changed.is_set()
         if self._daemons_changed.is_set():
-            self._paused.clear()  # another daemon may have followed them meanwhile
+            self._doubted = {*self._paused}
         for event in (self._changed, self._daemons_changed, self._ended):
             event.clear()
         try:
@@ -283,7 +289,12 @@ class Feeds:
         return self._daemon.fires(f"feed:{doctype}")
 
     async def _follow(self, doctype: str) -> None:
-        follower = self._absent.pop(doctype, None) or self._paused.pop(doctype, None)
+        follower = self._absent.get(doctype) or self._paused.get(doctype)
+        if follower is not None and doctype in self._doubted and not await follower.is_up_to_date():
+            follower = None
+        for some in (self._absent, self._paused):
+            some.pop(doctype, None)
+        self._doubted.discard(doctype)
         if follower is None:
             follower = self._new_follower(doctype)
             if self._patterns.is_new(doctype):

@@ -7,6 +7,7 @@ has fired already makes the same job id again: no tick fires twice.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,6 +16,7 @@ from couchjobs.couch.database import Document, Update
 from couchjobs.couch.surely import write_or_raise, write_surely
 from couchjobs.couch.writer import GroupWriter
 from couchjobs.jobs.ids import latest_id
+from couchjobs.jobs.lives import FIRST_QUEUED_AT
 from couchjobs.jobs.places import HIGHEST
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
@@ -105,8 +107,8 @@ async def _last_ticks(store: JobStore, trigger_ids: set[str]) -> dict[str, datet
     found: dict[str, datetime] = {}
     async for documents in store.database.newest(latest_id(now() + _AHEAD), _NEWEST):
         for document in documents:
-            trigger_id, tick = document.get("trigger_id"), _tick_of(document.get("queued_at"))
-            if trigger_id in trigger_ids and tick is not None and not document.get("manual_execution"):
+            trigger_id, tick = document.get("trigger_id"), _tick_of(document)
+            if trigger_id in trigger_ids and tick is not None:
                 found[trigger_id] = max(tick, found.get(trigger_id, tick))
     update: Update = "true"
     for trigger_id in trigger_ids - found.keys():
@@ -115,16 +117,21 @@ async def _last_ticks(store: JobStore, trigger_ids: set[str]) -> dict[str, datet
             "jobs/by_trigger", [trigger_id, HIGHEST], low, limit=_LOOKED_AT, descending=True, update=update
         )
         update = "false"
-        for row in rows:
-            tick = _tick_of(row["key"][1])
-            if tick is not None and not row["value"][1]:
-                found[trigger_id] = tick
-                break
+        made = await store.database.get_many(row["id"] for row in rows)
+        if ticks := [tick for document in made.values() if (tick := _tick_of(document)) is not None]:
+            found[trigger_id] = max(ticks)
     return found
 
 
-def _tick_of(queued_at: object) -> datetime | None:
-    try:
-        return parse_time(queued_at) if isinstance(queued_at, str) else None
-    except ValueError:
+def _tick_of(document: Document) -> datetime | None:
+    """Return at which tick a trigger has made the job: a retry by hand has it queued later; None where nobody can say.
+
+    Jobs of older versions tell no tick: they were queued at it.
+    """
+    if document.get("manual_execution"):
         return None
+    for name in ("tick", FIRST_QUEUED_AT, "queued_at"):
+        with suppress(ValueError):
+            if isinstance(told := document.get(name), str) and (at := parse_time(told)) is not None:
+                return at
+    return None

@@ -32,7 +32,8 @@ from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.settings import Settings
 from couchjobs.triggers.event import EventRules
 
-_LIST = "sources:"
+SOURCES = "sources:"
+"""What the ids of lists of sources begin with."""
 _MOST_USERS = 2000
 _HOW = "couchjobs init --watch"
 _MOST = "COUCHJOBS_MAX_SOURCE_DATABASES"
@@ -194,6 +195,11 @@ def refusal_of_own(settings: Settings, db: Prefixer, doctype: str, *, jobs: bool
     return ""
 
 
+def list_id(connection: Connection, db: Prefixer) -> str:
+    """Return the id of the document that lists the sources of a tenant."""
+    return SOURCES + db.database(connection.settings.triggers_doctype)
+
+
 async def read_sources(connection: Connection, db: Prefixer) -> Sources:
     """Return what is known of the sources of the tenant.
 
@@ -201,7 +207,7 @@ async def read_sources(connection: Connection, db: Prefixer) -> Sources:
         CouchError: it is not known now.
     """
     triggers = connection.database(db.database(connection.settings.triggers_doctype))
-    listed = await connection.control.find(_LIST + triggers.name)
+    listed = await connection.control.find(SOURCES + triggers.name)
     guarded = await triggers.find(f"_design/{TRIGGERS_GUARD}") is not None
     return Sources(connection, db, _read_list(listed), guarded, *await _writers(connection, triggers))
 
@@ -217,7 +223,7 @@ async def write_list(connection: Connection, db: Prefixer, doctypes: Iterable[st
     for doctype in wanted:
         if "*" not in doctype and (reason := refusal_of_own(connection.settings, db, doctype, jobs=True)):
             raise ConfigurationError(reason)
-    doc_id = _LIST + db.database(connection.settings.triggers_doctype)
+    doc_id = list_id(connection, db)
     present = await connection.control.find(doc_id)
     if present is not None and present.get("doctypes") == wanted:
         return False
@@ -234,7 +240,7 @@ async def read_list(connection: Connection, db: Prefixer) -> tuple[str, ...]:
     Raises:
         CouchError: it cannot be read.
     """
-    return _read_list(await connection.control.find(_LIST + db.database(connection.settings.triggers_doctype))) or ()
+    return _read_list(await connection.control.find(list_id(connection, db))) or ()
 
 
 def _read_list(document: Document | None) -> tuple[str, ...] | None:

@@ -20,28 +20,10 @@ from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger, EventTrigger, new_trigger
 from couchjobs.triggers.event import doctypes_meant
+from couchjobs.waits import ChangedIds
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
-
-
-class TriggerChanges(asyncio.Event):
-    """Set whenever triggers change; knows which."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ids: set[str] = set()
-
-    def note(self, ids: Iterable[str]) -> None:
-        """Take note that these have changed."""
-        self._ids.update(ids)
-        self.set()
-
-    def take(self) -> set[str]:
-        """Return which have changed since the last call."""
-        self.clear()
-        ids, self._ids = self._ids, set()
-        return ids
 
 
 class TriggerSet:
@@ -51,7 +33,7 @@ class TriggerSet:
         self._store = store
         self._database = store.database
         self._heartbeat_s = heartbeat_s
-        self._listeners: list[TriggerChanges] = []
+        self._listeners: list[ChangedIds] = []
         self._changed: set[str] = set()
         self._revs: dict[str, str] = {}
         self.scheduled: dict[str, ClockTrigger] = {}
@@ -67,9 +49,9 @@ class TriggerSet:
         self.loaded = asyncio.Event()
         """Set once all triggers that were there at the start are known."""
 
-    def listen(self) -> TriggerChanges:
-        """Return an event that is set whenever a trigger changes."""
-        changes = TriggerChanges()
+    def listen(self) -> ChangedIds:
+        """Return an event that is set whenever triggers change."""
+        changes = ChangedIds()
         self._listeners.append(changes)
         return changes
 

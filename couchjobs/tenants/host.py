@@ -25,6 +25,7 @@ from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
 from couchjobs.prefixer import USERS, Prefixer
 from couchjobs.scheduler.attention import Attention
+from couchjobs.scheduler.sources import SOURCES
 from couchjobs.supervisor import Supervisor
 from couchjobs.tenants.named import Named, named_by
 from couchjobs.tenants.places import Places
@@ -88,6 +89,8 @@ class Host:
         self._ranks: dict[str, int] = {}
         """By key, how many daemons come before this one in the right to the tenant."""
         self._living: frozenset[str] = frozenset()
+        self._missed: set[str] = set()
+        """Tenants that were not named when it was looked last: who is missed twice is dropped."""
         self._busy: dict[str, asyncio.Task[None]] = {}
         """By key, what wakes the tenant, or tries to have it sleep."""
         self._try_at: dict[str, float] = {}
@@ -145,6 +148,7 @@ class Host:
             self._tasks.start("follow databases", lambda: self._follow(updates))
             self._tasks.start("look for tenants", self._look_for_tenants)
             self._tasks.start("watch daemons", self._watch_daemons)
+            self._tasks.start("watch sources", self._watch_sources)
             self._tasks.start("wake tenants", self._run)
             self._tasks.start("keep figures", self._keep_figures)
 
@@ -201,10 +205,17 @@ class Host:
             except (ConfigurationError, CouchError) as error:
                 _logger.warning("which tenants there are is not known now", reason=str(error))
                 continue
+            tenants += self._missed_for_the_first_time(tenants)
             if self._tenants and not tenants:
                 _logger.warning("no tenant is named any more: all are dropped")
             await self._presence.serve(self._named.told(tenants))
             await self._arrange(tenants)
+
+    def _missed_for_the_first_time(self, named: list[Prefixer]) -> list[Prefixer]:
+        """Return tenants that are served and were named until now: a node that comes back may not know them yet."""
+        missed = self._tenants.keys() - {db.key for db in named}
+        before, self._missed = self._missed, missed
+        return [self._tenants[key].db for key in missed - before]
 
     async def _arrange(self, tenants: list[Prefixer]) -> None:
         """Have these tenants, and no others."""
@@ -257,6 +268,15 @@ class Host:
             await changed.wait()
             changed.clear()
             self._rank()
+
+    async def _watch_sources(self) -> None:
+        changed = self._presence.listen_to(SOURCES)
+        while True:
+            await changed.wait()
+            ids = changed.take()
+            for tenant in self._tenants.values():
+                tenant.note_documents(ids)
+            self._news.set()
 
     def _rank(self) -> None:
         """Find out anew which tenants are this daemon's; wake those that have changed hands, or may hold lost jobs."""

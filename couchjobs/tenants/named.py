@@ -15,6 +15,8 @@ from couchjobs.prefixer import Prefixer, escape
 from couchjobs.settings import Settings
 
 _logger = get_logger(__name__)
+_WRITTEN_S = 0.5
+"""Seconds for which a file that has changed must stay as it is: half of it may be written."""
 DOCUMENT = "tenant:"
 ALL = "all"
 DOCUMENTS = "documents"
@@ -91,14 +93,18 @@ class _File:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
+        self._last = ""
+        """What it said when it was read last."""
         self._served: list[Prefixer] | None = None
         self._bad: set[str] = set()
 
     async def tenants(self) -> list[Prefixer]:
-        try:
-            text = await asyncio.to_thread(self._path.read_text, "utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{self._path} cannot be read: {error}") from None
+        text = await self._text()
+        if text != self._last:
+            await asyncio.sleep(_WRITTEN_S)
+            if text != await self._text():
+                raise ConfigurationError(f"{self._path} is being written")
+            self._last = text
         found, bad = [], set()
         for number, line in enumerate(text.splitlines(), 1):
             try:
@@ -108,6 +114,12 @@ class _File:
             else:
                 found += [db] if db is not None else []
         return _apart(found + self._kept(bad, found), str(self._path))
+
+    async def _text(self) -> str:
+        try:
+            return await asyncio.to_thread(self._path.read_text, "utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{self._path} cannot be read: {error}") from None
 
     def _read(self, line: str) -> Prefixer | None:
         words = line.partition("#")[0].split()

@@ -21,6 +21,7 @@ from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.scheduler.sources import list_id
 
 _logger = get_logger(__name__)
 
@@ -81,6 +82,12 @@ class Tenant:
         self.last_change_at = time.monotonic()
         self.changed_at = self.changed_at or self.last_change_at
         return True
+
+    def note_documents(self, ids: set[str]) -> None:
+        """Take note that these documents of the control database have changed: the list of its sources, perhaps."""
+        if list_id(self._connection, self.db) in ids:
+            self._scheduler.look_at_sources()
+            self.due_at = time.monotonic()
 
     async def wake(self) -> None:
         """Go on where it was; the first time, begin.

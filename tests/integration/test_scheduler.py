@@ -14,7 +14,10 @@ from waiting import eventually
 
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import BadDocumentError, ClosedError, MalformedTriggerError, TriggerNotFoundError
+from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler import rebuild as rebuilding
+from couchjobs.scheduler.states import state_id
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.timestamps import format_time, now, parse_time
 from couchjobs.triggers.infos import TriggerInfos
@@ -150,7 +153,6 @@ async def test_client_job_when_a_client_ends_it_then_ended(connection: Connectio
     from couchjobs.broker.couch import CouchBroker
     from couchjobs.jobs.queries import get_job
     from couchjobs.jobs.request import JobRequest
-    from couchjobs.jobs.store import JobStore
     from couchjobs.jobs.waiting import wait
 
     await start(note)
@@ -187,6 +189,27 @@ async def test_rebuild_when_two_daemons_run_then_no_tick_is_doubled_and_none_ski
         gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ticks)]
         assert all(gap >= 2.9 for gap in gaps), "doubled"
         assert all(gap <= 5 for gap in gaps), "skipped"
+
+
+@pytest.mark.parametrize("by_view", [False, True])
+async def test_rebuild_when_a_job_was_tried_again_by_hand_then_its_tick_tells_the_rhythm(
+    connection: Connection, db: Prefixer, by_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the moment at which somebody wanted it again; also where newer jobs hide it, and the view tells."""
+    store = TriggerStore(connection, db)
+    trigger = {"_id": "t", "type": "@every", "arguments": "1h", "worker": "w", "message": None}
+    await store.database.put(trigger)
+    tick, again = now() - timedelta(minutes=40), now() - timedelta(minutes=7)
+    made = {"worker": "w", "message": None, "state": "done", "trigger_id": "t"}
+    jobs = JobStore(connection, db).database
+    times = {"tick": format_time(tick), "first_queued_at": format_time(tick), "queued_at": format_time(again)}
+    await jobs.put({"_id": "00", **made, **times})
+    await jobs.put({"_id": "01", **made, "queued_at": format_time(tick - timedelta(hours=1))})
+    if by_view:
+        monkeypatch.setattr(rebuilding, "_NEWEST", 0)
+    await rebuilding.rebuild(connection, db, store)
+    state = await connection.control.get(state_id(store.database.name, "t"))
+    assert parse_time(state["last"]) == parse_time(format_time(tick))
 
 
 @pytest.mark.parametrize("fields", [{"type": "@in", "arguments": "1s"}, {"type": "@every", "arguments": "1s"}])

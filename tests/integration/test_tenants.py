@@ -24,6 +24,7 @@ from couchjobs.installation import install
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.scheduler.sources import write_list
 from couchjobs.settings import Settings
 from couchjobs.system import system_start
 from couchjobs.tenants import host as host_module
@@ -190,6 +191,58 @@ async def test_tenants_when_documents_name_them_then_noticed_and_dropped(
     await eventually(lambda: not host.tenants, 20)
 
 
+async def test_tenants_when_one_is_missing_from_a_single_look_then_nobody_is_dropped(
+    serve: Serve, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that comes back may not know the newest databases yet: who is missed twice has gone."""
+    await tenants.make("a", "b")
+    host = await serve("all")
+    await eventually(lambda: len(host.tenants) == 2, 20)
+    before = [*host._tenants.values()]
+    real, looks = host._named.tenants, list[int]()
+    missed = 1
+
+    async def some() -> list[Prefixer]:
+        looks.append(1)
+        found = await real()
+        return [db for db in found if db.key != tenants.db("b").key] if len(looks) <= missed else found
+
+    monkeypatch.setattr(host._named, "tenants", some)
+    await eventually(lambda: len(looks) >= 4, 20)
+    assert [*host._tenants.values()] == before
+    looks.clear()
+    missed = 1000
+    await eventually(lambda: [db.key for db in host.tenants] == [tenants.db("a").key], 20)
+    assert len(looks) >= 2
+
+
+async def test_tenant_when_a_source_is_listed_while_it_sleeps_then_events_of_then_on_fire(
+    serve: Serve, tenants: Tenants
+) -> None:
+    """`couchjobs init --watch` of a tenant whose trigger was refused until then."""
+    await tenants.make("a")
+    host = await serve("all")
+    db = tenants.db("a")
+    await eventually(lambda: asleep(host), 30)
+    await write_list(host.connection, db, ["others"])
+    await host.connection.server.create_database(db.database("orders"))
+    trigger = {"type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
+    await tenants.put("a", "triggers", {"_id": "paid", **trigger})
+    [tenant] = host._tenants.values()
+    await eventually(lambda: "paid" in tenant._scheduler.triggers.events, 30)
+    await eventually(lambda: asleep(host), 30)
+    await tenants.put("a", "orders", {"_id": "before"})
+    await write_list(host.connection, db, ["orders"])
+
+    async def is_followed() -> bool:
+        return await host.connection.control.find(f"checkpoint:{db.database('orders')}") is not None
+
+    await eventually(is_followed, 30)
+    await tenants.put("a", "orders", {"_id": "then"})
+    await eventually(lambda: tenants.done("a"), 30)
+    assert [job["event"]["doc"]["_id"] for job in await tenants.jobs("a")] == ["then"]
+
+
 async def test_tenants_when_a_database_has_too_long_a_name_then_it_is_no_tenants(
     serve: Serve, tenants: Tenants, connection: Connection, name: str
 ) -> None:
@@ -343,6 +396,24 @@ async def test_tenants_when_a_line_is_broken_while_they_are_served_then_nobody_i
         assert sorted(db.key for db in await named.tenants()) == ["a", "b", "c", "d"]
     listed.write_text("a\nd\n")
     assert [db.key for db in await named.tenants()] == ["a", "d"]
+
+
+async def test_tenants_when_their_file_is_being_written_then_nobody_is_taken_on_or_dropped(
+    connection: Connection, tmp_path: Path
+) -> None:
+    """`ali` is half of `alice`, and a prefix as good as any: its databases would be made."""
+    listed = tmp_path / "tenants"
+    listed.write_text("bob\nalice\n")
+    named = named_by(connection, str(listed))
+    assert [db.key for db in await named.tenants()] == ["bob", "alice"]
+    for half in ("", "bob\nali"):
+        listed.write_text(half)
+        looking = asyncio.create_task(named.tenants())
+        await asyncio.sleep(0.1)
+        listed.write_text("bob\nalice\ncarol\n")
+        with pytest.raises(ConfigurationError, match="is being written"):
+            await looking
+    assert [db.key for db in await named.tenants()] == ["bob", "alice", "carol"]
 
 
 async def test_feeds_when_they_are_stopped_then_that_is_no_news(

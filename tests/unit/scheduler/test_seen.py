@@ -77,3 +77,28 @@ def test_seen_when_made_anew_twice_before_anything_came_then_what_was_before_is_
     again = first.renewed().renewed()
     assert again.has("old", "1-a", deleted=False)
     assert not again.knows("old")
+
+
+def test_seen_when_made_anew_again_and_again_then_the_last_ones_are_known_and_memory_is_bounded() -> None:
+    """A database that is filled anew each night, for years."""
+    seen = Seen()
+    for night in range(2000):
+        seen.add(f"{night}", "1-a", deleted=False)
+        seen = seen.renewed()
+    assert all(seen.has(f"{night}", "1-a", deleted=False) for night in range(1990, 2000))
+    count, one = 0, seen.before
+    while one is not None:
+        count, one = count + 1, one.before
+    assert count == 10
+
+
+def test_seen_when_those_before_are_large_then_the_newest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its size."""
+    monkeypatch.setattr("couchjobs.scheduler.seen._MOST_REMEMBERED", 10)
+    seen = Seen()
+    for night in range(5):
+        for number in range(8 if night < 4 else 20):
+            seen.add(f"{night} {number}", "1-a", deleted=False)
+        seen = seen.renewed()
+    assert seen.has("4 19", "1-a", deleted=False)
+    assert not seen.has("3 0", "1-a", deleted=False)
