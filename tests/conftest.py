@@ -57,22 +57,11 @@ def name() -> str:
 
 @pytest.fixture
 def settings_for(server_url: str, name: str) -> Callable[..., Settings]:
-    """Make settings for this test's databases, with short waits."""
+    """Make settings for this test's databases, else those that users have: a short sweep or beat hides what is late."""
 
     def make(**given: Any) -> Settings:
-        short = {
-            "url": server_url,
-            "domain": "test.example",
-            "prefix": name,
-            "control_db": f"{name}-control",
-            "beat_interval": 0.2,
-            "dead_after": 2,
-            "feed_heartbeat": 1,
-            "sweep_interval": 1,
-            "shutdown_timeout": 5,
-            "request_timeout": 20,
-        }
-        return load_settings(**(short | given))
+        own = {"url": server_url, "domain": "test.example", "prefix": name, "control_db": f"{name}-control"}
+        return load_settings(**(own | given))
 
     return make
 

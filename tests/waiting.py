@@ -8,6 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+SOON_DEAD: dict[str, Any] = {"beat_interval": 0.2, "dead_after": 2}
+"""Settings of a test that is about the death of a daemon."""
+SOON_SWEPT: dict[str, Any] = {"sweep_interval": 1}
+"""Those of one that is about what only a sweep finds."""
+
 
 async def eventually(condition: Callable[[], Any], timeout: float = 15.0, what: str = "") -> Any:
     """Return what `condition` returns as soon as that is true; it may be a coroutine function."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from copies import put_on_all
 from waiting import eventually
 
 from couchjobs.cluster.presence import Presence
@@ -100,16 +101,16 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
     await plant_conflict(triggers, {"_id": "trigger-conflict", "type": "@every", "arguments": "1h", "worker": "w"})
     await plant_conflict(control, {"_id": "schedule:conflict"})
     running = {**QUEUED, "state": "running", "exec_count": 1}
-    await jobs.put({"_id": "orphan", **running, "claim": {"id": "c", "daemon": "ghost"}})
-    await jobs.put({"_id": "unclaimed", **running})
-    await jobs.put({"_id": "clients", **running, "worker": "client"})
-    await jobs.put({"_id": "bad", **QUEUED, "worker": ["w"]})
-    await triggers.put({"_id": "bad", "type": "@nothing", "worker": "w"})
+    await put_on_all(jobs, {"_id": "orphan", **running, "claim": {"id": "c", "daemon": "ghost"}})
+    await put_on_all(jobs, {"_id": "unclaimed", **running})
+    await put_on_all(jobs, {"_id": "clients", **running, "worker": "client"})
+    await put_on_all(jobs, {"_id": "bad", **QUEUED, "worker": ["w"]})
+    await put_on_all(triggers, {"_id": "bad", "type": "@nothing", "worker": "w"})
     await connection.server.create_database(db.database("orders"))
     checkpoint = {"domain": db.domain, "prefix": db.db_prefix, "doctype": "orders", "seq": "999999999-none"}
-    await control.put({"_id": f"checkpoint:{db.database('orders')}", **checkpoint})
+    await put_on_all(control, {"_id": f"checkpoint:{db.database('orders')}", **checkpoint})
     daemon = {"beat": 1, "version": "0.0.1", "domain": db.domain, "prefix": db.db_prefix, "worker_types": ["other"]}
-    await control.put({"_id": "daemon:old", **daemon})
+    await put_on_all(control, {"_id": "daemon:old", **daemon})
 
     found = await examine(connection, db, repair=True)
     kinds = [one.kind for one in found]

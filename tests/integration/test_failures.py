@@ -161,7 +161,7 @@ async def test_on_failed_when_a_job_has_failed_for_good_then_told_once_with_the_
     }.items():
         await jobs.put({"_id": job_id, **base, **more})
     ids = ("tries", "nil", "good", "cancelled", "bad", "refused")
-    ended = {job_id: await wait(db, job_id, 10) for job_id in ids}
+    ended = {job_id: await wait(db, job_id, 60) for job_id in ids}
     assert {job_id for job_id, job in ended.items() if job.state is State.DONE} == {"good"}
     assert told.keys() == {"tries", "nil", "bad", "refused"}
     assert told["tries"] == [("tries", "ValueError: no", True, State.RUNNING)]

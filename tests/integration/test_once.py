@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from daemons import AS_USERS_HAVE, DaemonProcess
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
-from waiting import eventually
+from waiting import SOON_SWEPT, eventually
 
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, MalformedTriggerError
@@ -185,17 +185,17 @@ async def test_schedule_when_another_daemon_does_not_declare_it_then_stays(
     """A canary that is rolled back takes nothing along, what somebody removed comes again, the last one decides."""
     triggers = triggers_of(connection, db)
 
-    first = await start(report(every="1h"))
-    canary = await start(report())
+    first = await start(report(every="1h"), **SOON_SWEPT)
+    canary = await start(report(), **SOON_SWEPT)
     written = await triggers.get("code:report")
     await canary.shutdown()
     await triggers.delete("code:report", written["_rev"])
     await eventually(lambda: triggers.find("code:report"))
-    newer = await start(report(every="2h"))
+    newer = await start(report(every="2h"), **SOON_SWEPT)
     for _ in range(3):
         assert (await triggers.get("code:report"))["arguments"] == "2h"
         await asyncio.sleep(0.5)  # their sweeps
-    last = await start(report())
+    last = await start(report(), **SOON_SWEPT)
     await first.shutdown()
     await newer.shutdown()
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from copies import is_on_all, put_on_all
 from fault_proxy import FaultProxy, Refusal
-from waiting import eventually
+from waiting import SOON_SWEPT, eventually
 
 from couchjobs import watchdog
 from couchjobs.cluster.daemon import Daemon
@@ -126,7 +126,7 @@ async def test_running_job_when_it_names_no_daemon_then_rescued_by_the_second_sw
     """Whatever its claim holds; the next try is an ordinary one."""
     store = JobStore(connection, db)
     await store.database.put({"_id": "job", "worker": "count", "message": None, "state": "running", **odd})
-    await start(count)
+    await start(count, **SOON_SWEPT)
     ended = await wait(db, "job", 20)
     assert ended.state is (State.ERRORED if odd.get("exec_count") == "x" else State.DONE), ended.error
     assert (await store.database.get("job"))["state"] != "running"

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from copies import put_on_all
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
-from waiting import eventually
+from waiting import SOON_SWEPT, eventually
 
 from couchjobs.couch import purge as purging
 from couchjobs.couch.connection import Connection
@@ -322,7 +322,7 @@ async def test_daemon_when_there_are_rules_then_it_removes_and_nothing_fires_aga
     await triggers_of(connection, db).put(
         {"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
     )
-    system = await start(note)
+    system = await start(note, **SOON_SWEPT)
     await eventually(lambda: connection.control.with_prefix("checkpoint:"))
     for number in range(5):
         await orders.put({"_id": f"order-{number}"})
