@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fault_proxy import FaultProxy
-from waiting import SOON_DEAD, eventually
+from waiting import SOON_DEAD, SOON_SWEPT, eventually
 
 from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.connection import connect
@@ -110,8 +110,8 @@ async def test_daemon_when_it_dies_then_jobs_of_its_lane_are_rescued(
     claim = {"id": "0" * 16, "daemon": "gone-1-abcd", "at": "2026-11-24T08:00:00.000000Z"}
     document = {"worker": "resize", "message": 7, "state": "running", "exec_count": 1, "claim": claim}
     await images.put({"_id": "orphan", **document})
-    await start(echo, **SOON_DEAD)
-    await start(resize, **SOON_DEAD)
+    await start(echo, **SOON_DEAD, **SOON_SWEPT)
+    await start(resize, **SOON_DEAD, **SOON_SWEPT)
     assert (await wait(db, "orphan", 20)).result == 7
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from waiting import SOON_DEAD, eventually
+from waiting import SOON_DEAD, SOON_SWEPT, eventually
 
 from couchjobs.bench.limit import write_all
 from couchjobs.cluster.daemon import Daemon
@@ -251,7 +251,7 @@ async def test_job_when_couchdb_never_has_it_tried_again_then_errored_and_told(
         await store.database.put({"_id": "job", "worker": "once", "message": {"order": 1}, "state": "queued"})
     else:
         await store.database.put({**claimed("job", "ghost"), "worker": "once", "message": {"order": 1}})
-    await start(once, **SOON_DEAD)
+    await start(once, **SOON_DEAD, **SOON_SWEPT)
     job = await wait(db, "job", 60)
     assert job.state is State.ERRORED
     await eventually(lambda: told)
