@@ -1,7 +1,8 @@
 """What a document of the jobs database is to this daemon: pure, and whatever the document holds, one answer.
 
-It may be a job to claim; one that cannot be understood, or must not be run, which is marked with the reason; one that
-somebody wants cancelled; one that runs here; one that looks as if it ran here; one in conflict; or nothing to do with.
+It may be a job to claim; one of a type that other daemons have; one that cannot be understood, or must not be run, and
+is marked with the reason; one that somebody wants cancelled; one that runs here; one that looks as if it ran here; one
+in conflict; or nothing to do anything about.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _LARGE_DOCUMENT = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """It is nothing to do with, or known already."""
+    """There is nothing to do about it, or it is known already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,7 +217,7 @@ class CouchBroker:
             await self._runtime.producer.idle()
 
     def stop_claiming(self) -> None:
-        """Claim nothing more, from now on, and wait for nobody's new password."""
+        """Claim nothing more, from now on, and do not wait for credentials that were changed."""
         self._connection.server.wait_for_credentials(0)
         if self._runtime is not None:
             self._runtime.stop_claiming()
@@ -234,14 +234,15 @@ class CouchBroker:
         """Store a job, if there is none with its id; None where the worker's `before_hook` skips it.
 
         Raises:
-            UnknownWorkerError: neither this daemon nor another living one has a worker of that type.
+            UnknownWorkerError: neither this daemon nor another living one of the tenant has a worker of that type; of
+                another tenant that is not asked.
             CouchjobsError: as `Pusher.push`.
         """
-        if self._life.is_("running") and request.worker_type not in {*self._configs.names(), CLIENT_WORKER}:
-            others = self.daemon.living(request.worker_type)
-            if others == [self.daemon.id]:
-                raise UnknownWorkerError(f"no daemon has a worker of type {request.worker_type!r}")
-        pusher = self.pusher if db == self._db else Pusher(self._connection, db, self.pusher.workers)
+        is_own, worker_type = db == self._db, request.worker_type
+        is_known = not (is_own and self._life.is_("running")) or worker_type in {*self._configs.names(), CLIENT_WORKER}
+        if not is_known and self.daemon.living(worker_type) == [self.daemon.id]:
+            raise UnknownWorkerError(f"no daemon has a worker of type {worker_type!r}")
+        pusher = self.pusher if is_own else Pusher(self._connection, db, self.pusher.workers)
         with as_raised():
             return await pusher.push(request)
 

@@ -74,7 +74,7 @@ class Executor:
         return context
 
     async def run(self, execution: Execution) -> float | None:
-        """Claim, run and end the job; return in how many seconds it is to be read again, None for no time.
+        """Claim, run and end the job; return in how many seconds it is to be read again, None where it is not.
 
         The slot is free again once the function has ended, and those who want to hear of its failure have heard,
         stored or not. Nothing is raised, but for a cancellation.

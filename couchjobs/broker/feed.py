@@ -2,9 +2,9 @@
 
 The next page is asked for only when few candidates are ready, or after a short while, for cancellations; and not before
 what follows from the last one, its claims say, has been answered. A job's three revisions are one row if nobody asks in
-between, and CouchDB pays for each row: so there is one page a commit, large under load, at once at rest. Where nothing
-is known to be done, the next commit waits for that page in turn (see `writer`), for its claims then come one commit
-earlier. A page brings its documents along where most rows are likely to be jobs to claim; of a large page of other
+between, and CouchDB pays for each row: so there is one page a commit, large under load, at once at rest. When the
+backlog is empty, the writer holds its next commit until that page is in, so that the claims from it go with that
+commit. A page brings its documents along where most rows are likely to be jobs to claim; of a large page of other
 daemons' jobs the rows alone are looked at, and not at once (see `unread`). Where a worker type has free slots and no
 candidate, the feed is read at full pace, past whatever lies before its jobs. A daemon begins with the feed's beginning,
 which needs no index; where the database is large, shortly before its end, and the view tells of the rest.

@@ -33,7 +33,7 @@ _MARKED_TOGETHER = 50
 _LOOKS = 3
 """Times that a job is read of which one copy of a cluster knew, and the next one did not: it may be gone."""
 _MOST_IN_CONFLICT = 20_000
-"""Some 2 MB; of one that is forgotten the claim meets the conflict."""
+"""Some 2 MB; one that is forgotten is found when its claim is answered with a conflict."""
 
 
 class Phase(Enum):

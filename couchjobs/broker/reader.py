@@ -11,12 +11,13 @@ from couchjobs.timestamps import moment
 
 _ROWS_PAUSE_S = 0.1
 """Seconds between two looks at what other daemons have left: most of it they have claimed by then."""
+_BEHIND_PAUSE_S = 1.0
+"""The same while rows of the feed wait to be looked at, which say of most jobs that they have been claimed."""
 _ROWS = 200
 """Rows of a look, whatever the number of slots: most may be of jobs that are done, and 10,000 of them are to be passed
 within seconds. CouchDB needs 8 ms for so many."""
-_BEHIND_PAUSE_S = 1.0
-"""The same while rows of the feed wait to be looked at, which say of most jobs that they have been claimed."""
 _BEHIND_ROWS = 50
+"""The same while rows of the feed wait to be looked at."""
 _LOOK_AGAIN_S = 1.0
 """Seconds until what could not be read is asked for again."""
 

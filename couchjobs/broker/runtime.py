@@ -72,7 +72,7 @@ class Runtime:
         await self.producer.close(self.grace_s)
 
     def stop_claiming(self) -> None:
-        """Claim nothing more, from now on, and wait for nobody's new password."""
+        """Claim nothing more, from now on, and do not wait for credentials that were changed."""
         self.presence.connection.server.wait_for_credentials(0)
         self.producer.is_open = False
 

@@ -32,10 +32,10 @@ _BY_ID = 2000
 """Rows beyond those whose documents are read at once, of which the ids are kept: few pages of a view are cheaper."""
 _MOST_PAGES = 50
 """Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
-_LONGEST_REFILL_PAUSE_S = 1.6
-"""The same where the last looks have found nothing for this daemon: what is there is that of others."""
 _REFILL_PAUSE_S = 0.1
 """Seconds between two looks for candidates that were left out: the view costs CouchDB more than the feed."""
+_LONGEST_REFILL_PAUSE_S = 1.6
+"""The same where the last looks have found nothing for this daemon: what is there is that of others."""
 _LOOK_AGAIN_S = 1.0
 """Seconds until views that are missing are looked for again."""
 

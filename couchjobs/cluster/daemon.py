@@ -76,7 +76,7 @@ class Daemon:
         return self.peers.living(self.db.key)
 
     def living(self, worker_type: str | None = None) -> list[str]:
-        """Return the living daemons of this tenant, this one first; of those with that worker, if given."""
+        """Return this daemon, and the other living ones of the tenant: those with that worker, if one is given."""
         others = (name for name, peer in self._others() if worker_type is None or worker_type in peer.worker_types)
         return [self.id, *others]
 
@@ -84,7 +84,7 @@ class Daemon:
         """Return the triggers that the code of other living daemons of the tenant declares."""
         return frozenset[str]().union(*(peer.declares for _, peer in self._others()))
 
-    def reads_zones_alone(self) -> bool:
+    def others_read_zones_differently(self) -> bool:
         """Return whether another daemon that fires triggers may read a local time differently."""
         return any(peer.schedules and peer.zones != self.presence.zones for _, peer in self._others())
 

@@ -213,7 +213,7 @@ class Presence:
         return self.beat_age_s > self.connection.settings.dead_after * (1 - _MARGIN)
 
     async def lost_or_found(self) -> bool:
-        """Return, as soon as it is another answer than now, whether this daemon is lost."""
+        """Wait until this daemon is lost, or found again; return whether it is lost."""
         before = self.is_lost
         while self.is_lost == before:  # noqa: ASYNC110  time alone makes it so
             await asyncio.sleep(self.connection.settings.look_interval)

@@ -33,12 +33,12 @@ _PAUSE_AT_REST = 1.0
 """Times as long as a step of removing took is the pause after it."""
 _PAUSE_AT_WORK = 9.0
 """The same where jobs run here: a tenth of the time is left to it then."""
-_URGENT_FOR_S = 60.0
-"""Seconds that a tenant stays awake for jobs of the dead that cannot be taken: some never can."""
-_REMOVED_FOR_S = 10.0
-"""Seconds of removing after which other tenants have their turn."""
 _PAUSE_BEHIND = 2.0
 """The same where removing takes longer than from one sweep to the next: finished jobs would come faster than go."""
+_REMOVED_FOR_S = 10.0
+"""Seconds of removing after which other tenants have their turn."""
+_URGENT_FOR_S = 60.0
+"""Seconds that a tenant stays awake for jobs of the dead that cannot be taken: some never can."""
 _logger = get_logger(__name__)
 Duty = Callable[[], Awaitable[object]]
 

@@ -86,7 +86,7 @@ class Ticker:
         self._database = store.database
         self._states = States(connection, store.database.name)
         self._carrier = Carrier(
-            connection.writer(store.database.name), self._states, firing, store.db, daemon.reads_zones_alone
+            connection.writer(store.database.name), self._states, firing, store.db, daemon.others_read_zones_differently
         )
         self._daemon = daemon
         self._attention = attention or Attention()

@@ -213,7 +213,8 @@ class ChildPool:
         """Called when a child is ready for jobs, or no longer."""
         self._children: set[ChildProcess] = set()
         """Those that take new jobs."""
-        self._ending: set[ChildProcess] = set()
+        self._not_taking: set[ChildProcess] = set()
+        """Those that begin, or end."""
         self._tasks = Supervisor()
         self._turn = asyncio.Event()
         """Set when children come or go, and another one from then on."""
@@ -241,13 +242,13 @@ class ChildPool:
 
     async def close(self) -> None:
         """End all children, whatever they do."""
-        children = [*self._children, *self._ending]
+        children = [*self._children, *self._not_taking]
         await self._tasks.stop()
         await asyncio.gather(*(child.end_in_order() for child in children))
 
     def kill(self) -> None:
         """End all children at once."""
-        for child in (*self._children, *self._ending):
+        for child in (*self._children, *self._not_taking):
             child.kill()
 
     def has_begun(self, child: ChildProcess) -> None:
@@ -258,7 +259,7 @@ class ChildPool:
     def retire(self, child: ChildProcess) -> None:
         """Give the child no more jobs, and have another one take its place."""
         self._children.discard(child)
-        self._ending.add(child)
+        self._not_taking.add(child)
         child.retired.set()
 
     def living(self) -> int:
@@ -317,13 +318,13 @@ class ChildPool:
     async def _spawn(self) -> ChildProcess | None:
         """Return a child that is ready, None where it cannot be."""
         child = await ChildProcess.start(self._loop)
-        self._ending.add(child)
+        self._not_taking.add(child)
         try:
             failed = await child.greet(self._hello)
         finally:
             if child.process.returncode is not None:
-                self._ending.discard(child)
-        self._ending.discard(child)
+                self._not_taking.discard(child)
+        self._not_taking.discard(child)
         if failed:
             self._failed = failed
             _logger.error("a child process cannot start", reason=failed)
@@ -356,7 +357,7 @@ class ChildPool:
         finally:
             for wait in (listening, ended, retired):
                 wait.cancel()
-        self._ending.discard(child)
+        self._not_taking.discard(child)
         child.writer.close()
         for running in child.tries.values():
             running.lost(f"signal {-code}" if code < 0 else f"exit code {code}")

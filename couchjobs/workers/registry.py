@@ -19,8 +19,9 @@ M = TypeVar("M")
 R = TypeVar("R")
 _added = WorkersList()
 _declared: list[WorkerConfig] = []
-_latest = WorkersList()
 """All that `@worker` has declared in this process, in that order."""
+_latest = WorkersList()
+"""Of each type, what was declared last."""
 
 
 class Declare(Protocol):

@@ -64,7 +64,7 @@ class Slots:
         return self._unreserved(self._room, self._most, used)
 
     def _unreserved(self, free: int, most: int, used: int) -> int:
-        """Return how many of these are not kept for others: of them all at least one is, for one that runs nothing."""
+        """Return how many of these are not kept for others; who runs nothing may always take one that is free."""
         if not self._shared:
             return free
         kept = free - most // _RESERVED

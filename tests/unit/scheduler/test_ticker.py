@@ -57,7 +57,7 @@ async def ticker() -> AsyncIterator[Any]:
     """A ticker of no triggers: those of before are gone."""
     async with connect(load_settings(url="http://127.0.0.1:9")) as connection:
         store = TriggerStore(connection, connection.settings.tenant)
-        daemon: Any = SimpleNamespace(listen=asyncio.Event, rank_for=lambda key: 0, reads_zones_alone=None)
+        daemon: Any = SimpleNamespace(listen=asyncio.Event, rank_for=lambda key: 0, others_read_zones_differently=None)
         firing: Any = None
         ticker: Any = Ticker(connection, TriggerSet(store, 1.0), store, daemon, firing, Attention())
         ticker._states = Gone()
