@@ -94,7 +94,7 @@ class Backlog:
         return taken
 
     def next_in(self, worker_types: Iterable[str], now: Moment) -> float | None:
-        """Return in how many seconds a candidate of these types can be taken; None where something must happen first."""
+        """Return in how many seconds a candidate of these types can be taken; None: something must happen first."""
         waits = [
             wait
             for name in worker_types
