@@ -16,6 +16,7 @@ from typing import Any
 
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
+from couchjobs.couch.purge import remove
 from couchjobs.errors import Conflict, CouchError
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -182,12 +183,10 @@ class FigureKeeper:
             await self._put(over | {"hour": _stored(total)})
         oldest = _prefix(self._tenant) + (present - _KEPT).strftime(_HOUR)
         async for revisions in self._control.revisions_with_prefix(_prefix(self._tenant)):
-            for doc_id, rev in revisions.items():
-                if doc_id < oldest:
-                    try:
-                        await self._control.delete(doc_id, rev)
-                    except CouchError as error:  # another daemon does it, or the next hour
-                        _logger.debug("old figures stay for now", document=doc_id, reason=str(error))
+            try:
+                await remove(self._control, {doc_id: rev for doc_id, rev in revisions.items() if doc_id < oldest})
+            except CouchError as error:  # another daemon does it, or the next hour
+                _logger.debug("old figures stay for now", reason=str(error))
 
 
 def _prefix(tenant: Prefixer) -> str:

@@ -6,10 +6,13 @@ node that is away while the others purge may bring a document back when it retur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.codec import encode
 from couchjobs.couch.database import Database
-from couchjobs.errors import CouchError, Unavailable
+from couchjobs.errors import Conflict, CouchError, Forbidden, NotFound, Unauthorized, Unavailable
 
 
 async def is_single_node(server: CouchServer) -> bool:
@@ -23,7 +26,24 @@ async def is_single_node(server: CouchServer) -> bool:
     return len(membership["cluster_nodes"]) == 1
 
 
-async def purge(database: Database, revs: dict[str, str]) -> set[str]:
+async def remove(database: Database, revs: Mapping[str, str]) -> None:
+    """Remove documents at these revisions, for good where that can be; one that has changed meanwhile stays.
+
+    Raises:
+        CouchError: CouchDB does not take it now, or never from this user.
+    """
+    if not revs:
+        return
+    with suppress(Forbidden, NotFound, Unauthorized):
+        if await is_single_node(database.server):
+            await purge(database, revs)
+            return
+    for doc_id, rev in revs.items():
+        with suppress(Conflict, NotFound):
+            await database.delete(doc_id, rev)
+
+
+async def purge(database: Database, revs: Mapping[str, str]) -> set[str]:
     """Purge documents at these revisions, their leaves; return the ids of those that are purged.
 
     Raises:
