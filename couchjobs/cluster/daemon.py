@@ -1,9 +1,9 @@
 """What a daemon has the first right to, among those that serve the same tenant.
 
-Daemons of one tenant share everything of it: jobs by their ids, triggers and feeds one by one. One that serves many
-leaves a tenant as a whole to the daemon with the first right to it, and helps where that does not get along: a tenant
-at rest needs nobody's attention but one daemon's. Where daemons of both kinds serve a tenant, all of them do as the
-latter: each must come to the same answer.
+Daemons of one tenant share everything of it: jobs by their ids, triggers and feeds one by one. Those that serve many
+leave a tenant as a whole to one of them, and help where that does not get along: a tenant at rest needs nobody's
+attention but one daemon's. Where daemons of both kinds serve a tenant, those that serve it alone come first, for all of
+it: each daemon must come to the same answer.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from collections.abc import Collection, Iterable, Iterator
 from couchjobs.cluster.partition import Partition
 from couchjobs.cluster.peers import Peer, Peers
 from couchjobs.cluster.presence import Presence
-from couchjobs.cluster.rendezvous import first_right, rank, whole
+from couchjobs.cluster.rendezvous import rank, whole
 from couchjobs.couch.connection import Connection
 from couchjobs.prefixer import Prefixer
+
+
+def rank_of_whole(daemon: str, tenant: str, others: Collection[tuple[str, Peer]]) -> int:
+    """Return how many of the others come before a daemon of many tenants in the right to all of one, by its key."""
+    alike = [name for name, peer in others if peer.serves_many]
+    return len(others) - len(alike) + rank(daemon, whole(tenant), alike)
 
 
 class Daemon:
@@ -98,11 +104,6 @@ class Daemon:
         """Return an event that is set whenever a daemon comes or goes."""
         return self.presence.listen()
 
-    def _key(self, key: str) -> str:
-        """Return what the right to something is by: all that serve the tenant come to the same answer."""
-        is_whole = self.presence.serves_many or any(peer.serves_many for _, peer in self._others())
-        return whole(self.db.key) if is_whole else key
-
     def fires(self, key: str) -> bool:
         """Return whether this daemon, among those that fire triggers, has the first right to one, or to a feed.
 
@@ -115,7 +116,10 @@ class Daemon:
         """Return how many daemons come before this one in the right to fire something; None: this one fires nothing."""
         if not self.presence.schedules:
             return None
-        return rank(self.id, self._key(key), [name for name, peer in self._others() if peer.schedules and peer.moved])
+        others = [(name, peer) for name, peer in self._others() if peer.schedules and peer.moved]
+        if self.presence.serves_many:
+            return rank_of_whole(self.id, self.db.key, others)
+        return rank(self.id, key, [name for name, peer in others if not peer.serves_many])
 
     def answers_for(self, daemon: str, worker_types: Collection[str] = ()) -> bool:
         """Return whether it is this daemon, among those that claim jobs, that puts right what a dead one has left.
@@ -123,11 +127,13 @@ class Daemon:
         `worker_types`: only daemons that claim jobs of one of these count; empty: of any.
         """
         others = [
-            name
+            (name, peer)
             for name, peer in self._others()
             if peer.moved and (peer.worker_types.intersection(worker_types) if worker_types else peer.worker_types)
         ]
-        return first_right(self._key(f"dead:{daemon}"), [self.id, *others]) == self.id
+        if self.presence.serves_many:
+            return rank_of_whole(self.id, self.db.key, others) == 0
+        return rank(self.id, f"dead:{daemon}", [name for name, peer in others if not peer.serves_many]) == 0
 
     async def is_surely_dead(self, daemon: str) -> bool:
         """Return whether a daemon is dead, having read its document once more: the feed may be behind."""

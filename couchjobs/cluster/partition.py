@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from couchjobs.cluster.peers import Peer
 from couchjobs.cluster.presence import Presence
 from couchjobs.cluster.rendezvous import BUCKETS, bucket, buckets_of, first_right, whole
 
@@ -26,8 +27,6 @@ class Partition:
         self._daemon = presence.id
         self._peers = presence.peers
         self._serves_many = presence.serves_many
-        self._is_whole = self._serves_many
-        """Whether all of a tenant's jobs are assigned to one daemon: so it is where one of them serves many."""
         self._tenant = tenant
         self._look_interval = settings.look_interval
         self._longest_silence = min(settings.dead_after, _FRESH_BEATS * settings.beat_interval)
@@ -69,19 +68,24 @@ class Partition:
         self._look_at = present + self._look_interval
         peers = list(self._peers.living(self._tenant, self._longest_silence))
         daemons = {
-            worker_type: (self._daemon, *sorted(name for name, peer in peers if worker_type in peer.worker_types))
+            worker_type: self._sharing([(name, peer) for name, peer in peers if worker_type in peer.worker_types])
             for worker_type in self._worker_types
         }
-        is_whole = self._serves_many or any(peer.serves_many for _, peer in peers)
-        if (daemons, is_whole) != (self._daemons, self._is_whole):
-            self._is_whole = is_whole
+        if daemons != self._daemons:
             buckets = {names: self._buckets_among(names) for names in {*daemons.values()}}
             self._daemons = daemons
             self._buckets = {worker_type: buckets[names] for worker_type, names in daemons.items()}
             self._version += 1
 
+    def _sharing(self, others: list[tuple[str, Peer]]) -> tuple[str, ...]:
+        """Return which daemons share the jobs of a type: those of the tenant alone, where there are any."""
+        alone = sorted(name for name, peer in others if not peer.serves_many)
+        if not self._serves_many:
+            return (self._daemon, *alone)
+        return () if alone else (self._daemon, *sorted(name for name, _ in others))
+
     def _buckets_among(self, names: tuple[str, ...]) -> frozenset[int]:
-        """Return the buckets that are this daemon's among these daemons: of a whole tenant all or none."""
-        if not self._is_whole:
+        """Return the buckets that are this daemon's among these daemons: where they serve many tenants, all or none."""
+        if not self._serves_many:
             return buckets_of(self._daemon, names)
-        return _ALL if first_right(whole(self._tenant), names) == self._daemon else frozenset()
+        return _ALL if names and first_right(whole(self._tenant), names) == self._daemon else frozenset()

@@ -410,8 +410,8 @@ class Presence:
                 self._pauses_changed.set()
 
     def _notice_changes(self) -> None:
-        others = ((daemon, peer.schedules and peer.moved) for daemon, peer in self.peers.living())
-        living = (self.schedules, *sorted(others))
+        others = {daemon: (peer.schedules and peer.moved, peer.tenants) for daemon, peer in self.peers.living()}
+        living = (self.schedules, *sorted(others.items(), key=lambda one: one[0]))
         if living != self._living:
             self._living = living
             _logger.debug("daemons", living=living)

@@ -325,7 +325,9 @@ class CouchServer:
     async def _info(self, name: str) -> Any:
         try:
             return await self.request("GET", quote(name, safe=""), has="db_name")
-        except errors.CouchError:  # nobody waits for one of them
+        except errors.CouchError as error:
+            if not error.status:  # an outage of all, and not of that one
+                raise
             return None
 
     async def max_open_shards(self) -> int:

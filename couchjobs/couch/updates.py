@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 from couchjobs.couch.client import CouchServer
-from couchjobs.errors import CouchError, Unavailable
+from couchjobs.errors import BadRequest, CouchError, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
 
@@ -29,8 +30,8 @@ _LEAST_PAUSE_S = 2.0
 _ASK_AGAIN_S = 600.0
 """Seconds after which a server that did not tell is asked again whether it does."""
 _UNTOLD_S = 10.0
-"""Seconds for which it may fail to tell until the databases are asked: a restart of CouchDB takes less, and those that
-are told of with the first answer after it are all of them."""
+"""Seconds for which it may fail to tell until the databases are asked: a restart of CouchDB takes less, and the first
+answer after it tells of all that has changed since the last one."""
 _UNTOLD_NOW = "CouchDB does not tell now which databases change, and they are asked in turn"
 _NEVER_TOLD = (
     "CouchDB does not tell which databases change, and they are asked in turn, which takes minutes where they are "
@@ -52,53 +53,57 @@ class DatabaseUpdates:
         self._names = names
         self._heartbeat_s = heartbeat_s
         self._sequences: dict[str, object] = {}
+        self._ask_at = 0.0
+        """When the databases may be asked next, by the clock of the loop."""
         self.are_told = False
         """Whether the server tells."""
 
     async def follow(self) -> AsyncIterator[set[str]]:
-        """Yield the names of databases that have changed, again and again; never ends."""
+        """Yield the names of databases that have changed, again and again; none where `are_told` has. It never ends."""
         while True:
             try:
                 async for names in self._told():
                     yield names
             except CouchError as error:
-                may_pass = isinstance(error, Unavailable)  # an outage of that alone, or what stands before CouchDB
-                if self.are_told or not self._sequences:
-                    _logger.warning(_UNTOLD_NOW if may_pass else _NEVER_TOLD, reason=str(error))
-                self.are_told = False
-            async for names in self._asked(_UNTOLD_S if may_pass else _ASK_AGAIN_S):
-                yield names
+                self._note_untold(_NEVER_TOLD, error)
+            loop = asyncio.get_running_loop()
+            until = loop.time() + _ASK_AGAIN_S
+            while loop.time() < until:
+                yield await self._changed_since_asked()
+                await asyncio.sleep(max(0.0, self._ask_at - loop.time()))
+
+    def _note_untold(self, what: str, error: CouchError) -> None:
+        if self.are_told or not self._sequences:
+            _logger.warning(what, reason=str(error))
+        self.are_told = False
 
     async def _told(self) -> AsyncIterator[set[str]]:
-        """Yield what the server tells.
+        """Yield what the server tells, and what the databases do while it does not.
 
         Raises:
-            CouchError: it does not: Unavailable once that was so for a while.
+            CouchError: it never does, for this user.
         """
         loop = asyncio.get_running_loop()
-        since, failures, standing, told_at = "now", 0, 0, loop.time()
+        since, failures, standing, failing_since = "now", 0, 0, 0.0
         while True:
             began = loop.time()
-            params = {"feed": "longpoll", "since": since, "heartbeat": int(self._heartbeat_s * 1000)}
-            if since == "now":
-                params = {"since": "now", "limit": 1}
             try:
-                answer = await self._server.request(
-                    "GET",
-                    "_db_updates",
-                    params=params,
-                    silence_s=max(_SILENCE_S, 3 * self._heartbeat_s),
-                    has="last_seq",
-                )
+                answer = await self._ask_what_changed(since)
             except Unavailable as error:
-                if loop.time() - told_at > _UNTOLD_S:
-                    raise
                 failures += 1
+                failing_since = failing_since if failures > 1 else began
                 if failures & (failures - 1) == 0:
                     _logger.info("which databases change is not to be had now", reason=str(error))
+                if loop.time() - failing_since > _UNTOLD_S and loop.time() >= self._ask_at:
+                    self._note_untold(_UNTOLD_NOW, error)
+                    yield await self._changed_since_asked()
                 await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
                 continue
-            told_at = loop.time()
+            except BadRequest:
+                if since == "now":
+                    raise
+                since = "now"  # the database that tells was made anew
+                continue
             stands = str(answer["last_seq"]) == since and loop.time() - began < _AT_ONCE_S
             standing = standing + 1 if stands else 0
             begins, failures, self.are_told, since = since == "now", 0, True, str(answer["last_seq"])
@@ -112,19 +117,26 @@ class DatabaseUpdates:
                 backoff(standing, first=_TOGETHER_S, longest=_LONGEST_PAUSE_S) if stands else _TOGETHER_S
             )
 
-    async def _asked(self, for_s: float) -> AsyncIterator[set[str]]:
-        """Ask once, and again and again for so many seconds."""
+    async def _ask_what_changed(self, since: str) -> dict[str, Any]:
+        params: dict[str, Any] = {"since": "now", "limit": 1}
+        if since != "now":
+            params = {"feed": "longpoll", "since": since, "heartbeat": int(self._heartbeat_s * 1000)}
+        silence_s = max(_SILENCE_S, 3 * self._heartbeat_s)
+        answer: dict[str, Any] = await self._server.request(
+            "GET", "_db_updates", params=params, silence_s=silence_s, has="last_seq"
+        )
+        return answer
+
+    async def _changed_since_asked(self) -> set[str]:
+        """Ask all databases once; return which have changed since that was done last, all the first time."""
         loop = asyncio.get_running_loop()
-        until, is_first = loop.time() + for_s, True
-        while is_first or loop.time() < until:
-            is_first = False
-            began = loop.time()
-            try:
-                found = await self._server.sequences([*self._names()])
-            except CouchError as error:
-                _logger.info("the databases cannot be asked now", reason=str(error))
-            else:
-                known, self._sequences = self._sequences, found
-                if changed := {name for name, sequence in found.items() if known.get(name) != sequence}:
-                    yield changed
-            await asyncio.sleep(max(_LEAST_PAUSE_S, _REST * (loop.time() - began)))
+        began = loop.time()
+        self._ask_at = began + _LEAST_PAUSE_S
+        try:
+            found = await self._server.sequences([*self._names()])
+        except CouchError as error:
+            _logger.info("the databases cannot be asked now", reason=str(error))
+            return set()
+        self._ask_at = max(self._ask_at, loop.time() + _REST * (loop.time() - began))
+        known, self._sequences = self._sequences, found
+        return {name for name, sequence in found.items() if known.get(name) != sequence}

@@ -165,12 +165,12 @@ class Ends:
         while True:
             changes = changes_of()
             document = job.document_with(changes)
-            answer = await self._write(document, whose, str(changes.get("state", "ending")), patience_s=None)
+            answer = await self._write(document, whose, str(changes.get("state", "ending")), insist_s=INSIST_FOR_LONG_S)
             if answer.written is Written.REFUSED and changes.get("result") is not None:
                 at, seconds = changes["finished_at"], changes.get("seconds")
                 changes = transitions.done_without_result(job, at, answer.reason, seconds)
                 document = job.document_with(changes)
-                answer = await self._write(document, whose, "without its result", patience_s=self._patience_s)
+                answer = await self._write(document, whose, "without its result", insist_s=INSIST_ON_OWN_S)
             if answer.written is Written.REFUSED:
                 _logger.error("end of job refused", job=job.id, reason=answer.reason)
                 answer, smaller = await self._reduce(document, encode(job.document()), answer.reason)
@@ -197,12 +197,20 @@ class Ends:
         _logger.error("job cannot be marked at all", job=document["_id"], reason=answer.reason)
         return answer, smaller
 
-    async def _write(self, document: Document, *names: str, patience_s: float | None) -> WriteAnswer:
-        """Write what ends a job; for a moment only, where whoever writes it tries again later."""
+    async def _write(
+        self, document: Document, *names: str, patience_s: float | None = None, insist_s: float = INSIST_ON_OWN_S
+    ) -> WriteAnswer:
+        """Write what ends a job; for a moment only, where whoever writes it tries again later.
+
+        Args:
+            document: as it is to be.
+            names: what tells it apart from other attempts at the job.
+            patience_s: seconds that CouchDB may take to take it; None: as long as it takes.
+            insist_s: seconds for which CouchDB must have an error with it alone, until it is never taken.
+        """
         if self._refusals is not None:
             return await write_shortly(self._writer, document, self._refusals, *names)
-        insistence = Insistence(INSIST_FOR_LONG_S if patience_s is None else INSIST_ON_OWN_S)
-        return await write_surely(self._writer, document, patience_s=patience_s, insistence=insistence)
+        return await write_surely(self._writer, document, patience_s=patience_s, insistence=Insistence(insist_s))
 
     async def _still_ours(self, job: Job) -> bool:
         if job.claim is None:  # it was one revision that was to end so

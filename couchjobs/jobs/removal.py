@@ -13,7 +13,7 @@ from typing import Any
 
 from couchjobs.couch.answers import Written
 from couchjobs.couch.database import Document, Row
-from couchjobs.couch.purge import is_single_node, purge
+from couchjobs.couch.purge import PURGED_TOGETHER, is_single_node, purge
 from couchjobs.errors import Forbidden, NotFound, Unauthorized
 from couchjobs.jobs.job import ENDED, Job
 from couchjobs.jobs.lives import pusher_of
@@ -29,8 +29,6 @@ _MOST_IN_CONFLICT = 20_000
 """Some 2 MB of ids."""
 _PAGE = 1000
 _LONGEST_TIME = 64
-STEP = 100
-"""Jobs removed together: CouchDB purges 4,800 to 7,600 a second in requests of so many, two at a time."""
 
 
 @dataclass(slots=True)
@@ -129,8 +127,8 @@ class Remover:
         low, high = [group.worker, group.state, first], [group.worker, group.state, last]
         pages = self._store.database.view_pages("jobs/by_state", low, high, page=_PAGE, update="false", stable=True)
         async for rows in pages:
-            for begin in range(0, len(rows), STEP):
-                yield rows[begin : begin + STEP]
+            for begin in range(0, len(rows), PURGED_TOGETHER):
+                yield rows[begin : begin + PURGED_TOGETHER]
 
     async def _read(self, group: _Group, rows: list[Row]) -> list[tuple[Row, Document]]:
         """Return the rows with their documents, but for those of other groups: what they are by now decides."""

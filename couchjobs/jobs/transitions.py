@@ -15,7 +15,7 @@ from typing import Any
 
 from couchjobs.couch.database import Document
 from couchjobs.jobs.job import Changes, Claim, Job, JobError, State
-from couchjobs.jobs.lives import FIRST_QUEUED_AT, PUSHED_IN, life_of
+from couchjobs.jobs.lives import FIRST_QUEUED_AT, PUSHED_BY, PUSHED_IN, life_of, pusher_of
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
@@ -194,6 +194,8 @@ def reduced(document: Document, original: bytes | None, now: datetime, reason: s
         smaller["error"] = text
     if isinstance(makers := document.get(CHAIN), list) and len(makers) <= _MOST_MAKERS:
         smaller[CHAIN] = [one for one in makers if _is_small(one)]
+    if (pusher := pusher_of(document)) is not None and all(map(_is_small, pusher)):
+        smaller[PUSHED_BY] = {"id": pusher[0], "worker": pusher[1]}
     attachments = document.get("_attachments")
     stubs = attachments if isinstance(attachments, dict) else {}
     if original is not None:

@@ -6,7 +6,7 @@ version that knows no more of a schedule than its text.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
@@ -157,15 +157,17 @@ class States:
         """Return whether that trigger has a state, as far as is known here."""
         return trigger_id in self._revs
 
-    async def drop(self, trigger_id: str) -> None:
+    async def drop(self, trigger_id: str, is_gone: Callable[[], bool] = lambda: True) -> None:
         """Delete the state of a trigger that is gone, whoever has written it since it was read.
+
+        `is_gone`: whether that is still so.
 
         Raises:
             CouchError: it may be there still.
         """
         doc_id = self.id_of(trigger_id)
         for _ in range(_DROPPED_TIMES + 1):
-            if trigger_id not in self._revs:
+            if trigger_id not in self._revs or not is_gone():
                 return
             tombstone = {"_id": doc_id, "_rev": self._revs[trigger_id], "_deleted": True}
             try:

@@ -215,7 +215,7 @@ class Ticker:
     async def _drop(self, trigger_id: str) -> None:
         try:
             async with self._drops:
-                await self._states.drop(trigger_id)
+                await self._states.drop(trigger_id, lambda: not self._triggers.may_be_clock(trigger_id))
         except CouchError as error:
             _logger.warning("schedule state not dropped, tried again", trigger=trigger_id, reason=str(error))
             self._look_again([trigger_id])

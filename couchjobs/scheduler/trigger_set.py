@@ -20,6 +20,7 @@ from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger import ClockTrigger, EventTrigger, new_trigger
 from couchjobs.triggers.event import doctypes_meant
+from couchjobs.triggers.kinds import may_be_event
 from couchjobs.waits import ChangedIds
 
 _logger = get_logger(__name__)
@@ -44,6 +45,7 @@ class TriggerSet:
         self._meant: dict[str, frozenset[str]] = {}
         """By id of such a trigger: the doctypes that it seems to name, or named when it was understood last."""
         self._unknown: set[str] = set()
+        self._unreadable: set[str] = set()
         self._look_again = asyncio.Event()
         self._follower: ChangesFollower | None = None
         self.loaded = asyncio.Event()
@@ -130,10 +132,12 @@ class TriggerSet:
         self.take_in(one.document for one in answers if one.document is not None)
         for one in answers:
             self._unknown.discard(one.doc_id)
+            self._unreadable.discard(one.doc_id)
             if one.absent:
                 self._forget(one.doc_id)
             elif one.unreadable:
                 self._note_bad(one.doc_id, one.reason, self._forget(one.doc_id))
+                self._unreadable.add(one.doc_id)
             elif one.document is None:
                 self._unknown.add(one.doc_id)
                 self._look_again.set()
@@ -145,16 +149,18 @@ class TriggerSet:
         for document in documents:
             trigger_id = document["_id"]
             named = self._forget(trigger_id)
+            if may_be_event(document.get("type")):
+                named |= doctypes_meant(document)
             self._revs[trigger_id] = document["_rev"]
             try:
                 infos = self._store.read(document)
                 trigger = new_trigger(self._store.db, infos)
             except CouchjobsError as error:
-                self._note_bad(trigger_id, str(error), named | doctypes_meant(document))
+                self._note_bad(trigger_id, str(error), named)
                 continue
             except Exception as error:  # no document may stop the others
                 _logger.exception("bad trigger", trigger=trigger_id)
-                self._note_bad(trigger_id, f"{type(error).__name__}: {error}", named | doctypes_meant(document))
+                self._note_bad(trigger_id, f"{type(error).__name__}: {error}", named)
                 continue
             if isinstance(trigger, ClockTrigger):
                 self.scheduled[trigger_id] = trigger
@@ -176,8 +182,8 @@ class TriggerSet:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether CouchDB has said of every trigger what its document is."""
-        return not self._unknown
+        """Return whether it is known of every trigger what its document says, or seems to."""
+        return not self._unknown and not self._unreadable
 
     @property
     def meant(self) -> frozenset[str]:

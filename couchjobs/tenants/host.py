@@ -13,8 +13,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from couchjobs.broker.runtime import Runtime
+from couchjobs.cluster.daemon import rank_of_whole
 from couchjobs.cluster.presence import Presence
-from couchjobs.cluster.rendezvous import rank
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.live_feeds import LiveFeeds
 from couchjobs.couch.updates import DatabaseUpdates
@@ -37,6 +37,8 @@ from couchjobs.workers.pool import ChildPool
 _logger = get_logger(__name__)
 _LOOK_S = 5.0
 """Seconds within which a tenant is noticed that comes or goes."""
+_MISSED_FOR_S = 4.0
+"""Seconds for which a tenant is not named by any look until it is dropped: two looks, where nothing hurries them."""
 _WOKEN_TOGETHER = 16
 """Tenants that begin at once: each asks CouchDB some dozen things the first time."""
 _MOST_SLOW = 32
@@ -89,8 +91,8 @@ class Host:
         self._ranks: dict[str, int] = {}
         """By key, how many daemons come before this one in the right to the tenant."""
         self._living: frozenset[str] = frozenset()
-        self._missed: set[str] = set()
-        """Tenants that were not named when it was looked last: who is missed twice is dropped."""
+        self._missed: dict[str, float] = {}
+        """By tenant that is no longer named: since when."""
         self._busy: dict[str, asyncio.Task[None]] = {}
         """By key, what wakes the tenant, or tries to have it sleep."""
         self._try_at: dict[str, float] = {}
@@ -205,17 +207,17 @@ class Host:
             except (ConfigurationError, CouchError) as error:
                 _logger.warning("which tenants there are is not known now", reason=str(error))
                 continue
-            tenants += self._missed_for_the_first_time(tenants)
+            tenants += self._missed_for_too_short(tenants)
             if self._tenants and not tenants:
                 _logger.warning("no tenant is named any more: all are dropped")
             await self._presence.serve(self._named.told(tenants))
             await self._arrange(tenants)
 
-    def _missed_for_the_first_time(self, named: list[Prefixer]) -> list[Prefixer]:
-        """Return tenants that are served and were named until now: a node that comes back may not know them yet."""
-        missed = self._tenants.keys() - {db.key for db in named}
-        before, self._missed = self._missed, missed
-        return [self._tenants[key].db for key in missed - before]
+    def _missed_for_too_short(self, named: list[Prefixer]) -> list[Prefixer]:
+        """Return tenants that are served and were named until a moment ago: a node that is back may not know them."""
+        present, before = time.monotonic(), self._missed
+        self._missed = {key: before.get(key, present) for key in self._tenants.keys() - {db.key for db in named}}
+        return [self._tenants[key].db for key, since in self._missed.items() if present - since < _MISSED_FOR_S]
 
     async def _arrange(self, tenants: list[Prefixer]) -> None:
         """Have these tenants, and no others."""
@@ -240,16 +242,17 @@ class Host:
         live = self.connection.server.live_feeds
         async for names in updates.follow():
             changed = False
+            if live is not None:
+                live.are_told = updates.are_told
             for name in names:
                 if live is not None:
-                    live.are_told = updates.are_told
                     live.tell(name)
                 if name == USERS:
                     for one in self._tenants.values():
                         changed |= one.note_change(name)
                     continue
                 owners = self._owners(name)
-                if not owners:
+                if not owners and name != self.connection.control.name:
                     self._look.set()
                 for one in owners:
                     changed |= one.note_change(name)
@@ -287,7 +290,7 @@ class Host:
         gone, self._living = self._living - living, living
         ranks: dict[str, int] = {}
         for key, tenant in self._tenants.items():
-            ranks[key] = rank(self.id, f"tenant:{key}", [name for name, peer in peers if key in peer.tenants])
+            ranks[key] = rank_of_whole(self.id, key, [(name, peer) for name, peer in peers if key in peer.tenants])
             if gone or ranks[key] != self._ranks.get(key):
                 tenant.due_at = present
         self._ranks = ranks

@@ -223,7 +223,7 @@ def parse_event(arguments: str, further: Iterable[Rule] = ()) -> EventRules:
 
 def doctypes_meant(document: Mapping[str, Any]) -> frozenset[str]:
     """Return the doctypes and patterns that a trigger seems to name of which nothing else can be understood."""
-    if not str(document.get("type")).startswith("@event") or document.get("disabled") is True:
+    if document.get("disabled") is True:
         return frozenset()
     arguments, rules = document.get("arguments"), document.get("rules")
     texts = split_rules(arguments) if isinstance(arguments, str) else []

@@ -37,6 +37,11 @@ _KINDS: dict[str, Callable[[TriggerInfos], ParsedTrigger]] = {
 }
 
 
+def may_be_event(kind: object) -> bool:
+    """Return whether a trigger with that type fires by events, or might be meant to: the type is none."""
+    return kind == "@event" or not isinstance(kind, str) or kind not in _KINDS
+
+
 def parse_trigger(infos: TriggerInfos) -> ParsedTrigger:
     """Return what makes the trigger fire: rules for events, a schedule, or nothing but being asked.
 

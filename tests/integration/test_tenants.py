@@ -51,6 +51,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_module, "_SHORT_LINGER_S", 0.2)
     monkeypatch.setattr(host_module, "_SLEEP_S", 0.2)
     monkeypatch.setattr(host_module, "_LOOK_S", 0.5)
+    monkeypatch.setattr(host_module, "_MISSED_FOR_S", 0.4)
 
 
 @pytest.fixture

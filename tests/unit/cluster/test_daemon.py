@@ -66,6 +66,30 @@ def test_rights_when_daemons_of_one_tenant_and_of_many_share_it_then_each_thing_
         assert sum(daemon.answers_for(duty, ["w"]) for daemon in daemons) == 1
 
 
+def test_rights_when_daemons_of_one_tenant_are_there_then_they_come_first_and_still_share_it() -> None:
+    """One of many that comes takes nothing from them, nor does it keep them from sharing; it comes last."""
+    one, other, many = daemons_of(a="one", b="one", c="all")
+    alone = daemons_of(a="one", b="one")
+    for number in range(100):
+        key = f"feed:orders-{number}"
+        assert [daemon.fires(key) for daemon in (one, other, many)] == [*(daemon.fires(key) for daemon in alone), False]
+        jobs = [daemon.partition.has(f"job-{number}", "w") for daemon in (one, other, many)]
+        assert jobs == [*(daemon.partition.has(f"job-{number}", "w") for daemon in alone), False]
+    assert many.rank_for("feed:orders") == 2
+
+
+def test_partition_when_a_daemon_of_many_has_none_of_the_workers_then_it_counts_for_nothing() -> None:
+    """And where those of one tenant have another worker, it has all jobs of its own."""
+    one, many = daemons_of(a="one", b="all")
+    for daemon, own in ((one, "other"), (many, "w")):
+        daemon.partition.take([own])
+    assert all(many.partition.has(f"job-{number}", "w") for number in range(50)) is False
+    peers: Any = many.partition._peers
+    peers._peers["a"].worker_types = frozenset({"other"})
+    many.partition.take(["w"])
+    assert all(many.partition.has(f"job-{number}", "w") for number in range(50))
+
+
 def test_rights_when_all_are_of_one_tenant_then_they_share_it() -> None:
     """None has all of it."""
     for daemon in daemons_of(a="one", b="one"):

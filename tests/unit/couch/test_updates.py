@@ -19,12 +19,15 @@ class Server:
 
     def __init__(self) -> None:
         self.error: CouchError | None = None
+        self.refusal: CouchError | None = None
+        self.since: list[str] = []
         self.told: asyncio.Queue[str] = asyncio.Queue()
         self.seqs: dict[str, object] = {"a/jobs": 1, "b/jobs": 1}
         self.asked = 0
 
     async def request(self, _method: str, _path: str, *, params: dict[str, Any], **_: Any) -> Any:
         """Tell of the next database that changes."""
+        self.since.append(params["since"])
         if self.error is not None:
             raise self.error
         if params["since"] == "now":
@@ -34,6 +37,8 @@ class Server:
     async def sequences(self, names: list[str]) -> dict[str, object]:
         """Tell how far each is."""
         self.asked += 1
+        if self.refusal is not None:
+            raise self.refusal
         return {name: self.seqs[name] for name in names}
 
 
@@ -78,22 +83,39 @@ async def test_updates_when_the_server_does_not_tell_then_the_databases_are_aske
     server.seqs["b/jobs"] = 2
     await eventually(lambda: {"b/jobs"} in told)
     server.error = None
-    await eventually(lambda: found.are_told)
     server.told.put_nowait("a/jobs")
-    await eventually(lambda: {"a/jobs"} in told)
+    await eventually(lambda: found.are_told and {"a/jobs"} in told)
 
 
-async def test_updates_when_the_server_is_away_for_a_moment_then_all_are_told_of_once_it_is_back(
+async def test_updates_when_the_server_is_away_for_a_while_then_it_goes_on_where_it_was(
     heard: tuple[Server, list[set[str]], DatabaseUpdates],
 ) -> None:
-    """Nobody has said what changed meanwhile."""
+    """What changed meanwhile it tells of then; the databases are asked until it does, at once where that fails."""
     server, told, found = heard
     server.told.put_nowait("a/jobs")
     await eventually(lambda: {"a/jobs"} in told)
     assert found.are_told
-    server.error = Unavailable("503")
+    server.error = server.refusal = Unavailable("no answer in time")
     server.told.put_nowait("b/jobs")
-    await eventually(lambda: server.asked > 0)
+    await eventually(lambda: server.asked > 2)
+    assert not found.are_told
+    server.error = server.refusal = None
     count = len(told)
+    server.told.put_nowait("a/jobs")
+    await eventually(lambda: found.are_told and {"a/jobs"} in told[count:])
+    assert server.since[-1].startswith("0+"), "it was not begun anew"
+
+
+async def test_updates_when_the_position_is_refused_then_begun_anew(
+    heard: tuple[Server, list[set[str]], DatabaseUpdates],
+) -> None:
+    """The database that tells was made anew: nobody says what came before."""
+    server, told, found = heard
+    server.told.put_nowait("a/jobs")
+    await eventually(lambda: {"a/jobs"} in told)
+    server.error = BadRequest("malformed sequence")
+    server.told.put_nowait("b/jobs")
+    await eventually(lambda: server.since.count("now") > 1)
     server.error = None
-    await eventually(lambda: {*server.seqs} in told[count:])
+    count = len(told)
+    await eventually(lambda: {*server.seqs} in told[count:] and found.are_told)

@@ -63,6 +63,22 @@ async def test_end_when_refused_and_the_job_is_anothers_by_then_then_it_is_lost(
     assert len(server.written) == 2
 
 
+async def test_result_when_refused_and_couchdb_falters_then_the_end_without_it_is_waited_for() -> None:
+    """The work is done: that the database is not to be had for a moment is no reason to do it again."""
+    server = Server(Written.REFUSED, Written.UNKNOWN, Written.UNKNOWN, Written.OK, present=dict(RUNNING))
+    job = Job.from_document(RUNNING)
+    assert await Ends(server.database, server, 0.0).ack(job, {"answer": 42})  # type: ignore[arg-type]
+    assert job.state is State.DONE
+
+
+def test_reduced_when_another_job_has_pushed_it_then_it_still_says_so() -> None:
+    """Retention asks for it."""
+    told = {"id": "maker", "worker": "w"}
+    assert transitions.reduced({**RUNNING, "pushed_by": told}, None, now(), "no")["pushed_by"] == told
+    for odd in ({"id": "x" * 30_000, "worker": "w"}, {"id": 7}, "maker"):
+        assert "pushed_by" not in transitions.reduced({**RUNNING, "pushed_by": odd}, None, now(), "no")
+
+
 async def test_result_when_refused_then_the_job_is_done_with_its_seconds_and_says_why() -> None:
     """Once more without the result; when that is asked of a job done anew, what was then says nothing."""
     server = Server(Written.REFUSED, Written.OK)

@@ -42,7 +42,7 @@ class Gone:
         """Return whether there is one."""
         return trigger_id in self.known
 
-    async def drop(self, trigger_id: str) -> None:
+    async def drop(self, trigger_id: str, _is_gone: Any) -> None:
         """Delete one."""
         self.asked.append(trigger_id)
         if trigger_id == "stuck":
@@ -170,6 +170,8 @@ async def test_drop_when_it_fails_half_way_then_the_next_one_still_does_it(monke
         monkeypatch.setattr(states.control, "find", find)
         with pytest.raises(Unavailable):
             await states.drop("gone")
+        await states.drop("gone", lambda: False)  # it is there again
+        assert sent == ["1-a"]
         answers.insert(0, WriteAnswer(Written.CONFLICT))
         await states.drop("gone")
         assert sent == ["1-a", "1-a", "2-b"]
