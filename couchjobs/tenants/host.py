@@ -85,6 +85,7 @@ class Host:
         self.connection = connection
         self._named: Named = named_by(connection, wanted)
         self._presence = Presence(connection, None)
+        self._sources_changed = self._presence.listen_to(SOURCES)
         self.runtime = Runtime(self._presence, workers, pool)
         self._attention = Attention()
         self._tenants: dict[str, Tenant] = {}
@@ -273,10 +274,9 @@ class Host:
             self._rank()
 
     async def _watch_sources(self) -> None:
-        changed = self._presence.listen_to(SOURCES)
         while True:
-            await changed.wait()
-            ids = changed.take()
+            await self._sources_changed.wait()
+            ids = self._sources_changed.take()
             for tenant in self._tenants.values():
                 tenant.note_documents(ids)
             self._news.set()

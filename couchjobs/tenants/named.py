@@ -16,7 +16,8 @@ from couchjobs.settings import Settings
 
 _logger = get_logger(__name__)
 _WRITTEN_S = 0.5
-"""Seconds for which a file that has changed must stay as it is: half of it may be written."""
+"""Seconds for which a file that has changed must stay as it is until it counts."""
+_MOST_LOOKS = 20
 DOCUMENT = "tenant:"
 ALL = "all"
 DOCUMENTS = "documents"
@@ -101,10 +102,7 @@ class _File:
     async def tenants(self) -> list[Prefixer]:
         text = await self._text()
         if text != self._last:
-            await asyncio.sleep(_WRITTEN_S)
-            if text != await self._text():
-                raise ConfigurationError(f"{self._path} is being written")
-            self._last = text
+            self._last = text = await self._once_written(text)
         found, bad = [], set()
         for number, line in enumerate(text.splitlines(), 1):
             try:
@@ -114,6 +112,15 @@ class _File:
             else:
                 found += [db] if db is not None else []
         return _apart(found + self._kept(bad, found), str(self._path))
+
+    async def _once_written(self, text: str) -> str:
+        """Return the text once it stands still: half of it may be written, and half a name is one, too."""
+        for _ in range(_MOST_LOOKS):
+            await asyncio.sleep(_WRITTEN_S)
+            before, text = text, await self._text()
+            if text == before:
+                return text
+        raise ConfigurationError(f"{self._path} is being written all the time")
 
     async def _text(self) -> str:
         try:
