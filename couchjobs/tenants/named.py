@@ -15,7 +15,7 @@ from couchjobs.prefixer import Prefixer, escape
 from couchjobs.settings import Settings
 
 _logger = get_logger(__name__)
-_WRITTEN_S = 0.5
+_WRITTEN_S = 0.2
 """Seconds for which a file that has changed must stay as it is until it counts."""
 _MOST_LOOKS = 20
 DOCUMENT = "tenant:"
