@@ -28,6 +28,7 @@ from couchjobs.scheduler.sources import write_list
 from couchjobs.settings import Settings
 from couchjobs.system import system_start
 from couchjobs.tenants import host as host_module
+from couchjobs.tenants import named as naming
 from couchjobs.tenants.host import Host
 from couchjobs.tenants.named import named_by
 from couchjobs.tenants.tenant import Tenant
@@ -400,19 +401,24 @@ async def test_tenants_when_a_line_is_broken_while_they_are_served_then_nobody_i
 
 
 async def test_tenants_when_their_file_is_being_written_then_nobody_is_taken_on_or_dropped(
-    connection: Connection, tmp_path: Path
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`ali` is half of `alice`, and a prefix as good as any: its databases would be made."""
     listed = tmp_path / "tenants"
-    listed.write_text("bob\nalice\n")
-    named = named_by(connection, str(listed))
+    listed.write_text("")
+    named: Any = named_by(connection, str(listed))
+    texts = ["bob\n", "bob\nali", "bob\nalice\n", "bob\nalice\n", "", "bob\n", "bob\n"]
+
+    async def read() -> str:
+        return texts.pop(0)
+
+    monkeypatch.setattr(named, "_text", read)
+    monkeypatch.setattr(naming, "_WRITTEN_S", 0.0)
     assert [db.key for db in await named.tenants()] == ["bob", "alice"]
-    for half in ("", "bob\nali"):
-        listed.write_text(half)
-        looking = asyncio.create_task(named.tenants())
-        await asyncio.sleep(0.1)
-        listed.write_text("bob\nalice\ncarol\n")
-        assert [db.key for db in await looking] == ["bob", "alice", "carol"]
+    assert [db.key for db in await named.tenants()] == ["bob"]
+    texts += [f"t{number}\n" for number in range(100)]
+    with pytest.raises(ConfigurationError, match="is being written all the time"):
+        await named.tenants()
 
 
 async def test_feeds_when_they_are_stopped_then_that_is_no_news(
