@@ -208,7 +208,7 @@ async def test_remover_when_a_job_is_in_conflict_then_left_until_that_is_settled
         for leaf, name in leaves
     ]
     body = orjson.dumps({"docs": docs, "new_edits": False})
-    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
+    await connection.server.request("POST", f"{store.database.path}/_bulk_docs", params={"w": 3}, body=body)
     await eventually(lambda: conflicted(store))
     rules = read_rules([{"keep": "1d"}])
 
@@ -301,7 +301,7 @@ async def test_purge_when_the_server_has_it_then_nothing_of_a_document_stays(
 ) -> None:
     """The embedded server has no `_purge`; a cluster has one, which a node that is away may undo."""
     database = JobStore(connection, db).database
-    rev = await database.put({"_id": "gone", "worker": "w", "state": "done"})
+    rev = await put_on_all(database, {"_id": "gone", "worker": "w", "state": "done"})
     try:
         assert await purging.purge(database, {"gone": rev, "never": rev}) == {"gone"}
     except NotFound:
