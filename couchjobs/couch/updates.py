@@ -84,7 +84,7 @@ class DatabaseUpdates:
             CouchError: it never does, for this user.
         """
         loop = asyncio.get_running_loop()
-        since, failures, standing, failing_since = "now", 0, 0, 0.0
+        since, failures, standing, failing_since, was_refused = "now", 0, 0, 0.0, False
         while True:
             began = loop.time()
             try:
@@ -100,13 +100,14 @@ class DatabaseUpdates:
                 await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
                 continue
             except BadRequest:
-                if since == "now":
+                if since == "now" or was_refused:
                     raise
-                since = "now"  # the database that tells was made anew
+                since, was_refused = "now", True  # the database that tells was made anew
                 continue
             stands = str(answer["last_seq"]) == since and loop.time() - began < _AT_ONCE_S
             standing = standing + 1 if stands else 0
             begins, failures, self.are_told, since = since == "now", 0, True, str(answer["last_seq"])
+            was_refused &= begins
             if begins:  # nobody has told of what came before
                 yield {*self._names()}
             rows = [row for row in answer.get("results") or () if isinstance(row, dict)]

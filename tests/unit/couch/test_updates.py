@@ -20,6 +20,7 @@ class Server:
     def __init__(self) -> None:
         self.error: CouchError | None = None
         self.refusal: CouchError | None = None
+        self.refuses_positions = False
         self.since: list[str] = []
         self.told: asyncio.Queue[str] = asyncio.Queue()
         self.seqs: dict[str, object] = {"a/jobs": 1, "b/jobs": 1}
@@ -30,6 +31,8 @@ class Server:
         self.since.append(params["since"])
         if self.error is not None:
             raise self.error
+        if self.refuses_positions and params["since"] != "now":
+            raise BadRequest("malformed sequence")
         if params["since"] == "now":
             return {"last_seq": "0", "results": []}
         return {"last_seq": str(params["since"]) + "+", "results": [{"db_name": await self.told.get()}]}
@@ -104,6 +107,18 @@ async def test_updates_when_the_server_is_away_for_a_while_then_it_goes_on_where
     server.told.put_nowait("a/jobs")
     await eventually(lambda: found.are_told and {"a/jobs"} in told[count:])
     assert server.since[-1].startswith("0+"), "it was not begun anew"
+
+
+async def test_updates_when_every_position_is_refused_then_the_databases_are_asked(
+    heard: tuple[Server, list[set[str]], DatabaseUpdates],
+) -> None:
+    """A server that says where it is, and never what comes after: to begin again and again would wake everybody."""
+    server, _, found = heard
+    server.refuses_positions = True
+    server.told.put_nowait("a/jobs")
+    await eventually(lambda: server.asked > 1)
+    assert not found.are_told
+    assert server.since.count("now") <= 2 * server.asked + 2
 
 
 async def test_updates_when_the_position_is_refused_then_begun_anew(
