@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
 from couchjobs.couch.answers import WriteAnswer, Written, as_error
@@ -61,17 +61,8 @@ class Ends:
         """Return the same for whoever has other jobs to look after, and tries again later: a write has 2 s."""
         return type(self)(self.database, self._writer, self._patience_s, refusals)
 
-    async def ack(self, job: Job, result: Any = None, lost: str = "", seconds: float | None = None) -> bool:
-        """Move the job to done with `finished_at`; return False where it was taken away.
-
-        Args:
-            job: ours.
-            result: what its function has returned.
-            lost: why its result cannot be stored, for `errors`.
-            seconds: how long its last try took.
-        """
-        if lost:
-            return await self.end(job, lambda: transitions.done_without_result(job, now(), lost, seconds))
+    async def ack(self, job: Job, result: Any = None, seconds: float | None = None) -> bool:
+        """Move the job to done with `finished_at` and what its function has returned; False where it was taken away."""
         return await self.end(job, lambda: transitions.done(now(), result, seconds))
 
     async def begin_to_fail(self, job: Job, daemon: str, error: str, traceback: str = "") -> bool:
@@ -81,14 +72,6 @@ class Ends:
     async def nack(self, job: Job, error: str, traceback: str = "", seconds: float | None = None) -> bool:
         """Move the job to errored with `error` and `finished_at`; return False where it was taken away."""
         return await self.end(job, lambda: transitions.errored(job, now(), error, traceback, seconds))
-
-    async def retry(
-        self, job: Job, error: str, delay_s: float, traceback: str = "", seconds: float | None = None
-    ) -> bool:
-        """Put the job back in the queue, not to be run before `delay_s` from now; False where it was taken away."""
-        time = now()
-        not_before = time + timedelta(seconds=delay_s)
-        return await self.end(job, lambda: transitions.retried(job, time, error, not_before, traceback, seconds))
 
     async def release(self, job: Job) -> bool:
         """Put the job back in the queue at once, its try not counted; False where it was taken away."""
