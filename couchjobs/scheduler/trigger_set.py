@@ -46,6 +46,7 @@ class TriggerSet:
         """By id of such a trigger: the doctypes that it seems to name, or named when it was understood last."""
         self._unknown: set[str] = set()
         self._unreadable: set[str] = set()
+        """Those of the bad ones of which not even the document can be read: they may name any database."""
         self._look_again = asyncio.Event()
         self._follower: ChangesFollower | None = None
         self.loaded = asyncio.Event()
@@ -113,7 +114,7 @@ class TriggerSet:
         async for answers in self._database.all_found():
             self._take_in_answers(answers)
             seen |= {one.doc_id for one in answers}
-        for gone in self._revs.keys() - seen:
+        for gone in (self._revs.keys() | self.bad.keys()) - seen:
             self._forget(gone)
         self.loaded.set()
         self._notify()
@@ -132,7 +133,6 @@ class TriggerSet:
         self.take_in(one.document for one in answers if one.document is not None)
         for one in answers:
             self._unknown.discard(one.doc_id)
-            self._unreadable.discard(one.doc_id)
             if one.absent:
                 self._forget(one.doc_id)
             elif one.unreadable:
@@ -194,12 +194,14 @@ class TriggerSet:
         """Forget a trigger; return the doctypes and patterns that it has named."""
         self._changed.add(trigger_id)
         event, named = self.events.get(trigger_id), self._meant.get(trigger_id, frozenset())
+        self._unreadable.discard(trigger_id)
         for known in self._all_known:
             known.pop(trigger_id, None)
         return named | event.rules.doctypes | event.rules.patterns if event is not None else named
 
     def _forget_all(self) -> None:
         self._changed.update(self._revs)
+        self._unreadable.clear()
         for known in self._all_known:
             known.clear()
         self._notify()

@@ -18,6 +18,7 @@ _logger = get_logger(__name__)
 _WRITTEN_S = 0.2
 """Seconds for which a file that has changed must stay as it is until it counts."""
 _MOST_LOOKS = 20
+"""Times that it may have changed meanwhile, until it counts as one that is not to be had now."""
 DOCUMENT = "tenant:"
 ALL = "all"
 DOCUMENTS = "documents"
