@@ -1,8 +1,7 @@
 """Deadlines that are nearly always called off: of tries, of pushes. A timer of the event loop costs more than a try.
 
-Those that are far away share the timers of the event loop, one for each quarter of a second, and may come so much late;
-those that are more than a minute away share longer spans, of a 256th to a 128th of how far away they are, so that there
-are never many timers. Near ones have one of their own.
+Those that are far away share the timers of the event loop, one for each quarter of a second, or second, and may come so
+much late. Near ones have one of their own. Timers of which nothing is left are called off once there are many.
 """
 
 from __future__ import annotations
@@ -10,13 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from math import frexp
 from typing import Any, Protocol
 
 _NEAR_S = 2.0
 """Seconds: a deadline within them is met to the millisecond."""
-_SHORTEST_S = 0.25
-_SLICES = 256
+_SLICE_S = 0.25
+"""Seconds of deadlines that share a timer: so late may one be found."""
+_FAR_S = 120.0
+"""Seconds: the same of deadlines beyond them is a second."""
+_FAR_SLICE_S = 1.0
+LATEST_S = _FAR_SLICE_S
+"""Seconds that a deadline is found late at most, however far away it was."""
+_MANY = 1000
+"""Timers, from which on those are looked for of which nothing is left: 0.3 MB."""
 
 
 class Deadline(Protocol):
@@ -45,14 +50,13 @@ class Deadlines:
     def __init__(self) -> None:
         self._slices: dict[tuple[float, int], Calls] = {}
         """By their length, and how manieth they are."""
+        self._timers: dict[tuple[float, int], asyncio.TimerHandle] = {}
+        self._many = _MANY
         self._context = Context()
         """That of shared timers: they are nobody's."""
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Deadline:
-        """Call back at that time of the event loop; where that is far away, later by a quarter of a second at most.
-
-        Beyond a minute, by a 128th of how far away it is.
-        """
+        """Call back at that time of the event loop; where that is far away, later by `LATEST_S` at most."""
         loop = asyncio.get_running_loop()
         away = when - loop.time()
         return loop.call_at(when, callback, *args) if away < _NEAR_S else self._far(loop, when, away, callback, args)
@@ -72,18 +76,27 @@ class Deadlines:
         callback: Callable[..., object],
         args: tuple[Any, ...],
     ) -> Deadline:
-        length = max(_SHORTEST_S, 2.0 ** frexp(away / _SLICES)[1])
+        length = _SLICE_S if away < _FAR_S else _FAR_SLICE_S
         place = length, int(when // length) + 1
         calls = self._slices.get(place)
         if calls is None:
+            if len(self._slices) >= self._many:
+                self._call_off_empty()
             calls = self._slices[place] = {}
-            loop.call_at(place[1] * length, self._call, place, context=self._context)
+            self._timers[place] = loop.call_at(place[1] * length, self._call, place, context=self._context)
         far = _Far(calls)
         calls[far] = callback, args
         return far
 
+    def _call_off_empty(self) -> None:
+        for place in [place for place, calls in self._slices.items() if not calls]:
+            del self._slices[place]
+            self._timers.pop(place).cancel()
+        self._many = max(_MANY, 2 * len(self._slices))
+
     def _call(self, place: tuple[float, int]) -> None:
         calls = self._slices.pop(place)
+        del self._timers[place]
         for far in [*calls]:
             if far not in calls:  # called off by one before it
                 continue

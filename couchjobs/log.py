@@ -31,6 +31,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2
 _HEADER = re.compile(r"(?i)\b(basic|bearer)\s{1,9}[a-z0-9+/=._~-]{6,}")
 _COOKIE = re.compile(r"(?i)(AuthSession=)[^;\s'\"]+")
 _LONGEST = 20_000
+"""Characters of one text in a line: collectors cut long lines off, or drop them."""
 _MOST_KEPT = 1000
 """Lines that wait for somebody to read them."""
 _PIECE = 4096

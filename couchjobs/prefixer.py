@@ -9,6 +9,7 @@ from couchjobs.errors import ConfigurationError
 
 _LEGAL = re.compile(r"^[a-z][a-z0-9_$()+/-]*$")
 _MAX_LENGTH = 238
+"""CouchDB's own limit for the name of a database."""
 USERS = "_users"
 """The database of users, which is the server's, whatever the tenant."""
 

@@ -43,15 +43,20 @@ IN_FUNCTION: ContextVar[bool] = ContextVar("couchjobs_in_function", default=Fals
 
 _logger = get_logger(__name__)
 _THRESHOLDS = (50_000, 20, 100)
+"""Of the garbage collector, which is to look rarely: a daemon makes many objects, and few of them are in cycles."""
 _LAST_STEPS_S = 2.0
 """Seconds for what was registered with `atexit`, and for what is still to be written to the log."""
 _LAST_TASKS_S = 1.0
+"""For tasks that are cancelled as the loop ends."""
 _listened_to: dict[int, Callable[[int, FrameType | None], None]] = {}
 _ENGINES_THREADS = 8
+"""For the engine's own blocking calls, such as files and names of hosts; users' functions have others."""
 _AT_ONCE_S = 0.1
+"""Between two that count as one after the other."""
 _MOST_RAISED = 20
 """Times in a row, each at once, that something ends the loop; then it cannot run any more."""
 _LOOK_S = 0.5
+"""Between two looks at how much the process has grown, and at whose the signals are."""
 _GROWTH = 100 * 1024 * 1024
 """Bytes by which the process may grow before garbage is looked for."""
 _MOST_GROWTH = 8 * _GROWTH

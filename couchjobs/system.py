@@ -38,6 +38,7 @@ _logger = get_logger(__name__)
 _LAST_WRITES_S = 10.0
 """Seconds beyond `shutdown_timeout` in which the ends of jobs are written and connections are closed."""
 _HURRIED_S = 2.0
+"""For what is left to do, once a second signal has come."""
 _BLOCKED_S = 0.5
 """Seconds more for an end that the event loop itself sees to."""
 _LOOK_S = 0.1

@@ -18,6 +18,7 @@ _ZERO_YEAR = 1
 _last: tuple[object, str] = object(), ""
 """The time that was formatted last, and its text."""
 _LONGEST = 64
+"""Characters of a time: the longest with nine digits of a second and an offset has 35."""
 
 
 class Moment(NamedTuple):

@@ -18,7 +18,9 @@ from couchjobs.errors import Unavailable
 T = TypeVar("T")
 
 _FIRST_PAUSE_S = 0.1
+"""After the first failure."""
 LONGEST_PAUSE_S = 10.0
+"""After many, where somebody has refused something."""
 LONGEST_OUTAGE_PAUSE_S = 2.0
 """Seconds after which CouchDB is asked again that did not answer: so much later may work go on after an outage."""
 _SLICE_S = 0.02

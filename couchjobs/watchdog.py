@@ -17,6 +17,7 @@ from couchjobs.log import get_logger
 
 _logger = get_logger(__name__)
 _LOOK_S = 0.5
+"""Between two looks at whether the event loop turns."""
 
 
 class Watchdog:

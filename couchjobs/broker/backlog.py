@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from couchjobs.broker.type_queue import Candidate, State, TypeQueue
+from couchjobs.broker.type_queue import Candidate, TypeQueue
 from couchjobs.timestamps import Moment
 
 _ROOM_FOR_PRIORITY = 2
@@ -122,7 +122,7 @@ class Backlog:
     def is_quiet(self) -> bool:
         """Return whether all candidates wait for their time, and all that there may be are known."""
         others = self.has_overflow or self.has_left_out
-        return not others and all(one.state is State.LATER for one in self._known.values())
+        return not others and all(one.waits_for_its_time for one in self._known.values())
 
     @property
     def has_overflow(self) -> bool:

@@ -137,6 +137,8 @@ class Lane:
         """For the reader: there is something to read, or may be."""
         self.to_sweep = Signal()
         """For the sweeper: the view is to be read, or may be."""
+        self.is_being_swept = True
+        """Whether the view of due jobs is being read, or has not been since the start: it may show some."""
         self.views_in_doubt = False
         """Whether the views are to be looked at: they have changed, or the database may have been made anew."""
         self.context: Context | None = None
@@ -155,9 +157,8 @@ class Lane:
     @property
     def is_quiet(self) -> bool:
         """Return whether nothing is being done, or waits for anything but its time."""
-        return not (
-            self.slots_used or self.marks or self.unread or self.claims.unconfirmed or not self.backlog.is_quiet
-        )
+        at_work = self.slots_used or self.marks or self.unread or self.claims.unconfirmed or self.is_being_swept
+        return not at_work and self.backlog.is_quiet
 
     def read_again(self, job_id: str, in_s: float = 0.0) -> None:
         """Have the job read in so many seconds: there is something about it that no row of the feed will tell."""

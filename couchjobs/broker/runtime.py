@@ -43,6 +43,8 @@ class Runtime:
         self.grace_s = connection.settings.shutdown_timeout
         """Seconds that running jobs may go on for once this is closed."""
         self._tasks = Supervisor()
+        self._minding = Supervisor()
+        """What minds the own beats, until no job runs here any more."""
         self._life = Lifecycle("runtime")
 
     async def start(self) -> None:
@@ -56,9 +58,10 @@ class Runtime:
             await self.processes.start()
             to_close.push_async_callback(self.presence.leave)
             await self.presence.join()
+            to_close.push_async_callback(self._minding.stop)
             to_close.push_async_callback(self._finish)
             self._tasks.start("claim jobs", self.producer.run)
-            self._tasks.start("mind own beats", self.producer.mind_own_beats)
+            self._minding.start("mind own beats", self.producer.mind_own_beats)
             self.presence.connection.server.wait_for_credentials(self.presence.connection.settings.request_timeout)
 
     async def close(self) -> None:

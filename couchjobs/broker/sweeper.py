@@ -75,9 +75,11 @@ class Sweeper:
     async def run(self) -> None:
         """Read the view of due jobs whenever it is time for it."""
         while True:
+            self._lane.is_being_swept = True
             try:
                 await self._run_until_views_are_missing()
             except Exception as error:
+                self._lane.is_being_swept = False
                 self._swept_at = None
                 self.has_swept.set()
                 if not isinstance(error, NotFound):
@@ -94,6 +96,7 @@ class Sweeper:
             self._swept_at = time.monotonic()
             self.has_swept.set()
         while True:
+            self._lane.is_being_swept = True
             if self._lane.views_in_doubt:
                 self._lane.views_in_doubt = False
                 await self._look_at_views()
@@ -105,6 +108,7 @@ class Sweeper:
                 self._swept_at = time.monotonic()
                 if is_asked and self._sweep_by == asked_by:
                     self._sweep_by = math.inf
+            self._lane.is_being_swept = False
             await self._lane.to_sweep.within(self._next_in(self._swept_at))
 
     def _next_in(self, swept_at: float) -> float:
@@ -128,8 +132,13 @@ class Sweeper:
         if present.monotonic - self._refilled_at < self._refill_pause_s:
             return
         types = self._lane.backlog.overflowed(present)
-        for worker_type in types:
-            await self._sweep_type(worker_type, "true")
+        for number, worker_type in enumerate(types):
+            try:
+                await self._sweep_type(worker_type, "true")
+            except BaseException:  # it may have been cut off: what is noted nowhere would not be looked for again
+                for one in types[number:]:
+                    self._lane.backlog.note_overflow(one, 0.0)
+                raise
         if types:
             self._refilled_at = time.monotonic()
             found = self._lane.backlog.ready() or self._lane.backlog.has_left_out

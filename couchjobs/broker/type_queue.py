@@ -59,6 +59,11 @@ class Candidate:
     since: float = 0.0
     """When its present state may end: seconds since 1970 where it is LATER, monotonic ones where it is LEFT."""
 
+    @property
+    def waits_for_its_time(self) -> bool:
+        """Return whether its time had not come when it was last looked at, whosever it is."""
+        return self.state is State.LATER or (self.state is State.LEFT and not self.is_others)
+
 
 class LeftOut:
     """The ids of ready jobs that found no place, in the order in which they came, those of higher priority first."""

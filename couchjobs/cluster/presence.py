@@ -52,6 +52,7 @@ _FORGOTTEN_AFTER = 240
 _PAUSES_EACH_S = 60.0
 """Seconds between two looks at all that is paused: a row of the feed is told once."""
 _CLOCK_EACH_S = 3600.0
+"""Between two comparisons of this clock with the server's: clocks drift by less than a second in that time."""
 _OFF_S = 5.0
 """Seconds that clocks may differ."""
 _SELDOM = 5

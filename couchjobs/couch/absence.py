@@ -15,6 +15,7 @@ from couchjobs.errors import CouchError, NotFound
 _FOR_S = 5.0
 """Seconds between the first look and the last: longer than a proxy's restart of three seconds that was seen."""
 _LOOK_S = 1.0
+"""Between two looks: so late is a database noticed that somebody makes."""
 
 
 async def is_surely_gone(database: Database) -> bool:

@@ -5,12 +5,45 @@ Source: CouchDB docs, api/database/security and intro/security.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database, Document
+from couchjobs.prefixer import USERS
 
 _USER = "org.couchdb.user:"
+_MOST_USERS = 2000
+"""Accounts that are read to say who may see a database; of more, nothing is said."""
+
+_KEPT_S = 60.0
+"""Seconds after which they are read again all the same: a copy of a cluster may have been behind the last time."""
+
+
+class KnownUsers:
+    """All users of a server, which are read again only where one of them may have changed."""
+
+    def __init__(self, server: CouchServer) -> None:
+        self._server = server
+        self._as_of: tuple[object, object] | None = None
+        self._until = 0.0
+        self._users: list[Document] | None = None
+
+    async def all(self) -> list[Document] | None:
+        """Return them; None where there are more than 2,000.
+
+        Raises:
+            CouchError: the server does not say.
+        """
+        info = await Database(self._server, USERS).info()
+        as_of = info.get("instance_start_time"), info.get("update_seq")
+        if as_of != self._as_of or time.monotonic() > self._until:
+            params = {"include_docs": True, "limit": _MOST_USERS + 1, "startkey": _USER}
+            rows = (await self._server.request("GET", f"{USERS}/_all_docs", params=params, has="rows"))["rows"]
+            found = [row["doc"] for row in rows if isinstance(row.get("doc"), dict)]
+            self._users = None if len(rows) > _MOST_USERS else found
+            self._as_of, self._until = as_of, time.monotonic() + _KEPT_S
+        return self._users
 
 
 async def admit(database: Database, roles: Collection[str]) -> bool:
@@ -58,14 +91,3 @@ async def give_role(server: CouchServer, name: str, role: str, password: str) ->
         return ""
     await users.put({**user, "roles": [*roles, role]})
     return f"gave user {name} the role {role}" + (f", beside {', '.join(map(str, roles))}" if roles else "")
-
-
-async def users(server: CouchServer, most: int) -> list[Document | None]:
-    """Return users of this server, at most so many; None for one that may not be read.
-
-    Raises:
-        CouchError: it does not say.
-    """
-    params = {"include_docs": True, "limit": most, "startkey": _USER}
-    rows = (await server.request("GET", "_users/_all_docs", params=params, has="rows"))["rows"]
-    return [row["doc"] if isinstance(row.get("doc"), dict) else None for row in rows]

@@ -39,8 +39,11 @@ from couchjobs import errors
 from couchjobs.couch.codec import decode
 
 _LONGEST_TEXT = 500
+"""Characters of an answer that an error quotes: what a proxy says in a page of HTML is in the first of them."""
 _RETRY_AFTER_S = 1.0
+"""For a 429 that names no seconds."""
 _LONGEST_RETRY_AFTER_S = 60.0
+"""Whatever it names: a mistaken header must not stop a daemon for a day."""
 _OF_THE_REQUEST = {400, 405, 406, 412, 415, 416, 417}
 """Statuses with which CouchDB refuses a request for its form."""
 NO_DATABASE = "Database does not exist"

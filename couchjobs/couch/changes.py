@@ -36,9 +36,11 @@ from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
 
 _logger = get_logger(__name__)
 _LOUD_AFTER = 3
+"""Failures in a row until one is a warning: a server that starts anew refuses once or twice."""
 _LONGEST_WAIT_S = 120.0
 """Seconds after which a request that waits is sent anew, whatever signs of life it gives."""
 _TOLD_AFTER = 5
+"""Answers in a row that bring rows and no new position, until that is said."""
 _SILENCE_S = 10.0
 """Seconds without a byte after which a waiting request is given up: ten heartbeats, more than a busy server takes."""
 _REFUSED_FOR_S = 5.0
@@ -48,6 +50,7 @@ _AT_ONCE_S = 0.3
 _WITNESSES = 16
 """Rows before a position that vouch for it: a copy may be older in some shards of a database alone."""
 MAX_PAGE_BYTES = 16 * 1024 * 1024
+"""Of one page, which is halved where it is larger: memory is this for each feed, not 1,000 of the largest documents."""
 PAGE = 1000
 """Rows of a page, unless a reader asks for fewer."""
 

@@ -27,7 +27,9 @@ _logger = get_logger(__name__)
 _INFO_PAGE = 100
 """Databases in one request of `_dbs_info`: CouchDB's limit by default."""
 _MAX_DBS_OPEN = 500
+"""What CouchDB has by default, for whom it does not let read its configuration."""
 _LOOK_S = 0.1
+"""Between two tries while CouchDB does not answer at the start."""
 _LONGEST_LOCK_S = 330.0
 """How long a locked account is waited for at the start: CouchDB's five minutes, and a little."""
 

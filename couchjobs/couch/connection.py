@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
+from couchjobs.couch.access import KnownUsers
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.database import Database
 from couchjobs.couch.writer import GroupWriter
@@ -38,6 +39,7 @@ class Connection:
             request_timeout=settings.request_timeout,
             proxy=settings.proxy,
         )
+        self.users = KnownUsers(self.server)
         self._writers: dict[str, GroupWriter] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -29,6 +29,7 @@ _ASK_AGAIN_S = (60.0, 240.0, 300.0)
 _LOCKED_S = 5.0
 """Seconds until an account that is locked is asked for again, which does not lock it for longer."""
 _LOOK_S = 0.25
+"""Between two looks at where credentials come from, and two tries: a password may be changed just now."""
 _ATTEMPTS = 4
 """With a session that has ended, with a new one that is not taken either, with the password, with another password."""
 

@@ -29,10 +29,13 @@ _PLAIN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9:._@+-]{0,199}$")
 _LONGEST_QUERY = 1000
 """Characters of keys in a path; servers and proxies take lines of some thousand."""
 _BULK_GET = 500
+"""Documents in one request; the answer is split by its size, too."""
 _LONGEST_SEQUENCE = 18
 """Digits of the number that a sequence or a revision begins with."""
 _PREFIX_PAGE = 200
+"""Rows of one request."""
 _BULK_BYTES = 16 * 1024 * 1024
+"""Of one answer; a larger one is asked for in halves."""
 
 
 def generation(rev: str) -> int:

@@ -23,6 +23,7 @@ from couchjobs.couch.transport import Transport
 from couchjobs.errors import ConfigurationError, CouchError, Unauthorized, Unavailable
 
 _TOKEN_S = 60.0
+"""For the identity service, which answers within a second or two, or not at all."""
 
 Headers = dict[str, str]
 

@@ -22,7 +22,9 @@ INSIST_ON_OWN_S = 30.0
 INSIST_FOR_LONG_S = 300.0
 """The same where nothing else waits for the document."""
 INSIST_TIMES = 4
+"""A write that is refused so often while others are stored is refused for what it says."""
 _MOST_REFUSED = 10_000
+"""Documents that are remembered as refused, the newest."""
 _FORGOTTEN_S = 600.0
 """Seconds: longer than between two attempts at a document that is still to be written."""
 SHORTLY_S = 2.0

@@ -24,16 +24,22 @@ from couchjobs.couch.codec import decode
 from couchjobs.couch.nodes import Nodes
 
 _CONNECT_S = 10.0
+"""For the connection alone: a host that is gone answers nothing, and another node may."""
 _LOOK_BACK_S = 2.0
+"""For `/_up` of a node that was left."""
 _PATIENCE_S = 2.0
 """Seconds after which a node is asked whether it is there, where others might answer."""
 _LONGEST_PATIENCE_S = 30.0
+"""Between two looks at a node that was left: doubled from two seconds."""
 _REDIRECTS = range(300, 400)
 _LONGEST_UP = 10_000
+"""Bytes of `/_up` that are read: CouchDB says some hundred."""
 _FORKED = 70
 """The exit code EX_SOFTWARE."""
 _POOL = 64
+"""Connections at most, but for what may take long: feeds, and what users stream."""
 _LARGE_BODY = 2**20
+"""Bytes from which a body goes out piece by piece: aiohttp warns of, and copies, larger ones."""
 MAX_ANSWER = 64 * 1024 * 1024
 """The largest answer that is read, in bytes; a larger one is Unreadable, in bounded memory."""
 
@@ -100,7 +106,8 @@ class Transport:
             Unavailable: no answer, or half of one.
             Unreadable: it is too large.
         """
-        if not isinstance(body, bytes | None):  # whoever gives the pieces may take his time
+        in_pieces = not isinstance(body, bytes | None)
+        if in_pieces:  # whoever gives them may take his time
             limit = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
         elif silence_s is None:
             limit = aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=_CONNECT_S)
@@ -110,11 +117,13 @@ class Transport:
             os._exit(_FORKED)  # a clone of a process, in whose event loop it has come back from a fork
         if self._nodes.is_to_look_back():
             self._looking_back = asyncio.create_task(self._look_back(), name="look at the first node")
-        once = partial(self._send, method, url, headers, body, limit, max_answer, waits=silence_s is not None)
+        once = partial(
+            self._send, method, url, headers, body, limit, max_answer, waits=in_pieces or silence_s is not None
+        )
         if len(self._nodes) == 1:
             return await once()
         path = url.partition("?")[0]
-        return await self._send_to_one_of_several(once, path, again=isinstance(body, bytes | None))
+        return await self._send_to_one_of_several(once, path, again=not in_pieces)
 
     async def _send_to_one_of_several(
         self, once: Callable[[], Coroutine[Any, Any, Answer]], path: str, *, again: bool
@@ -241,7 +250,7 @@ class Transport:
             raise errors.Unavailable(f"{method} {where.raw_path}: {reason}") from error
 
     def _open_session(self, *, waits: bool) -> aiohttp.ClientSession:
-        """Return the session of requests that wait on purpose, which no limit holds up, or that of the rest."""
+        """Return the session of what may take long, of which there may be any number, or that of the rest."""
         if waits not in self._sessions:
             self._sessions[waits] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0 if waits else _POOL, keepalive_timeout=30),

@@ -38,7 +38,9 @@ from couchjobs.deadlines import Deadlines
 from couchjobs.errors import CouchError, Forbidden, NotFound, Stumbled, Unauthorized, Unavailable, Unreachable
 
 _MAX_ANSWER = 4_000_000
+"""Bytes of one answer: 500 rows have some 50,000."""
 _MANY = 200
+"""Documents that go at once, and beside a request under way, rather than wait for more."""
 _FEW = 20
 _VERY_FEW = 5
 """So many documents are worth holding for others: fewer go at once, and a job at rest waits for nobody."""
@@ -46,7 +48,9 @@ _TURNS = 3
 _TURNS_TO_FOLLOW = 6
 """Of the event loop, in which ends follow from claims that have been answered, and claims from a page of the feed."""
 _LONGEST_HOLD_S = 0.02
+"""For which documents are held so that others can go with them, whatever is under way."""
 _MOST_APART = 1000
+"""Documents that are remembered as to be sent alone, the newest."""
 _MOST_HALVED = 64
 """Times that the parts of one request are halved that break off: seven of 500 documents need that. The rest waits."""
 

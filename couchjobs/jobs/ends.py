@@ -29,7 +29,7 @@ from couchjobs.couch.surely import (
     write_surely,
 )
 from couchjobs.couch.writer import GroupWriter
-from couchjobs.errors import NotFound
+from couchjobs.errors import BadRequest, NotFound
 from couchjobs.jobs import transitions
 from couchjobs.jobs.ids import job_in
 from couchjobs.jobs.job import Changes, Job, State, is_job, is_same_claim
@@ -94,9 +94,13 @@ class Ends:
         """Move a document that cannot be understood to errored, with the reason; False where that must wait."""
         _logger.warning("bad job", job=document["_id"], reason=reason)
         marked = transitions.unreadable(document, time or now(), reason)
-        answer = await self._write(marked, document["_rev"], patience_s=self._patience_s)
-        if answer.written is Written.REFUSED:
-            answer, _ = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}")
+        try:
+            answer = await self._write(marked, document["_rev"], patience_s=self._patience_s)
+            if answer.written is Written.REFUSED:
+                answer, _ = await self._reduce(document, encode(document), f"bad job: {reason}; {answer.reason}")
+        except BadRequest:  # it can be read, and is nested too deep to be written
+            _, original = await self.database.raw(document["_id"])
+            answer, _ = await self._reduce(document, original, f"bad job: {reason}")
         return answer.written is not Written.UNKNOWN
 
     async def reject_unread(self, job_id: str, reason: str) -> bool:

@@ -13,6 +13,7 @@ import uuid
 from datetime import datetime
 
 _LONGEST_NAME = 200
+"""Characters of an id that is told in others; what tells it apart is the digest beside it."""
 _PLAIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")
 
 

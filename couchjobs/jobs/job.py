@@ -31,6 +31,7 @@ CLIENT_WORKER = "client"
 """The worker type of jobs that clients do, and no daemon."""
 
 MAX_NAME = 200
+"""Characters: it is part of keys of views, and of ids."""
 
 Changes = dict[str, Any]
 """Fields of a job and their new values: datetimes, models and plain values; None removes the field."""

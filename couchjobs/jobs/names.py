@@ -15,7 +15,9 @@ from pydantic import BaseModel
 from couchjobs.jobs.job import JobOptions
 
 _ALIKE = 0.85
+"""From which a name is taken for a slip of another: `time_out` and `timeout`, not `import` and `export`."""
 _HARDLY_ALIKE = 0.5
+"""The same among the options of jobs, where a name that is none of them is a mistake in any case."""
 _ELSEWHERE = {
     **dict.fromkeys(("delay", "run_at", "run_in", "eta", "countdown", "not_before", "start_at"), "scheduled_at"),
     **dict.fromkeys(

@@ -15,7 +15,9 @@ from couchjobs.jobs.job import Job
 _MOST_REVISIONS = 20_000
 """Some 2 MB: the feed shows a revision within moments, and at 2,000 writes a second this is 10 s of them."""
 _PAUSE_S = 0.5
+"""Before a claim that is refused is given back once more; doubled each time."""
 _LONGEST_PAUSE_S = 10.0
+"""The longest of these pauses."""
 _DOUBLED = 10
 """Times that the pause is doubled at most."""
 

@@ -25,8 +25,10 @@ from couchjobs.timestamps import format_time, now, parse_time
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _MOST = 50
+"""Jobs of one answer, as the Go server has it."""
 _BY_TIME = "jobs/by_queued_at"
 _PAGE = 500
+"""Rows of one request."""
 _FIRST = 25
 """Documents that are read first; then twice as many, and so on."""
 

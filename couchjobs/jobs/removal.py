@@ -28,6 +28,7 @@ _logger = get_logger(__name__)
 _MOST_IN_CONFLICT = 20_000
 """Some 2 MB of ids."""
 _PAGE = 1000
+"""Rows of one request."""
 _LONGEST_TIME = 64
 
 

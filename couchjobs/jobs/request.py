@@ -23,6 +23,7 @@ from couchjobs.timestamps import format_time, now
 from couchjobs.tracing import carried
 
 _HIGHEST = 10**9
+"""Priorities: views sort them as doubles, which are exact far beyond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,9 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time
 
 _KEPT_ERRORS = 10
+"""Of one job, the newest: a job that is tried for ever must not grow."""
 _MAX_ERROR = 10_000
+"""Characters of one error."""
 SETTLED = "conflict_settled"
 """The field of a tombstone that says why: guarded databases let nobody delete a running leaf otherwise."""
 ORIGINAL = "original.json"
@@ -30,6 +32,7 @@ CHAIN = "triggered_by"
 _REDUCED = "what the job held "
 _MOST_MAKERS = 100
 _LONGEST_KEPT = 20_000
+"""Characters of a field that stays where a document is cut down to fit."""
 _OF_AN_END = (
     *("claim", "started_at", "finished_at", "scheduled_at", "error", "result", "seconds"),
     *("cancel_requested", "cancelled", "ending"),

@@ -17,6 +17,7 @@ from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import Timestamp, parse_time
 
 _LOOKED_AT = 50
+"""Jobs of a trigger that are looked at for the last one that ended well."""
 
 
 class TriggerState(BaseModel):

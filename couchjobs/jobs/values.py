@@ -37,6 +37,7 @@ MAX_DEPTH = 200
 requests, and on the way to child processes."""
 
 _LONGEST = 1000
+"""Characters of an error that quotes what cannot be JSON."""
 _LARGEST_INT = 10**308
 """CouchDB answers 500 to a document with an integer of more digits than a float can be read from (measured, 3.5)."""
 _NO_SECRETS = "a document is no place for a secret: name it, and let the worker look it up"

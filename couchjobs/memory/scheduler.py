@@ -26,6 +26,7 @@ from couchjobs.triggers.life import Life, begun
 from couchjobs.triggers.on_demand import OnDemand
 
 _LONGEST_WAIT_S = 60.0
+"""Between two looks at the clock, which may be set."""
 
 
 class _Known:

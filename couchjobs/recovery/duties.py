@@ -14,7 +14,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.errors import ConfigurationError, CouchError
 from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.jobs.removal import Remover
-from couchjobs.jobs.retention import stored_rules
+from couchjobs.jobs.retention import Retention, stored_rules
 from couchjobs.log import get_logger
 from couchjobs.recovery.audit import Audit
 from couchjobs.recovery.conflicts import CONFLICTS, conflicted, settle_conflicts
@@ -35,6 +35,8 @@ _PAUSE_AT_WORK = 9.0
 """The same where jobs run here: a tenth of the time is left to it then."""
 _PAUSE_BEHIND = 2.0
 """The same where removing takes longer than from one sweep to the next: finished jobs would come faster than go."""
+_RULES_EACH_S = 5.0
+"""Seconds between two looks at the rules: what is purged is gone, and a rule may have been a slip of the pen."""
 _REMOVED_FOR_S = 10.0
 """Seconds of removing after which other tenants have their turn."""
 _URGENT_FOR_S = 60.0
@@ -133,17 +135,11 @@ class Duties:
 
         `longest_s`: seconds after which the rest is left for the next time.
         """
-        if not self._daemon.answers_for(_RETENTION, self._worker_types):
-            return
-        try:
-            rules = await stored_rules(self._connection, self._store.db)
-        except ConfigurationError as error:
-            _logger.warning("rules of retention cannot be understood: nothing is removed", reason=str(error))
-            return
+        rules = await self._rules()
         if not rules.rules:
             return
         loop, removed = asyncio.get_running_loop(), 0
-        began = first = loop.time()
+        began = first = read_at = loop.time()
         remover = Remover(self._store)
         async for count in remover.steps(rules, now()):
             removed += count
@@ -154,10 +150,25 @@ class Duties:
             began = loop.time()
             if began - first > longest_s:
                 break
+            if began - read_at > _RULES_EACH_S:
+                read_at = began
+                if (await self._rules()).rules != rules.rules:
+                    _logger.info("rules of retention have changed", database=self._store.database.name)
+                    break
         if remover.refused:
             _logger.warning("finished jobs cannot be removed", jobs=remover.refused, reason=remover.reason)
         if removed:
             _logger.info("finished jobs removed", database=self._store.database.name, jobs=removed)
+
+    async def _rules(self) -> Retention:
+        """Return the rules by which this daemon is to remove jobs now; none where it is another one's turn."""
+        if not self._daemon.answers_for(_RETENTION, self._worker_types):
+            return Retention()
+        try:
+            return await stored_rules(self._connection, self._store.db)
+        except ConfigurationError as error:
+            _logger.warning("rules of retention cannot be understood: nothing is removed", reason=str(error))
+            return Retention()
 
 
 def _start(tasks: Supervisor, name: str, interval_s: float, duty: Duty) -> None:

@@ -8,8 +8,9 @@ from couchjobs.errors import JobFailedError
 from couchjobs.jobs.ends import why_lost
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.store import JobStore
+from couchjobs.timestamps import now
 from couchjobs.workers.failure import Failures
-from couchjobs.workers.retry import has_tries_left
+from couchjobs.workers.retry import may_be_tried
 
 
 class LostJobs:
@@ -41,7 +42,7 @@ class LostJobs:
         if job.ending is not None and job.worker not in workers and self._is_others(job):
             return False
         again = job.ending is None and (
-            job.worker not in workers or has_tries_left(workers.get(job.worker), job)
+            job.worker not in workers or may_be_tried(workers.get(job.worker), job, now())
         )  # one that is ending is its teller's
         if again or not self.failures.wanted(job.worker):
             taken = await self.ends.rescue(job, again=again, why=why)

@@ -13,6 +13,7 @@ from couchjobs.timestamps import now
 
 _BREAK = timedelta(seconds=5)
 _PULSE_S = 1.0
+"""So late is a clock that was set back noticed."""
 
 
 class Attention:

@@ -29,6 +29,7 @@ from couchjobs.scheduler.trigger import EventTrigger, new_trigger
 from couchjobs.triggers.infos import TriggerInfos
 
 _TOGETHER = 500
+"""Firings that are stored together: one batch of the writer."""
 
 
 def _document_of(job_id: str) -> int:

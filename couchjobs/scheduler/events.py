@@ -19,26 +19,21 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from couchjobs.couch.absence import is_absent, is_surely_gone
-from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import PAGE, Change, ChangesFollower, Page
+from couchjobs.couch.changes import PAGE, ChangesFollower
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, Witness, generation
+from couchjobs.couch.database import Document, Witness
 from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of, rows_of
 from couchjobs.couch.positions import current_sequence, newest_ids
 from couchjobs.couch.surely import write_or_raise
 from couchjobs.errors import NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.scheduler.between import Change as Left
-from couchjobs.scheduler.between import changes_between
-from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, makers_of, without_proof
 from couchjobs.scheduler.firing import Firing
-from couchjobs.scheduler.loops import Loops
-from couchjobs.scheduler.past import DOUBTED, NEW, Beginning, Past
+from couchjobs.scheduler.page_firing import PageFiring
+from couchjobs.scheduler.past import DOUBTED, Beginning, Past
 from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of, written
 from couchjobs.scheduler.remembered import remember, remembered
 from couchjobs.scheduler.seen import Seen
@@ -47,8 +42,7 @@ from couchjobs.timestamps import format_time, now
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
-_SLICE_S = 0.02
-"""Seconds of asking rules after which others have their turn."""
+"""Before what failed, or is not there, is looked at again."""
 _REMEMBERED_EACH_S = 300.0
 """Seconds between two times that what has been seen is written down."""
 _MOST_GONE = 100_000
@@ -73,13 +67,11 @@ class EventFollower:
         self.triggers: Sequence[EventTrigger] = ()
         self._db = db
         self._doctype = doctype
-        self._firing = firing
         self._database = connection.database(db.database(doctype))
         self._name = db.followed_as(doctype)
         self._control = connection.control
         self._writer = connection.writer(self._control.name)
         self._heartbeat_s = connection.settings.feed_heartbeat
-        self._largest = connection.settings.max_message_bytes
         self._checkpoint = new_position(db, doctype)
         self._follower: ChangesFollower | None = None
         self._instance = ""
@@ -87,10 +79,9 @@ class EventFollower:
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
         self._rereads = False
         """Whether it reads old rows again: where it is among them is no position for anybody else."""
-        self._loops = Loops()
-        self._holds_jobs = self._database.name in (db.database(lane) for lane in connection.settings.all_lanes)
         self._most_seen = connection.settings.max_seen_documents
         self.past = Past()
+        self._firing = PageFiring(connection, db, doctype, firing, self.past)
         self._is_remembered = True
         """Whether what has been seen is written down as it is now."""
         self._remember_at = 0.0
@@ -175,8 +166,9 @@ class EventFollower:
             info = await self._database.info()
             if instance_of(info) != instance:
                 raise PositionRefused("the database was made anew")  # for others, perhaps: nothing of it is fired
-            await self._fire(page)
+            await self._firing.fire(self.triggers, page.changes)
             self._position = page.last_seq
+            self._firing.done()
             follower.done(page)
             follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
             self._rereads = self._rereads and len(page.changes) >= PAGE
@@ -264,7 +256,10 @@ class EventFollower:
     async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
         last = [written(one) for one in witnesses]
         while True:
-            told = {**({LOST: lost} if lost else {}), **({LOOPS: self._loops.found} if self._loops.found else {})}
+            told = {
+                **({LOST: lost} if lost else {}),
+                **({LOOPS: self._firing.loops.found} if self._firing.loops.found else {}),
+            }
             self._checkpoint = {**self._checkpoint, "seq": seq, "last": last, **told}
             answer = await write_or_raise(self._writer, self._checkpoint)
             if answer.stored:
@@ -272,112 +267,3 @@ class EventFollower:
                 self._position = seq
                 return
             self._checkpoint = await self._stored() or new_position(self._db, self._doctype)
-
-    async def _fire(self, page: Page) -> None:
-        triggers = self.triggers
-        verbs: dict[str, tuple[str, ...]] = {}
-        wanted: list[Change] = []
-        for change in page.changes:
-            if change.doc_id.startswith("_design/") or self.past.has(change):
-                continue
-            possible = verbs[change.doc_id] = self.past.verbs(change)
-            if any(self._may_match(trigger, change.doc_id, possible) for trigger in triggers):
-                wanted.append(change)
-        asked: list[tuple[str, str | None]] = [(change.doc_id, change.rev) for change in wanted]
-        async for answers in self._database.revisions(asked, revs=True):
-            documents = [one.document for one in answers if one.document is not None]
-            await self._fire_all(triggers, verbs, documents)
-            for one in answers:
-                if one.document is None:
-                    await self._check_why_absent(one)
-        self.past.add(page.changes)
-
-    def _may_match(self, trigger: EventTrigger, doc_id: str, verbs: tuple[str, ...]) -> bool:
-        """Return whether the document is needed to know; where each change counts, also those before a deletion."""
-        rules = trigger.rules
-        known = {*verbs, CREATED, UPDATED} if rules.wants_each(self._doctype) else verbs
-        return any(rules.may_match(self._doctype, verb, doc_id) for verb in known)
-
-    async def _check_why_absent(self, answer: Found) -> None:
-        """Look why a row's document is not to be had: a later row tells more, or it can never be read.
-
-        Raises:
-            Unavailable: CouchDB does not say what became of it, or a copy does not have it yet.
-        """
-        if answer.unreadable:
-            _logger.error("document cannot be read, and fires nothing", document=answer.doc_id, reason=answer.reason)
-            return
-        answer.known(self._database.name)
-        present = await self._database.find(answer.doc_id)
-        if present is not None and generation(present["_rev"]) < generation(answer.rev or "0-"):
-            raise Unavailable(f"{answer.doc_id} in {self._database.name}: {answer.rev} is not to be had")
-
-    async def _fire_all(
-        self, triggers: Sequence[EventTrigger], verbs: dict[str, tuple[str, ...]], documents: list[Document]
-    ) -> None:
-        parents = await self._parents([doc for doc in documents if verbs[doc["_id"]] != NEW])
-        each = [trigger for trigger in triggers if trigger.rules.wants_each(self._doctype)]
-        chains = (
-            {document["_id"]: chain for document in documents if (chain := self.past.left_out(document))}
-            if each
-            else {}
-        )
-        between = await changes_between(self._database, chains)
-        firings: list[Awaitable[None]] = []
-        debounced: set[str] = set()
-        began = time.monotonic()
-        for document in documents:
-            document.pop("_revisions", None)
-            old, possible_now = parents.get(document["_id"]), verbs[document["_id"]]
-            changes = _to_look_at(triggers, each, between.get(document["_id"], []), (possible_now, document, old))
-            for some, possible, present, before in changes:
-                now_is, was = self._shown(present), before and self._shown(before)
-                for trigger in some:
-                    if time.monotonic() - began > _SLICE_S:
-                        await asyncio.sleep(0)
-                        began = time.monotonic()
-                    if trigger.id in debounced:
-                        continue
-                    event = event_of(trigger, self._doctype, possible, now_is, was)
-                    if event is None:
-                        continue
-                    if trigger.infos.debounce:
-                        debounced.add(trigger.id)
-                    self._loops.note(trigger.id, present["_id"])
-                    make_job = partial(job_of, self._db, self._doctype, trigger, event, self._largest)
-                    firings.append(self._firing.fire(trigger.infos, make_job, makers_of(present)))
-        results = await asyncio.gather(*firings, return_exceptions=True)
-        for error in results:
-            if error is not None:
-                raise error
-
-    def _shown(self, document: Document) -> Document:
-        """Return what of a document an event may carry."""
-        return without_proof(document) if self._holds_jobs else document
-
-    async def _parents(self, documents: list[Document]) -> dict[str, Document]:
-        """Return the documents before these, by id; one that compaction took, or that was deleted, is left out."""
-        wanted: list[tuple[str, str | None]] = []
-        for document in documents:
-            revisions = document["_revisions"]
-            if len(revisions["ids"]) > 1:
-                wanted.append((document["_id"], f"{revisions['start'] - 1}-{revisions['ids'][1]}"))
-        parents: dict[str, Document] = {}
-        async for answers in self._database.revisions(wanted):
-            for one in answers:
-                parent = one.known(self._database.name)
-                if parent is not None and not parent.get("_deleted"):
-                    parents[one.doc_id] = parent
-        return parents
-
-
-def _to_look_at(
-    triggers: Sequence[EventTrigger], each: list[EventTrigger], left_out: list[Left], last: Left
-) -> list[tuple[Sequence[EventTrigger], *Left]]:
-    """Return the changes of one document, and which triggers look at each: some at all of them, all at the last."""
-    if not left_out:
-        return [(triggers, *last)]
-    verbs, document, old = last
-    rest = [trigger for trigger in triggers if trigger not in each]
-    then = verbs if document.get("_deleted") else (UPDATED,)  # what it was created as is among those that were left out
-    return [*((each, *one) for one in left_out), (each, then, document, old), (rest, verbs, document, old)]

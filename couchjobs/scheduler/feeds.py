@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.absence import is_absent
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError, Conflict, CouchError, Forbidden, NotFound, Unauthorized
+from couchjobs.errors import ConfigurationError, Conflict, Forbidden, NotFound, Unauthorized
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.events import EventFollower
@@ -30,6 +30,7 @@ _logger = get_logger(__name__)
 _LOOK_S = 0.5
 """Seconds between two looks for databases that do not exist yet."""
 _LONGEST_LAST_WRITE_S = 5.0
+"""For the last positions, as the daemon ends; without them some changes are read again, and fire nothing."""
 _LOOKED_AT = 10
 """How many databases are asked for together where the server does not tell of many at once; and of those that are
 waited for, so many in a look."""
@@ -71,6 +72,7 @@ class Feeds:
         self._refused: dict[str, str] = {}
         self._wanted: dict[str, list[EventTrigger]] = {}
         self._sources_at = float("-inf")
+        self._is_looking = False
         self._tasks = Supervisor()
 
     async def run(self) -> None:
@@ -109,7 +111,8 @@ class Feeds:
     @property
     def is_quiet(self) -> bool:
         """Return whether nothing is to be looked at; a database that is waited for tells of itself."""
-        return not (self._changed.is_set() or self._daemons_changed.is_set() or self._ended.is_set())
+        events = self._changed, self._daemons_changed, self._ended
+        return not (self._is_looking or any(event.is_set() for event in events))
 
     async def has_more(self) -> bool:
         """Return whether a database that is followed has changes that have not been looked at."""
@@ -138,16 +141,18 @@ class Feeds:
             self._doubted = {*self._paused}
         for event in (self._changed, self._daemons_changed, self._ended):
             event.clear()
+        self._is_looking = True
         try:
             if changed or loop.time() - self._sources_at >= self._seldom * _SOURCES_S:
                 await self._find_wanted()
                 await self._keep_positions()
                 self._sources_at = loop.time()
             await self._arrange()
-        except CouchError:
-            if changed:
-                self._changed.set()
+        except BaseException:  # it may have been cut off: what is followed is not what should be
+            self._changed.set()
             raise
+        finally:
+            self._is_looking = False
 
     async def _find_wanted(self) -> None:
         if not self._triggers.events:

@@ -11,9 +11,11 @@ from couchjobs.timestamps import format_time, now
 
 _logger = get_logger(__name__)
 _MINUTE_S = 60.0
+"""For which firings are counted."""
 _MOST = 20
 """Firings of a trigger for one document within a minute, beyond which that is said."""
 _WATCHED = 10_000
+"""Triggers with documents of their own that are counted; then all begin again."""
 _MOST_FOUND = 20
 """Triggers that are named in the position of the database."""
 

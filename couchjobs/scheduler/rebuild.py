@@ -29,7 +29,9 @@ from couchjobs.triggers.on_demand import OnDemand
 from couchjobs.triggers.schedule import BEGINNING
 
 _LOOKED_AT = 50
+"""Jobs of a trigger that are looked at for its last tick: others, and retries by hand, lie between."""
 _NEWEST = 2000
+"""Jobs that are read where the view is not up to date: those of the last minutes, on a busy server."""
 _AHEAD = timedelta(minutes=1)
 
 

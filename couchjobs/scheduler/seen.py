@@ -23,7 +23,9 @@ _MOST_BEFORE = 10
 _MOST_REMEMBERED = 2_000_000
 """Documents of these, all together, beyond the last of them: 32 MB."""
 _DELETED = 1
+"""The bit of a digest that says so."""
 _BYTES = 16
+"""Of one document: eight of its id's digest, eight of its revision's."""
 
 
 class Seen:

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from couchjobs.couch.access import users
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database, Document
 from couchjobs.errors import ConfigurationError, CouchError, Forbidden, NotFound, Unauthorized
@@ -34,7 +33,6 @@ from couchjobs.triggers.event import EventRules
 
 SOURCES = "sources:"
 """What the ids of lists of sources begin with."""
-_MOST_USERS = 2000
 _HOW = "couchjobs init --watch"
 _MOST = "COUCHJOBS_MAX_SOURCE_DATABASES"
 
@@ -279,7 +277,6 @@ async def _known_users(connection: Connection) -> list[Document] | None:
     if "_admin" not in await connection.server.roles() or await connection.server.knows_users_elsewhere():
         return None
     try:
-        known = await users(connection.server, _MOST_USERS + 1)
+        return await connection.users.all()
     except CouchError:
         return None
-    return None if len(known) > _MOST_USERS else [user for user in known if user is not None]

@@ -30,6 +30,7 @@ _logger = get_logger(__name__)
 _SCHEDULE = "schedule:"
 _TIMES = ("anchor", "passed", "last", "fired", "firing", "missed_at")
 _DROPPED_TIMES = 5
+"""Tries for a state that others write at the same time."""
 _TEXTS = ("slot", "former", "seed", "note", "rev")
 
 

@@ -40,7 +40,9 @@ _LONGEST_DELAY = timedelta(seconds=60)
 _AFTER_FAILURE = timedelta(seconds=1)
 _AFTER_ERROR = timedelta(minutes=1)
 _LONGEST_WAIT_S = 60.0
+"""Between two looks at the clock, which may be set."""
 _STALE_ENTRIES = 5000
+"""Times of triggers that were changed since, until the queue is made anew."""
 _LATE_AT_ONCE = 50
 """Late ticks that are fired together: what is due now comes between."""
 _TOGETHER = 500

@@ -25,6 +25,7 @@ from couchjobs.waits import ChangedIds
 
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
+"""Before triggers that could not be read are read again."""
 
 
 class TriggerSet:

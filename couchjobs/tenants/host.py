@@ -14,6 +14,7 @@ from typing import Any
 
 from couchjobs.broker.runtime import Runtime
 from couchjobs.cluster.daemon import rank_of_whole
+from couchjobs.cluster.peers import Tenants
 from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.live_feeds import LiveFeeds
@@ -23,7 +24,7 @@ from couchjobs.figures import EVERY_S
 from couchjobs.installation import install_control
 from couchjobs.lifecycle import Lifecycle
 from couchjobs.log import get_logger
-from couchjobs.prefixer import USERS, Prefixer
+from couchjobs.prefixer import USERS, Prefixer, escape
 from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.sources import SOURCES
 from couchjobs.supervisor import Supervisor
@@ -63,10 +64,19 @@ _LOOK_AFTER_S = 900.0
 """Seconds between two looks at a tenant for what nobody tells of: lost claims, retention."""
 _LOOK_AGAIN_S = 60.0
 """The same where the last one has failed."""
+_MOST_LOOKED_FOR = 10_000
+"""Names, some 1 MB; then the list of tenants may be read again for each of them."""
+_WAKE_S = 0.1
+"""Seconds at least for which one that is woken without a change has its place among those that begin: 160 in a second.
+
+A daemon that leaves has all those woken that it has served, and each looks for what it may have left.
+"""
 _LOOKED_AFTER_TOGETHER = 2
+"""Tenants at a time: it is work for which nobody waits."""
 _AGAIN_S = 5.0
 """Seconds until a tenant is woken again that could not begin."""
 _LONGEST_WAIT_S = 5.0
+"""Between two looks at who is due, where nothing has happened."""
 
 
 class Host:
@@ -91,7 +101,10 @@ class Host:
         self._tenants: dict[str, Tenant] = {}
         self._ranks: dict[str, int] = {}
         """By key, how many daemons come before this one in the right to the tenant."""
-        self._living: frozenset[str] = frozenset()
+        self._living: dict[str, Tenants] = {}
+        """The daemons that live, and whom each of them serves."""
+        self._looked_for: set[str] = set()
+        """Databases of jobs that have changed, were nobody's, and have had the list of tenants read for that once."""
         self._missed: dict[str, float] = {}
         """By tenant that is no longer named: since when."""
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -101,6 +114,7 @@ class Host:
         self._news = Signal()
         self._places = Places(_WOKEN_TOGETHER, _MOST_SLOW, _SLOW_AFTER_S, self._news.set)
         self._look = Signal()
+        self._jobs_database = f"/{escape(connection.settings.jobs_doctype)}"
         self._looked_after = 0
         self._tasks = Supervisor()
         self._life = Lifecycle("daemon of many tenants")
@@ -253,12 +267,21 @@ class Host:
                         changed |= one.note_change(name)
                     continue
                 owners = self._owners(name)
-                if not owners and name != self.connection.control.name:
-                    self._look.set()
+                if not owners:
+                    self._note_unknown(name)
                 for one in owners:
                     changed |= one.note_change(name)
             if changed:
                 self._news.set()
+
+    def _note_unknown(self, database: str) -> None:
+        """Look which tenants there are, once for each database that may be a new one's: strangers' change often."""
+        if database in self._looked_for or not f"/{database}".endswith(self._jobs_database):
+            return
+        if len(self._looked_for) >= _MOST_LOOKED_FOR:
+            self._looked_for.clear()
+        self._looked_for.add(database)
+        self._look.set()
 
     def _owners(self, database: str) -> list[Tenant]:
         """Return whose database that may be, by its name: what is one's tenant may be another one's doctype."""
@@ -286,12 +309,13 @@ class Host:
         present = time.monotonic()
         known = [*self._presence.peers.living()]
         peers = [(name, peer) for name, peer in known if peer.schedules and peer.moved]
-        living = frozenset(name for name, _ in known)  # one that was dead already seems to live for a while
-        gone, self._living = self._living - living, living
+        living = {name: peer.tenants for name, peer in known}  # one that was dead already seems to live for a while
+        gone = [served for name, served in self._living.items() if name not in living]
+        self._living = living
         ranks: dict[str, int] = {}
         for key, tenant in self._tenants.items():
             ranks[key] = rank_of_whole(self.id, key, [(name, peer) for name, peer in peers if key in peer.tenants])
-            if gone or ranks[key] != self._ranks.get(key):
+            if any(key in served for served in gone) or ranks[key] != self._ranks.get(key):
                 tenant.due_at = present
         self._ranks = ranks
         self._news.set()
@@ -351,10 +375,13 @@ class Host:
         task.add_done_callback(end)
 
     async def _wake(self, tenant: Tenant) -> None:
+        has_changed = tenant.changed_at is not None
         tenant.changed_at, tenant.tried_at = None, time.monotonic()
         try:
             with self._places.taken():
                 await tenant.wake()
+                if not has_changed:
+                    await asyncio.sleep(tenant.tried_at + _WAKE_S - time.monotonic())
         except CouchError as error:
             _logger.warning("tenant cannot begin, and is tried again", tenant=tenant.db.key, reason=str(error))
             tenant.due_at = time.monotonic() + _AGAIN_S

@@ -22,6 +22,7 @@ from couchjobs.triggers.schedule import Schedule, count_by_walking, latest_by_se
 from couchjobs.triggers.zones import parse_zone
 
 _YEARS = 5
+"""After which the search for a next time is given up: as in robfig/cron, whose syntax this is."""
 _SECOND = timedelta(seconds=1)
 _ANY_TIME = datetime.fromisoformat("2000-01-01")
 _DESCRIPTORS = {

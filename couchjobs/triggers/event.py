@@ -29,12 +29,19 @@ _EVERY = "ALL"
 _CHANGED = "!="
 _BECAME = "=>"
 _MOST_RULES = 200
+"""For one database in one trigger: each change is held against each of them."""
 _DEEPEST_SELECTOR = 50
+"""Names in a path."""
 _LONGEST_NOTE = 300
+"""Characters of a remark."""
 _MOST_PARTS = 4
+"""Of a rule: doctype, verbs, values, selector."""
 _LONGEST_MEANT = 300
+"""Characters: a longer name is none of a database."""
 _MOST_ASKED = 10_000
+"""Doctypes whose rules are remembered; then all are found again."""
 _EXACT = 2.0**53
+"""From which a double holds no longer every integer."""
 _DOCTYPE = re.compile(r"_users|[a-z][a-z0-9_$()+/*-]*(\.[a-z0-9_$()+/*-]+)*")
 _CAN_FIRE = (
     "write lower case letters, digits and _ $ ( ) + - /, beginning with a letter, parted by single dots; * is any "

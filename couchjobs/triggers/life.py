@@ -41,7 +41,9 @@ ON_TIME = timedelta(seconds=5)
 SINGLE = ("at", "in")
 """The kinds of schedules with a single tick."""
 _LIMIT = 100
+"""Ticks that `misfires: all` makes up for, where the trigger names no number."""
 _MOST_COUNTED = 1000
+"""Ticks that are counted one by one; of more it says so."""
 _MOST_REPEATED = 4000
 """Ticks that are passed over for they were there already: an hour of seconds, where zone data differ by an hour."""
 

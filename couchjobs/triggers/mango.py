@@ -27,6 +27,7 @@ Test = Callable[[Any], bool]
 
 _ABSENT = object()
 _MOST_CONDITIONS = 1000
+"""Of one selector: each change of a document is held against them."""
 _MOST_LETTERS = 10_000
 """Of regular expressions: longer ones take seconds to be read."""
 _DEEPEST = 50

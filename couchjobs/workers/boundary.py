@@ -47,14 +47,20 @@ LONGEST_HOOK_S = 30.0
 GRACE_S = 5.0
 """Seconds that a function has to end after it was cancelled, before it is left behind."""
 _ONCE_MORE_S = 2.5
+"""After which a function that was asked to end is asked again: it may have caught the first cancellation."""
 _LONGEST_ERROR = 10_000
+"""Characters of an error's text."""
 _MOST_CAUSES = 5
+"""Errors of a group that are told; of the others their number."""
 _MOST_LEAVES = 5000
+"""Errors of a group that are looked at: a group may hold itself."""
 _CAUSE, _CONTEXT, _TRACEBACK = (BaseException.__dict__[name] for name in ("__cause__", "__context__", "__traceback__"))
 """The attributes of errors as they are, whatever a class puts in their place."""
 _MAY_GO_ON = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 _MOST_FRAMES = 40
+"""Of a traceback, the innermost."""
 _LONGEST_TRACEBACK = 4000
+"""Characters, the last ones."""
 _OWN_FILES = str(Path(__file__).parent.parent) + os.sep
 _FORKED = 70
 """The exit code of a forked process that comes back from a function with an error: EX_SOFTWARE."""

@@ -37,7 +37,9 @@ from couchjobs.workers.worker import TASKS, Try
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LAST_GRACE_S = 0.5
+"""For tries that are interrupted, as the child ends."""
 _LOOK_S = 1.0
+"""Between two looks at whether the daemon lives."""
 _LAST_STEPS_S = 4.0
 """Seconds that this process has to end in order once its parent has gone."""
 

@@ -41,6 +41,10 @@ class ChildsTry(Protocol):
     def has_outcome(self) -> bool:
         """Return whether the try has ended, though its thread may not have."""
 
+    @property
+    def ends_by(self) -> float | None:
+        """Return until when the try has time, by the clock of the event loop; None where it has no limit."""
+
     def answered(self, message: dict[str, Any]) -> bool:
         """Take what the child says; return whether that was the last of it."""
 
@@ -109,6 +113,10 @@ class ChildProcess:
     def only_hangs(self) -> bool:
         """Return whether nothing is left in it but plain functions whose tries have ended."""
         return all(one.has_outcome for one in self.tries.values())
+
+    def hangs(self) -> bool:
+        """Return whether there is such a function in it."""
+        return any(one.has_outcome for one in self.tries.values())
 
     def kill(self) -> None:
         """End the process, and those that its functions have started, whatever they do: in groups of their own, too."""

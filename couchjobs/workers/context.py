@@ -161,7 +161,7 @@ class WorkerContext:
 
         With the rights of the daemon. In a plain function: `ctx.sync_couch`.
         """
-        _check_awaited("ctx.couch", "ctx.sync_couch")
+        self._check_awaited("ctx.couch", "ctx.sync_couch")
         return self._databases
 
     @property
@@ -202,7 +202,7 @@ class WorkerContext:
                 would await it.
             CouchError: CouchDB does not take it.
         """
-        _check_awaited("ctx.push", "ctx.sync_push")
+        self._check_awaited("ctx.push", "ctx.sync_push")
         return self._push(worker, message, key=key, delay=delay, at=at, priority=priority, options=options)
 
     async def _push(
@@ -245,7 +245,13 @@ class WorkerContext:
         return time_of(self._engine)
 
     async def push_request(self, request: JobRequest) -> PushResult:
-        """Store the job that the request asks for."""
+        """Store the job that the request asks for.
+
+        Raises:
+            ConfigurationError: this is not the event loop of the engine.
+            CouchjobsError: as `push`.
+        """
+        self._check_awaited("push", "sync_push")
         return await self._pushed_by_engine(request, hides_id=False)
 
     async def _pushed_by_engine(self, request: JobRequest, *, hides_id: bool) -> PushResult:
@@ -257,6 +263,22 @@ class WorkerContext:
     def sync_push_request(self, request: JobRequest) -> PushResult:
         """Do the same from a plain function."""
         return self._from_thread(self.push_request(request))
+
+    def _check_awaited(self, what: str, instead: str) -> None:
+        """Check that this is a coroutine function, or called by one: what it returns is to be awaited, by the engine.
+
+        Raises:
+            ConfigurationError: it is a plain one, or one that a plain one runs in an event loop of its own.
+        """
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(f"{what} is for coroutine functions; in a plain function: {instead}") from None
+        if self._loop is not None and here is not self._loop:
+            raise ConfigurationError(
+                f"{what} is for the event loop of the engine, and this is one of the function's own: use {instead},"
+                " or make the function itself a coroutine function"
+            )
 
     def _from_thread(self, what: Coroutine[Any, Any, T]) -> T:
         """Return what a coroutine returns that runs in the event loop of the engine.
@@ -349,15 +371,3 @@ def current_job() -> Job | None:
     """Return the job whose function this is called from, however deep, as `ctx.job`; None outside of one."""
     context = _present.get()
     return None if context is None else context.job
-
-
-def _check_awaited(what: str, instead: str) -> None:
-    """Check that this is a coroutine function, or called by one: what it returns is to be awaited.
-
-    Raises:
-        ConfigurationError: it is a plain one.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise ConfigurationError(f"{what} is for coroutine functions; in a plain function: {instead}") from None

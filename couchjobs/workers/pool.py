@@ -19,24 +19,27 @@ from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.log import get_logger
 from couchjobs.settings import Settings
 from couchjobs.supervisor import Supervisor
+from couchjobs.timestamps import now
 from couchjobs.waits import backoff
 from couchjobs.workers.boundary import GRACE_S, LONGEST_HOOK_S
 from couchjobs.workers.child_process import ChildProcess
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
-from couchjobs.workers.retry import has_tries_left, lower
+from couchjobs.workers.retry import lower, may_be_tried
 from couchjobs.workers.wire import pack, send, unpack
 from couchjobs.workers.worker import Lease
 
 _logger = get_logger(__name__)
 _STUCK_AFTER_S = 5.0
+"""Beyond its time, its grace and its hooks: then a child gives no answer any more."""
 _QUICK_DEATH_S = 5.0
+"""After its start: a child that dies so soon twice in a row is not started again at once."""
 _LISTENS_WITHIN_S = 3.0
 """Seconds in which a child says that it listens: it may be busy, and its other jobs would be lost with it."""
 _HUNG_AFTER_S = 10.0
 """Seconds that a plain function may go on after its try has ended, before its process is replaced."""
 _LAST_TRIES_S = 3600.0
-"""Seconds that the other tries of such a process may take where they have no time limit of their own."""
+"""Seconds that other tries may have in a process in which something hangs, where they have no limit of their own."""
 
 
 class RemoteTry:
@@ -56,6 +59,8 @@ class RemoteTry:
         self._stopped_as: Cancelled | Interrupted | None = None
         self._stopped = asyncio.Event()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
+        self.ends_by: float | None = None
+        """When the child is killed, at the latest, for this try is not over; None where that may take any time."""
         self.outliving: asyncio.Future[Any] | None = None
         """Done once a function has ended that outlives the outcome."""
 
@@ -86,6 +91,8 @@ class RemoteTry:
         commit = self._config.timeout if self._config.worker_commit is not None else 0.0
         hook = LONGEST_HOOK_S if self._config.error_hook is not None else 0.0
         longest = None if seconds is None or commit is None else seconds + GRACE_S + hook + commit + _STUCK_AFTER_S
+        if longest is not None:
+            self.ends_by = asyncio.get_running_loop().time() + longest
         done, _ = await asyncio.wait([self._outcome], timeout=longest)
         if not done:
             _logger.error("child does not end a try in time, and is killed", job=self._job.id, pid=child.process.pid)
@@ -168,7 +175,7 @@ class RemoteTry:
         error = f"worker lost: its process has ended ({how})"
         if self._stopped_as is not None:
             self._outcome.set_result(self._stopped_as)
-        elif has_tries_left(self._config, self._job):
+        elif may_be_tried(self._config, self._job, now()):
             self._outcome.set_result(Retry(error, 0.0))
         else:
             self._outcome.set_result(Failed(error, worker_lost=True))
@@ -366,9 +373,13 @@ class ChildPool:
         child.tries.clear()
 
     async def _let_end(self, child: ChildProcess, ended: asyncio.Future[int]) -> None:
-        """Wait until the tries that a retired child still has are over, its end, or too long."""
+        """Wait until the tries that a retired child still has are over, or its end.
+
+        Where something hangs, not longer than all of them have time; those without a limit have an hour.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _LAST_TRIES_S
-        while not ended.done() and not child.only_hangs() and loop.time() < deadline:
+        latest = max((one.ends_by or 0.0 for one in child.tries.values()), default=0.0)
+        deadline = max(latest, loop.time() + _LAST_TRIES_S)
+        while not ended.done() and not child.only_hangs() and not (child.hangs() and loop.time() > deadline):
             waits: list[asyncio.Future[Any]] = [ended, *(one.outcome for one in child.tries.values())]
             await asyncio.wait(waits, timeout=1.0)

@@ -21,6 +21,12 @@ def has_tries_left(config: WorkerConfig, job: Job) -> bool:
     return job.ending is None and job.exec_count < min(config.max_exec_count, wanted or config.max_exec_count)
 
 
+def may_be_tried(config: WorkerConfig, job: Job, present: datetime) -> bool:
+    """Return whether the job may have another try: it has tries left, and of the time of all of them, too."""
+    left = time_left(config, job, present)
+    return has_tries_left(config, job) and (left is None or left > 0)
+
+
 def time_limit(config: WorkerConfig, job: Job, present: datetime) -> float | None:
     """Return how many seconds a try that begins now may take; 0 or less: none; None: there is no limit."""
     return lower(lower(config.timeout, (job.options or _NO_OPTIONS).timeout), time_left(config, job, present))
@@ -36,7 +42,7 @@ def time_left(config: WorkerConfig, job: Job, present: datetime) -> float | None
 
 def retry_delay(config: WorkerConfig, job: Job, longest_s: float, present: datetime) -> float | None:
     """Return how many seconds after a try that has just failed the next one may begin; None: there is no next one."""
-    if not has_tries_left(config, job):
+    if not may_be_tried(config, job, present):
         return None
     jitter = random.uniform(0.9, 1.1)  # noqa: S311  not a secret
     delay = min(longest_s, config.retry_delay * 2.0 ** min(job.exec_count - 1, _MOST_DOUBLED) * jitter)

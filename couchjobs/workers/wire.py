@@ -9,6 +9,7 @@ from couchjobs.couch.codec import decode, encode
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
 
 _LENGTH = 4
+"""Bytes before a message that say how long it is."""
 _KINDS: dict[str, type[Outcome]] = {kind.__name__: kind for kind in (Done, Failed, Retry, Cancelled, Interrupted)}
 
 

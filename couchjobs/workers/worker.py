@@ -177,19 +177,10 @@ class Try:
         if self._stopped_as is not None:
             return self._stopped_as
         began = time.monotonic()
-        self._call = Call(self._body, f"{TASKS} {self._job.id}'s function")
-        self._limit_time()
-        try:
-            ended = await self._call.over()
-        finally:
-            if self._limit is not None:
-                self._limit.cancel()
-        if ended is None:
-            self.outliving = self._call.task
-            if self._thread is None:  # of a plain one, which nobody can stop, the slot tells if it does not end soon
-                self._context.logger.warning(
-                    "a function does not end, and is left behind", exec_count=self._job.exec_count
-                )
+        limit = time_limit(self._config, self._job, time_of(self._engine))
+        if limit is not None and limit <= 0:  # it was in the queue for too long, or its daemon has died
+            return await self._fail_unbegun(TimeoutError("no time is left of its max_exec_time: it was not begun"))
+        ended = await self._called_within(limit)
         self._seconds = time.monotonic() - began
         self._tell_if_blocked()
         if self._context.told is not None:
@@ -220,13 +211,29 @@ class Try:
                 " what blocks must be a plain function"
             )
 
-    def _limit_time(self) -> None:
-        """Have the function cancelled when its time is over."""
-        seconds = time_limit(self._config, self._job, time_of(self._engine))
+    async def _called_within(self, seconds: float | None) -> Ended | None:
+        """Call the function; return how that has ended, None where it does not end."""
+        self._call = Call(self._body, f"{TASKS} {self._job.id}'s function")
         if seconds is not None:
-            seconds = max(0.0, seconds)
             self._context.deadline = time.monotonic() + seconds
             self._end_in(seconds, seconds)
+        try:
+            ended = await self._call.over()
+        finally:
+            if self._limit is not None:
+                self._limit.cancel()
+        if ended is None:
+            self.outliving = self._call.task
+            if self._thread is None:  # of a plain one, which nobody can stop, the slot tells if it does not end soon
+                self._context.logger.warning(
+                    "a function does not end, and is left behind", exec_count=self._job.exec_count
+                )
+        return ended
+
+    async def _fail_unbegun(self, error: TimeoutError) -> Failed:
+        """Fail for good, without a call of the function."""
+        await self._commit(error)
+        return Failed(describe(error))
 
     def _end_in(self, seconds: float, told: float) -> None:
         if self._limit is not None:

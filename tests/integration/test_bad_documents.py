@@ -161,11 +161,14 @@ async def test_deep_documents_when_written_then_refused_and_everything_else_goes
     deepest = b'{"worker": "echo", "state": "queued", "message": ' + b"[" * 1500 + b"]" * 1500 + b"}"
     for database in (jobs, triggers, orders):
         await connection.server.request("PUT", f"{database.path}/deepest", body=deepest)
+    readable = deepest.replace(b"[" * 1500, b"[" * 1010).replace(b"]" * 1500, b"]" * 1010)
+    await connection.server.request("PUT", f"{jobs.path}/readable", body=readable)
     await put(orders, {"_id": "deep", "x": nested(300)})
     await orders.put({"_id": "flat"})
     await jobs.put({"_id": "good", "worker": "echo", "message": 1, "state": "queued"})
     assert (await wait(db, "good", 10)).state is State.DONE
     assert "nested too deep" in str((await wait(db, "deep", 10)).error)
+    assert "nested too deep" in str((await wait(db, "readable", 10)).error)
 
     async def fired() -> bool:
         found = [document async for page in jobs.all_docs() for document in page]

@@ -11,6 +11,7 @@ import pytest
 from waiting import eventually
 
 from couchjobs.broker.couch import CouchBroker
+from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection
 from couchjobs.errors import (
     AdminOnlyError,
@@ -244,3 +245,32 @@ async def test_go_durations_when_the_setting_says_so_then_numbers_are_nanosecond
     ended = await wait(db, "job", 10)
     assert ended.error == "TimeoutError: no end within 0.1 s"
     assert ended.document()["options"] == {"timeout": 100_000_000}
+
+
+async def test_shutdown_when_the_daemon_cannot_beat_meanwhile_then_running_jobs_are_interrupted(
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may go on for minutes, and others take them over long before that."""
+    is_lost, begun = asyncio.Event(), asyncio.Event()
+
+    async def lost(_: Presence) -> bool:
+        await is_lost.wait()
+        is_lost.clear()
+        return True
+
+    monkeypatch.setattr(Presence, "lost_or_found", lost)
+
+    @worker("slow")
+    async def slow(ctx: WorkerContext) -> None:
+        begun.set()
+        await asyncio.sleep(600)
+
+    system = await start(slow)
+    job = await system.broker.push_job(db, JobRequest(worker_type="slow"))
+    await asyncio.wait_for(begun.wait(), 20)
+    closing = asyncio.create_task(system.shutdown(600))
+    await eventually(lambda: not system.broker.runtime.producer.is_open)
+    is_lost.set()
+    await asyncio.wait_for(closing, 30)
+    present = await get_job(db, job.id)
+    assert (present.state, present.exec_count) == (State.QUEUED, 0)

@@ -47,9 +47,21 @@ async def test_deadline_when_near_or_far_then_called_in_time_and_not_if_it_was_c
     assert not all_of_them._slices
 
 
+async def test_deadline_when_it_is_far_away_then_a_second_late_at_most() -> None:
+    """A day away, too: a child that gives no answer is killed ten seconds after the end of a try."""
+    now, all_of_them = asyncio.get_running_loop().time(), Deadlines()
+    for away in (3, 60, 3600.5, 86_400, 3_000_000):
+        all_of_them.call_at(now + away, print)
+    times = sorted(length * number for length, number in all_of_them._slices)
+    for away, called_at in zip((3, 60, 3600.5, 86_400, 3_000_000), times, strict=True):
+        assert 0 <= called_at - (now + away) <= module.LATEST_S
+    assert module.LATEST_S < 2
+
+
 async def test_deadlines_when_very_many_are_called_off_then_few_timers_are_left() -> None:
     """However far away they are, and however different: each would keep a kilobyte until its time."""
     now, all_of_them = asyncio.get_running_loop().time(), Deadlines()
+    all_of_them.call_at(now + 60, print)
     for number in range(20_000):
         all_of_them.call_at(now + 100_000 + 37.1 * number, print).cancel()
         all_of_them.call_at(now + 60 + number / 1000, print).cancel()

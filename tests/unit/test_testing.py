@@ -40,6 +40,32 @@ async def test_run_pending_when_jobs_are_due_then_run() -> None:
             await system.push("greet", "skip")
 
 
+async def test_push_when_a_plain_function_has_an_event_loop_of_its_own_then_refused_and_told_what_to_use() -> None:
+    """The engine's connections and writers are those of one event loop: from another one they would never wake."""
+    told: list[str] = []
+
+    @worker("loops", max_exec_count=1)
+    def loops(ctx: WorkerContext) -> str:
+        async def inside() -> None:
+            for ask in (lambda: ctx.push(greet, "Ann"), lambda: greet.push("Ann"), lambda: ctx.couch["orders"]):
+                try:
+                    asked = ask()
+                    if hasattr(asked, "__await__"):
+                        await asked
+                except ConfigurationError as error:
+                    told.append(str(error))
+
+        asyncio.run(inside())
+        return str(ctx.sync_push(greet, "Bob").created)
+
+    async with TestSystem(loops, greet) as system:
+        pushed = await system.push("loops", None)
+        await system.run_pending()
+        assert system.job(pushed.id).result == "True"
+    assert len(told) == 3
+    assert all("sync_" in text for text in told)
+
+
 async def test_advance_when_triggers_are_due_then_they_fire_and_their_jobs_run() -> None:
     """An hour in no time."""
     async with TestSystem(greet) as system:

@@ -311,3 +311,14 @@ def test_backlog_when_jobs_are_anothers_then_those_that_could_run_at_once_count_
     known.forget("later")
     known.take("w", 3, at(1))
     assert known.runnable("w") == 0
+
+
+def test_quiet_when_a_job_of_another_daemons_is_due_later_then_as_with_an_own_one() -> None:
+    """It wakes whoever sleeps when it counts as abandoned; until then nobody stays awake for it."""
+    known = Backlog({"w": 2}, 100, delay_s=0.5)
+    known.offer(candidate("own", not_before=3600), at(0))
+    known.offer(candidate("other", not_before=3600, assigned=False), at(0))
+    assert known.is_quiet
+    assert known.next_in(["w"], at(0)) == 3600
+    known.offer(candidate("due", assigned=False), at(0))
+    assert not known.is_quiet

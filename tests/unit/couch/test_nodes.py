@@ -14,6 +14,8 @@ from waiting import eventually
 from couchjobs.couch import nodes, transport
 from couchjobs.couch.client import CouchServer
 from couchjobs.couch.login import split_urls
+from couchjobs.couch.nodes import Nodes
+from couchjobs.couch.transport import Transport
 from couchjobs.errors import ConfigurationError, Unavailable, Unreachable
 
 
@@ -232,3 +234,17 @@ def test_urls_when_of_several_nodes_then_one_user() -> None:
         split_urls("http://a:b@h:1,http://c:d@i:2")
     with pytest.raises(ConfigurationError, match="must look like"):
         split_urls("h,i")
+
+
+async def test_request_when_its_body_comes_in_pieces_then_it_takes_no_place_of_those_that_are_quick() -> None:
+    """Whoever gives the pieces may take an hour: 64 of them would hold up claims and ends."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    for body, waits in ((b"x", False), (None, False), (pieces(), True)):
+        transport = Transport(1.0, None, Nodes(["http://127.0.0.1:9"]))
+        with pytest.raises(Unreachable):
+            await transport.send("PUT", "http://127.0.0.1:9/db/doc/name", headers={}, body=body)
+        assert [*transport._sessions] == [waits]
+        await transport.close()

@@ -17,6 +17,7 @@ from couchjobs.jobs.job import Job, JobOptions
 from couchjobs.settings import Settings
 from couchjobs.timestamps import now
 from couchjobs.workers import pool as pool_module
+from couchjobs.workers.child_process import ChildProcess
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry
@@ -60,6 +61,27 @@ def run(function: Any, given: Job | None = None, **options: Any) -> Outcome:
     """One try."""
     config = config_of(worker("w", **options)(function))
     return asyncio.run(Worker(config).begin(given or job()).run())
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_try_when_the_time_of_all_tries_is_over_then_the_function_is_not_begun(plain: bool) -> None:
+    """It was in the queue for too long, or its daemon had died: what it does would be done, and the job be errored."""
+    begun: list[str] = []
+
+    def function(ctx: WorkerContext) -> None:
+        begun.append(ctx.id)
+
+    async def coroutine(ctx: WorkerContext) -> None:
+        begun.append(ctx.id)
+
+    committed: list[BaseException | None] = []
+    late = job(started_at=now() - timedelta(seconds=11))
+    given = {"max_exec_time": 10, "worker_commit": lambda _, error: committed.append(error)}
+    outcome = run(function if plain else coroutine, late, **given)
+    assert isinstance(outcome, Failed)
+    assert "max_exec_time" in outcome.error
+    assert not begun
+    assert isinstance(committed[0], TimeoutError)
 
 
 def test_try_when_function_returns_then_done_with_the_result() -> None:
@@ -430,3 +452,32 @@ async def test_try_when_something_that_it_waits_for_is_cancelled_then_an_error_l
     outcome = await Worker(config_of(worker("w", max_exec_count=1)(function))).begin(job()).run()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("CancelledError: the function was cancelled")
+
+
+async def test_child_when_it_gets_no_more_jobs_then_those_it_has_may_take_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its last job may take three hours; where something hangs in it beside, as long as all have time."""
+    monkeypatch.setattr(pool_module, "_LAST_TRIES_S", 0.0)
+    pool, loop = ChildPool.__new__(ChildPool), asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def one(*, hangs: bool = False, ends_by: float | None = None) -> Any:
+        outcome = loop.create_future()
+        if hangs:
+            outcome.set_result(None)
+        return SimpleNamespace(outcome=outcome, has_outcome=hangs, ends_by=ends_by)
+
+    def waits(*tries: Any) -> asyncio.Task[None]:
+        child: Any = ChildProcess.__new__(ChildProcess)
+        child.tries = dict(enumerate(tries))
+        return asyncio.create_task(pool._let_end(child, ended))
+
+    for_ever, limited = waits(one()), waits(one(hangs=True), one(ends_by=loop.time() + 3600))
+    over = waits(one(hangs=True), one()), waits(one(hangs=True), one(ends_by=loop.time() - 1)), waits(one(hangs=True))
+    await asyncio.wait(over, timeout=30)
+    assert all(task.done() for task in over)
+    assert not for_ever.done()
+    assert not limited.done()
+    ended.set_result(0)
+    await asyncio.gather(for_ever, limited)
