@@ -187,14 +187,15 @@ class Producer:
             self._marks.settle(lane, job_id)
 
     async def watch_partition(self, lane: Lane) -> None:
-        """Look again at what was left to others, whenever the partition has changed."""
+        """Look again at what was left to others, at the start and whenever the partition has changed."""
         partition = lane.daemon.partition
         while True:
-            await lane.daemon.partition_changes()
+            version = partition.version()
             lane.unread.reassign(partition.may_have, time.monotonic())
             lane.backlog.reassign(partition.has, moment())
             lane.to_read.set()
             self._news.set()
+            await lane.daemon.partition_changes(version)
 
     def spare_slots(self, lane: Lane) -> int:
         """Return how many free slots have no candidate."""

@@ -38,6 +38,8 @@ _LONGEST_REFILL_PAUSE_S = 1.6
 """The same where the last looks have found nothing for this daemon: what is there is that of others."""
 _LOOK_AGAIN_S = 1.0
 """Seconds until views that are missing are looked for again."""
+_PATIENCE_S = 60.0
+"""Seconds of failures for which a tenant stays awake for a view that is to be read: some never can be."""
 
 
 class Sweeper:
@@ -59,6 +61,7 @@ class Sweeper:
         """For the feed: the view has been read as it is, or cannot be."""
         self._sweep_by = math.inf
         self._swept_at: float | None = None
+        self._failing_since = 0.0
         self._refilled_at = 0.0
         self._refill_pause_s = _REFILL_PAUSE_S
 
@@ -79,7 +82,8 @@ class Sweeper:
             try:
                 await self._run_until_views_are_missing()
             except Exception as error:
-                self._lane.is_being_swept = False
+                self._failing_since = self._failing_since or time.monotonic()
+                self._lane.is_being_swept = time.monotonic() - self._failing_since < _PATIENCE_S
                 self._swept_at = None
                 self.has_swept.set()
                 if not isinstance(error, NotFound):
@@ -108,7 +112,7 @@ class Sweeper:
                 self._swept_at = time.monotonic()
                 if is_asked and self._sweep_by == asked_by:
                     self._sweep_by = math.inf
-            self._lane.is_being_swept = False
+            self._lane.is_being_swept, self._failing_since = False, 0.0
             await self._lane.to_sweep.within(self._next_in(self._swept_at))
 
     def _next_in(self, swept_at: float) -> float:

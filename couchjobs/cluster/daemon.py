@@ -94,10 +94,9 @@ class Daemon:
         """Return whether another daemon that fires triggers may read a local time differently."""
         return any(peer.schedules and peer.zones != self.presence.zones for _, peer in self._others())
 
-    async def partition_changes(self) -> None:
-        """Return as soon as the partition is another one than now."""
-        before = self.partition.version()
-        while self.partition.version() == before:  # noqa: ASYNC110  time alone makes it so
+    async def partition_changes(self, known: int) -> None:
+        """Return as soon as the partition is another one than that of the version `known`."""
+        while self.partition.version() == known:  # noqa: ASYNC110  time alone makes it so
             await asyncio.sleep(self.settings.look_interval)
 
     def listen(self) -> asyncio.Event:

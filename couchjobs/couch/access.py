@@ -16,7 +16,7 @@ _USER = "org.couchdb.user:"
 _MOST_USERS = 2000
 """Accounts that are read to say who may see a database; of more, nothing is said."""
 
-_KEPT_S = 60.0
+_KEPT_S = 10.0
 """Seconds after which they are read again all the same: a copy of a cluster may have been behind the last time."""
 
 

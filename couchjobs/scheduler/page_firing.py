@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from itertools import islice
 
 from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import Change
@@ -27,6 +28,8 @@ from couchjobs.scheduler.past import NEW, Past
 from couchjobs.scheduler.trigger import EventTrigger
 
 _logger = get_logger(__name__)
+_MOST_FIRED = 20_000
+"""Firings of a page that are remembered: 6 MB. What is in it may change again and again until it is done with."""
 _SLICE_S = 0.02
 """Seconds of asking rules after which others have their turn."""
 
@@ -54,8 +57,8 @@ class PageFiring:
         self._firing = firing
         self._past = past
         self.loops = Loops()
-        self._fired: set[_Key] = set()
-        """What has fired of a page that is not done with."""
+        self._fired: dict[_Key, None] = {}
+        """What has fired of a page that is not done with, the newest."""
 
     def done(self) -> None:
         """Take note that the position is behind the page."""
@@ -146,7 +149,6 @@ class PageFiring:
                     keys = [key]
                     if trigger.infos.debounce:
                         debounced[trigger.id] = keys
-                    self.loops.note(trigger.id, present["_id"])
                     make_job = partial(job_of, self._db, self._doctype, trigger, event, self._largest)
                     firings.append((self._firing.fire(trigger.infos, make_job, makers_of(present)), keys))
         return await self._stored_all(firings)
@@ -157,9 +159,13 @@ class PageFiring:
         results = await asyncio.gather(*(firing for firing, _ in firings), return_exceptions=True)
         for (_, keys), error in zip(firings, results, strict=True):
             if error is None:
-                self._fired.update(keys)
+                trigger_id, doc_id, _ = keys[0]
+                self.loops.note(trigger_id, doc_id)
+                self._fired.update(dict.fromkeys(keys))
             else:
                 failed |= dict.fromkeys((doc_id for _, doc_id, _ in keys), error)
+        for key in [*islice(self._fired, max(0, len(self._fired) - _MOST_FIRED))]:
+            del self._fired[key]
         return failed
 
     def _shown(self, document: Document) -> Document:

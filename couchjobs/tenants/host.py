@@ -67,7 +67,7 @@ _LOOK_AGAIN_S = 60.0
 _MOST_LOOKED_FOR = 10_000
 """Names, some 1 MB; then the list of tenants may be read again for each of them."""
 _WAKE_S = 0.1
-"""Seconds at least for which one that is woken without a change has its place among those that begin: 160 in a second.
+"""Seconds at least for which one that has changed hands has its place among those that begin: 160 in a second.
 
 A daemon that leaves has all those woken that it has served, and each looks for what it may have left.
 """
@@ -101,6 +101,8 @@ class Host:
         self._tenants: dict[str, Tenant] = {}
         self._ranks: dict[str, int] = {}
         """By key, how many daemons come before this one in the right to the tenant."""
+        self._handed_over: set[str] = set()
+        """Those that are to be woken for that alone; others come before them."""
         self._living: dict[str, Tenants] = {}
         """The daemons that live, and whom each of them serves."""
         self._looked_for: set[str] = set()
@@ -317,6 +319,7 @@ class Host:
             ranks[key] = rank_of_whole(self.id, key, [(name, peer) for name, peer in peers if key in peer.tenants])
             if any(key in served for served in gone) or ranks[key] != self._ranks.get(key):
                 tenant.due_at = present
+                self._handed_over.add(key)
         self._ranks = ranks
         self._news.set()
 
@@ -346,7 +349,8 @@ class Host:
                 due.append(tenant)
                 continue
             next_at = min(next_at, at)
-        due.sort(key=lambda tenant: (tenant.was_slow, tenant.changed_at is None, tenant.tried_at))
+        handed = self._handed_over
+        due.sort(key=lambda one: (one.was_slow, one.db.key in handed, one.changed_at is None, one.tried_at))
         for tenant in due[: self._places.free]:  # the end of one wakes this loop again
             if not tenant.was_slow or not self._places.many_are_slow:
                 self._begin(tenant.db.key, tenant, self._wake(tenant))
@@ -375,12 +379,13 @@ class Host:
         task.add_done_callback(end)
 
     async def _wake(self, tenant: Tenant) -> None:
-        has_changed = tenant.changed_at is not None
+        is_handed_over = tenant.db.key in self._handed_over
+        self._handed_over.discard(tenant.db.key)
         tenant.changed_at, tenant.tried_at = None, time.monotonic()
         try:
             with self._places.taken():
                 await tenant.wake()
-                if not has_changed:
+                if is_handed_over:
                     await asyncio.sleep(tenant.tried_at + _WAKE_S - time.monotonic())
         except CouchError as error:
             _logger.warning("tenant cannot begin, and is tried again", tenant=tenant.db.key, reason=str(error))

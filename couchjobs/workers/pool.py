@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -379,7 +380,8 @@ class ChildPool:
         """
         loop = asyncio.get_running_loop()
         latest = max((one.ends_by or 0.0 for one in child.tries.values()), default=0.0)
-        deadline = max(latest, loop.time() + _LAST_TRIES_S)
-        while not ended.done() and not child.only_hangs() and not (child.hangs() and loop.time() > deadline):
+        hangs_since = math.inf
+        while not ended.done() and not child.only_hangs() and loop.time() <= max(latest, hangs_since + _LAST_TRIES_S):
+            hangs_since = min(hangs_since, loop.time()) if child.hangs() else math.inf
             waits: list[asyncio.Future[Any]] = [ended, *(one.outcome for one in child.tries.values())]
             await asyncio.wait(waits, timeout=1.0)

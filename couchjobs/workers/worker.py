@@ -232,6 +232,7 @@ class Try:
 
     async def _fail_unbegun(self, error: TimeoutError) -> Failed:
         """Fail for good, without a call of the function."""
+        self._context.begin()  # for the hook
         await self._commit(error)
         return Failed(describe(error))
 

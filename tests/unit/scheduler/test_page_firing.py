@@ -13,6 +13,7 @@ from couchjobs.couch.changes import Change
 from couchjobs.couch.connection import Connection, connect
 from couchjobs.errors import CouchError, Unavailable
 from couchjobs.jobs.job import Job
+from couchjobs.scheduler import page_firing
 from couchjobs.scheduler.page_firing import PageFiring
 from couchjobs.scheduler.past import Past
 from couchjobs.scheduler.seen import Seen
@@ -119,3 +120,19 @@ async def test_page_when_a_document_has_changed_before_the_next_try_then_it_is_n
     unknown.clear()
     await page.fire(triggers, [PAGE[1], PAGE[2], Change("a", "2-a", False)])
     assert firings.fired == {"each": 3}
+
+
+async def test_page_when_its_documents_change_again_and_again_then_little_is_remembered(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One document may be not to be had for days; and what cannot be stored is no firing that would be counted."""
+    monkeypatch.setattr(page_firing, "_MOST_FIRED", 10)
+    firings, past = Firings(), Past()
+    firings.failing.add("bad")
+    page = of_orders(firings, connection, past, {"b"})
+    triggers = [trigger(connection, "bad"), trigger(connection, "good")]
+    for number in range(1, 50):
+        with pytest.raises(CouchError):
+            await page.fire(triggers, [Change("a", f"1-{number}", False), PAGE[1]])
+    assert len(page._fired) <= 10
+    assert "bad" not in page.loops.found

@@ -75,8 +75,14 @@ def test_try_when_the_time_of_all_tries_is_over_then_the_function_is_not_begun(p
         begun.append(ctx.id)
 
     committed: list[BaseException | None] = []
+
+    def commit(ctx: WorkerContext, error: BaseException | None) -> None:
+        committed.append(error)
+        with pytest.raises(ConfigurationError, match="nothing can be pushed from it"):  # and not: of the event loop
+            ctx.sync_push("w")
+
     late = job(started_at=now() - timedelta(seconds=11))
-    given = {"max_exec_time": 10, "worker_commit": lambda _, error: committed.append(error)}
+    given = {"max_exec_time": 10, "worker_commit": commit}
     outcome = run(function if plain else coroutine, late, **given)
     assert isinstance(outcome, Failed)
     assert "max_exec_time" in outcome.error
@@ -458,7 +464,6 @@ async def test_child_when_it_gets_no_more_jobs_then_those_it_has_may_take_their_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its last job may take three hours; where something hangs in it beside, as long as all have time."""
-    monkeypatch.setattr(pool_module, "_LAST_TRIES_S", 0.0)
     pool, loop = ChildPool.__new__(ChildPool), asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
 
@@ -474,10 +479,17 @@ async def test_child_when_it_gets_no_more_jobs_then_those_it_has_may_take_their_
         return asyncio.create_task(pool._let_end(child, ended))
 
     for_ever, limited = waits(one()), waits(one(hangs=True), one(ends_by=loop.time() + 3600))
+    monkeypatch.setattr(pool_module, "_LAST_TRIES_S", 0.5)
+    cancelled = one()
+    stops_soon = waits(cancelled, one())
     over = waits(one(hangs=True), one()), waits(one(hangs=True), one(ends_by=loop.time() - 1)), waits(one(hangs=True))
     await asyncio.wait(over, timeout=30)
     assert all(task.done() for task in over)
     assert not for_ever.done()
     assert not limited.done()
+    assert not stops_soon.done()
+    cancelled.has_outcome = True  # from here on something hangs
+    cancelled.outcome.set_result(None)
+    await asyncio.wait_for(stops_soon, 30)
     ended.set_result(0)
     await asyncio.gather(for_ever, limited)
