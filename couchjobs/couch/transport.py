@@ -22,6 +22,7 @@ from couchjobs import errors
 from couchjobs.couch.answers import is_of_node
 from couchjobs.couch.codec import decode
 from couchjobs.couch.nodes import Nodes
+from couchjobs.log import redact
 
 _CONNECT_S = 10.0
 """For the connection alone: a host that is gone answers nothing, and another node may."""
@@ -245,7 +246,7 @@ class Transport:
             self._nodes.failed(node, reason)
             raise errors.Unreachable(f"{method} {where.raw_path}: {reason}") from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = redact(f"{type(error).__name__}: {error}")  # which may quote the URL of a proxy
             self._nodes.failed(node, reason)
             raise errors.Unavailable(f"{method} {where.raw_path}: {reason}") from error
 

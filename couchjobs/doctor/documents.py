@@ -13,7 +13,7 @@ from couchjobs.couch.changes import pages_since
 from couchjobs.couch.database import Database, Document
 from couchjobs.couch.surely import Refusals
 from couchjobs.doctor.finding import Finding, Patient
-from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound, Unavailable
+from couchjobs.errors import BadDocumentError, ConfigurationError, Conflict, NotFound, Refused, Unavailable
 from couchjobs.jobs.ends import Ends
 from couchjobs.jobs.job import CLIENT_WORKER, ENDED, State
 from couchjobs.jobs.retention import stored_rules
@@ -41,7 +41,7 @@ async def check_orphans(patient: Patient) -> AsyncIterator[Finding]:
     for name in names:
         if peers.is_dead(name):
             what = "has claimed jobs, and does not live: daemons with their workers take them, or --repair does now"
-            yield Finding("orphans", name, what, partial(_rescue, rescuer, name))
+            yield Finding("orphans", name, what, partial(_rescue, patient, peers, rescuer, name))
     rows = await patient.store.database.view("queue/claimed", [None], [None, {}], limit=_MOST_LOOKED_AT)
     for document in (await patient.store.database.get_many(row["id"] for row in rows)).values():
         if document.get("worker") == CLIENT_WORKER:
@@ -63,7 +63,15 @@ async def _watch(patient: Patient, names: list[str]) -> Peers:
         await asyncio.sleep(_LOOK_S)
 
 
-async def _rescue(rescuer: Rescuer, name: str) -> str:
+async def _look_again(patient: Patient, peers: Peers) -> None:
+    """Take note of who lives by now: whoever examined may mend much later, or never."""
+    peers.note(await patient.control.with_prefix(DAEMON), moved=True)
+
+
+async def _rescue(patient: Patient, peers: Peers, rescuer: Rescuer, name: str) -> str:
+    await _look_again(patient, peers)
+    if not peers.is_dead(name):
+        return "it lives again, and its jobs are left to it"
     rescued = await rescuer.rescue(name)
     if name in rescuer.left:
         raise Unavailable(f"{rescued} jobs are back in the queue, and some could not be taken from it")
@@ -160,7 +168,7 @@ async def _reject(patient: Patient, document: Document, reason: str) -> str:
     present = await patient.store.database.find(document["_id"])
     if present is None or present.get("state") != document.get("state"):
         return "errored, with the reason"
-    return "not marked: CouchDB does not take that; delete it, or mend it by hand"
+    raise Refused("CouchDB does not take that; delete it, or mend it by hand")
 
 
 async def check_conflicts(patient: Patient) -> AsyncIterator[Finding]:
@@ -197,11 +205,12 @@ async def _conflicts_in(database: Database) -> AsyncIterator[Finding]:
 
 
 async def _reap(patient: Patient, peers: Peers, job_id: str) -> str:
+    await _look_again(patient, peers)
     if await settle_conflict(_shortly(patient), peers, job_id):
         return "settled"
     if any(is_run(leaf, peers) for leaf in await patient.store.database.leaves(job_id)):
-        return "left: a daemon runs a branch of it, whose end will win"
-    return "left: CouchDB does not let one of its branches be deleted; the log says why"
+        raise Unavailable("a daemon runs a branch of it, whose end will win")
+    raise Refused("CouchDB does not let one of its branches be deleted; the log says why")
 
 
 async def _delete_losers(database: Database, doc_id: str, losers: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from couchjobs.timestamps import format_time, now
 _PAGE = 50
 _MOST = 500
 _MOST_DIGITS = 9
+_NOT_ENDED = (State.QUEUED, State.RUNNING)
 _MANY = 10_000
 """Jobs that one request may retry or cancel."""
 _CHANGED_TOGETHER = 50
@@ -274,30 +275,35 @@ async def _wanted(request: web.Request) -> Job:
 async def retry_many(request: web.Request) -> web.Response:
     """POST /jobs/retry: all that the filters name and that have failed; 10,000 at most."""
     change, check = request.app[API].client.retry, request[CALLER].check_retry
-    return await _change_many(request, "RETRY", State.ERRORED, change, check)
+    return await _change_many(request, "RETRY", [State.ERRORED], change, check)
 
 
 async def cancel_many(request: web.Request) -> web.Response:
     """POST /jobs/cancel: all that the filters name and that have not ended; 10,000 at most."""
     check = partial(request[CALLER].check, "CANCEL", "jobs")
-    return await _change_many(request, "CANCEL", State.QUEUED, request.app[API].client.cancel, check)
+    return await _change_many(request, "CANCEL", _NOT_ENDED, request.app[API].client.cancel, check)
 
 
 async def _change_many(
-    request: web.Request, verb: str, state: State, change: Callable[..., Awaitable[object]], check: JobGuard
+    request: web.Request,
+    verb: str,
+    states: Collection[State],
+    change: Callable[..., Awaitable[object]],
+    check: JobGuard,
 ) -> web.Response:
     api, caller = request.app[API], request[CALLER]
     asked = filter_in(request.query)
-    wanted = replace(asked, state=asked.state or state, cancelled=False)
-    caller.check(verb, "jobs", JobRequest(worker_type=wanted.worker) if wanted.worker else None)
-    ids, refused = [], 0
-    async for document in each(api.connection, api.db, wanted):
-        if verb == "RETRY" and not caller.may_retry(Job.read(document)):
-            refused += 1
-            continue
-        ids.append(document["_id"])
-        if len(ids) == _MANY:
-            break
+    caller.check(verb, "jobs", JobRequest(worker_type=asked.worker) if asked.worker else None)
+    ids: dict[str, None] = {}
+    refused = 0
+    for state in states if asked.state is None else [asked.state]:
+        async for document in each(api.connection, api.db, replace(asked, state=state, cancelled=False)):
+            if verb == "RETRY" and not caller.may_retry(Job.read(document)):
+                refused += 1
+                continue
+            ids[document["_id"]] = None  # it may have begun meanwhile
+            if len(ids) == _MANY:
+                break
     changed = await api.all(ids, partial(change, check=check), _CHANGED_TOGETHER)
     return answer(None, meta={"changed": changed, "refused": refused + len(ids) - changed})
 
@@ -320,6 +326,8 @@ async def purge(request: web.Request) -> web.Response:
         refuse_parameter("workers", str(error))
     removed = 0
     for store in stores(api.connection, api.db):
-        async for count in Remover(store).steps(Retention(rules.rules), now()):
+        remover = Remover(store)
+        async for count in remover.steps(Retention(rules.rules), now()):
             removed += count
+        remover.check_all()
     return answer(None, meta={"deleted": removed, "at": format_time(now())})

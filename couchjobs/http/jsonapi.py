@@ -18,6 +18,9 @@ from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.reasons import reasons
 
+_WEBHOOKS = "/jobs/webhooks/"
+"""What stands before the id of a webhook in a path, which may begin with a tenant."""
+
 _logger = get_logger(__name__)
 MEDIA_TYPE = "application/vnd.api+json"
 _TAKEN = (MEDIA_TYPE, "application/json")
@@ -158,13 +161,21 @@ async def tell_errors(
             raise
         return _error(error.status, error.reason, headers=error.headers)
     except errors.CouchjobsError as error:
-        return _error(*told(error, request.path))
+        return _error(*told(error, request))
     except Exception:
-        _logger.exception("a request fails", method=request.method, path=request.path)
+        _logger.exception("a request fails", method=request.method, path=without_secret(request, request.path))
         return _error(500, "this is a fault of couchjobs; its log says more")
 
 
-def told(error: ApiError | errors.CouchjobsError, path: str) -> tuple[int, str]:
+def without_secret(request: web.Request, text: str) -> str:
+    """Return a text without the id of the webhook that is asked for: who knows that may fire it."""
+    secret = request.path.partition(_WEBHOOKS)[2]
+    for one in {secret, quote(secret, safe="")} - {""}:
+        text = text.replace(one, f"{one[:4]}...")
+    return text
+
+
+def told(error: ApiError | errors.CouchjobsError, request: web.Request) -> tuple[int, str]:
     """Return the status of an error, and what a caller is told of it; of CouchDB's the log has the rest."""
     if isinstance(error, ApiError):
         return error.status, error.detail
@@ -172,7 +183,8 @@ def told(error: ApiError | errors.CouchjobsError, path: str) -> tuple[int, str]:
         return 503, str(error)
     status = next((_STATUS[one] for one in type(error).__mro__ if one in _STATUS), 500)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        _logger.warning("a request fails for CouchDB", path=path, reason=str(error))
+        path, reason = (without_secret(request, text) for text in (request.path, str(error)))
+        _logger.warning("a request fails for CouchDB", path=path, reason=reason)
         return status, "CouchDB does not answer now, or not to this server"
     return status, str(error)
 

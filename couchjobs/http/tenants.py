@@ -29,7 +29,7 @@ from couchjobs.http.jsonapi import ApiError
 from couchjobs.http.pages.page import ROOT, render
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
-from couchjobs.tenants.named import named_by
+from couchjobs.tenants.named import Missed, named_by
 
 _logger = get_logger(__name__)
 _PATH = "/tenants/"
@@ -37,6 +37,8 @@ _HEALTH = "/health/"
 LIST = f"{ROOT}/tenants"
 _LOOK_S = 5.0
 """Seconds within which a tenant is noticed that comes or goes."""
+_MISSED_FOR_S = 4.0
+"""Seconds for which a tenant is not named by any look until it is dropped: two looks."""
 _MOST = 100
 """Tenants that are kept ready, some 0.2 MB each; more only where all of them are being answered."""
 _COLLECT_AFTER = 50
@@ -92,6 +94,9 @@ class Sites:
         self._hosts: dict[str, Prefixer] = {}
         self._look_at = 0.0
         self._looking: asyncio.Task[None] | None = None
+        self._missed = Missed(_MISSED_FOR_S)
+        self._nobodys: set[str] = set()
+        """Domains that are those of several tenants, or were one's: they are not the root's for that."""
         self._told: set[str] = set()
         """Domains that are said to be those of more than one tenant."""
         self._dropped = 0
@@ -111,6 +116,11 @@ class Sites:
         if host in self._hosts:
             return await self._site(self._hosts[host], "", request), path
         if not path.startswith(_PATH):
+            if host in self._nobodys:
+                self._gate.check_stranger(request, cost=1)
+                raise ApiError(
+                    404, f"{host} is the host name of no tenant: it is one of several, or of one that has gone"
+                )
             return self._root, path
         key, slash, rest = path.removeprefix(_PATH).partition("/")
         if unquote(key) not in self._known:
@@ -196,13 +206,16 @@ class Sites:
 
     async def _know(self, tenants: list[Prefixer]) -> None:
         """Serve these tenants, and no longer those that have gone."""
+        tenants = [*tenants, *self._missed.too_shortly(self._known, tenants)]
         self._known = {db.key: db for db in tenants}
         domains = Counter(db.domain.lower() for db in tenants if db.domain)
         shared = {domain for domain, count in domains.items() if count > 1}
         for domain in sorted(shared - self._told):
             _logger.warning("two tenants have one domain: its host name is nobody's", domain=domain)
         self._told = shared
+        before = self._hosts.keys()
         self._hosts = {db.domain.lower(): db for db in tenants if db.domain and db.domain.lower() not in shared}
+        self._nobodys = (self._nobodys | before | shared) - self._hosts.keys()
         for name, site in [*self._sites.items()]:
             if self._known.get(site.db.key) != site.db:
                 del self._sites[name]

@@ -14,7 +14,7 @@ from typing import Any
 from couchjobs.couch.answers import Written
 from couchjobs.couch.database import Document, Row
 from couchjobs.couch.purge import PURGED_TOGETHER, is_single_node, purge
-from couchjobs.errors import Forbidden, NotFound, Unauthorized
+from couchjobs.errors import Forbidden, NotFound, Unauthorized, Unavailable
 from couchjobs.jobs.job import ENDED, Job
 from couchjobs.jobs.lives import pusher_of
 from couchjobs.jobs.places import HIGHEST
@@ -49,6 +49,8 @@ class Remover:
         self._purges: bool | None = None
         self.refused = 0
         """Jobs that CouchDB does not remove for this user, as far as was tried."""
+        self.unanswered = 0
+        """Jobs of which it does not say whether they are removed."""
         self.reason = ""
         """What it says of the last of them."""
 
@@ -73,6 +75,20 @@ class Remover:
             async for found in self._removable(group, now):
                 documents = await self._free(one for one in found if one["_id"] not in in_conflict)
                 yield len(documents) if dry else await self._remove(documents)
+
+    def check_all(self) -> None:
+        """Check that all is removed that was tried to be.
+
+        Raises:
+            Forbidden: CouchDB does not remove some for this user.
+            Unavailable: it does not say what has become of some.
+        """
+        if self.refused:
+            told = f"{self.refused:,} jobs are not removed: that needs a worker or an administrator"
+            raise Forbidden(f"{told} ({self.reason})")
+        if self.unanswered:
+            told = f"{self.unanswered:,} jobs may be removed or not, for CouchDB does not say"
+            raise Unavailable(f"{told} ({self.reason}): try again")
 
     def _servers_time(self) -> datetime | None:
         """Return what the server's clock said with its last answer; None where it does not say."""
@@ -189,6 +205,9 @@ class Remover:
         for answer in answers:
             if answer.written is Written.REFUSED or answer.own_error:
                 self.refused += 1
+                self.reason = answer.reason
+            elif answer.written is Written.UNKNOWN:
+                self.unanswered += 1
                 self.reason = answer.reason
         return sum(answer.stored for answer in answers)
 

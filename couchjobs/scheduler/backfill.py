@@ -16,13 +16,13 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import BadDocumentError, ConfigurationError, HookError, NotFound, Unavailable
+from couchjobs.errors import BadDocumentError, ConfigurationError, HookError, NotFound, Refused, Unavailable
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.lanes import stores
 from couchjobs.jobs.places import HIGHEST
 from couchjobs.jobs.request import PushResult
 from couchjobs.scheduler.debounce import Debouncer
-from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of
+from couchjobs.scheduler.event_jobs import CREATED, UPDATED, event_of, job_of, without_proof
 from couchjobs.scheduler.patterns import Patterns
 from couchjobs.scheduler.sources import read_sources
 from couchjobs.scheduler.trigger import EventTrigger, new_trigger
@@ -125,7 +125,9 @@ class Backfill:
         """Store the job; None where it never can be."""
         try:
             return await self._broker.pusher.store(job)
-        except (BadDocumentError, HookError) as error:
+        except (BadDocumentError, HookError, Refused) as error:
+            if isinstance(error, Refused):
+                await self._broker.store_refused(job, str(error))
             job.logger.error("a firing makes no job, and never can", reason=str(error))  # noqa: TRY400
             return None
 
@@ -152,6 +154,8 @@ class Backfill:
                     raise Unavailable(f"{error}: run it again, what has fired does not fire again", 404) from error
 
     def _job(self, doctype: str, document: Document) -> Job | None:
+        if doctype in self._connection.settings.all_lanes:
+            document = without_proof(document)
         for verb in (CREATED, UPDATED):
             event = event_of(self._trigger, doctype, (verb,), document, None)
             if event is not None:

@@ -139,7 +139,8 @@ class Feeds:
         changed = self._changed.is_set()
         if self._daemons_changed.is_set():
             self._doubted = {*self._paused}
-        for event in (self._changed, self._daemons_changed, self._ended):
+        self._changed.take()
+        for event in (self._daemons_changed, self._ended):
             event.clear()
         self._is_looking = True
         try:

@@ -83,6 +83,8 @@ async def rebuild(connection: Connection, db: Prefixer, store: TriggerStore) -> 
             and (last or BEGINNING) < (before.last or BEGINNING) <= now()
         ):  # the jobs that tell of it have been removed
             state = replace(before, rev=state.rev)
+        elif before is not None and before.meaning == state.meaning and state.passed < before.passed <= now():
+            state = replace(state, passed=before.passed, anchor=before.anchor)  # it was enabled since, or edited
         states.append({"_id": state_id(store.database.name, trigger_id), **document_of(state, infos)})
     gone = old.keys() - {state["_id"] for state in states}
     await asyncio.gather(

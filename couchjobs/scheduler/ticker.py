@@ -395,6 +395,12 @@ class Ticker:
         finally:
             self._done_with(timer)
 
+    async def _is_taken_over(self, timer: _Timer, stored: State | None) -> bool:
+        """Have the state that counts be this daemon's, where the others could not read the trigger, or wrote none."""
+        if timer.trigger.ticks.once or stored == timer.life.state:
+            return True
+        return await self._states.write(timer.infos, timer.life.state)
+
     async def _look_at_others(self, timers: list[_Timer]) -> None:
         """Look whether the daemons that have the first right have fired; take over what they have not."""
         present = now()
@@ -404,9 +410,8 @@ class Ticker:
                 if timer.infos.id not in stored:
                     timer.at = present + _OTHERS
                     continue
-                timer.life = Life(
-                    timer.trigger.ticks, timer.infos, _as_both_see(stored[timer.infos.id], timer.life.state)
-                )
+                known = stored[timer.infos.id]
+                timer.life = Life(timer.trigger.ticks, timer.infos, _as_both_see(known, timer.life.state))
                 overdue = timer.life.overdue(present - timer.rank * _OTHERS)
                 if overdue is None:
                     timer.at = self._left_to_others(timer, present, _OTHERS_EACH)
@@ -416,7 +421,10 @@ class Ticker:
                         trigger=timer.infos.id,
                         tick=format_time(overdue),
                     )
-                    timer.rank, timer.at = 0, present
+                    if await self._is_taken_over(timer, known):
+                        timer.rank, timer.at = 0, present
+                    else:
+                        timer.at = present + _OTHERS
         except CouchError as error:
             _logger.info("schedule states are not to be had", reason=str(error))
             for timer in timers:

@@ -28,7 +28,7 @@ from couchjobs.prefixer import USERS, Prefixer, escape
 from couchjobs.scheduler.attention import Attention
 from couchjobs.scheduler.sources import SOURCES
 from couchjobs.supervisor import Supervisor
-from couchjobs.tenants.named import Named, named_by
+from couchjobs.tenants.named import Missed, Named, named_by
 from couchjobs.tenants.places import Places
 from couchjobs.tenants.tenant import Tenant
 from couchjobs.waits import Signal, patiently
@@ -107,8 +107,7 @@ class Host:
         """The daemons that live, and whom each of them serves."""
         self._looked_for: set[str] = set()
         """Databases of jobs that have changed, were nobody's, and have had the list of tenants read for that once."""
-        self._missed: dict[str, float] = {}
-        """By tenant that is no longer named: since when."""
+        self._missed = Missed(_MISSED_FOR_S)
         self._busy: dict[str, asyncio.Task[None]] = {}
         """By key, what wakes the tenant, or tries to have it sleep."""
         self._try_at: dict[str, float] = {}
@@ -224,17 +223,11 @@ class Host:
             except (ConfigurationError, CouchError) as error:
                 _logger.warning("which tenants there are is not known now", reason=str(error))
                 continue
-            tenants += self._missed_for_too_short(tenants)
+            tenants += self._missed.too_shortly({key: one.db for key, one in self._tenants.items()}, tenants)
             if self._tenants and not tenants:
                 _logger.warning("no tenant is named any more: all are dropped")
             await self._presence.serve(self._named.told(tenants))
             await self._arrange(tenants)
-
-    def _missed_for_too_short(self, named: list[Prefixer]) -> list[Prefixer]:
-        """Return tenants that are served and were named until a moment ago: a node that is back may not know them."""
-        present, before = time.monotonic(), self._missed
-        self._missed = {key: before.get(key, present) for key in self._tenants.keys() - {db.key for db in named}}
-        return [self._tenants[key].db for key, since in self._missed.items() if present - since < _MISSED_FOR_S]
 
     async def _arrange(self, tenants: list[Prefixer]) -> None:
         """Have these tenants, and no others."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +39,23 @@ class Named(Protocol):
 
     def told(self, tenants: list[Prefixer]) -> Tenants:
         """Return how the daemon's document says that it serves these."""
+
+
+class Missed:
+    """Those that are named no longer, for a while: a node that is back may not know them yet.
+
+    `for_s`: seconds, of two looks at least.
+    """
+
+    def __init__(self, for_s: float) -> None:
+        self._for_s = for_s
+        self._since: dict[str, float] = {}
+
+    def too_shortly(self, served: Mapping[str, Prefixer], named: Iterable[Prefixer]) -> list[Prefixer]:
+        """Return those that are served, by their keys, and have not been named by any look for shorter than that."""
+        present, before = time.monotonic(), self._since
+        self._since = {key: before.get(key, present) for key in served.keys() - {db.key for db in named}}
+        return [served[key] for key, since in self._since.items() if present - since < self._for_s]
 
 
 def named_by(connection: Connection, wanted: str) -> Named:

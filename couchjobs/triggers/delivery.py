@@ -35,6 +35,10 @@ from couchjobs.triggers.infos import TriggerInfos
 
 Kind = Literal["json", "form", "text", "raw"]
 _TOLERANCE_S = 300.0
+_MOST_UNKNOWN = 1000
+"""Fields of a trigger that are none: each is compared with those that there are."""
+_LONGEST_SLIP = 20
+"""Characters of a name that may be a slip of one of these."""
 _MOST_SIGNATURES = 10
 _MOST_FIELDS = 10_000
 _CHARSETS = re.compile(
@@ -173,7 +177,10 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
         MalformedTriggerError: it cannot be understood, or says it of a trigger that nothing is sent to.
     """
     given = {name: getattr(infos, name) for name in _Fields.model_fields if getattr(infos, name) is not None}
-    for name in (infos.model_extra or {}) if infos.type == "@webhook" else ():
+    extra = (infos.model_extra or {}) if infos.type == "@webhook" else {}
+    if len(extra) > _MOST_UNKNOWN:
+        raise MalformedTriggerError(f"there are {len(extra):,} fields that are none; {_MOST_UNKNOWN} may be")
+    for name in (name for name in extra if len(name) <= _LONGEST_SLIP):
         if close := difflib.get_close_matches(name, _Fields.model_fields, 1, _ALIKE):
             raise MalformedTriggerError(
                 f"{name} is no field: did you mean {close[0]}? Nothing is taken until that is clear"
@@ -182,6 +189,10 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
         raise MalformedTriggerError(f"{', '.join(sorted(given))}: for a @webhook, and this is {infos.type}")
     if infos.unique_by is not None and infos.debounce:
         raise MalformedTriggerError("unique_by and debounce exclude each other")
+    if infos.headers is not None and infos.debounce:
+        raise MalformedTriggerError("headers and debounce exclude each other: a job of many payloads has none of them")
+    if infos.debounce and "raw" in (infos.accept if isinstance(infos.accept, list) else [infos.accept]):
+        raise MalformedTriggerError("accept: raw and debounce exclude each other: a job has one body as its attachment")
     try:
         return Delivery(_Fields.model_validate(given))
     except ValidationError as error:

@@ -249,7 +249,10 @@ def name_pattern(doctype: str) -> Callable[[str], bool]:
     """Return what says whether a doctype is this one, or matches it, where `*` is any text but a slash."""
     if not is_pattern(doctype):
         return doctype.__eq__
-    matches = re.compile("[^/]*".join(re.escape(part) for part in re.split(r"\*+", doctype))).fullmatch
+    first, *between, last = (re.escape(part) for part in re.split(r"\*+", doctype))
+    # what is found of each part first is kept: trying all the others would take for ever, and finds nothing more
+    parts = "".join(f"(?>[^/]*?{part})" for part in between)
+    matches = re.compile(f"{first}{parts}[^/]*{last}").fullmatch
     return lambda name: matches(name) is not None
 
 

@@ -222,7 +222,7 @@ class Life:
         if state.paused or self.infos.disabled:
             return Plan(None, state, None)
         if self.schedule.once:
-            return self._plan_single(now)
+            return self._plan_single(now, now if noticed is None else noticed)
         if state.firing is not None:
             return self._fire(state.firing)
         first = self.next(self._floor())
@@ -256,7 +256,7 @@ class Life:
             return self.state
         return replace(self.state, missed=self.state.missed + missed, missed_at=at)
 
-    def _plan_single(self, now: datetime) -> Plan:
+    def _plan_single(self, now: datetime, noticed: datetime) -> Plan:
         infos, state = self.infos, self.state
         tick = self.schedule.next(BEGINNING, state.anchor)
         if tick is None:
@@ -270,7 +270,7 @@ class Life:
             if tick <= state.passed and state.passed > state.anchor:  # which only enabling moves on
                 return Plan(None, state, None, ended=f"its time, {told}, passed while it was disabled")
             late = ON_TIME if infos.misfire == "skip" else LATEST
-            if now - tick > (late if infos.grace is None else timedelta(seconds=infos.grace)):
+            if tick < noticed and now - tick > (late if infos.grace is None else timedelta(seconds=infos.grace)):
                 return Plan(None, state, None, ended=f"its time, {told}, was missed")
         return self._fire(tick)._replace(look=None)
 

@@ -15,6 +15,7 @@ from daemons import AS_USERS_HAVE, DaemonProcess
 from triggering import jobs_of, note, so_many_jobs_of, triggers_of
 from waiting import eventually
 
+from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.connection import Connection
 from couchjobs.doctor.examine import examine
 from couchjobs.errors import BadDocumentError, Conflict
@@ -212,10 +213,12 @@ async def test_trigger_when_mistyped_for_a_moment_then_its_period_goes_on(
     assert (await eventually(seen))["anchor"] == anchor
 
 
+@pytest.mark.parametrize("differ", [False, True])
 async def test_trigger_when_the_daemon_with_the_first_right_cannot_read_it_then_another_fires_it(
-    connection: Connection, db: Prefixer, begin: Any
+    connection: Connection, db: Prefixer, begin: Any, differ: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its zone data are older, or it is of another version."""
+    """Its zone data are older, which those that differ tell, or it is of another version."""
+    monkeypatch.setattr(Daemon, "others_read_zones_differently", lambda _: differ)
     systems = [await begin(note), await begin(note)]
 
     def cannot(document: Any) -> Any:

@@ -11,8 +11,8 @@ from triggering import jobs_of, note, orders_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
-from couchjobs.errors import ConfigurationError
-from couchjobs.jobs.job import State
+from couchjobs.errors import ConfigurationError, Refused
+from couchjobs.jobs.job import Job, State
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.backfill import Backfill
 from couchjobs.scheduler.store import TriggerStore
@@ -54,6 +54,29 @@ async def test_backfill_when_run_twice_and_beside_a_daemon_then_each_document_fi
         return all(job["state"] == State.DONE for job in await jobs_of(connection, db, "paid"))
 
     await eventually(all_done, 30)
+
+
+async def test_backfill_when_couchdb_never_takes_one_job_then_the_others_fire_and_it_says_why(
+    connection: Connection, db: Prefixer
+) -> None:
+    """It would end there each time it is run, and what comes behind would never fire."""
+    orders = await orders_of(connection, db)
+    for name in ("a", "bad", "c"):
+        await orders.put({"_id": name, "status": "paid"})
+    backfill = await fill(connection, db, PAID)
+    store = backfill._broker.pusher.store
+
+    async def refuse(job: Job) -> Any:
+        if "bad" in str(job.event):
+            raise Refused("a validation function of somebody's")
+        return await store(job)
+
+    backfill._broker.pusher.store = refuse  # type: ignore[method-assign]
+    done = await backfill.run()
+    assert (done.matching, done.fired, done.refused) == (3, 2, 1)
+    found = await connection.database(db.database("jobs")).with_prefix("")
+    states = sorted(job["state"] for job in found if "state" in job)
+    assert states == ["errored", "queued", "queued"]
 
 
 async def test_backfill_when_a_document_has_changed_since_it_fired_then_it_has_fired(

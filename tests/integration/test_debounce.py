@@ -7,12 +7,16 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+from fault_proxy import FaultProxy, Refusal
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
-from couchjobs.couch.connection import Connection
-from couchjobs.errors import BadDocumentError
+from couchjobs.couch.connection import Connection, connect
+from couchjobs.errors import BadDocumentError, Unavailable
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.couch import CouchScheduler
+from couchjobs.settings import Settings
 
 Start = Callable[..., Any]
 
@@ -129,3 +133,22 @@ async def test_debounce_when_the_trigger_is_edited_meanwhile_then_what_comes_lat
     assert (other.worker, other.message, other.payload) == ("note", "after", {"payloads": [3]})
     stored = {job["_id"]: job["payload"]["payloads"] for job in await jobs_of(connection, db, "hook")}
     assert stored == {first.id: [1, 2], other.id: [3]}
+
+
+async def test_debounce_when_writes_are_refused_then_whoever_fires_is_told_in_time(
+    connection: Connection, db: Prefixer, settings_for: Callable[..., Settings], server_url: str
+) -> None:
+    """A disk that is full, say: those who deliver would wait for ever, and what they sent be held."""
+    await triggers_of(connection, db).put(
+        {"_id": "hook", "type": "@webhook", "worker": "note", "message": None, "debounce": "5s"}
+    )
+
+    def is_full(method: str, path: str, _: bytes) -> None:
+        if method in ("PUT", "POST") and path.endswith("_bulk_docs"):
+            raise Refusal(507, {"error": "insufficient_storage", "reason": "the disk is full"})
+
+    async with FaultProxy(server_url) as proxy:
+        proxy.before = is_full
+        async with connect(settings_for(url=proxy.url, push_timeout=0.5)) as own:
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(CouchScheduler(own).fire_webhook("hook", 1), 30)

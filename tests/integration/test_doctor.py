@@ -15,6 +15,7 @@ from couchjobs.cluster.presence import Presence
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Database
 from couchjobs.doctor.examine import examine
+from couchjobs.doctor.finding import Finding
 from couchjobs.errors import Unavailable
 from couchjobs.installation import secure
 from couchjobs.jobs.job import State
@@ -136,6 +137,27 @@ async def test_doctor_when_troubles_are_planted_then_found_and_mended(
         assert len(await database.leaves(doc_id)) == 1
     position = await control.get(f"checkpoint:{db.database('orders')}")
     assert position["seq"] not in ("0", checkpoint["seq"])  # from its beginning, all that is older would fire
+
+
+async def test_doctor_when_a_daemon_lives_again_before_somebody_mends_then_its_jobs_are_left_to_it(
+    connection: Connection, db: Prefixer
+) -> None:
+    """The page of troubles stays open for hours: what was dead then may run jobs by now, and each would run twice."""
+    store, control = JobStore(connection, db), connection.control
+    connection.settings = connection.settings.model_copy(update={"dead_after": 0.5})
+    daemon = {"_id": "daemon:still", "beat": 1, "domain": db.domain, "prefix": db.db_prefix, "worker_types": ["w"]}
+    rev = await put_on_all(control, daemon)
+    running = {**QUEUED, "state": "running", "exec_count": 1, "claim": {"id": "c", "daemon": "still"}}
+    await put_on_all(store.database, {"_id": "its", **running})
+
+    async def orphans() -> list[Finding]:  # a view of a cluster may be behind
+        return [one for one in await examine(connection, db) if one.kind == "orphans"]
+
+    [found] = await eventually(orphans, 20)
+    await put_on_all(control, {**daemon, "_rev": rev, "beat": 2})
+    assert found.mend is not None
+    assert "lives again" in await found.mend()
+    assert (await store.get("its")).state is State.RUNNING
 
 
 async def test_doctor_when_triggers_are_odd_then_it_says_what_triggers_ls_says(

@@ -104,6 +104,15 @@ async def test_job_when_pushed_then_shown_retried_cancelled_and_purged(
     assert retried["meta"] == {"changed": 1, "refused": 0}, "one that was cancelled has not failed"
     await eventually(is_over)
     assert (await body_of(await http.post("/jobs/cancel"), 200))["meta"] == {"changed": 0, "refused": 0}
+    going = {"worker": "other", "message": None, "state": "running", "claim": {"id": "c", "daemon": "somebody"}}
+    jobs = JobStore(connection, db).database
+    await put_on_all(jobs, {"_id": "going", **going})
+
+    async def is_cancelled() -> bool:  # a view of a cluster may be behind
+        await http.post("/jobs/cancel?worker=other")
+        return bool((await jobs.get("going")).get("cancel_requested"))
+
+    await eventually(is_cancelled)
     kept = await body_of(await http.delete("/jobs/purge?duration=3W&workers=echo"), 200)
     assert kept["meta"]["deleted"] == 0
 

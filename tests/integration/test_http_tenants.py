@@ -30,6 +30,12 @@ from couchjobs.timestamps import now
 Client = TestClient[Any, Any]
 
 
+@pytest.fixture(autouse=True)
+def _dropped_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant that is not named by one look."""
+    monkeypatch.setattr(tenants, "_MISSED_FOR_S", 0.0)
+
+
 @pytest.fixture
 async def two(connection: Connection, name: str) -> list[Prefixer]:
     """Two tenants, each with a job."""
@@ -145,7 +151,7 @@ async def test_tenants_when_they_come_and_go_then_noticed_and_few_are_kept_ready
         assert await ids(http, f"/tenants/{db.key}/jobs") == [f"of-{db.domain}"]
     await asyncio.to_thread(listed.write_text, f"{bob.db_prefix}\n")
     assert (await http.get(f"/tenants/{alice.key}/jobs")).status == 404
-    assert (await http.get("/jobs", headers={"Host": bob.domain})).status == 403
+    assert (await http.get("/jobs", headers={"Host": bob.domain})).status == 404
     await asyncio.to_thread(listed.unlink)  # what is not known now was known before
     assert await ids(http, f"/tenants/{bob.key}/jobs") == ["of-bob.example"]
 
@@ -195,15 +201,18 @@ async def test_hosts_when_they_are_none_or_of_two_tenants_then_refused_or_nobody
     http: Client, two: list[Prefixer], listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a fault of the server, and without taking one for another."""
+    monkeypatch.setattr(tenants, "_LOOK_S", 0.0)
     for host in ("a:x", "[::1", "bob.example@alice.example", "alice.example/../x", "a b"):
         assert (await http.get("/jobs", headers={"Host": host})).status == 400
     assert (await http.get("/jobs", headers={"Host": "[::1]:80"})).status != 500
-    monkeypatch.setattr(tenants, "_LOOK_S", 0.0)
     alice, bob = two
     text = f"{alice.db_prefix} same.example\n{bob.db_prefix} same.example\n"
     await asyncio.to_thread(listed.write_text, text)
-    refused = await http.get("/jobs", headers={"Host": "same.example"})
-    assert (refused.status, "127.0.0.1" in await refused.text()) == (403, True)
+    for host in ("same.example", "alice.example"):  # of two, and of none any more
+        refused = await http.get("/jobs", headers={"Host": host})
+        assert (refused.status, "host name of no tenant" in await refused.text()) == (404, True)
+    other = await http.get("/jobs", headers={"Host": "other.example"})
+    assert (other.status, "127.0.0.1" in await other.text()) == (403, True)
 
 
 async def test_stream_when_its_token_is_revoked_or_its_tenant_is_gone_then_ends(

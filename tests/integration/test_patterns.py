@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
@@ -48,6 +51,21 @@ def test_name_pattern_when_it_holds_a_star_then_any_text_but_a_slash(pattern: st
     """A rule names what its pattern matches, and nothing else."""
     assert name_pattern(pattern)(name) is matches
     assert parse_event(pattern).names(name) is matches
+
+
+def test_name_pattern_when_it_holds_many_stars_then_it_is_compared_at_once() -> None:
+    """Backtracking, twenty of them would take longer than a daemon lives, and no turn of its event loop would come."""
+    matches = name_pattern("userdb-" + "a*" * 20 + "b")
+    assert not matches("userdb-" + "a" * 200)
+    assert matches("userdb-" + "a" * 200 + "b")
+    assert not matches("userdb-" + "a" * 10 + "/" + "a" * 10 + "b")
+
+
+@given(st.text("ab*/", max_size=10), st.text("ab/", max_size=12))
+def test_name_pattern_when_compared_with_backtracking_then_the_same(pattern: str, name: str) -> None:
+    """What is found first of each part is kept, and that loses nothing."""
+    plain = "[^/]*".join(re.escape(part) for part in re.split(r"\*+", pattern))
+    assert name_pattern(pattern)(name) is (re.fullmatch(plain, name) is not None)
 
 
 def test_parse_when_the_pattern_could_be_anything_then_refused() -> None:

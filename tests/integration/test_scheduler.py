@@ -197,6 +197,25 @@ async def test_rebuild_when_two_daemons_run_then_no_tick_is_doubled_and_none_ski
         assert all(gap <= 5 for gap in before), "skipped, and its state was made anew"
 
 
+async def test_rebuild_when_a_trigger_was_enabled_since_its_last_job_then_what_came_meanwhile_does_not_fire(
+    connection: Connection, db: Prefixer
+) -> None:
+    """Its state says so, as after an edit: jobs of before tell nothing of it."""
+    store = TriggerStore(connection, db)
+    trigger = {"_id": "t", "type": "@every", "arguments": "1h", "worker": "w", "message": None}
+    await store.database.put(trigger)
+    tick = format_time(now() - timedelta(days=10))
+    made = {"worker": "w", "message": None, "state": "done", "trigger_id": "t", "tick": tick, "queued_at": tick}
+    await JobStore(connection, db).database.put({"_id": "00", **made})
+    await rebuilding.rebuild(connection, db, store)
+    state = await connection.control.get(state_id(store.database.name, "t"))
+    enabled = format_time(now() - timedelta(minutes=10))
+    await connection.control.put({**state, "last": None, "passed": enabled, "anchor": enabled})
+    await rebuilding.rebuild(connection, db, store)
+    state = await connection.control.get(state_id(store.database.name, "t"))
+    assert (state["passed"], state["anchor"]) == (enabled, enabled)
+
+
 @pytest.mark.parametrize("by_view", [False, True])
 async def test_rebuild_when_a_job_was_tried_again_by_hand_then_its_tick_tells_the_rhythm(
     connection: Connection, db: Prefixer, by_view: bool, monkeypatch: pytest.MonkeyPatch

@@ -136,7 +136,7 @@ async def tell_errors(request: web.Request, handler: Handler) -> web.StreamRespo
     try:
         return await handler(request)
     except (ApiError, errors.CouchjobsError) as error:
-        status, detail = told(error, request.path)
+        status, detail = told(error, request)
     except web.HTTPException as error:
         if error.status < 400:
             raise

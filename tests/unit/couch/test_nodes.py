@@ -7,9 +7,11 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientHttpProxyError, RequestInfo, web
 from aiohttp.test_utils import TestServer
+from multidict import CIMultiDict, CIMultiDictProxy
 from waiting import eventually
+from yarl import URL
 
 from couchjobs.couch import nodes, transport
 from couchjobs.couch.client import CouchServer
@@ -248,3 +250,13 @@ async def test_request_when_its_body_comes_in_pieces_then_it_takes_no_place_of_t
             await transport.send("PUT", "http://127.0.0.1:9/db/doc/name", headers={}, body=body)
         assert [*transport._sessions] == [waits]
         await transport.close()
+
+
+def test_request_when_a_proxy_refuses_then_its_password_is_not_in_the_error() -> None:
+    """Aiohttp quotes the URL of the proxy, and errors of requests are shown to people."""
+    transport = Transport(1.0, None, Nodes(["http://127.0.0.1:9"]))
+    url = URL("http://svc:hunter2@127.0.0.1:8080")
+    with pytest.raises(Unavailable) as raised, transport._told("GET", "http://127.0.0.1:9/"):
+        raise ClientHttpProxyError(RequestInfo(url, "CONNECT", CIMultiDictProxy(CIMultiDict()), url), (), status=407)
+    assert "hunter2" not in str(raised.value)
+    assert "407" in str(raised.value)

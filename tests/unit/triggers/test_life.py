@@ -222,6 +222,15 @@ def test_single_tick_when_late_then_fires_or_ends_visibly(fields: dict[str, Any]
     assert bool(trigger.ended) is not fires
 
 
+@pytest.mark.parametrize("fields", [{"misfire": "skip"}, {"misfire": "skip", "grace": "1s"}])
+def test_single_tick_when_a_daemon_watched_and_is_late_then_it_fires(fields: dict[str, Any]) -> None:
+    """Another one had the first right and has died, or CouchDB did not answer: as with those that come again."""
+    trigger = Trigger(type="@at", arguments=format_time(NOON + HOUR), **fields)
+    trigger.now += HOUR + timedelta(seconds=20)
+    assert trigger.look() == [NOON + HOUR]
+    assert not trigger.ended
+
+
 def test_missed_when_a_laptop_sleeps_then_one_late_job_and_the_others_counted() -> None:
     """Eight hours of ticks each quarter of an hour."""
     trigger = Trigger(arguments="15m")
