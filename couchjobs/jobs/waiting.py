@@ -47,15 +47,17 @@ async def _until_ended(db: Prefixer, job_id: str, seen: list[Job]) -> Job:
         store = lanes[0] if len(lanes) == 1 else (await find_job(connection, db, job_id))[0]
         follower = await _from_now(connection, store.database)
         job = await store.get(job_id)
+        read_again_s = _BEHIND_S  # the copy of which the position is may be ahead of those that were read
         while job.state not in ENDED:
             seen[:] = [job]
             try:
-                async with asyncio.timeout(_READ_AGAIN_S) as patience:
+                async with asyncio.timeout(read_again_s) as patience:
                     page = await follower.next_page()
             except TimeoutError:
                 if not patience.expired():
                     raise
                 job = await store.get(job_id)
+                read_again_s = min(_READ_AGAIN_S, 2 * read_again_s)
                 continue
             except PositionRefused:  # what has happened since, the document says
                 follower = await _from_now(connection, store.database)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Found
-from couchjobs.couch.changes import ChangesFollower
-from couchjobs.couch.database import Document
-from couchjobs.couch.positions import current_sequence
+from couchjobs.couch.changes import Change, ChangesFollower
+from couchjobs.couch.database import Document, generation
+from couchjobs.couch.positions import position_before
 from couchjobs.errors import CouchError, CouchjobsError, NotFound, PositionRefused
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
@@ -26,6 +27,19 @@ from couchjobs.waits import ChangedIds
 _logger = get_logger(__name__)
 _LOOK_AGAIN_S = 0.5
 """Before triggers that could not be read are read again."""
+_LOOKS = 20
+"""Times that one is read of which one copy of a cluster knew, and the others do not: it may have been purged."""
+_LAST_ROWS = 100
+"""Rows of the feed that are looked at once more after all triggers were read: the copy that was read may be behind."""
+
+
+@dataclass(slots=True)
+class _Awaited:
+    """A trigger that is asked for again."""
+
+    row: Change | None = None
+    """What the feed has shown of it; None: nothing yet."""
+    looks: int = _LOOKS
 
 
 class TriggerSet:
@@ -45,7 +59,8 @@ class TriggerSet:
         """By id of the trigger: why it cannot be understood."""
         self._meant: dict[str, frozenset[str]] = {}
         """By id of such a trigger: the doctypes that it seems to name, or named when it was understood last."""
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, _Awaited] = {}
+        """Of which CouchDB has not said what they are, or a copy of it is behind what the feed has shown."""
         self._unreadable: set[str] = set()
         """Those of the bad ones of which not even the document can be read: they may name any database."""
         self._look_again = asyncio.Event()
@@ -83,7 +98,7 @@ class TriggerSet:
                     await self._look_again.wait()
                     self._look_again.clear()
                     await asyncio.sleep(_LOOK_AGAIN_S)
-                    await self._read_unknown()
+                    await self._read_unknown(self._unknown)
                     continue
             except TimeoutError:
                 pass
@@ -104,13 +119,14 @@ class TriggerSet:
         follower = self._follower
         while True:
             page = await follower.next_page()
-            ids = {change.doc_id for change in page.changes if not change.doc_id.startswith("_design/")}
-            self._take_in_answers(await self._database.read(ids))
+            rows = {change.doc_id: change for change in page.changes if not change.doc_id.startswith("_design/")}
+            self._unknown |= {trigger_id: _Awaited(change) for trigger_id, change in rows.items()}
+            await self._read_unknown(rows)
             follower.done(page)
 
     async def _load(self) -> ChangesFollower:
         """Read all triggers, and return what goes on from there."""
-        since = await current_sequence(self._database)
+        since = await position_before(self._database, _LAST_ROWS)
         seen: set[str] = set()
         async for answers in self._database.all_found():
             self._take_in_answers(answers)
@@ -121,26 +137,40 @@ class TriggerSet:
         self._notify()
         return ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
 
-    async def _read_unknown(self) -> None:
-        """Ask again for the triggers of which CouchDB did not say what they are."""
+    async def _read_unknown(self, ids: Iterable[str]) -> None:
+        """Ask for triggers of which it is not known by now what they are; again, where a copy is behind."""
         try:
-            self._take_in_answers(await self._database.read([*self._unknown]))
+            answers = await self._database.read([*ids])
         except CouchError:
             self._look_again.set()
             raise
+        behind = {one.doc_id for one in answers if self._is_behind(one)}
+        self._take_in_answers([one for one in answers if one.doc_id not in behind])
+        if behind:
+            self._look_again.set()
+
+    def _is_behind(self, answer: Found) -> bool:
+        """Return whether an answer is older than what the feed has shown, and worth another look."""
+        awaited = self._unknown.get(answer.doc_id)
+        if awaited is None or awaited.row is None or answer.is_unknown or answer.unreadable or awaited.looks <= 0:
+            return False
+        awaited.looks -= 1
+        if answer.document is None:
+            return not awaited.row.deleted
+        return generation(answer.document["_rev"]) < generation(awaited.row.rev)
 
     def _take_in_answers(self, answers: list[Found]) -> None:
         """Take in what CouchDB says of triggers; those of which it does not say are asked for again."""
         self.take_in(one.document for one in answers if one.document is not None)
         for one in answers:
-            self._unknown.discard(one.doc_id)
+            self._unknown.pop(one.doc_id, None)
             if one.absent:
                 self._forget(one.doc_id)
             elif one.unreadable:
                 self._note_bad(one.doc_id, one.reason, self._forget(one.doc_id))
                 self._unreadable.add(one.doc_id)
             elif one.document is None:
-                self._unknown.add(one.doc_id)
+                self._unknown[one.doc_id] = _Awaited()
                 self._look_again.set()
         if answers:
             self._notify()

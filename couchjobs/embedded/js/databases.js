@@ -18,6 +18,9 @@ PouchDB.plugin(require('pouchdb-adapter-memory'))
 
 const LEGAL_NAME = /^(_users|_replicator|_global_changes|[a-z][a-z0-9_$()+/-]*)$/;
 const ONLY_ADMINISTRATORS = {members: {roles: ['_admin']}, admins: {roles: ['_admin']}};
+// Changes at a time of a view that is brought up to date. PouchDB's 50 take two thirds of the time for all of them, and
+// others wait for each: two writes took 142 ms (p99) while 15,000 jobs were indexed in 3.1 s, and take 57 ms in 4.4 s.
+const INDEXED_TOGETHER = 10;
 const REGISTRY = '~databases';
 
 // PouchDB answers nothing for an edit that a document had already before it was deleted, stumbles over that, and its
@@ -66,9 +69,10 @@ class Database {
 
 class Databases {
   constructor(directory) {
+    const all = {auto_compaction: false, view_update_changes_batch_size: INDEXED_TOGETHER};
     const options = directory
-      ? {prefix: path.join(directory, 'databases') + path.sep, adapter: 'leveldb', auto_compaction: false}
-      : {adapter: 'memory', auto_compaction: false};
+      ? {prefix: path.join(directory, 'databases') + path.sep, adapter: 'leveldb', ...all}
+      : {adapter: 'memory', ...all};
     if (directory) fs.mkdirSync(options.prefix, {recursive: true});
     this.PouchDB = PouchDB.defaults(options);
     this.open_ = new Map();

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from waiting import eventually
 
 from couchjobs.couch.answers import Found
+from couchjobs.couch.changes import Change, Page
 from couchjobs.couch.connection import connect
+from couchjobs.scheduler import trigger_set
 from couchjobs.scheduler.store import TriggerStore
 from couchjobs.scheduler.trigger_set import TriggerSet
 from couchjobs.settings import load_settings
@@ -48,3 +54,60 @@ async def test_meant_when_a_trigger_cannot_be_understood_then_what_it_names_or_n
     triggers._take_in_answers([Found("t", None, None, absent=True)])
     triggers.take_in([{**base, "_rev": "3-a", "type": "@event", "arguments": "orders:NEVER", "disabled": True}])
     assert triggers.meant == set()
+
+
+async def test_row_when_the_copies_that_are_read_are_behind_then_read_again_until_they_are_not(
+    triggers: TriggerSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of the feed comes once: what it tells of would be unknown until the next sweep, five minutes later."""
+    monkeypatch.setattr(trigger_set, "_LOOK_AGAIN_S", 0.0)
+    old = {"_id": "t", "_rev": "1-a", "type": "@every", "arguments": "1h", "worker": "w", "message": None}
+    new = {**old, "_rev": "2-b", "arguments": "2h"}
+    triggers._take_in_answers([Found("t", None, old)])
+    answers = [
+        [Found("t", None, old), Found("new", None, None, absent=True), Found("gone", None, {**old, "_id": "gone"})],
+        [Found("t", None, old), Found("new", None, None, absent=True), Found("gone", None, None, absent=True)],
+        [Found("t", None, new), Found("new", None, {**old, "_id": "new"})],
+    ]
+
+    async def read(ids: Iterable[str]) -> list[Found]:
+        return [one for one in answers.pop(0) if one.doc_id in {*ids}]
+
+    triggers._database.read = read  # type: ignore[method-assign]
+    triggers._take_in_answers([Found("gone", None, {**old, "_id": "gone"})])
+    rows = [Change("t", "2-b", False), Change("new", "1-a", False), Change("gone", "2-c", True)]
+    pages = iter([Page(rows, "3")])
+
+    async def next_page() -> Page:
+        for page in pages:
+            return page
+        return await asyncio.Future[Page]()
+
+    follower: Any = SimpleNamespace(next_page=next_page, done=lambda page: None)
+    triggers._follower = follower
+    triggers.loaded.set()
+    tasks = [asyncio.create_task(run) for run in (triggers.follow(), triggers.sweep_for_ever(3600))]
+    try:
+        await eventually(lambda: not answers)
+        await eventually(lambda: triggers.is_complete)
+        assert {*triggers.scheduled} == {"t", "new"}
+        assert triggers.scheduled["t"].infos.rev == "2-b"
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_row_when_its_document_was_purged_then_not_asked_for_for_ever(triggers: TriggerSet) -> None:
+    """The feed has shown it, and nobody has it any more."""
+    triggers._unknown = {"t": trigger_set._Awaited(Change("t", "1-a", False))}
+
+    async def read(ids: Iterable[str]) -> list[Found]:
+        return [Found(one, None, None, absent=True) for one in ids]
+
+    triggers._database.read = read  # type: ignore[method-assign]
+    for _ in range(trigger_set._LOOKS):
+        await triggers._read_unknown(triggers._unknown)
+        assert not triggers.is_complete
+    await triggers._read_unknown(triggers._unknown)
+    assert triggers.is_complete
