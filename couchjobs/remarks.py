@@ -126,6 +126,8 @@ class Remarks:
             notes.append(nobody_has(infos.worker, self._taken))
         if infos.timezone and infos.type in ("@event", "@webhook", "@client"):
             notes.append(f"its timezone, {infos.timezone}, is not used: {infos.type} fires by no clock")
+        if infos.debounce and infos.headers:
+            notes.append("its headers are not kept: it is debounced, and a job of many deliveries has none of them")
         notes += filter(None, [self._unsigned.get(infos.id)])
         names = sorted({self._database(doctype) for doctype in self._doctypes_of(infos)} & self._missing)
         empty = sorted(self._empty.intersection(self._patterns_of(infos)))

@@ -302,8 +302,10 @@ async def _change_many(
                 refused += 1
                 continue
             ids[document["_id"]] = None  # it may have begun meanwhile
-            if len(ids) == _MANY:
+            if len(ids) >= _MANY:
                 break
+        if len(ids) >= _MANY:
+            break
     changed = await api.all(ids, partial(change, check=check), _CHANGED_TOGETHER)
     return answer(None, meta={"changed": changed, "refused": refused + len(ids) - changed})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
@@ -18,8 +19,8 @@ from couchjobs.jobs.values import to_json
 from couchjobs.log import get_logger
 from couchjobs.reasons import reasons
 
-_WEBHOOKS = "/jobs/webhooks/"
-"""What stands before the id of a webhook in a path, which may begin with a tenant."""
+_TRIGGER = re.compile(r"/(?:webhooks|triggers)/([^/]+)")
+"""Where a path names a trigger; it may begin with a tenant."""
 
 _logger = get_logger(__name__)
 MEDIA_TYPE = "application/vnd.api+json"
@@ -168,8 +169,9 @@ async def tell_errors(
 
 
 def without_secret(request: web.Request, text: str) -> str:
-    """Return a text without the id of the webhook that is asked for: who knows that may fire it."""
-    secret = request.path.partition(_WEBHOOKS)[2]
+    """Return a text without the id of the trigger that is asked for: who knows that of a webhook may fire it."""
+    found = _TRIGGER.search(request.path)
+    secret = found[1] if found else ""
     for one in {secret, quote(secret, safe="")} - {""}:
         text = text.replace(one, f"{one[:4]}...")
     return text

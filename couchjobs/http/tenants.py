@@ -206,7 +206,9 @@ class Sites:
 
     async def _know(self, tenants: list[Prefixer]) -> None:
         """Serve these tenants, and no longer those that have gone."""
-        tenants = [*tenants, *self._missed.too_shortly(self._known, tenants)]
+        taken = {db.domain.lower() for db in tenants}
+        missed = self._missed.too_shortly(self._known, tenants)
+        tenants = [*tenants, *(db for db in missed if not db.domain or db.domain.lower() not in taken)]
         self._known = {db.key: db for db in tenants}
         domains = Counter(db.domain.lower() for db in tenants if db.domain)
         shared = {domain for domain, count in domains.items() if count > 1}

@@ -154,7 +154,7 @@ class Backfill:
                     raise Unavailable(f"{error}: run it again, what has fired does not fire again", 404) from error
 
     def _job(self, doctype: str, document: Document) -> Job | None:
-        if doctype in self._connection.settings.all_lanes:
+        if self._db.database(doctype) in {self._db.database(lane) for lane in self._connection.settings.all_lanes}:
             document = without_proof(document)
         for verb in (CREATED, UPDATED):
             event = event_of(self._trigger, doctype, (verb,), document, None)

@@ -12,7 +12,7 @@ from couchjobs.broker.couch import CouchBroker
 from couchjobs.broker.protocol import Broker
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, TriggerNotFoundError, Unavailable
+from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, TriggerNotFoundError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.lifecycle import Lifecycle
@@ -226,11 +226,8 @@ class CouchScheduler:
         broker = self._broker or CouchBroker(self._connection, self._db)
         self._debouncer = self._debouncer or Debouncer(self._connection, self._db, broker)
         if infos.debounce:
-            try:
-                async with asyncio.timeout(self._connection.settings.push_timeout):
-                    return await self._debouncer.fire(infos, payload, manual=manual)
-            except TimeoutError:  # whoever waits is not to wait for ever
-                raise Unavailable("CouchDB does not take it in time: the job may have it, or not") from None
+            patience_s = self._connection.settings.push_timeout
+            return await self._debouncer.fire(infos, payload, manual=manual, patience_s=patience_s)
         job = new_job(self._db, infos.job_request(payload=payload, manual=manual, id=job_id))
         job.document().update(more or {})
         stored = await broker.pusher.store(job)

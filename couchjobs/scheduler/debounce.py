@@ -13,6 +13,7 @@ job. A feed that rewinds behind a window that is closed opens another: one job t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Collection
@@ -26,7 +27,7 @@ from couchjobs.couch.codec import encode
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
 from couchjobs.couch.surely import write_or_raise
-from couchjobs.errors import BadDocumentError, Conflict, Refused
+from couchjobs.errors import BadDocumentError, Conflict, Refused, Unavailable
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.payloads import as_changes, gathered, holds
 from couchjobs.jobs.request import as_stored, new_job
@@ -76,11 +77,17 @@ class Debouncer:
         self._together: Together[tuple[str, Any], Job | None] = Together(Refused, BadDocumentError)
 
     async def fire(
-        self, infos: TriggerInfos, payload: Any = None, *, manual: bool = False, makers: Collection[str] = ()
+        self,
+        infos: TriggerInfos,
+        payload: Any = None,
+        *,
+        manual: bool = False,
+        makers: Collection[str] = (),
+        patience_s: float | None = None,
     ) -> Job | None:
         """Join the open window of the trigger, or open one; return the job. Those who wait meanwhile join together.
 
-        None where the worker's `before_hook` skips it.
+        None where the worker's `before_hook` skips it. `patience_s`: seconds that CouchDB may take; None: any time.
 
         Raises:
             HookError: the `before_hook` refuses it.
@@ -94,7 +101,13 @@ class Debouncer:
         firing, name = _Firing(infos, manual, makers), secrets.token_hex(4)
         if firing.appends and not await self._broker.pusher.wants(self._job_of(firing, {name: payload})):
             return None
-        return await self._together.ask(infos.id, (name, payload), lambda some: self._fire(firing, dict(some)))
+        try:
+            async with asyncio.timeout(patience_s) as patience:
+                return await self._together.ask(infos.id, (name, payload), lambda some: self._fire(firing, dict(some)))
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise Unavailable("CouchDB does not take it in time: the firing may be in the job or not") from None
 
     def _job_of(self, firing: _Firing, payloads: _Payloads, **more: Any) -> Job:
         job = new_job(self._db, firing.infos.job_request(debounced=True, manual=firing.manual, **more))

@@ -92,6 +92,8 @@ class TriggerSet:
     async def sweep_for_ever(self, interval_s: float) -> None:
         """Compare the revisions that are known with those of the database: the feed may have left one out."""
         await self.loaded.wait()
+        if self._unknown:  # the last look may have been cut off
+            self._look_again.set()
         while True:
             try:
                 async with asyncio.timeout(interval_s):
@@ -163,14 +165,14 @@ class TriggerSet:
         """Take in what CouchDB says of triggers; those of which it does not say are asked for again."""
         self.take_in(one.document for one in answers if one.document is not None)
         for one in answers:
-            self._unknown.pop(one.doc_id, None)
+            awaited = self._unknown.pop(one.doc_id, None)
             if one.absent:
                 self._forget(one.doc_id)
             elif one.unreadable:
                 self._note_bad(one.doc_id, one.reason, self._forget(one.doc_id))
                 self._unreadable.add(one.doc_id)
             elif one.document is None:
-                self._unknown[one.doc_id] = _Awaited()
+                self._unknown[one.doc_id] = awaited or _Awaited()
                 self._look_again.set()
         if answers:
             self._notify()

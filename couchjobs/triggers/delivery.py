@@ -189,8 +189,6 @@ def read_delivery(infos: TriggerInfos) -> Delivery:
         raise MalformedTriggerError(f"{', '.join(sorted(given))}: for a @webhook, and this is {infos.type}")
     if infos.unique_by is not None and infos.debounce:
         raise MalformedTriggerError("unique_by and debounce exclude each other")
-    if infos.headers is not None and infos.debounce:
-        raise MalformedTriggerError("headers and debounce exclude each other: a job of many payloads has none of them")
     if infos.debounce and "raw" in (infos.accept if isinstance(infos.accept, list) else [infos.accept]):
         raise MalformedTriggerError("accept: raw and debounce exclude each other: a job has one body as its attachment")
     try:

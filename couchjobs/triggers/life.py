@@ -270,7 +270,9 @@ class Life:
             if tick <= state.passed and state.passed > state.anchor:  # which only enabling moves on
                 return Plan(None, state, None, ended=f"its time, {told}, passed while it was disabled")
             late = ON_TIME if infos.misfire == "skip" else LATEST
-            if tick < noticed and now - tick > (late if infos.grace is None else timedelta(seconds=infos.grace)):
+            if (tick < noticed or infos.grace is not None) and now - tick > (
+                late if infos.grace is None else timedelta(seconds=infos.grace)
+            ):
                 return Plan(None, state, None, ended=f"its time, {told}, was missed")
         return self._fire(tick)._replace(look=None)
 

@@ -172,7 +172,6 @@ async def test_delivery_when_its_trigger_misspells_what_it_checks_then_nothing_i
         {"headers": "X-One"},
         {"unique_by": "X-One"},
         {"unique_by": "header:X", "debounce": 5},
-        {"headers": ["X-One"], "debounce": 5},
         {"accept": ["json", "raw"], "debounce": 5},
         {"accept": "raw", "debounce": 5},
         {f"verif{number}": 1 for number in range(2000)},

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from couchjobs.doctor.examine import examine
 from couchjobs.doctor.finding import Finding
+from couchjobs.errors import CouchError
 from couchjobs.http.access import CALLER
 from couchjobs.http.api import API
 from couchjobs.http.jsonapi import ApiError
@@ -48,7 +49,10 @@ class Trouble:
         async with self._looking:
             for one in self._found[of_all][0]:
                 if key_of(one) == key and one.mend is not None and one.done is None:
-                    one.done = await one.mend()
+                    try:
+                        one.done = await one.mend()
+                    except CouchError as error:
+                        return back(request, _WHERE, f"{one.where}: it cannot be mended now: {error}")
                     return back(request, _WHERE, f"{one.where}: {one.done}")
         return back(request, _WHERE, "that is not as it was: examine again")
 

@@ -111,3 +111,41 @@ async def test_row_when_its_document_was_purged_then_not_asked_for_for_ever(trig
         assert not triggers.is_complete
     await triggers._read_unknown(triggers._unknown)
     assert triggers.is_complete
+
+
+async def test_row_when_couchdb_says_nothing_of_it_first_then_what_it_told_still_counts(triggers: TriggerSet) -> None:
+    """A node that comes back is in maintenance first, and behind then: an older answer is no newer one for that."""
+    triggers._unknown = {"t": trigger_set._Awaited(Change("t", "2-b", False))}
+    old = {"_id": "t", "_rev": "1-a", "type": "@every", "arguments": "1h", "worker": "w", "message": None}
+    for answer in (
+        Found("t", None, None, reason="maintenance_mode"),
+        Found("t", None, None, absent=True),
+        Found("t", None, old),
+    ):
+
+        async def read(_: Iterable[str], answer: Found = answer) -> list[Found]:
+            return [answer]
+
+        triggers._database.read = read  # type: ignore[method-assign]
+        await triggers._read_unknown(triggers._unknown)
+        assert not triggers.is_complete
+        assert "t" not in triggers.scheduled
+
+
+async def test_unknown_when_the_look_again_was_cut_off_then_made_anew(triggers: TriggerSet) -> None:
+    """A tenant that tries to sleep cuts it off, and goes on because of what is unknown."""
+    triggers._unknown = {"t": trigger_set._Awaited()}
+    read = asyncio.Event()
+
+    async def note(_: Iterable[str]) -> list[Found]:
+        read.set()
+        return [Found("t", None, None, absent=True)]
+
+    triggers._database.read = note  # type: ignore[method-assign]
+    triggers.loaded.set()
+    for wait_s in (0.1, 30):
+        sweeping = asyncio.create_task(triggers.sweep_for_ever(3600))
+        await asyncio.wait([asyncio.create_task(read.wait())], timeout=wait_s)
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
+    assert triggers.is_complete
