@@ -18,6 +18,14 @@ from couchjobs.log import get_logger
 _logger = get_logger(__name__)
 _LOOK_S = 0.5
 """Between two looks at whether the event loop turns."""
+_MOST_KEPT = 100
+"""Tasks that have blocked and were not asked for, the newest."""
+_blocked: dict[str, float] = {}
+
+
+def blocked_for(task: str) -> float:
+    """Return for how many seconds a task of that name was found to block the event loop since the last call, or 0."""
+    return _blocked.pop(task, 0.0)
 
 
 class Watchdog:
@@ -64,6 +72,10 @@ class Watchdog:
     def _tell(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001  the documented way to another thread's stack
         task = asyncio.current_task(self._loop)
+        if task is not None:
+            _blocked[task.get_name()] = seconds
+            if len(_blocked) > _MOST_KEPT:
+                del _blocked[next(iter(_blocked))]
         _logger.error(
             "the event loop is blocked: no beats, no claims; use a plain function, or await",
             seconds=round(seconds, 1),

@@ -19,9 +19,12 @@ from couchjobs.log import get_logger
 from couchjobs.stats import Stats
 from couchjobs.supervisor import is_cancelled
 from couchjobs.timestamps import now
+from couchjobs.watchdog import blocked_for
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry, changes_of
 from couchjobs.workers.processes import Processes
+from couchjobs.workers.retry import may_be_tried
+from couchjobs.workers.worker import task_of
 
 _logger = get_logger(__name__)
 _UNCLAIMABLE = "CouchDB does not take its claim"
@@ -119,7 +122,17 @@ class Executor:
             self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
         if execution.is_changed():
             await self._look_whether_cancelled(execution)
-        return claimed, await attempt.run()
+        return claimed, self._counted(lane, job, await attempt.run())
+
+    @staticmethod
+    def _counted(lane: Lane, job: Job, outcome: Outcome) -> Outcome:
+        """Return the outcome of a try; one that has made this daemon stand still counts, or it would do so for ever."""
+        seconds = blocked_for(task_of(job)) if isinstance(outcome, Interrupted) else 0.0
+        if not seconds:
+            return outcome
+        error = f"worker lost: its function has blocked the event loop for {seconds:.0f} s or more"
+        again = may_be_tried(lane.workers.get(job.worker), job, now())
+        return Retry(error, 0.0) if again else Failed(error, worker_lost=True)
 
     async def _look_whether_cancelled(self, execution: Execution) -> None:
         """Read a job that has changed while it was being claimed; unread, its end will tell."""

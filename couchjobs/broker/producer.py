@@ -12,6 +12,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from couchjobs.broker.classify import (
     Changed,
@@ -29,7 +30,7 @@ from couchjobs.broker.marks import Marks
 from couchjobs.broker.type_queue import Candidate
 from couchjobs.cluster.presence import Presence
 from couchjobs.couch.changes import Change
-from couchjobs.couch.database import Document
+from couchjobs.couch.database import Document, generation
 from couchjobs.errors import BadDocumentError, CouchError
 from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
@@ -45,6 +46,8 @@ _LOOK_AGAIN_S = 1.0
 """Seconds until a document is read again of which nothing was answered."""
 _LOST_LOOK_S = 1.0
 """Seconds until a daemon that could not beat looks whether it does so again."""
+_LAST_LOOK_S = 2.0
+"""Seconds between two looks whether somebody cancels jobs that may still go on, as the daemon ends."""
 _LAST_WRITES_S = 10.0
 """Seconds that the last ends may take to be stored, and then their tasks to end."""
 _URGENT_GRACE_S = 4.5
@@ -287,7 +290,7 @@ class Producer:
                     continue
                 del unread[answer.doc_id]
                 slot.free(None)
-                if document is None:
+                if document is None or generation(document["_rev"]) < generation(one.rev):  # its row has come
                     lane.expect(answer.doc_id, one.rev)
                     lane.read_again(answer.doc_id, _LOOK_AGAIN_S)
         except Exception as error:
@@ -371,6 +374,15 @@ class Producer:
         await asyncio.gather(*reading, return_exceptions=True)
         await self.close_lanes([*self.lanes], timeout, _URGENT_GRACE_S)
 
+    async def _look_whether_cancelled(self, lanes: Iterable[Lane]) -> None:
+        """Read the documents of running jobs whose feeds nobody reads any more."""
+        with suppress(CouchError, TimeoutError):
+            async with asyncio.timeout(_LAST_LOOK_S):
+                for lane in lanes:
+                    for answer in await lane.store.database.read([*lane.executions]):
+                        if answer.document is not None and (execution := lane.executions.get(answer.doc_id)):
+                            execution.note(answer.document)
+
     async def close_lanes(self, lanes: Sequence[Lane], timeout: float, grace_s: float = GRACE_S) -> None:
         """Do so with these lanes, and forget them. `grace_s`: seconds that functions have, once interrupted."""
         await self._marks.close(lanes)
@@ -378,8 +390,10 @@ class Producer:
             lane.is_open = False
             for execution in lane.executions.values():
                 execution.interrupted |= execution.phase is Phase.CLAIMING
-        if tasks := self._running(lanes):
-            await asyncio.wait(tasks, timeout=timeout)
+        deadline = time.monotonic() + timeout
+        while (tasks := self._running(lanes)) and (left_s := deadline - time.monotonic()) > 0:
+            await asyncio.wait(tasks, timeout=min(left_s, _LAST_LOOK_S))
+            await self._look_whether_cancelled(lanes)
         self._interrupt(lanes, grace_s)
         if tasks := self._running(lanes):
             _, left = await asyncio.wait(tasks, timeout=_LAST_WRITES_S)

@@ -119,6 +119,7 @@ class Presence:
             return
         follower = await patiently(self._come_in, self.connection.settings.request_timeout)
         self._tasks.start("beat", self._beat_for_ever)
+        self._tasks.start("look around", self._look_around)
         self._tasks.start("watch daemons", lambda: self._watch(follower))
         self._tasks.start("look at pauses", self._look_at_all_pauses)
 
@@ -264,6 +265,11 @@ class Presence:
             else:
                 untaken = 0
             self._notice_changes()
+
+    async def _look_around(self) -> None:
+        """Do what no beat must wait for: CouchDB may take a minute to answer."""
+        while True:
+            await asyncio.sleep(self.connection.settings.beat_interval)
             await self._bury_dead()
             if time.monotonic() >= self._clock_at:
                 await self._look_at_clock()

@@ -18,6 +18,8 @@ from couchjobs.couch.login import Login
 from couchjobs.couch.transport import Transport
 from couchjobs.errors import ConfigurationError, Locked, NotCouchDB, Unauthorized, Unavailable
 
+_LOGIN_S = 30.0
+"""Seconds without a byte of the answer to a login."""
 _PLAIN_KINDS = ("noauth", "basic", "bearertoken")
 _OWN_KINDS = (*_PLAIN_KINDS, "password", "couchdb_session")
 _NO_SESSIONS = (200, 400, 403, 404, 405, 406, 410, 415, 501)
@@ -107,7 +109,8 @@ class Authentication:
     async def _log_in(self, name: str, password: str) -> Headers:
         """Begin a session."""
         body = orjson.dumps({"name": name, "password": password})
-        answer = await self._transport.send("POST", f"{self._url}/_session", headers={}, body=body)
+        url = f"{self._url}/_session"
+        answer = await self._transport.send("POST", url, headers={}, body=body, silence_s=_LOGIN_S)  # beats wait for it
         if answer.status >= 300:
             error = error_of("POST", "_session", answer.status, answer.body)
             self._transport.note_answer(answer, is_couchdb=not isinstance(error, NotCouchDB))

@@ -13,10 +13,11 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from couchjobs.errors import BadRequest, ConfigurationError
-from couchjobs.jobs.job import Job, JobOptions
+from couchjobs.jobs.job import Job
 from couchjobs.log import get_logger
 from couchjobs.settings import Settings
 from couchjobs.supervisor import Supervisor
@@ -26,7 +27,7 @@ from couchjobs.workers.boundary import GRACE_S, LONGEST_HOOK_S
 from couchjobs.workers.child_process import ChildProcess
 from couchjobs.workers.config import WorkerConfig, WorkersList
 from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
-from couchjobs.workers.retry import lower, may_be_tried
+from couchjobs.workers.retry import may_be_tried, time_limit
 from couchjobs.workers.wire import pack, send, unpack
 from couchjobs.workers.worker import Lease
 
@@ -39,6 +40,8 @@ _LISTENS_WITHIN_S = 3.0
 """Seconds in which a child says that it listens: it may be busy, and its other jobs would be lost with it."""
 _HUNG_AFTER_S = 10.0
 """Seconds that a plain function may go on after its try has ended, before its process is replaced."""
+_NO_CHILD_S = 30.0
+"""Seconds for which a job waits for a child process where none can start; then it goes back to the queue."""
 _LAST_TRIES_S = 3600.0
 """Seconds that other tries may have in a process in which something hangs, where they have no limit of their own."""
 
@@ -67,7 +70,10 @@ class RemoteTry:
 
     async def run(self) -> Outcome:
         """Have a child run the function, and return what came of it."""
-        child = await self._pool.next_for(self.worker_type, self._stopped)
+        child = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_NO_CHILD_S):
+                child = await self._pool.next_for(self.worker_type, self._stopped)
         if child is None or (self._lease is not None and self._lease.is_lost):
             return self._stopped_as or Interrupted()
         self._child = child
@@ -87,11 +93,12 @@ class RemoteTry:
             self._pool.plain_functions -= plain
 
     async def _outcome_in_time(self, child: ChildProcess) -> Outcome:
-        options = self._job.options or JobOptions()
-        seconds = lower(self._config.timeout, options.timeout)
+        seconds = time_limit(self._config, self._job, now())
         commit = self._config.timeout if self._config.worker_commit is not None else 0.0
         hook = LONGEST_HOOK_S if self._config.error_hook is not None else 0.0
-        longest = None if seconds is None or commit is None else seconds + GRACE_S + hook + commit + _STUCK_AFTER_S
+        longest = (
+            None if seconds is None or commit is None else max(0.0, seconds) + GRACE_S + hook + commit + _STUCK_AFTER_S
+        )
         if longest is not None:
             self.ends_by = asyncio.get_running_loop().time() + longest
         done, _ = await asyncio.wait([self._outcome], timeout=longest)

@@ -52,6 +52,11 @@ _NEVER_RETRIED = (MessageUnmarshalError, MessageNilError)
 _NOBODY_ASKED = "the function was cancelled, by itself or by another one, and nobody had asked for that"
 
 
+def task_of(job: Job) -> str:
+    """Return the name of the task in which the function of a job runs."""
+    return f"{TASKS} {job.id}'s function"
+
+
 class _NoResult(NamedTuple):
     """In the place of a result that is no JSON."""
 
@@ -109,9 +114,9 @@ class Worker:
         try:
             arguments = self._given(self.config.worker_stop)
             await call_in_time(LONGEST_HOOK_S, self.config.worker_stop, *arguments)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
+            if is_cancelled():
+                raise
             _logger.error("worker_stop failed", worker=self.config.worker_type, error=describe(error))  # noqa: TRY400
 
     def _given(self, hook: Any) -> tuple[Resources, ...]:
@@ -213,7 +218,7 @@ class Try:
 
     async def _called_within(self, seconds: float | None) -> Ended | None:
         """Call the function; return how that has ended, None where it does not end."""
-        self._call = Call(self._body, f"{TASKS} {self._job.id}'s function")
+        self._call = Call(self._body, task_of(self._job))
         if seconds is not None:
             self._context.deadline = time.monotonic() + seconds
             self._end_in(seconds, seconds)
@@ -269,6 +274,15 @@ class Try:
             self._stopped_as = self._stopped_as or Interrupted()
             raise asyncio.CancelledError
 
+    def _check_wanted(self) -> None:
+        """Check that the try is not over: what is called before the function may have swallowed that.
+
+        Raises:
+            CancelledError: it is.
+        """
+        if self._stopped_as is not None or self._late:
+            raise asyncio.CancelledError
+
     async def _call_within(self) -> Any:
         """Call `worker_start` and the function, with the middleware around them."""
         if not self._config.middleware:
@@ -295,6 +309,7 @@ class Try:
         if config.takes_message:
             message, model = self._context.job.message, config.message_model
             arguments.append(message if model is None else unmarshal(message, model))
+        self._check_wanted()
         if self._is_coroutine:
             return await config.worker_func(*arguments)
         self._thread = in_thread(self._within, around, config.worker_func, *arguments)
@@ -324,6 +339,7 @@ class Try:
         with ExitStack() as stack:
             for manager in around:
                 stack.enter_context(manager)
+            self._check_wanted()
             return function(*arguments)
         raise RuntimeError("a middleware has swallowed the error of the function")
 
@@ -335,6 +351,7 @@ class Try:
         begin_job(context)
         if self._stopped_as is not None:
             context.cancel()
+            self._check_wanted()
         if context.deadline is not None:
             left = max(0.0, context.deadline - time.monotonic())
             self._end_in(left, left)

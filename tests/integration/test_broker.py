@@ -274,3 +274,25 @@ async def test_shutdown_when_the_daemon_cannot_beat_meanwhile_then_running_jobs_
     await asyncio.wait_for(closing, 30)
     present = await get_job(db, job.id)
     assert (present.state, present.exec_count) == (State.QUEUED, 0)
+
+
+async def test_shutdown_when_a_job_is_cancelled_meanwhile_then_it_ends(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """It may go on for an hour, and no feed is read any more."""
+    begun = asyncio.Event()
+
+    @worker("slow")
+    async def slow(ctx: WorkerContext) -> None:
+        begun.set()
+        await asyncio.sleep(600)
+
+    system = await start(slow)
+    job = await system.broker.push_job(db, JobRequest(worker_type="slow"))
+    await asyncio.wait_for(begun.wait(), 20)
+    closing = asyncio.create_task(system.shutdown(600))
+    await eventually(lambda: not system.broker.runtime.producer.is_open)
+    store = JobStore(connection, db)
+    await store.update(await store.get(job.id), cancel_requested=True)
+    await asyncio.wait_for(closing, 30)
+    assert (await get_job(db, job.id)).cancelled

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 from waiting import eventually
 
+from couchjobs import watchdog
 from couchjobs.broker import executor as module
 from couchjobs.broker.executor import Executor
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.own_claims import OwnClaims
 from couchjobs.workers.config import WorkersList
 from couchjobs.workers.engine import CouchEngine
-from couchjobs.workers.outcome import Failed
+from couchjobs.workers.outcome import Failed, Interrupted, Retry
 from couchjobs.workers.processes import InProcess
 from couchjobs.workers.registry import config_of, worker
 from couchjobs.workers.slots import Slots
+from couchjobs.workers.worker import task_of
 
 
 async def test_slot_when_a_failure_cannot_be_noted_then_free_after_a_while_and_given_back_once(
@@ -52,3 +54,18 @@ async def test_slot_when_a_failure_cannot_be_noted_then_free_after_a_while_and_g
     assert told == ["for good"]
     module._free_slot(execution)
     assert slots.free(0) == {"w": 1}
+
+
+def test_outcome_when_the_function_has_blocked_the_event_loop_then_its_try_counts_and_no_other_does() -> None:
+    """The daemon counts as dead for that, and its tries do not count: that one would be run again for ever."""
+    workers = WorkersList([config_of(worker("w", max_exec_count=2)(lambda ctx: 1))])
+    lane: Any = SimpleNamespace(workers=workers)
+    first, last, other = (Job(id=name, worker="w", exec_count=tries) for name, tries in (("a", 1), ("b", 2), ("c", 1)))
+    for job in (first, last):
+        watchdog._blocked[task_of(job)] = 41.7
+    again = Executor._counted(lane, first, Interrupted())
+    assert isinstance(again, Retry)
+    assert "blocked the event loop for 42 s" in again.error
+    assert Executor._counted(lane, last, Interrupted()) == Failed(again.error, worker_lost=True)
+    assert Executor._counted(lane, other, Interrupted()) == Interrupted()
+    assert Executor._counted(lane, first, Interrupted()) == Interrupted(), "told once"

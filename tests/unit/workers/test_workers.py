@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -493,3 +495,46 @@ async def test_child_when_it_gets_no_more_jobs_then_those_it_has_may_take_their_
     await asyncio.wait_for(stops_soon, 30)
     ended.set_result(0)
     await asyncio.gather(for_ever, limited)
+
+
+@pytest.mark.parametrize(("before", "plain"), [("worker_start", False), ("worker_start", True), ("middleware", True)])
+def test_try_when_its_time_is_over_before_the_function_is_called_then_it_is_not(before: str, plain: bool) -> None:
+    """What comes before it waits for a lock, and swallows the cancellation: the job has its outcome by then."""
+    begun: list[str] = []
+
+    def function(ctx: WorkerContext) -> None:
+        begun.append(ctx.id)
+
+    async def coroutine(ctx: WorkerContext) -> None:
+        begun.append(ctx.id)
+
+    def start(ctx: WorkerContext) -> WorkerContext:
+        time.sleep(0.5)
+        return ctx
+
+    @contextmanager
+    def locked(_: WorkerContext) -> Iterator[None]:
+        time.sleep(0.5)
+        yield
+
+    given: dict[str, Any] = {"worker_start": start} if before == "worker_start" else {"middleware": [locked]}
+    outcome = run(function if plain else coroutine, timeout=0.1, max_exec_count=1, **given)
+    assert isinstance(outcome, Failed)
+    assert "no end within 0.1 s" in outcome.error
+    time.sleep(0.6)
+    assert not begun
+
+
+async def test_stop_when_its_hook_waits_for_what_it_has_cancelled_then_logged_and_the_others_follow() -> None:
+    """A common way to end a task; it is no cancellation of the daemon."""
+
+    async def wait_for_it() -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    async def function(ctx: WorkerContext) -> None:
+        pass
+
+    await Worker(config_of(worker("w", worker_stop=wait_for_it)(function))).stop()
