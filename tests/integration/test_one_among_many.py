@@ -17,6 +17,7 @@ from couchjobs.couch.answers import WriteAnswer, Written
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.surely import Refusals
 from couchjobs.doctor import documents as checks
+from couchjobs.doctor.finding import Patient
 from couchjobs.errors import Unavailable
 from couchjobs.jobs import claims as claiming
 from couchjobs.jobs.claims import Claimed
@@ -154,9 +155,8 @@ async def test_conflict_when_the_losing_leaf_cannot_be_deleted_then_nobody_waits
     began = time.monotonic()
     assert await settle_conflicts(store.ends.shortly(Refusals()), neighbour.peers, ["odd", "other"]) == 0
     assert time.monotonic() - began < 15
-    patient: Any = type("Patient", (), {"store": store})
     with pytest.raises(Unavailable):  # whoever mends is told that this one is left
-        await checks._reap(patient, neighbour.peers, "odd")
+        await checks._reap(Patient(connection, db), neighbour.peers, "odd")
 
 
 async def test_conflict_when_the_losing_leaf_may_not_be_deleted_then_the_job_goes_on_as_what_counts(
@@ -206,8 +206,11 @@ async def test_doctor_when_a_dead_daemons_job_cannot_be_taken_then_it_says_that_
     await put_all(store, [claimed("odd", "ghost"), claimed("good", "ghost")])
     stumbles = "function (doc) { if (doc._id === 'odd' && doc.state === 'queued') doc.nothing.of.that; }"
     await store.database.put({"_id": "_design/stumbles", "validate_doc_update": stumbles})
+    connection.settings = connection.settings.model_copy(update={"dead_after": 0.5})
+    [found] = [one async for one in checks.check_orphans(Patient(connection, db))]
+    assert found.mend is not None
     with pytest.raises(Unavailable, match="1 jobs are back in the queue, and some"):
-        await checks._rescue(Rescuer(lost_by(store, "doctor")), "ghost")
+        await found.mend()
 
 
 async def test_claim_when_nobody_can_say_whose_it_is_then_its_slot_is_free_again(
