@@ -65,17 +65,24 @@ class Watchdog:
             present, turned = time.monotonic(), self._turned
             was_stopped = present - looked > self._blocked_s  # the whole process, not the loop
             looked = present
-            if not was_stopped and present - turned > self._blocked_s and turned != told_of:
+            if was_stopped or present - turned <= self._blocked_s:
+                continue
+            self._note(present - turned)
+            if turned != told_of:
                 told_of = turned
                 self._tell(present - turned)
 
-    def _tell(self, seconds: float) -> None:
-        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001  the documented way to another thread's stack
+    def _note(self, seconds: float) -> None:
+        """Take note of who blocks the loop, and for how long by now."""
         task = asyncio.current_task(self._loop)
         if task is not None:
             _blocked[task.get_name()] = seconds
             if len(_blocked) > _MOST_KEPT:
                 del _blocked[next(iter(_blocked))]
+
+    def _tell(self, seconds: float) -> None:
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001  the documented way to another thread's stack
+        task = asyncio.current_task(self._loop)
         _logger.error(
             "the event loop is blocked: no beats, no claims; use a plain function, or await",
             seconds=round(seconds, 1),

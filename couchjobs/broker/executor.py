@@ -124,13 +124,12 @@ class Executor:
             await self._look_whether_cancelled(execution)
         return claimed, self._counted(lane, job, await attempt.run())
 
-    @staticmethod
-    def _counted(lane: Lane, job: Job, outcome: Outcome) -> Outcome:
-        """Return the outcome of a try; one that has made this daemon stand still counts, or it would do so for ever."""
-        seconds = blocked_for(task_of(job)) if isinstance(outcome, Interrupted) else 0.0
-        if not seconds:
+    def _counted(self, lane: Lane, job: Job, outcome: Outcome) -> Outcome:
+        """Return the outcome of a try; one for which this daemon was lost counts, or it would do so for ever."""
+        seconds = blocked_for(task_of(job))
+        if not isinstance(outcome, Interrupted) or seconds < self._presence.connection.settings.dead_after / 3:
             return outcome
-        error = f"worker lost: its function has blocked the event loop for {seconds:.0f} s or more"
+        error = f"worker lost: its function has blocked the event loop for {seconds:.0f} s"
         again = may_be_tried(lane.workers.get(job.worker), job, now())
         return Retry(error, 0.0) if again else Failed(error, worker_lost=True)
 

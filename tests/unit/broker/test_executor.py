@@ -60,12 +60,16 @@ def test_outcome_when_the_function_has_blocked_the_event_loop_then_its_try_count
     """The daemon counts as dead for that, and its tries do not count: that one would be run again for ever."""
     workers = WorkersList([config_of(worker("w", max_exec_count=2)(lambda ctx: 1))])
     lane: Any = SimpleNamespace(workers=workers)
+    presence: Any = SimpleNamespace(connection=SimpleNamespace(settings=SimpleNamespace(dead_after=30.0)))
+    nothing: Any = None
+    executor = Executor(nothing, presence, nothing, nothing, nothing)
     first, last, other = (Job(id=name, worker="w", exec_count=tries) for name, tries in (("a", 1), ("b", 2), ("c", 1)))
     for job in (first, last):
         watchdog._blocked[task_of(job)] = 41.7
-    again = Executor._counted(lane, first, Interrupted())
+    watchdog._blocked[task_of(other)] = 6.0  # which is no reason for others to take the daemon for dead
+    again = executor._counted(lane, first, Interrupted())
     assert isinstance(again, Retry)
     assert "blocked the event loop for 42 s" in again.error
-    assert Executor._counted(lane, last, Interrupted()) == Failed(again.error, worker_lost=True)
-    assert Executor._counted(lane, other, Interrupted()) == Interrupted()
-    assert Executor._counted(lane, first, Interrupted()) == Interrupted(), "told once"
+    assert executor._counted(lane, last, Interrupted()) == Failed(again.error, worker_lost=True)
+    assert executor._counted(lane, other, Interrupted()) == Interrupted()
+    assert executor._counted(lane, first, Interrupted()) == Interrupted(), "told once"
