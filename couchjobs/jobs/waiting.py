@@ -56,20 +56,32 @@ async def _until_ended(db: Prefixer, job_id: str, seen: list[Job]) -> Job:
             except TimeoutError:
                 if not patience.expired():
                     raise
-                job = await store.get(job_id)
+                job = await _still_there(store, job_id)
                 read_again_s = min(_READ_AGAIN_S, 2 * read_again_s)
                 continue
             except PositionRefused:  # what has happened since, the document says
                 follower = await _from_now(connection, store.database)
-                job = await store.get(job_id)
+                job = await _still_there(store, job_id)
                 continue
             for change in page.changes:
                 if change.doc_id == job_id:
                     if change.deleted:
-                        raise JobNotFoundError(f"job {job_id} was deleted")
+                        raise JobNotFoundError(_deleted(job_id))
                     job = await _at_least(store, job_id, change.rev)
             follower.done(page)
         return job
+
+
+def _deleted(job_id: str) -> str:
+    return f"job {job_id} was deleted"
+
+
+async def _still_there(store: JobStore, job_id: str) -> Job:
+    """Return the job, which was there before."""
+    try:
+        return await store.get(job_id)
+    except JobNotFoundError as error:
+        raise JobNotFoundError(_deleted(job_id)) from error
 
 
 async def _at_least(store: JobStore, job_id: str, rev: str) -> Job:
