@@ -218,7 +218,7 @@ async def test_audit_when_the_end_of_a_try_that_began_is_not_taken_then_it_count
     """Put back as if it had never begun, it would run beyond its tries."""
     store, claims = JobStore(connection, db), OwnClaims()
     await store.database.put(claimed("odd", neighbour.id))
-    rev = await put_on_all(store.database, {"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
+    rev = await store.database.put({"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
     claims.begun["odd"] = "c"
     audit = Audit(lost_by(store, neighbour), claims)
 
