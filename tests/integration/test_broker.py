@@ -247,39 +247,8 @@ async def test_go_durations_when_the_setting_says_so_then_numbers_are_nanosecond
     assert ended.document()["options"] == {"timeout": 100_000_000}
 
 
-async def test_shutdown_when_the_daemon_cannot_beat_meanwhile_then_running_jobs_are_interrupted(
-    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They may go on for minutes, and others take them over long before that."""
-    is_lost, begun = asyncio.Event(), asyncio.Event()
-
-    async def lost(_: Presence) -> bool:
-        await is_lost.wait()
-        is_lost.clear()
-        return True
-
-    monkeypatch.setattr(Presence, "lost_or_found", lost)
-
-    @worker("slow")
-    async def slow(ctx: WorkerContext) -> None:
-        begun.set()
-        await asyncio.sleep(600)
-
-    system = await start(slow)
-    job = await system.broker.push_job(db, JobRequest(worker_type="slow"))
-    await asyncio.wait_for(begun.wait(), 20)
-    closing = asyncio.create_task(system.shutdown(600))
-    await eventually(lambda: not system.broker.runtime.producer.is_open)
-    is_lost.set()
-    await asyncio.wait_for(closing, 30)
-    present = await get_job(db, job.id)
-    assert (present.state, present.exec_count) == (State.QUEUED, 0)
-
-
-async def test_shutdown_when_a_job_is_cancelled_meanwhile_then_it_ends(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """It may go on for an hour, and no feed is read any more."""
+async def drained(db: Prefixer, start: Start) -> tuple[str, asyncio.Task[None]]:
+    """A job that runs, of a daemon that ends: its id, and what ends once the daemon has."""
     begun = asyncio.Event()
 
     @worker("slow")
@@ -292,7 +261,35 @@ async def test_shutdown_when_a_job_is_cancelled_meanwhile_then_it_ends(
     await asyncio.wait_for(begun.wait(), 20)
     closing = asyncio.create_task(system.shutdown(600))
     await eventually(lambda: not system.broker.runtime.producer.is_open)
-    store = JobStore(connection, db)
-    await store.update(await store.get(job.id), cancel_requested=True)
+    return job.id, closing
+
+
+async def test_shutdown_when_the_daemon_cannot_beat_meanwhile_then_running_jobs_are_interrupted(
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may go on for minutes, and others take them over long before that."""
+    is_lost = asyncio.Event()
+
+    async def lost(_: Presence) -> bool:
+        await is_lost.wait()
+        is_lost.clear()
+        return True
+
+    monkeypatch.setattr(Presence, "lost_or_found", lost)
+
+    job_id, closing = await drained(db, start)
+    is_lost.set()
     await asyncio.wait_for(closing, 30)
-    assert (await get_job(db, job.id)).cancelled
+    present = await get_job(db, job_id)
+    assert (present.state, present.exec_count) == (State.QUEUED, 0)
+
+
+async def test_shutdown_when_a_job_is_cancelled_meanwhile_then_it_ends(
+    connection: Connection, db: Prefixer, start: Start
+) -> None:
+    """It may go on for an hour, and no feed is read any more."""
+    job_id, closing = await drained(db, start)
+    store = JobStore(connection, db)
+    await store.update(await store.get(job_id), cancel_requested=True)
+    await asyncio.wait_for(closing, 30)
+    assert (await get_job(db, job_id)).cancelled
