@@ -15,7 +15,7 @@ from itertools import islice
 from couchjobs.couch.answers import Found
 from couchjobs.couch.changes import Change
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, generation
+from couchjobs.couch.database import Document, Witness, generation
 from couchjobs.errors import Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
@@ -30,6 +30,8 @@ from couchjobs.scheduler.trigger import EventTrigger
 _logger = get_logger(__name__)
 _MOST_FIRED = 20_000
 """Firings of a page that are remembered: 6 MB. What is in it may change again and again until it is done with."""
+_LOOKS = 6
+"""Times that a page waits for a document that one copy of a cluster has told of, and no other one knows: some 5 s."""
 _SLICE_S = 0.02
 """Seconds of asking rules after which others have their turn."""
 
@@ -59,10 +61,13 @@ class PageFiring:
         self.loops = Loops()
         self._fired: dict[_Key, None] = {}
         """What has fired of a page that is not done with, the newest."""
+        self._looks: dict[str, int] = {}
+        """By document of that page of which nobody knows, how often it was looked for."""
 
     def done(self) -> None:
         """Take note that the position is behind the page."""
         self._fired.clear()
+        self._looks.clear()
 
     async def fire(self, triggers: Sequence[EventTrigger], page: Sequence[Change]) -> None:
         """Fire these triggers for the changes of a page that are news, and take note that they have gone by.
@@ -109,7 +114,13 @@ class PageFiring:
             return
         answer.known(self._database.name)
         present = await self._database.find(answer.doc_id)
-        if present is not None and generation(present["_rev"]) < generation(answer.rev or "0-"):
+        if present is not None:
+            is_behind = generation(present["_rev"]) < generation(answer.rev or "0-")
+        else:  # it was deleted since, unless nobody has ever had that revision: purged, or the copies are behind
+            looks = self._looks[answer.doc_id] = self._looks.get(answer.doc_id, 0) + 1
+            row = Witness(answer.doc_id, answer.rev or "")
+            is_behind = looks <= _LOOKS and bool(await self._database.missing_revisions([row]))
+        if is_behind:
             raise Unavailable(f"{answer.doc_id} in {self._database.name}: {answer.rev} is not to be had")
 
     async def _fire_all(

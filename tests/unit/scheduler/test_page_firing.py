@@ -136,3 +136,33 @@ async def test_page_when_its_documents_change_again_and_again_then_little_is_rem
             await page.fire(triggers, [Change("a", f"1-{number}", False), PAGE[1]])
     assert len(page._fired) <= 10
     assert "bad" not in page.loops.found
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+async def test_page_when_nobody_knows_a_document_of_it_then_waited_for_a_while_unless_it_was_deleted(
+    connection: Connection, was_there: bool
+) -> None:
+    """A copy of a cluster tells of it first, and the others have it a moment later: its row does not come again."""
+    firings, past = Firings(), Past()
+    past.seen = Seen()
+    page = of_orders(firings, connection, past, set())
+    database: Any = page._database
+    with_all = database.revisions
+
+    async def without_b(asked: list[tuple[str, str | None]], *, revs: bool = False) -> AsyncIterator[list[Found]]:
+        async for answers in with_all(asked, revs=revs):
+            yield [Found("b", "1-b", None, absent=True) if one.doc_id == "b" else one for one in answers]
+
+    async def nothing(_: str) -> None:
+        return None
+
+    async def missing(wanted: list[Any]) -> list[Any]:
+        return [] if was_there else wanted
+
+    database.revisions, database.find, database.missing_revisions = without_b, nothing, missing
+    triggers = [trigger(connection, "each")]
+    for _ in range(0 if was_there else page_firing._LOOKS):
+        with pytest.raises(CouchError):
+            await page.fire(triggers, PAGE)
+    await page.fire(triggers, PAGE)
+    assert firings.fired == {"each": 2}
