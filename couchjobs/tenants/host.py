@@ -235,6 +235,7 @@ class Host:
         for key, tenant in [*self._tenants.items()]:
             if tenant.db != wanted.get(key):
                 del self._tenants[key]
+                self._handed_over.discard(key)
                 _logger.info("tenant dropped", tenant=key)
                 self._begin(f"{key}\n", tenant, tenant.close(self.connection.settings.shutdown_timeout))
         spread = _LOOK_AFTER_S / max(1, len(wanted))
@@ -312,7 +313,8 @@ class Host:
             ranks[key] = rank_of_whole(self.id, key, [(name, peer) for name, peer in peers if key in peer.tenants])
             if any(key in served for served in gone) or ranks[key] != self._ranks.get(key):
                 tenant.due_at = present
-                self._handed_over.add(key)
+                if not tenant.is_awake:
+                    self._handed_over.add(key)
         self._ranks = ranks
         self._news.set()
 

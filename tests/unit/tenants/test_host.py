@@ -20,7 +20,7 @@ async def host() -> AsyncIterator[Any]:
     """One with the tenants a and b, that serves nobody yet."""
     async with connect(load_settings(url="http://127.0.0.1:9", jobs_doctype="io.jobs")) as connection:
         host: Any = Host(connection, WorkersList(), "all")
-        host._tenants = {key: SimpleNamespace(due_at=None) for key in ("a", "b")}
+        host._tenants = {key: SimpleNamespace(due_at=None, is_awake=key == "b") for key in ("a", "b")}
         yield host
 
 
@@ -49,6 +49,7 @@ async def test_rank_when_a_daemon_is_gone_then_those_that_it_served_are_woken_an
             tenant.due_at = None
         living(host, **after)
         assert {key for key, tenant in host._tenants.items() if tenant.due_at is not None} == woken, after
+        assert host._handed_over <= {"a"}, "who is awake is woken for something else the next time"
 
 
 async def test_unknown_when_databases_of_strangers_change_then_the_tenants_are_asked_for_once(host: Any) -> None:
