@@ -151,6 +151,9 @@ class Couchjobs:
             ConfigurationError: `delay` is no duration, or there are `delay` and `at`.
             Unavailable: CouchDB does not take it within `push_timeout`; the text says whether it may be stored.
             NotFound: the databases do not exist; `couchjobs init` makes them.
+            Conflict: the job with that id is of another worker.
+            Exception: what the `before_hook` of the worker, where this program declares it, has raised; where it says
+                False, that is a BadDocumentError.
         """
         request = JobRequest(
             worker_type=worker,
@@ -226,7 +229,9 @@ class Couchjobs:
             wanted = JobFilter(worker=worker, state=chosen, trigger=trigger, since=past(since), until=past(until))
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        return [Job.read(document) for document in await newest(self.connection, self.db, wanted, limit)]
+        found = await newest(self.connection, self.db, wanted, limit)
+        go_durations = self.connection.settings.go_durations
+        return [Job.read(document, go_durations=go_durations) for document in found]
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait until the job has ended and return it; the changes feed says when.

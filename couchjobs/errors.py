@@ -14,7 +14,10 @@ CouchjobsError
 │   ├── Unreadable            an answer that is larger than is read, or nested too deep
 │   └── Unavailable           429, 5xx, no answer, half of one, or one that is not CouchDB's, whatever its status
 │       ├── Unreachable       no connection: the request was surely not taken
-│       └── Redirected        3xx: the server is somewhere else
+│       ├── Locked            it takes no password of this user for some minutes
+│       ├── Stumbled          it broke off, perhaps for what a function has done about a document
+│       └── NotCouchDB        something else has answered
+│           └── Redirected    3xx: the server is somewhere else
 ├── ClosedError               use of a closed system, or start of a started one
 ├── QueueClosedError          push to a closed queue
 ├── JobNotFoundError          no job with that id

@@ -66,9 +66,10 @@ class Settings(BaseSettings):
     feed_heartbeat: Seconds = Field(default=1.0, ge=0.1)
     """How often CouchDB looks again for changes at a feed that waits, and shows that it lives. Defaults to 1 s."""
     beat_interval: Seconds = Field(default=10.0, ge=0.05)
-    """How often a daemon shows that it lives. Defaults to 10 s."""
+    """How often a daemon shows that it lives; `dead_after` must be 1.5 times that at least. Defaults to 10 s."""
     dead_after: Seconds = Field(default=30.0, ge=0.1)
-    """How long a daemon may be still before the others take it for dead. Defaults to 30 s."""
+    """How long a daemon may be still before the others take it for dead: `beat_interval` and a half at least. Defaults
+    to 30 s."""
     sweep_interval: Seconds = Field(default=60.0, ge=0.05)
     """How often the view of due jobs is read, beside the feed. Defaults to 60 s."""
     first_right_delay: Seconds = 0.25

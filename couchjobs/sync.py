@@ -157,8 +157,8 @@ class Couchjobs:
         worker: str | None = None,
         state: State | str | None = None,
         trigger: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
         limit: int = 50,
     ) -> list[Job]:
         """Return jobs, newest first."""

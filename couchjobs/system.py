@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol, TypeAlias, cast
+from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
 from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
@@ -45,10 +45,13 @@ _LOOK_S = 0.1
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class JobSystem:
+BrokerT = TypeVar("BrokerT", bound=Broker)
+
+
+class JobSystem(Generic[BrokerT]):
     """One broker and one scheduler."""
 
-    def __init__(self, broker: Broker, scheduler: Scheduler, workers: WorkersList) -> None:
+    def __init__(self, broker: BrokerT, scheduler: Scheduler[BrokerT], workers: WorkersList) -> None:
         self.broker = broker
         self.scheduler = scheduler
         self.workers = workers
@@ -89,7 +92,7 @@ class JobSystem:
         await self._life.close()
 
 
-async def system_start(broker: Broker, scheduler: Scheduler, workers_list: WorkersList) -> JobSystem:
+async def system_start(broker: BrokerT, scheduler: Scheduler[BrokerT], workers_list: WorkersList) -> JobSystem[BrokerT]:
     """Return a system of these, started."""
     system = JobSystem(broker, scheduler, workers_list)
     await system.start()
@@ -195,25 +198,24 @@ class _WithHttp:
 
         self._daemon = daemon
         self._http: Service = HttpServer(connection, address, tenants)
+        self._life = Lifecycle("daemon with HTTP")
         self.id = daemon.id
         self.workers = daemon.workers
         self.stop_claiming = daemon.stop_claiming
         self.hurry = daemon.hurry
 
     async def start(self) -> None:
-        """Take the address first: a daemon that cannot have it does not begin."""
-        await self._http.open()
-        try:
+        """Take the address first: a daemon that cannot have it does not begin. Where a step fails, none is left."""
+        async with self._life.starting() as to_close:
+            to_close.push_async_callback(self._http.stop)
+            await self._http.open()
             await self._daemon.start()
-        except BaseException:
-            await self._http.stop()
-            raise
-        await self._http.start(self._daemon.runtime)
+            to_close.push_async_callback(self._daemon.shutdown)
+            await self._http.start(self._daemon.runtime)
 
     async def shutdown(self) -> None:
         """End it; whoever looks at its health is answered to the end."""
-        await self._daemon.shutdown()
-        await self._http.stop()
+        await self._life.close()
 
 
 _Daemon: TypeAlias = _OneTenant | Host | _WithHttp

@@ -4,7 +4,7 @@ async with TestSystem(greet) as system:
     job = await system.push("greet", {"name": "Ann"})
     await system.run_pending()
     assert system.job(job.id).result == "Hello Ann"
-    await system.advance(60)          # an hour in no time: what is due fires and runs
+    await system.advance("1h")        # an hour in no time: what is due fires and runs
     system.assert_pushed("greet", {"name": "Ann"})
 """
 

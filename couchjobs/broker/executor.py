@@ -23,7 +23,7 @@ from couchjobs.watchdog import blocked_for
 from couchjobs.workers.failure import Failures
 from couchjobs.workers.outcome import Cancelled, Done, Failed, Interrupted, Outcome, Retry, changes_of
 from couchjobs.workers.processes import Processes
-from couchjobs.workers.retry import may_be_tried
+from couchjobs.workers.retry import lost_outcome
 from couchjobs.workers.worker import task_of
 
 _logger = get_logger(__name__)
@@ -122,16 +122,16 @@ class Executor:
             self._log.info("try begins", worker=job.worker, job=job.id, exec_count=job.exec_count)
         if execution.is_changed():
             await self._look_whether_cancelled(execution)
-        return claimed, self._counted(lane, job, await attempt.run())
+        return claimed, self._counted(execution, await attempt.run())
 
-    def _counted(self, lane: Lane, job: Job, outcome: Outcome) -> Outcome:
-        """Return the outcome of a try; one for which this daemon was lost counts, or it would do so for ever."""
-        seconds = blocked_for(task_of(job))
-        if not isinstance(outcome, Interrupted) or seconds < self._presence.connection.settings.dead_after / 3:
+    def _counted(self, execution: Execution, outcome: Outcome) -> Outcome:
+        """Return the outcome of a try; one for which this daemon could not beat counts, or it would do so for ever."""
+        job, seconds = execution.job, blocked_for(task_of(execution.job))
+        is_guilty = execution.was_cut_off and seconds >= self._presence.connection.settings.dead_after / 3
+        if not isinstance(outcome, Interrupted) or not is_guilty:
             return outcome
         error = f"worker lost: its function has blocked the event loop for {seconds:.0f} s"
-        again = may_be_tried(lane.workers.get(job.worker), job, now())
-        return Retry(error, 0.0) if again else Failed(error, worker_lost=True)
+        return lost_outcome(execution.lane.workers.get(job.worker), job, error)
 
     async def _look_whether_cancelled(self, execution: Execution) -> None:
         """Read a job that has changed while it was being claimed; unread, its end will tell."""

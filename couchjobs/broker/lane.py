@@ -55,6 +55,8 @@ class Execution:
         self.attempt: Attempt | None = None
         self.interrupted = False
         """Whether its function is not to begin any more."""
+        self.was_cut_off = False
+        """Whether it was interrupted because this daemon could not beat."""
         self._claimed_rev = job.rev
         self._seen_rev = ""
 
@@ -74,9 +76,10 @@ class Execution:
         if self.attempt is not None and Job.read(document).cancel_requested:
             self.attempt.stop(Cancelled())
 
-    def interrupt(self, grace_s: float = GRACE_S) -> None:
+    def interrupt(self, grace_s: float = GRACE_S, *, cut_off: bool = False) -> None:
         """Have the function end within so many seconds: the try does not count, and the job goes back to the queue."""
         self.interrupted = True
+        self.was_cut_off |= cut_off
         if self.attempt is not None:
             self.attempt.stop(Interrupted(), grace_s)
 
@@ -126,7 +129,7 @@ class Lane:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         """Those of the executions, by job."""
         self.claims = OwnClaims(self.executions)
-        self.in_conflict: OrderedDict[str, None] = OrderedDict()
+        self.in_conflict: OrderedDict[str, object] = OrderedDict()
         """Jobs of which not all leaves have been looked at."""
         self.marks: dict[str, asyncio.Task[None]] = {}
         """What is being written to jobs that are not run, by id."""
@@ -199,4 +202,4 @@ class Lane:
         self.backlog.forget(job_id)
         if len(self.in_conflict) >= _MOST_IN_CONFLICT:
             self.in_conflict.popitem(last=False)
-        self.in_conflict[job_id] = None
+        self.in_conflict[job_id] = object()

@@ -32,7 +32,7 @@ _CONFLICT_LOOK_S = 3.0
 
 
 class Marks:
-    """What one daemon writes so, into each lane for itself. `close` when done.
+    """What one daemon writes to jobs that it does not run, for each lane apart. `close` when done.
 
     Args:
         peers: the other daemons.
@@ -113,8 +113,9 @@ class Marks:
         return await self._ends_of(lane).reject(document, reason)
 
     async def _settle(self, lane: Lane, job_id: str) -> bool:
+        noted = lane.in_conflict.get(job_id)
         settled = await settle_conflicts(self._ends_of(lane), self._peers, [job_id])
-        if settled:
+        if settled and lane.in_conflict.get(job_id) is noted:  # else a further one was noted meanwhile
             lane.in_conflict.pop(job_id, None)
         lane.read_again(job_id, 0.0 if settled else _CONFLICT_LOOK_S)
         return True

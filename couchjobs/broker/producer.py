@@ -339,12 +339,12 @@ class Producer:
         while True:
             if await self._presence.lost_or_found():
                 _logger.error("this daemon cannot beat and stops its jobs: the others take it for dead")
-                self.interrupt()
+                self._interrupt([*self.lanes], _URGENT_GRACE_S, cut_off=True)
             else:
                 _logger.warning("this daemon beats again")
                 self._news.set()
 
-    def interrupt(self, grace_s: float = _URGENT_GRACE_S) -> None:
+    def interrupt(self, grace_s: float) -> None:
         """Interrupt all jobs here: their tries do not count, and they go back to the queue.
 
         `grace_s`: seconds that their functions have to end, before they are left behind.
@@ -352,10 +352,10 @@ class Producer:
         self._interrupt([*self.lanes], grace_s)
 
     @staticmethod
-    def _interrupt(lanes: Iterable[Lane], grace_s: float) -> None:
+    def _interrupt(lanes: Iterable[Lane], grace_s: float, *, cut_off: bool = False) -> None:
         for lane in lanes:
             for execution in lane.executions.values():
-                execution.interrupt(grace_s)
+                execution.interrupt(grace_s, cut_off=cut_off)
 
     async def idle(self) -> None:
         """Return as soon as no job runs here."""
@@ -384,7 +384,10 @@ class Producer:
                             execution.note(answer.document)
 
     async def close_lanes(self, lanes: Sequence[Lane], timeout: float, grace_s: float = GRACE_S) -> None:
-        """Do so with these lanes, and forget them. `grace_s`: seconds that functions have, once interrupted."""
+        """Let jobs of these lanes go on for `timeout` seconds, interrupt the others, store what became of all of them.
+
+        The lanes are forgotten. `grace_s`: seconds that functions have, once interrupted.
+        """
         await self._marks.close(lanes)
         for lane in lanes:
             lane.is_open = False

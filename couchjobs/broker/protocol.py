@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from couchjobs.errors import ConfigurationError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import JobRequest
 from couchjobs.prefixer import Prefixer
@@ -49,3 +50,13 @@ class Broker(Protocol):
 
     def workers_types(self) -> list[str]:
         """Return the types of workers, sorted."""
+
+
+def check_kind(broker: object, kind: type[Broker]) -> None:
+    """Tell those whom no type checker has told that a scheduler fires into brokers of its own kind alone.
+
+    Raises:
+        ConfigurationError: the broker is of another kind.
+    """
+    if not isinstance(broker, kind):
+        raise ConfigurationError(f"this scheduler needs a {kind.__name__}, and not a {type(broker).__name__}")

@@ -83,9 +83,10 @@ def _answer_stored(
     """Return the coming times of a stored trigger, counted as its daemon counts them."""
 
     async def work(connection: Connection) -> tuple[Life | None, bool]:
-        infos = await TriggerStore(connection, connection.settings.tenant).get(trigger_id)
+        store = TriggerStore(connection, connection.settings.tenant)
+        infos = await store.get(trigger_id)
         given = {name: value for name, value in changes.items() if value is not None}
-        changed = TriggerInfos.from_document({**infos.document(), **given})
+        changed = store.read({**infos.document(), **given})
         return await life_in(connection, connection.settings.tenant, changed), changed.disabled
 
     try:

@@ -33,7 +33,8 @@ def init(
     producer_user: Annotated[
         str | None,
         typer.Option(
-            "--producer-user", help="Create a user for programs that only write jobs: of this --prefix alone."
+            "--producer-user",
+            help="Create a user for programs that only write jobs: of this --prefix alone, without one of all tenants.",
         ),
     ] = None,
     watch: Annotated[

@@ -26,7 +26,8 @@ T = TypeVar("T")
 _MOST_DIGITS = 309
 
 Url = Annotated[
-    str | None, typer.Option("--url", help="The CouchDB server; also COUCHJOBS_URL, which may hold credentials.")
+    str | None,
+    typer.Option("--url", help="The CouchDB server, without credentials; also COUCHJOBS_URL, which may hold them."),
 ]
 Domain = Annotated[str | None, typer.Option("--domain", help="The tenant's domain; also COUCHJOBS_DOMAIN.")]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="The tenant's database prefix; also COUCHJOBS_PREFIX.")]

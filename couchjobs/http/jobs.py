@@ -105,7 +105,7 @@ async def push(request: web.Request) -> web.Response:
 
 @long_answer
 async def queued(request: web.Request) -> web.Response:
-    """GET /jobs/queue/{worker}: the queued jobs of a type, and how many they are."""
+    """GET /jobs/queue/{worker}: the queued and running jobs of a type, and how many are queued."""
     api, worker = request.app[API], request.match_info["worker"]
     request[CALLER].check("GET", "jobs", JobRequest(worker_type=worker))
     found: list[dict[str, Any]] = []

@@ -238,16 +238,19 @@ class Job(BaseModel):
         return job
 
     @classmethod
-    def read(cls, document: Document) -> Self:
-        """Return the job that the document holds, for looking at: fields that cannot be understood are left out."""
+    def read(cls, document: Document, *, go_durations: bool = False) -> Self:
+        """Return the job that the document holds, for looking at: fields that cannot be understood are left out.
+
+        `go_durations`: as for `from_document`; who looks at the options gives it.
+        """
         try:
-            return cls.from_document(document)
+            return cls.from_document(document, go_durations=go_durations)
         except BadDocumentError:
-            bad = _bad_fields(cls, document)
+            bad = _bad_fields(cls, document, go_durations=go_durations)
         good = {name: value for name, value in _forgiven(document).items() if name not in bad}
         good.setdefault(WORKER_TYPE, str(document.get(WORKER_TYPE) or "?")[:MAX_NAME])
         good.setdefault("state", State.ERRORED)
-        job = cls.model_validate(good, by_alias=True, by_name=False)
+        job = cls.model_validate(good, by_alias=True, by_name=False, context=GO_DURATIONS if go_durations else None)
         job._document = document  # noqa: SLF001  an alternative constructor
         return job
 
@@ -429,9 +432,10 @@ def without_nulls(fields: Document) -> Document:
     }
 
 
-def _bad_fields(model: type[BaseModel], document: Document) -> set[str]:
+def _bad_fields(model: type[BaseModel], document: Document, *, go_durations: bool) -> set[str]:
     try:
-        model.model_validate(_forgiven(document), by_alias=True, by_name=False)
+        context = GO_DURATIONS if go_durations else None
+        model.model_validate(_forgiven(document), by_alias=True, by_name=False, context=context)
     except ValidationError as error:
         return {str(one["loc"][0]) for one in error.errors() if one["loc"]}
     return set()

@@ -20,6 +20,7 @@ from couchjobs.durations import read_seconds
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.lanes import find_job, store_of, stores
 from couchjobs.jobs.places import HIGHEST, order_of
+from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
 from couchjobs.timestamps import format_time, now, parse_time
 
@@ -52,7 +53,7 @@ async def get_jobs(db: Prefixer, trigger_id: str, limit: int = 0) -> list[Job]:
             rows = await store.database.view(
                 "jobs/by_trigger", [trigger_id, HIGHEST], [trigger_id], limit=count, descending=True
             )
-            jobs += await _jobs(store.database, rows)
+            jobs += await _jobs(store, rows)
     jobs.sort(key=lambda job: format_time(job.queued_at) if job.queued_at else "~", reverse=True)
     return jobs[:count]
 
@@ -65,7 +66,7 @@ async def iter_jobs_before_date(db: Prefixer, date: datetime) -> AsyncIterator[J
     async with connected() as connection:
         for store in stores(connection, db):
             async for rows in store.database.view_pages("jobs/by_queued_at", "0", format_time(date)):
-                for job in await _jobs(store.database, rows):
+                for job in await _jobs(store, rows):
                     if job.queued_at is not None and job.queued_at < date:
                         yield job
 
@@ -78,11 +79,12 @@ async def get_jobs_before_date(db: Prefixer, date: datetime) -> list[Job]:
 async def iter_queued_jobs(db: Prefixer, worker_type: str) -> AsyncIterator[Job]:
     """Yield the jobs of a worker type that are queued or running, a page in memory at a time."""
     async with connected() as connection:
-        database = store_of(connection, db, worker_type).database
+        store = store_of(connection, db, worker_type)
+        database = store.database
         for state in (State.QUEUED, State.RUNNING):
             async for rows in database.view_pages("jobs/by_state", [worker_type, state], [worker_type, state, HIGHEST]):
                 async for document in _documents(database, rows):
-                    if (job := Job.read(document)).state is state:
+                    if (job := store.shown(document)).state is state:
                         yield job
 
 
@@ -95,12 +97,12 @@ async def get_lasts_jobs(db: Prefixer, worker_type: str) -> list[Job]:
     """Return a worker type's newest 50 jobs of each state: queued, running, done, errored; oldest of those first."""
     jobs: list[Job] = []
     async with connected() as connection:
-        database = store_of(connection, db, worker_type).database
+        store = store_of(connection, db, worker_type)
         for state in State:
-            rows = await database.view(
+            rows = await store.database.view(
                 "jobs/by_state", [worker_type, state, HIGHEST], [worker_type, state], limit=_MOST, descending=True
             )
-            jobs += reversed(await _jobs(database, rows))
+            jobs += reversed(await _jobs(store, rows))
     return jobs
 
 
@@ -306,6 +308,6 @@ async def worker_queue_len(database: Database, worker_type: str) -> int:
     return int(rows[0]["value"]) if rows else 0
 
 
-async def _jobs(database: Database, rows: list[Row]) -> list[Job]:
-    documents = await database.get_many(row["id"] for row in rows)
-    return [Job.read(documents[row["id"]]) for row in rows if row["id"] in documents]
+async def _jobs(store: JobStore, rows: list[Row]) -> list[Job]:
+    documents = await store.database.get_many(row["id"] for row in rows)
+    return [store.shown(documents[row["id"]]) for row in rows if row["id"] in documents]

@@ -64,14 +64,18 @@ class JobStore:
         document = await self.database.find(job_id) if is_id(job_id) else None
         if document is None:
             raise JobNotFoundError(f"no job {job_id!r} in database {self.database.name}")
-        return Job.read(document)
+        return self.shown(document)
+
+    def shown(self, document: Document) -> Job:
+        """Return the job that a document of this database holds, for looking at."""
+        return Job.read(document, go_durations=self._go_durations)
 
     def read(self, document: Document) -> Job:
         """Return the job that a document of this database holds, for doing something about it: this tenant's job.
 
         Fields that cannot be understood are left out.
         """
-        job = Job.read(document)
+        job = self.shown(document)
         job.belongs_to(self.db.domain, self.db.prefix)
         return job
 

@@ -226,7 +226,7 @@ class MemBroker:
     async def run_pending(self) -> int:
         """Run every job that is due, and those that they push, one after another; return how many tries that were."""
         tries = 0
-        while due := self._due():
+        while due := self._due(self._clock()):
             await self._process(due[0])
             tries += 1
         return tries
@@ -237,8 +237,7 @@ class MemBroker:
         queued = (job.scheduled_at for job in self.jobs.values() if job.state is State.QUEUED)
         return min((time for time in queued if time is not None and time > present), default=None)
 
-    def _due(self) -> list[Job]:
-        present = self._clock()
+    def _due(self, present: datetime) -> list[Job]:
         due = [
             job
             for job in self.jobs.values()
@@ -251,13 +250,14 @@ class MemBroker:
 
     async def _run_for_ever(self) -> None:
         while True:
-            for job in self._due():
+            present = self._clock()  # one moment for both questions: what is due in between would be in neither answer
+            for job in self._due(present):
                 busy = sum(self.jobs[job_id].worker == job.worker for job_id in self._tasks)
                 if busy < self._configs.get(job.worker).concurrency:
                     self._tasks[job.id] = asyncio.create_task(self._process(job), name=f"job {job.id}")
             later = [job.scheduled_at for job in self.jobs.values() if job.state is State.QUEUED and job.scheduled_at]
-            future = [time for time in later if time > self._clock()]
-            seconds = (min(future) - self._clock()).total_seconds() if future else None
+            future = [time for time in later if time > present]
+            seconds = (min(future) - present).total_seconds() if future else None
             try:
                 async with asyncio.timeout(seconds), self._changed:
                     await self._changed.wait()

@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from couchjobs.broker.protocol import Broker
-from couchjobs.errors import ClosedError, ConfigurationError, TriggerNotFoundError
+from couchjobs.broker.protocol import check_kind
+from couchjobs.errors import ClosedError, TriggerNotFoundError
 from couchjobs.jobs.ids import event_id, new_id, tick_id
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.request import as_stored
@@ -57,15 +57,14 @@ class MemScheduler:
         self._tasks = Supervisor()
         self._life = Lifecycle("scheduler")
 
-    async def start_scheduler(self, broker: Broker) -> None:
+    async def start_scheduler(self, broker: MemBroker) -> None:
         """Begin to fire into `broker`.
 
         Raises:
             ClosedError: the scheduler runs already, or has run.
-            ConfigurationError: the broker is no MemBroker.
+            ConfigurationError: the broker is of another kind.
         """
-        if not isinstance(broker, MemBroker):
-            raise ConfigurationError("a MemScheduler needs a MemBroker")
+        check_kind(broker, MemBroker)
         async with self._life.starting() as to_close:
             self._broker = broker
             if self._auto:

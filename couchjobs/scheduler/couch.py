@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from couchjobs.broker.couch import CouchBroker
-from couchjobs.broker.protocol import Broker
+from couchjobs.broker.protocol import check_kind
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document
-from couchjobs.errors import BadDocumentError, ClosedError, ConfigurationError, TriggerNotFoundError
+from couchjobs.errors import BadDocumentError, ClosedError, TriggerNotFoundError
 from couchjobs.jobs.job import Job
 from couchjobs.jobs.request import new_job
 from couchjobs.lifecycle import Lifecycle
@@ -51,15 +51,14 @@ class CouchScheduler:
         self._debouncer: Debouncer | None = None
         self._life = Lifecycle("scheduler")
 
-    async def start_scheduler(self, broker: Broker) -> None:
+    async def start_scheduler(self, broker: CouchBroker) -> None:
         """Begin to fire into `broker`.
 
         Raises:
             ClosedError: the scheduler runs already, or has run.
-            ConfigurationError: the broker is none that stores jobs in CouchDB.
+            ConfigurationError: the broker is of another kind.
         """
-        if not isinstance(broker, CouchBroker):
-            raise ConfigurationError("a CouchScheduler needs a CouchBroker")
+        check_kind(broker, CouchBroker)
         settings = self._connection.settings
         async with self._life.starting() as to_close:
             self._broker = broker

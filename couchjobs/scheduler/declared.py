@@ -14,7 +14,6 @@ from couchjobs.couch.database import Document
 from couchjobs.errors import Conflict, CouchError, CouchjobsError, Forbidden
 from couchjobs.log import get_logger
 from couchjobs.scheduler.store import TriggerStore
-from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.triggers.kinds import parse_trigger
 from couchjobs.workers.config import WorkerConfig
 
@@ -69,13 +68,13 @@ async def declare(
             _logger.error("a schedule in code may not be written", worker=config.worker_type, reason=str(error))  # noqa: TRY400
 
 
-def _merged(present: Document, wanted: Document) -> Document:
+def _merged(store: TriggerStore, present: Document, wanted: Document) -> Document:
     """Return what the code says, with what people have added, but for what does not go together with it any more."""
     kept = {name: value for name, value in present.items() if name not in FIELDS}
     for left_out in ((), _OF_A_SCHEDULE):
         merged = {**{name: value for name, value in kept.items() if name not in left_out}, **wanted}
         try:
-            parse_trigger(TriggerInfos.from_document(merged))
+            parse_trigger(store.read(merged))
         except CouchjobsError as error:
             _logger.warning(
                 "what was added to a schedule in code does not fit it", trigger=present["_id"], reason=str(error)
@@ -104,7 +103,7 @@ async def _declare(store: TriggerStore, trigger_id: str, wanted: Document | None
                 return
             if not changes or all(present.get(name) == wanted.get(name) for name in FIELDS):
                 return
-            await store.database.put(_merged(present, wanted))
+            await store.database.put(_merged(store, present, wanted))
         except Conflict:
             continue
         except CouchError:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from couchjobs.broker.protocol import Broker
 from couchjobs.prefixer import Prefixer
 from couchjobs.triggers.infos import TriggerInfos
 
+BrokerT_contra = TypeVar("BrokerT_contra", bound=Broker, contravariant=True)
 
-class Scheduler(Protocol):
-    """Fires triggers into a broker."""
 
-    async def start_scheduler(self, broker: Broker) -> None:
+class Scheduler(Protocol[BrokerT_contra]):
+    """Fires triggers into a broker of the kind that it is made for: CouchDB's into CouchDB, memory's into memory."""
+
+    async def start_scheduler(self, broker: BrokerT_contra) -> None:
         """Begin to fire.
 
         Raises:

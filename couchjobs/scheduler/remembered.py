@@ -9,7 +9,6 @@ fired meanwhile is fired again under the same ids, and is there already.
 from __future__ import annotations
 
 import base64
-from urllib.parse import quote
 
 from couchjobs.couch.database import Database
 from couchjobs.errors import Conflict, CouchError, NotFound
@@ -55,11 +54,10 @@ async def remembered(control: Database, database: str, instance: str | None) -> 
     document = await control.find(PREFIX + database)
     if document is None or instance not in (None, document.get("instance")):
         return None
-    path = f"{control.path}/{quote(PREFIX + database, safe='')}"
     try:
-        seen = Seen.from_bytes(await control.server.request_bytes("GET", f"{path}/{_NAME}"))
+        seen = Seen.from_bytes(await control.attachment(PREFIX + database, _NAME))
         if _BEFORE in (document.get("_attachments") or {}):
-            seen.before = Seen.from_bytes(await control.server.request_bytes("GET", f"{path}/{_BEFORE}"))
+            seen.before = Seen.from_bytes(await control.attachment(PREFIX + database, _BEFORE))
     except (NotFound, ValueError) as error:
         _logger.warning("what was seen cannot be used", database=database, reason=str(error))
         return None

@@ -63,14 +63,16 @@ class TriggerStore:
             raise BadDocumentError(f"the id {infos.id[:80]!r} is no trigger's: CouchDB keeps those with _ for itself")
         self._checks.check_message(infos.message)
         await self._check(infos)
-        document = {"_id": new_id(), "domain": self.db.domain, **infos.document(go_durations=self._go_durations)}
+        document = {"_id": new_id(), "domain": self.db.domain, **infos.document()}
+        if self._go_durations and infos.options is not None:
+            document["options"] = infos.options.stored(go_durations=True)
         if self.db.prefix:
             document.setdefault("prefix", self.db.prefix)
         document["_rev"] = await self.database.put(document)
         return self.read(document)
 
     async def replace(self, trigger_id: str, changes: Document, check: Check | None = None) -> TriggerInfos:
-        """Change fields of a trigger, None removing one, and return it as it was stored.
+        """Change fields of a trigger, None removing one, and return it as it was stored. Durations are seconds.
 
         `check`: is given the trigger as it is before; what it raises is raised, and nothing changes.
 
@@ -87,6 +89,9 @@ class TriggerStore:
         kept = {name: value for name, value in {**document, **changes}.items() if changes.get(name, "") is not None}
         if "message" in changes:
             kept["message"] = changes["message"]
+        if self._go_durations and changes.get("options"):
+            told = TriggerInfos.from_document(kept).options
+            kept["options"] = told and told.stored(go_durations=True)
         infos = self.read(kept)
         await self._check(infos)
         return self.read({**kept, "_rev": await self.database.put(kept)})

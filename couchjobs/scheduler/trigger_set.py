@@ -97,11 +97,11 @@ class TriggerSet:
         while True:
             try:
                 async with asyncio.timeout(interval_s):
-                    await self._look_again.wait()
-                    self._look_again.clear()
-                    await asyncio.sleep(_LOOK_AGAIN_S)
-                    await self._read_unknown(self._unknown)
-                    continue
+                    while True:
+                        await self._look_again.wait()
+                        self._look_again.clear()
+                        await asyncio.sleep(_LOOK_AGAIN_S)
+                        await self._read_unknown(self._unknown)
             except TimeoutError:
                 pass
             try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from contextvars import copy_context
 
 from structlog.contextvars import bind_contextvars
@@ -110,12 +110,11 @@ class Tenant:
         for change in await install(self._connection, self.db):
             _logger.info(change, tenant=self.db.key)
         try:
-            await self._broker.start_workers(self._runtime.workers)
-            try:
+            async with AsyncExitStack() as where_it_fails:
+                await self._broker.start_workers(self._runtime.workers)
+                where_it_fails.push_async_callback(self._broker.shutdown_workers, 0)
                 await self._scheduler.start_scheduler(self._broker)
-            except BaseException:
-                await self._broker.shutdown_workers(0)
-                raise
+                where_it_fails.pop_all()
         except BaseException:  # what has failed to start is never started again
             self._broker, self._scheduler = self._new()
             raise

@@ -124,8 +124,8 @@ class TriggerInfos(BaseModel):
         infos._document = document  # noqa: SLF001  an alternative constructor
         return infos
 
-    def document(self, *, go_durations: bool = False) -> Document:
-        """Return the document as it was read, or the fields of a new trigger that say something."""
+    def document(self) -> Document:
+        """Return the document as it was read, or what a new trigger says, durations in seconds."""
         if self._document:
             return self._document
         document: Document = self.model_dump(
@@ -134,7 +134,7 @@ class TriggerInfos(BaseModel):
         if self.message is not None:
             document["message"] = as_stored(self.message, "message")
         if self.options is not None:
-            document["options"] = self.options.stored(go_durations=go_durations)
+            document["options"] = self.options.stored()
         return document
 
     def clone(self) -> Self:

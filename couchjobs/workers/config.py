@@ -38,17 +38,19 @@ class WorkerConfig:
         worker_func: the work: `f(ctx)` or `f(ctx, message)`; a coroutine function, or a plain one, for a thread.
         message_model: what the message is read into before it is given to `worker_func`; None: as it is.
         takes_message: whether `worker_func` takes the message as its second argument.
-        worker_init: called once in each process, before the first claim; if it raises, the start fails. Where it takes
-            a parameter, it gets the Resources of the type.
+        worker_init: `f()` or `f(resources)`, called once in each process, before the first claim; if it raises, the
+            start fails. It gets the Resources of the type.
         worker_stop: called once in each process, at an orderly end, when no job of the type runs there any more; as
             `worker_init`.
-        worker_start: called once for each claim, before its try; returns the context to go on with.
-        worker_commit: called once, after the last try, with the error or None, for at most `timeout`.
+        worker_start: `f(ctx)`, called once for each claim, before its try; returns the context to go on with.
+        worker_commit: `f(ctx, error)`, called once, after the last try, with the error or None, for at most `timeout`.
         middleware: what is around each try: functions of the context that return a context manager, the outermost
             first; an async one is entered in the event loop, a plain one where the function runs.
-        before_hook: called before a job is stored; False skips it, an exception refuses it.
-        error_hook: asked with the last error before a retry; False stops the retries.
-        on_failed: called with the context and a JobFailedError once a job has failed for good, whatever the cause,
+        before_hook: `f(job)`, asked before a job is stored, by programs that push through couchjobs and have declared
+            the worker, firing daemons included; not of documents that others write, nor by `couchjobs push`: check
+            messages in the function. False skips the job, an exception refuses it.
+        error_hook: `f(error)`, asked with the last error before a retry; False stops the retries.
+        on_failed: `f(ctx, error)`, called with a JobFailedError once a job has failed for good, whatever the cause,
             before that is stored; in the daemon, at least once.
         concurrency: how many jobs of this type one daemon runs at once. Defaults to 4.
         max_exec_count: how many tries a job has; its `options` may say fewer, never more. Defaults to 3.

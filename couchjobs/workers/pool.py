@@ -26,8 +26,8 @@ from couchjobs.waits import backoff
 from couchjobs.workers.boundary import GRACE_S, LONGEST_HOOK_S
 from couchjobs.workers.child_process import ChildProcess
 from couchjobs.workers.config import WorkerConfig, WorkersList
-from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome, Retry
-from couchjobs.workers.retry import may_be_tried, time_limit
+from couchjobs.workers.outcome import Cancelled, Failed, Interrupted, Outcome
+from couchjobs.workers.retry import lost_outcome, time_limit
 from couchjobs.workers.wire import pack, send, unpack
 from couchjobs.workers.worker import Lease
 
@@ -183,10 +183,8 @@ class RemoteTry:
         error = f"worker lost: its process has ended ({how})"
         if self._stopped_as is not None:
             self._outcome.set_result(self._stopped_as)
-        elif may_be_tried(self._config, self._job, now()):
-            self._outcome.set_result(Retry(error, 0.0))
         else:
-            self._outcome.set_result(Failed(error, worker_lost=True))
+            self._outcome.set_result(lost_outcome(self._config, self._job, error))
 
 
 class ChildPool:

@@ -6,7 +6,9 @@ import random
 from datetime import datetime
 
 from couchjobs.jobs.job import Job, JobOptions
+from couchjobs.timestamps import now
 from couchjobs.workers.config import WorkerConfig
+from couchjobs.workers.outcome import Failed, Retry
 
 LONGEST_DELAY_S = 86_400.0
 """Seconds that a retry waits at most, however many there were before it, unless a setting says otherwise."""
@@ -25,6 +27,11 @@ def may_be_tried(config: WorkerConfig, job: Job, present: datetime) -> bool:
     """Return whether the job may have another try: it has tries left, and of the time of all of them, too."""
     left = time_left(config, job, present)
     return has_tries_left(config, job) and (left is None or left > 0)
+
+
+def lost_outcome(config: WorkerConfig, job: Job, error: str) -> Retry | Failed:
+    """Return what becomes of a job whose try has ended with its process, or has kept it from living."""
+    return Retry(error, 0.0) if may_be_tried(config, job, now()) else Failed(error, worker_lost=True)
 
 
 def time_limit(config: WorkerConfig, job: Job, present: datetime) -> float | None:

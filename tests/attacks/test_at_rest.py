@@ -20,7 +20,9 @@ from couchjobs.workers.registry import worker
 
 COUNT = int(os.environ.get("COUCHJOBS_TEST_AT_REST", "5"))
 LATEST_S = 1.5
-NETS_OFF = {"sweep_interval": 86_400}
+NETS_OFF = {"sweep_interval": 86_400, "beat_interval": 600, "dead_after": 1800, "audit_grace": 86_400}
+"""Sweeps, beats and all that goes by them. `feed_heartbeat` stays: a row that comes just when a request begins to wait
+is shown by CouchDB itself at that moment (see `couch/changes.py`), and by nothing else."""
 
 
 async def lateness_of_retries(

@@ -79,16 +79,6 @@ async def test_bad_jobs_when_written_then_errored_with_the_reason(
     assert (await get_job(db, "list")).worker == "['echo']"
 
 
-async def test_bad_jobs_when_the_feed_missed_them_then_the_sweep_finds_them(
-    connection: Connection, db: Prefixer, start: Start
-) -> None:
-    """Also those whose worker is no text, which are of no type."""
-    system = await start(echo)
-    store = system.broker.store_of("")
-    await store.database.put({"_id": "list", "worker": ["echo"], "message": 1, "state": "queued"})
-    assert (await wait(db, "list", 10)).state is State.ERRORED
-
-
 async def test_push_when_message_is_too_large_then_refused(connection: Connection, db: Prefixer, start: Start) -> None:
     """Nothing is stored, and the reason says what to do."""
     system = await start(echo)

@@ -44,13 +44,16 @@ async def test_every_when_daemon_restarts_then_keeps_its_rhythm(
     (state,) = await connection.control.with_prefix("schedule:")
     anchor = parse_time(state["anchor"])
     assert anchor is not None
-    ticks = sorted(parse_time(job["queued_at"]) for job in await jobs_of(connection, db, "e"))  # type: ignore[type-var]
+    jobs = await jobs_of(connection, db, "e")
+    ticks = sorted(parse_time(job["queued_at"]) for job in jobs)  # type: ignore[type-var]
     offsets = [(tick - anchor).total_seconds() for tick in ticks if tick is not None]
     assert all(offset == int(offset) >= 1 for offset in offsets), offsets
     assert len(set(offsets)) == len(offsets)
     missed = [tick for tick in ticks if tick is not None and stopped < tick < again]
     first = min(tick for tick in ticks if tick is not None and tick > stopped)
     assert len(missed) <= 1
+    gaps = [parse_time(job["tick"]) - parse_time(job["previous_tick"]) for job in jobs if job.get("previous_tick")]
+    assert sum(gap >= timedelta(seconds=2) for gap in gaps) == 1, "one job after all those that were missed"
     assert first > again - timedelta(seconds=1), "one job stands for all up to the first look: the newest of them"
 
 

@@ -24,7 +24,9 @@ def test_package_when_it_speaks_to_couchdb_then_through_couch_alone() -> None:
     root = Path(couchjobs.__file__).parent
     others = [file for file in root.rglob("*.py") if file.relative_to(root).parts[0] != "couch"]
     assert len(others) > 100
-    assert [str(file) for file in others if re.search(r"server\.request\(", file.read_text())] == []
+    assert [
+        str(file) for file in others if re.search(r"server\.(request|request_bytes|download)\(", file.read_text())
+    ] == []
 
 
 def test_package_when_installed_then_all_of_it_is_there() -> None:

@@ -60,6 +60,10 @@ def test_outcome_when_the_function_has_blocked_the_event_loop_then_its_try_count
     """The daemon counts as dead for that, and its tries do not count: that one would be run again for ever."""
     workers = WorkersList([config_of(worker("w", max_exec_count=2)(lambda ctx: 1))])
     lane: Any = SimpleNamespace(workers=workers)
+
+    def execution(job: Job, *, was_cut_off: bool = True) -> Any:
+        return SimpleNamespace(lane=lane, job=job, was_cut_off=was_cut_off)
+
     presence: Any = SimpleNamespace(connection=SimpleNamespace(settings=SimpleNamespace(dead_after=30.0)))
     nothing: Any = None
     executor = Executor(nothing, presence, nothing, nothing, nothing)
@@ -67,9 +71,12 @@ def test_outcome_when_the_function_has_blocked_the_event_loop_then_its_try_count
     for job in (first, last):
         watchdog._blocked[task_of(job)] = 41.7
     watchdog._blocked[task_of(other)] = 6.0  # which is no reason for others to take the daemon for dead
-    again = executor._counted(lane, first, Interrupted())
+    again = executor._counted(execution(first), Interrupted())
     assert isinstance(again, Retry)
     assert "blocked the event loop for 42 s" in again.error
-    assert executor._counted(lane, last, Interrupted()) == Failed(again.error, worker_lost=True)
-    assert executor._counted(lane, other, Interrupted()) == Interrupted()
-    assert executor._counted(lane, first, Interrupted()) == Interrupted(), "told once"
+    assert executor._counted(execution(last), Interrupted()) == Failed(again.error, worker_lost=True)
+    assert executor._counted(execution(other), Interrupted()) == Interrupted()
+    assert executor._counted(execution(first), Interrupted()) == Interrupted(), "told once"
+    watchdog._blocked[task_of(first)] = 12.0
+    asked = execution(first, was_cut_off=False)
+    assert executor._counted(asked, Interrupted()) == Interrupted(), "an orderly end puts the job back with its try"

@@ -149,3 +149,29 @@ async def test_unknown_when_the_look_again_was_cut_off_then_made_anew(triggers: 
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
     assert triggers.is_complete
+
+
+async def test_sweep_when_a_trigger_is_asked_for_again_and_again_then_in_time_all_the_same(
+    triggers: TriggerSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of which CouchDB does not say what it is must not keep the others from being compared."""
+    monkeypatch.setattr(trigger_set, "_LOOK_AGAIN_S", 0.001)
+    swept = asyncio.Event()
+
+    async def read(ids: Iterable[str]) -> list[Found]:
+        await asyncio.sleep(0)
+        return [Found(one, None, None) for one in ids]
+
+    async def all_revisions() -> dict[str, str]:
+        swept.set()
+        return {}
+
+    triggers._database.read = read  # type: ignore[method-assign]
+    triggers._database.all_revisions = all_revisions  # type: ignore[method-assign]
+    triggers.loaded.set()
+    triggers._take_in_answers([Found("t", None, None)])
+    sweeping = asyncio.create_task(triggers.sweep_for_ever(0.1))
+    async with asyncio.timeout(10):
+        await swept.wait()
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
