@@ -18,6 +18,7 @@ _SLICE_S = 0.25
 _FAR_S = 120.0
 """Seconds: the same of deadlines beyond them is a second."""
 _FAR_SLICE_S = 1.0
+"""Seconds whose far deadlines share one timer: so late they may be."""
 LATEST_S = _FAR_SLICE_S
 """Seconds that a deadline is found late at most, however far away it was."""
 _MANY = 1000

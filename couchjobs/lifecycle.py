@@ -10,7 +10,7 @@ from couchjobs.errors import ClosedError
 
 
 class Lifecycle:
-    """That of one thing. `what`: what it is called in errors."""
+    """The state of one thing, and how to undo its start. `what`: what it is called in errors."""
 
     def __init__(self, what: str) -> None:
         self.state: Literal["new", "starting", "running", "closed"] = "new"

@@ -24,6 +24,7 @@ LONGEST_PAUSE_S = 10.0
 LONGEST_OUTAGE_PAUSE_S = 2.0
 """Seconds after which CouchDB is asked again that did not answer: so much later may work go on after an outage."""
 _SLICE_S = 0.02
+"""Seconds that a long computation may hold the loop before others have their turn."""
 
 
 class Signal:

@@ -20,7 +20,7 @@ from couchjobs.timestamps import Moment
 _ROOM_FOR_PRIORITY = 2
 """Times as many of higher priority than usual find a place as of the others."""
 _ROOM_TO_SORT = 2
-"""Times as many as may wait are collected before the latest are left out: sorting costs, and is to be seldom."""
+"""Times as many as may wait are collected before the latest are dropped: sorting costs, and is to be seldom."""
 
 
 class Backlog:
@@ -43,16 +43,16 @@ class Backlog:
     def offer(self, one: Candidate, now: Moment) -> None:
         """Add a candidate, or replace what was known of that job.
 
-        Where there are too many, it is left out: its id is kept (see `take_left_out`), or it is noted from when on it
+        Where there are too many, its id alone is kept in reserve (see `take_reserve`), or it is noted from when on it
         may be claimed (see `overflowed`). One of higher priority still finds a place; of those that are not ready, the
-        earliest do. What comes later does not come before what was left out.
+        earliest do. What comes later does not come before what is in reserve.
         """
         self.forget(one.job_id)
         queue = self._queues[one.worker]
         most = self._most if one.priority <= 0 else self._most * _ROOM_FOR_PRIORITY
         is_ready = one.assigned and one.not_before <= now.wall
         if is_ready and (queue.ready >= most or queue.comes_after_others(one, now)):
-            queue.leave_out(one, now)
+            queue.keep_in_reserve(one, now)
             return
         if not is_ready:
             one.job = None
@@ -67,7 +67,7 @@ class Backlog:
             self._queues[one.worker].remove(one)
 
     def reassign(self, has: Callable[[str, str], bool], now: Moment) -> None:
-        """Leave to others no longer what `has(job id, worker type)` says to be in this daemon's partition by now."""
+        """Foreign to others no longer what `has(job id, worker type)` says to be in this daemon's partition by now."""
         for one in [one for one in self._known.values() if not one.assigned and has(one.job_id, one.worker)]:
             one.assigned = True
             self._queues[one.worker].again(one, now)
@@ -121,7 +121,7 @@ class Backlog:
     @property
     def is_quiet(self) -> bool:
         """Return whether all candidates wait for their time, and all that there may be are known."""
-        others = self.has_overflow or self.has_left_out
+        others = self.has_overflow or self.has_reserve
         return not others and all(one.waits_for_its_time for one in self._known.values())
 
     @property
@@ -130,38 +130,38 @@ class Backlog:
         return any(queue.overflow_from is not None for queue in self._queues.values())
 
     @property
-    def has_left_out(self) -> bool:
+    def has_reserve(self) -> bool:
         """Return whether there are ready jobs of which the ids alone are known."""
-        return any(queue.left_out for queue in self._queues.values())
+        return any(queue.reserve for queue in self._queues.values())
 
     def wants_more(self) -> bool:
         """Return whether nothing is ready, or of some type little: fewer than its slots could take at once.
 
-        What was left out comes first.
+        What is in reserve comes first.
         """
         queues = self._queues.values()
-        return not any(queue.ready or queue.left_out for queue in queues) or any(
-            0 < queue.ready < queue.low and not queue.left_out for queue in queues
+        return not any(queue.ready or queue.reserve for queue in queues) or any(
+            0 < queue.ready < queue.low and not queue.reserve for queue in queues
         )
 
     def note_overflow(self, worker_type: str, not_before: float) -> None:
         """Note that queued jobs of that type are no candidates, and from when on they may be claimed."""
         self._queues[worker_type].note_overflow(not_before)
 
-    def leave_out(self, worker_type: str, ids: Iterable[str]) -> bool:
+    def keep_in_reserve(self, worker_type: str, ids: Iterable[str]) -> bool:
         """Keep the ids of ready jobs that the view has shown, in its order; return whether there was room for all."""
         queue = self._queues[worker_type]
         if queue.strict:
             return False
-        return all(queue.left_out.add(job_id, before_others=False) for job_id in ids if job_id not in self._known)
+        return all(queue.reserve.add(job_id, before_others=False) for job_id in ids if job_id not in self._known)
 
-    def take_left_out(self) -> list[str]:
-        """Remove and return ids that were left out of the types of which few are ready: they are to be read again."""
-        return [job_id for queue in self._queues.values() for job_id in queue.take_left_out(self._most)]
+    def take_reserve(self) -> list[str]:
+        """Remove and return ids from the reserve of the types of which few are ready: they are to be read again."""
+        return [job_id for queue in self._queues.values() for job_id in queue.take_reserve(self._most)]
 
-    def wants_left_out(self) -> bool:
-        """Return whether `take_left_out` yields any."""
-        return any(queue.left_out and queue.ready < queue.low for queue in self._queues.values())
+    def wants_reserve(self) -> bool:
+        """Return whether `take_reserve` yields any."""
+        return any(queue.reserve and queue.ready < queue.low for queue in self._queues.values())
 
     def overflow_in(self, now: Moment) -> float | None:
         """Return in how many seconds `overflowed` names a type, by what is ready now; None: not at all."""
@@ -169,7 +169,7 @@ class Backlog:
         return min(waits, default=None)
 
     def overflowed(self, now: Moment) -> list[str]:
-        """Return the types with jobs left out that may be claimed by now, and few ready; forget the notes."""
+        """Return the types with jobs that are not known and may be claimed by now, and few ready; forget the notes."""
         types = [name for name, queue in self._queues.items() if queue.overflow_in(now) == 0]
         for name in types:
             self._queues[name].overflow_from = None

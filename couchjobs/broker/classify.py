@@ -70,13 +70,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class Foreign:
     """It is for daemons that have its worker."""
 
     job: Job
 
 
-Meaning = Ignore | Changed | GiveUp | Settle | Offer | Reject | Refuse | Cancel | Leave
+Meaning = Ignore | Changed | GiveUp | Settle | Offer | Reject | Refuse | Cancel | Foreign
 _IGNORE, _CHANGED, _GIVE_UP, _SETTLE = Ignore(), Changed(), GiveUp(), Settle()
 _NOT_QUEUED = (State.RUNNING, State.DONE, State.ERRORED)
 
@@ -105,7 +105,7 @@ def _queued(document: Document, lane: Lane) -> Meaning:
     if job.cancel_requested:
         return Cancel(job)
     if job.worker not in lane.workers:
-        return Leave(job)
+        return Foreign(job)
     if not has_tries_left(lane.workers.get(job.worker), job):
         return Refuse(job, _why_spent(job))
     return Offer(job, keep=size <= _LARGE_DOCUMENT)

@@ -147,7 +147,7 @@ class Executor:
         """Store what came of the try; return False where the job is not ours any more."""
         store, at = lane.store, now()
         if not await store.ends.end(job, lambda: changes_of(outcome, job, at)):
-            lane.doubt_views()  # it was taken away, perhaps with its database
+            lane.have_views_checked()  # it was taken away, perhaps with its database
             return False
         if job.state is State.ERRORED and isinstance(outcome, Retry | Interrupted):  # CouchDB never takes that
             why = str(job.error)

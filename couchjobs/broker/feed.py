@@ -19,6 +19,7 @@ from couchjobs.broker.producer import Producer
 from couchjobs.broker.sweeper import Sweeper
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection
+from couchjobs.couch.database import sequence_number
 from couchjobs.couch.identity import instance_of, purges_of, rows_of
 from couchjobs.couch.positions import current_sequence, position_before
 from couchjobs.errors import NotFound, PositionRefused
@@ -47,12 +48,16 @@ _OTHERS_PAUSE_S = 0.1
 """Seconds in which rows of other daemons' jobs gather, for a daemon that has found nothing else in a page."""
 _MANY = 50
 """Rows of a page that are no jobs to claim beyond which, if they are half of it, documents are not brought along."""
+_REWOUND = 2 * _PAGE
+"""Rows that come again, beyond which they hold up new ones for long: after a change of the node, all may come."""
+_REWOUND_S = 1.0
+"""Seconds until the view is read then, at each such page."""
 _LOOK_AGAIN_S = 1.0
 """Seconds between two looks for a database that does not exist."""
 
 
 class JobsFeed:
-    """That of one lane. `follow` runs until it is cancelled.
+    """Follows the changes of one lane. `follow` runs until it is cancelled.
 
     Args:
         connection: to the server.
@@ -119,7 +124,7 @@ class JobsFeed:
 
     async def _read_pages(self, follower: ChangesFollower) -> None:
         behind = documents = True
-        writer, shown = self._lane.store.writer, ""
+        writer, shown, furthest = self._lane.store.writer, "", sequence_number(follower.since)
         while True:
             limit = await self._until_wanted(behind)
             if writer.newest != shown and not self._lane.backlog.ready():
@@ -129,7 +134,11 @@ class JobsFeed:
             if any(change.rev == writer.newest for change in page.changes):
                 shown = writer.newest
             self._sweeper.note_views(change.doc_id for change in page.changes)
-            looked_at, left = await self._producer.take_rows(self._lane, page.changes)
+            reached = sequence_number(page.last_seq)
+            if reached < furthest - _REWOUND:
+                self._sweeper.sweep_by(_REWOUND_S)  # what is new comes after all that comes again
+            furthest = max(furthest, reached)
+            looked_at, others = await self._producer.take_rows(self._lane, page.changes)
             follower.done(page)
             writer.release()
             rows = len(page.changes)
@@ -140,12 +149,12 @@ class JobsFeed:
                 self._newest_first = False
                 self._sweeper.sweep_by(0.0)
             await writer.answered(_LONGEST_PAUSE_S)
-            if left > _MANY and not looked_at and not behind:
+            if others > _MANY and not looked_at and not behind:
                 await asyncio.sleep(_OTHERS_PAUSE_S)
 
     def _is_idle(self, *, behind: bool) -> bool:
         """Return whether there is nothing that is known to be done."""
-        return not (behind or self._lane.backlog.ready() or self._lane.backlog.has_left_out)
+        return not (behind or self._lane.backlog.ready() or self._lane.backlog.has_reserve)
 
     async def _until_wanted(self, behind: bool) -> int:
         """Return, as soon as a page is wanted, of how many rows; `behind`: whether it is there already."""

@@ -1,4 +1,9 @@
-"""What a daemon knows of one database of jobs (a lane). The producer changes it; feed and sweeper look, and wait."""
+"""What a daemon knows of one database of jobs (a lane), in one place.
+
+Candidates, executions and conflicts are the producer's to change, and its marks' and executors'. What is to be looked
+at is also noted by those who look: the feed says how far it is, the reader takes what it reads, the sweeper what the
+view is to tell. Signals (`to_read`, `to_sweep`, `taken`) wake them; nobody calls anybody through a lane.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +147,7 @@ class Lane:
         """For the sweeper: the view is to be read, or may be."""
         self.is_being_swept = True
         """Whether the view of due jobs is being read, or has not been since the start: it may show some."""
-        self.views_in_doubt = False
+        self.views_unchecked = False
         """Whether the views are to be looked at: they have changed, or the database may have been made anew."""
         self.context: Context | None = None
         """That of the tasks in which its jobs run."""
@@ -178,7 +183,7 @@ class Lane:
         self._seen[job_id] = generation(rev), _LOOKS
 
     def forget_seen(self, job_id: str) -> None:
-        """Forget it."""
+        """Expect no revision of that job any more: nobody can read it."""
         self._seen.pop(job_id, None)
 
     def is_older(self, answer: Found) -> bool:
@@ -192,9 +197,9 @@ class Lane:
         self._seen[answer.doc_id] = seen, looks - 1
         return True
 
-    def doubt_views(self) -> None:
+    def have_views_checked(self) -> None:
         """Have the views looked at, and installed where they are missing."""
-        self.views_in_doubt = True
+        self.views_unchecked = True
         self.to_sweep.set()
 
     def note_conflict(self, job_id: str) -> None:

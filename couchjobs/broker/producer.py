@@ -16,9 +16,9 @@ from contextlib import suppress
 
 from couchjobs.broker.classify import (
     Changed,
+    Foreign,
     GiveUp,
     Ignore,
-    Leave,
     Meaning,
     Offer,
     Refuse,
@@ -62,7 +62,7 @@ _NAMED = 1000
 
 
 class Producer:
-    """That of one daemon, for all its lanes.
+    """Takes candidates from all lanes of one daemon, and has them run: who claims, starts and ends is said here alone.
 
     Args:
         presence: that of this daemon.
@@ -81,7 +81,7 @@ class Producer:
         self.is_open = True
         """Whether jobs are claimed; no longer once the daemon stops."""
         self._reading: set[asyncio.Task[None]] = set()
-        self._left_types: set[str] = set()
+        self._foreign_types: set[str] = set()
         self._loop: asyncio.AbstractEventLoop
         self._news = slots.news
         presence.pauses.listeners.append(self._news.set)
@@ -94,10 +94,10 @@ class Producer:
     # --- what there is to do: called by feeds and sweepers ---
 
     async def take_rows(self, lane: Lane, changes: Sequence[Change]) -> tuple[int, int]:
-        """Look at rows of the feed; return how many documents that took, and how many rows are left to others."""
+        """Look at rows of the feed; return how many documents that took, and how many rows are of others' jobs."""
         documents: list[Document] = []
         unread: list[str] = []
-        left, present, is_small = 0, time.monotonic(), len(changes) <= _FEW
+        others, present, is_small = 0, time.monotonic(), len(changes) <= _FEW
         for job_id, rev, deleted, document, in_conflict in changes:
             if not in_conflict and (rev in lane.claims.revisions or lane.backlog.knows(job_id, rev)):
                 continue
@@ -120,11 +120,11 @@ class Producer:
                 unread.append(job_id)
                 lane.expect(job_id, rev)
             else:
-                lane.unread.leave(job_id, rev, present)
-                left += 1
+                lane.unread.set_aside(job_id, rev, present)
+                others += 1
         await self.take_documents(lane, documents)
         await self.read(lane, unread)
-        return len(documents) + len(unread), left
+        return len(documents) + len(unread), others
 
     async def read(self, lane: Lane, ids: Iterable[str]) -> None:
         """Look at the documents with these ids, as they are now."""
@@ -149,7 +149,7 @@ class Producer:
                 _logger.info("job is looked at again", job=document["_id"], reason=str(error))
                 lane.read_again(document["_id"], _LOOK_AGAIN_S)
             except Exception:  # one document must never hold up the others
-                _logger.exception("job left out", job=document["_id"])
+                _logger.exception("job cannot be looked at", job=document["_id"])
         self._news.set()
 
     async def _apply(self, lane: Lane, document: Document, meaning: Meaning) -> None:
@@ -163,9 +163,9 @@ class Producer:
             case Changed():
                 lane.executions[document["_id"]].note(document)
             case GiveUp():
-                lane.claims.doubt_found(document["_id"])
-            case Leave(job):
-                self._leave(job)
+                lane.claims.note_found(document["_id"])
+            case Foreign(job):
+                self._note_foreign(job)
             case Ignore():
                 pass
             case _:
@@ -179,9 +179,9 @@ class Producer:
         kept = job if keep else None
         lane.backlog.offer(Candidate(job.id, job.rev, job.worker, due, priority, kept, not_before, assigned), moment())
 
-    def _leave(self, job: Job) -> None:
-        if job.worker not in self._left_types and len(self._left_types) < _NAMED:
-            self._left_types.add(job.worker)
+    def _note_foreign(self, job: Job) -> None:
+        if job.worker not in self._foreign_types and len(self._foreign_types) < _NAMED:
+            self._foreign_types.add(job.worker)
             _logger.info("jobs of this type are left to other daemons", worker=job.worker, job=job.id)
 
     def settle(self, lane: Lane, job_id: str) -> None:
@@ -190,7 +190,7 @@ class Producer:
             self._marks.settle(lane, job_id)
 
     async def watch_partition(self, lane: Lane) -> None:
-        """Look again at what was left to others, at the start and whenever the partition has changed."""
+        """Look again at rows of others' jobs, at the start and whenever the partition has changed."""
         partition = lane.daemon.partition
         while True:
             version = partition.version()
@@ -227,8 +227,8 @@ class Producer:
             elif self.is_open:
                 self._start_some(moment())
                 wait = self._next_in(moment())
-            for lane in self.lanes:  # what is spare, ready or left out may be so no longer
-                if lane.unread or lane.backlog.has_left_out:
+            for lane in self.lanes:  # what is spare, ready or in reserve may be so no longer
+                if lane.unread or lane.backlog.has_reserve:
                     lane.to_read.set()
                 if lane.backlog.has_overflow:
                     lane.to_sweep.set()

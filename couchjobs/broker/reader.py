@@ -1,4 +1,4 @@
-"""Reads jobs of one database again of which this daemon keeps nothing but the id: see `unread`, and `LeftOut`.
+"""Reads jobs of one database again of which this daemon keeps nothing but the id: see `unread`, and `Reserve`.
 
 It waits for no view: that may be built for minutes, while there are jobs to run.
 """
@@ -23,7 +23,7 @@ _LOOK_AGAIN_S = 1.0
 
 
 class Reader:
-    """That of one lane. `run` goes on until it is cancelled.
+    """Reads jobs of one lane again. `run` goes on until it is cancelled.
 
     Args:
         lane: the lane.
@@ -46,8 +46,8 @@ class Reader:
         if present.monotonic - self._rows_read_at >= self._pause_s:
             rows = self._rows
             self._rows_read_at = present.monotonic
-        left_out = self._lane.backlog.take_left_out()
-        ids = dict.fromkeys([*self._lane.unread.take(rows, present.monotonic), *left_out])
+        reserve = self._lane.backlog.take_reserve()
+        ids = dict.fromkeys([*self._lane.unread.take(rows, present.monotonic), *reserve])
         try:
             await self._producer.read(self._lane, ids)
         except BaseException:  # also where it is cut off
@@ -69,7 +69,7 @@ class Reader:
 
     def _next_in(self) -> float | None:
         """Return in how many seconds there is something to read, unless something happens before."""
-        if self._lane.backlog.wants_left_out():
+        if self._lane.backlog.wants_reserve():
             return 0.0
         present, unread, waits = moment().monotonic, self._lane.unread, list[float]()
         if (again_in := unread.next_in(0, present)) is not None:

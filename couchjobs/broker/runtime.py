@@ -21,7 +21,7 @@ _HURRIED_GRACE_S = 0.5
 
 
 class Runtime:
-    """That of one daemon: started once, closed once.
+    """The processes, slots and producer of one daemon: started once, closed once.
 
     Args:
         presence: that of the daemon.

@@ -1,6 +1,6 @@
 """What the feed does not tell of one database of jobs: the view of due jobs, the truth.
 
-The view is read at the start, every sweep interval, and where candidates had to be left out and are used up.
+The view is read at the start, every sweep interval, and where there were too many candidates and they are used up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BY_ID = 2000
 _MOST_PAGES = 50
 """Pages of the view that one sweep reads at most of one worker type, where those before hold nothing to claim."""
 _REFILL_PAUSE_S = 0.1
-"""Seconds between two looks for candidates that were left out: the view costs CouchDB more than the feed."""
+"""Seconds between two looks for candidates that found no place: the view costs CouchDB more than the feed."""
 _LONGEST_REFILL_PAUSE_S = 1.6
 """The same where the last looks have found nothing for this daemon: what is there is that of others."""
 _LOOK_AGAIN_S = 1.0
@@ -43,7 +43,7 @@ _PATIENCE_S = 60.0
 
 
 class Sweeper:
-    """That of one lane. `run` goes on until it is cancelled.
+    """Reads the view of due jobs of one lane. `run` goes on until it is cancelled.
 
     Args:
         connection: to the server.
@@ -73,7 +73,7 @@ class Sweeper:
     def note_views(self, changed: Iterable[str]) -> None:
         """Take note of the ids of documents that have changed: where they are views, those are looked at."""
         if not _DESIGN.isdisjoint(changed):
-            self._lane.doubt_views()
+            self._lane.have_views_checked()
 
     async def run(self) -> None:
         """Read the view of due jobs whenever it is time for it."""
@@ -101,8 +101,8 @@ class Sweeper:
             self.has_swept.set()
         while True:
             self._lane.is_being_swept = True
-            if self._lane.views_in_doubt:
-                self._lane.views_in_doubt = False
+            if self._lane.views_unchecked:
+                self._lane.views_unchecked = False
                 await self._look_at_views()
             await self._refill()
             is_asked = time.monotonic() >= self._sweep_by
@@ -131,7 +131,7 @@ class Sweeper:
             _logger.warning("views not looked at, and read as they are", reason=str(error))
 
     async def _refill(self) -> None:
-        """Look for candidates that were left out, and not even kept by their ids."""
+        """Look for candidates that found no place, not even in reserve."""
         present = moment()
         if present.monotonic - self._refilled_at < self._refill_pause_s:
             return
@@ -145,7 +145,7 @@ class Sweeper:
                 raise
         if types:
             self._refilled_at = time.monotonic()
-            found = self._lane.backlog.ready() or self._lane.backlog.has_left_out
+            found = self._lane.backlog.ready() or self._lane.backlog.has_reserve
             self._refill_pause_s = _REFILL_PAUSE_S if found else min(_LONGEST_REFILL_PAUSE_S, 2 * self._refill_pause_s)
 
     async def _sweep(self, update: Update) -> None:
@@ -177,9 +177,9 @@ class Sweeper:
             if worker_type is None or self._lane.backlog.known(worker_type) >= most:
                 break
         if worker_type is not None:
-            self._leave_out(worker_type, rows[most:], by_id)
+            self._keep_in_reserve(worker_type, rows[most:], by_id)
 
-    def _leave_out(self, worker_type: str, rows: list[Row], count: int) -> None:
+    def _keep_in_reserve(self, worker_type: str, rows: list[Row], count: int) -> None:
         """Keep the ids of so many rows, as far as they are due, and note from when on there is more than that."""
         lane, present = self._lane, now().timestamp()
         due = [row for row in rows[:count] if row["value"] is None and _due_time(row) <= present]
@@ -188,7 +188,7 @@ class Sweeper:
         for row in rows[:count]:
             if row["value"] is not None:
                 self._producer.settle(lane, row["id"])
-        if not lane.backlog.leave_out(worker_type, ids):
+        if not lane.backlog.keep_in_reserve(worker_type, ids):
             lane.backlog.note_overflow(worker_type, _due_time(rows[0]))
         elif len(due) < len(rows):
             lane.backlog.note_overflow(worker_type, _due_time(rows[len(due)]))

@@ -1,6 +1,7 @@
 """The candidates of one worker type, in the orders in which they are taken: see `backlog`.
 
-Beyond those that find a place, ids are kept, in the order in which they came: they are read again once few are ready.
+Beyond those that find a place, ids are kept in reserve, in the order in which they came: they are read again once few
+are ready.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from couchjobs.timestamps import Moment
 
 _STALE_ENTRIES = 5000
 """Entries of jobs that are gone, in one order, beyond those of jobs that are there: so seldom is it cleaned."""
-_MOST_LEFT_OUT = 10_000
+_MOST_IN_RESERVE = 10_000
 """Ids of ready jobs that found no place, some 1 MB; where there are more, the view tells of them."""
 _NEARLY_USED_UP = 5
-"""Of so many parts of what may be left out, the last one: then the view is read for more."""
+"""Once less than one in so many of a full reserve is left, the view is read for more."""
 _LEAST_AHEAD = 32
 """Of a type with few slots so many candidates count as enough, so that not each free slot asks for a page."""
 _ENOUGH = 1 - 1e-9
@@ -32,7 +33,7 @@ class State(Enum):
     READY = auto()
     LATER = auto()
     """Its time has not come."""
-    LEFT = auto()
+    ASSIGNED_ELSEWHERE = auto()
     """To the daemon that it is assigned to."""
     ABANDONED = auto()
     """By that daemon."""
@@ -62,10 +63,10 @@ class Candidate:
     @property
     def waits_for_its_time(self) -> bool:
         """Return whether its time had not come when it was last looked at, whosever it is."""
-        return self.state is State.LATER or (self.state is State.LEFT and not self.is_others)
+        return self.state is State.LATER or (self.state is State.ASSIGNED_ELSEWHERE and not self.is_others)
 
 
-class LeftOut:
+class Reserve:
     """The ids of ready jobs that found no place, in the order in which they came, those of higher priority first."""
 
     def __init__(self) -> None:
@@ -79,7 +80,7 @@ class LeftOut:
     def add(self, job_id: str, *, before_others: bool) -> bool:
         """Keep an id; return whether there was room."""
         ids = self._first if before_others else self._others
-        if len(ids) >= _MOST_LEFT_OUT and job_id not in ids:
+        if len(ids) >= _MOST_IN_RESERVE and job_id not in ids:
             return False
         ids[job_id] = None
         return True
@@ -109,7 +110,7 @@ class TypeQueue:
         self._by_priority: list[tuple[int, float, str]] = []
         self._by_age: list[tuple[float, str]] = []
         self._later: list[tuple[float, str]] = []
-        self._left: list[tuple[float, str]] = []
+        self._elsewhere: list[tuple[float, str]] = []
         self._abandoned: deque[str] = deque()
         self._taken = 0
         self._help = float(slots)
@@ -119,22 +120,25 @@ class TypeQueue:
         self.unready = 0
         self.others = 0
         """Of those, the ones that are another daemon's and could run at once."""
-        self.left_out = LeftOut()
+        self.reserve = Reserve()
         self._recalled: dict[str, Candidate | None] = {}
         """Those of them that are being read again."""
         self.overflow_from: float | None = None
-        """From when on there may be jobs to claim that are no candidates, nor left out; seconds since 1970."""
+        """From when on there may be jobs to claim that are no candidates, nor in reserve; seconds since 1970."""
         self.low = max(1, min(most // 2, max(_LEAST_AHEAD, slots)))
 
     def add(self, one: Candidate, now: Moment) -> None:
         """Add a candidate in the state that it has now."""
         self._known[one.job_id] = one
         if not one.assigned:
-            one.state, one.since = State.LEFT, now.monotonic + max(0.0, one.not_before - now.wall) + self._delay_s
+            one.state, one.since = (
+                State.ASSIGNED_ELSEWHERE,
+                now.monotonic + max(0.0, one.not_before - now.wall) + self._delay_s,
+            )
             one.is_others = one.not_before <= now.wall
             self.others += one.is_others
             self._compact()
-            heapq.heappush(self._left, (one.since, one.job_id))
+            heapq.heappush(self._elsewhere, (one.since, one.job_id))
         elif one.not_before > now.wall:
             one.state, one.since = State.LATER, one.not_before
             self._compact()
@@ -172,44 +176,44 @@ class TypeQueue:
             self.remove(one)
         self.note_overflow(unready[most].not_before)
         self._later = [entry for entry in self._later if self._is_due(State.LATER, *entry)]
-        self._left = [entry for entry in self._left if self._is_due(State.LEFT, *entry)]
+        self._elsewhere = [entry for entry in self._elsewhere if self._is_due(State.ASSIGNED_ELSEWHERE, *entry)]
         heapq.heapify(self._later)
-        heapq.heapify(self._left)
+        heapq.heapify(self._elsewhere)
 
-    def leave_out(self, one: Candidate, now: Moment) -> None:
+    def keep_in_reserve(self, one: Candidate, now: Moment) -> None:
         """Keep the id of a job that is ready and finds no place; the view tells of it where order is strict."""
         unknown = self.strict or self._is_overflowed(now)  # what the view has is older
-        if unknown or not self.left_out.add(one.job_id, before_others=one.priority > 0):
+        if unknown or not self.reserve.add(one.job_id, before_others=one.priority > 0):
             self.note_overflow(now.wall)
 
     def _is_overflowed(self, now: Moment) -> bool:
         return self.overflow_from is not None and self.overflow_from <= now.wall
 
     def comes_after_others(self, one: Candidate, now: Moment) -> bool:
-        """Return whether jobs were left out before that one, which is none of those that were just read again.
+        """Return whether jobs in reserve came before that one, which is none of those that were just read again.
 
         While the view is being read, nothing is noted of it: what it shows finds its place, and so does what is new.
         Where little is ready, nothing waits for a view that may be being built for other types.
         """
         if self._recalled.pop(one.job_id, one) is None:
             return False
-        return one.priority <= 0 and (bool(self.left_out) or (self.ready >= self.low and self._is_overflowed(now)))
+        return one.priority <= 0 and (bool(self.reserve) or (self.ready >= self.low and self._is_overflowed(now)))
 
-    def take_left_out(self, most: int) -> list[str]:
-        """Remove and return ids that were left out, so many that `most` are ready then; none while many are."""
+    def take_reserve(self, most: int) -> list[str]:
+        """Remove and return ids from the reserve, so many that `most` are ready then; none while many are."""
         if self.ready >= self.low:
             return []
-        self._recalled = dict.fromkeys(self.left_out.take(most - self.ready))
+        self._recalled = dict.fromkeys(self.reserve.take(most - self.ready))
         return [*self._recalled]
 
     def overflow_in(self, now: Moment) -> float | None:
         """Return in how many seconds the view is to be read for more; None: something else must happen first.
 
-        It is read before what was left out is used up: it may take a second.
+        It is read before the reserve is used up: it may take a second.
         """
-        left = len(self.left_out)
+        left = len(self.reserve)
         if self.overflow_from is None or (
-            left >= _MOST_LEFT_OUT // _NEARLY_USED_UP if left else self.ready >= self.low
+            left >= _MOST_IN_RESERVE // _NEARLY_USED_UP if left else self.ready >= self.low
         ):
             return None
         return max(0.0, self.overflow_from - now.wall)
@@ -233,9 +237,9 @@ class TypeQueue:
         if len(self._later) > most:
             self._later = [entry for entry in self._later if self._is_due(State.LATER, *entry)]
             heapq.heapify(self._later)
-        if len(self._left) > most:
-            self._left = [entry for entry in self._left if self._is_due(State.LEFT, *entry)]
-            heapq.heapify(self._left)
+        if len(self._elsewhere) > most:
+            self._elsewhere = [entry for entry in self._elsewhere if self._is_due(State.ASSIGNED_ELSEWHERE, *entry)]
+            heapq.heapify(self._elsewhere)
         if len(self._abandoned) > most:
             self._abandoned = deque(job_id for job_id in self._abandoned if self._get(State.ABANDONED, job_id))
         most = 2 * self.ready + _STALE_ENTRIES
@@ -256,12 +260,12 @@ class TypeQueue:
             heapq.heappop(self._later)
             if alive:
                 self.again(self._known[job_id], now)
-        while self._left:
-            since, job_id = self._left[0]
-            alive = self._is_due(State.LEFT, since, job_id)
+        while self._elsewhere:
+            since, job_id = self._elsewhere[0]
+            alive = self._is_due(State.ASSIGNED_ELSEWHERE, since, job_id)
             if alive and since > now.monotonic:
                 break
-            heapq.heappop(self._left)
+            heapq.heappop(self._elsewhere)
             if alive and self._known[job_id].not_before > now.wall:  # somebody has set the clock back
                 self.again(self._known[job_id], now)
             elif alive:
@@ -306,7 +310,7 @@ class TypeQueue:
         waits: list[float] = []
         if self._later:
             waits.append(self._later[0][0] - now.wall)
-        if self._abandoned or self._left:
+        if self._abandoned or self._elsewhere:
             help_in = max(0.0, 1 - self._help_by(now)) * self._delay_s / self._slots
-            waits.append(help_in if self._abandoned else max(help_in, self._left[0][0] - now.monotonic))
+            waits.append(help_in if self._abandoned else max(help_in, self._elsewhere[0][0] - now.monotonic))
         return max(0.0, min(waits)) if waits else None

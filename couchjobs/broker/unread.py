@@ -20,7 +20,7 @@ from itertools import islice
 from couchjobs.couch.database import generation
 
 _MOST_ROWS = 10_000
-"""Of either kind: some 3 MB for both."""
+"""Rows of new jobs that are kept, and as many of changed ones: some 3 MB together."""
 _LARGEST_LOOK = 1000
 """Rows of either kind that are read at a time."""
 
@@ -80,7 +80,7 @@ class Unread:
         self._again[job_id] = when
         heapq.heappush(self._times, (when, job_id))
 
-    def leave(self, job_id: str, rev: str, now: float) -> None:
+    def set_aside(self, job_id: str, rev: str, now: float) -> None:
         """Keep a row that is left to another daemon, as of now: what an older row said of the job no longer holds."""
         self.forget_row(job_id)
         (self._new if generation(rev) == 1 else self._changed).add(job_id, now)

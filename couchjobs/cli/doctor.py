@@ -20,6 +20,7 @@ from couchjobs.cli.options import (
 from couchjobs.couch.connection import Connection
 from couchjobs.doctor.examine import examine
 from couchjobs.doctor.finding import Finding
+from couchjobs.errors import NotFound
 
 
 def doctor(
@@ -56,8 +57,14 @@ def doctor(
 async def _examine(connection: Connection, tenants: str | None, *, repair: bool) -> list[tuple[str, Finding]]:
     """Return the findings of all tenants, each with its prefix."""
     found: list[tuple[str, Finding]] = []
-    for db in await tenants_of(connection, tenants):
-        found += [(db.key, one) for one in await examine(connection, db, repair=repair)]
+    for number, db in enumerate(await tenants_of(connection, tenants)):
+        try:
+            some = await examine(connection, db, repair=repair, of_all=number == 0)
+        except NotFound as error:
+            if tenants is None:
+                raise
+            some = [Finding("tenant", db.key, f"has no databases: couchjobs init makes them ({error})")]
+        found += [(db.key, one) for one in some]
     return found
 
 

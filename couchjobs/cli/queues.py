@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from couchjobs.cli.options import (
     with_connection,
 )
 from couchjobs.couch.connection import Connection
+from couchjobs.errors import NotFound
 from couchjobs.overview import queues as overview
 
 _RECENT = timedelta(hours=1)
@@ -49,5 +51,6 @@ async def _queues_of(connection: Connection, tenants: str | None) -> list[dict[s
         return await overview(connection, connection.settings.tenant)
     rows: list[dict[str, Any]] = []
     for db in await tenants_of(connection, tenants):
-        rows += [{"tenant": db.key, **row} for row in await overview(connection, db)]
+        with suppress(NotFound):  # it has no databases yet
+            rows += [{"tenant": db.key, **row} for row in await overview(connection, db)]
     return rows

@@ -48,7 +48,7 @@ _AFTER_CONFLICT_S = 0.25
 _LEAVE_TRIES = 8
 """Looks at its document that a daemon takes at its end, where a node of a cluster is behind: 2 s."""
 _FORGOTTEN_AFTER = 240
-"""The same until it is forgotten for how long one is gone that has no document: two hours."""
+"""Times `dead_after` until a daemon without a document is forgotten: two hours, at the default of 30 s."""
 _PAUSES_EACH_S = 60.0
 """Seconds between two looks at all that is paused: a row of the feed is told once."""
 _CLOCK_EACH_S = 3600.0
@@ -62,7 +62,7 @@ _BURIED_AFTER = 4
 
 
 class Presence:
-    """That of one process. `join` before use, `leave` after; the parts of a process share one.
+    """The document and the beat of one process. `join` before use, `leave` after; the parts of a process share one.
 
     Its document says which worker types it claims jobs for, and whether it fires triggers; only daemons that do so have
     a first right to anything. A daemon that is shutting down does neither, for as long as its last jobs may take.

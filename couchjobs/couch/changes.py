@@ -150,7 +150,7 @@ class ChangesFollower:
         while True:
             if self._interrupted:
                 await self._look_whether_behind()
-            began = loop.time()
+            began, was_well = loop.time(), not self._interrupted
             try:
                 answer = await self._ask(limit, documents)
                 page = _read_page(answer)
@@ -171,7 +171,8 @@ class ChangesFollower:
                 continue
             except (CouchError, ValueError, KeyError, TypeError, IndexError) as error:
                 self._interrupted = True
-                cut = isinstance(error, Unavailable) and not error.status and loop.time() - began > _AT_ONCE_S
+                is_late = isinstance(error, Unavailable) and not error.status and loop.time() - began > _AT_ONCE_S
+                cut = was_well and is_late  # by a proxy that ends what waits, then, and not by an outage
                 await (self._pause_empty(began) if cut else self._pause(error))
                 continue
             self.failures, self._refused_since = 0, None
@@ -264,11 +265,7 @@ class ChangesFollower:
             self._shards = shards_of(await self.database.info())
         while True:
             with feeds.place(self._shards) as waits:
-                try:
-                    answer = await self._request(limit, documents, waits=waits)
-                except CouchError as error:
-                    feeds.note(error)
-                    raise
+                answer = await self._request(limit, documents, waits=waits)
             if waits or answer["results"] or not self._is_known:
                 return answer
             self._is_known = not await feeds.changed(self.database.name)

@@ -198,6 +198,8 @@ class CouchServer:
                 retry_after=answer.headers.get("Retry-After", ""),
             )
             self._transport.note_answer(answer, is_couchdb=not isinstance(error, errors.NotCouchDB))
+            if self.live_feeds is not None:
+                self.live_feeds.note(error)
             if answer.status == 401:
                 kind = self._credentials.kind
                 error.args = (f"{error} (asked {self.url} with credentials of kind {kind}; see COUCHJOBS_URL)",)

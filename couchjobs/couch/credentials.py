@@ -10,11 +10,12 @@ times a second. Source: CouchDB docs, config/auth, "Authentication lockout".
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from couchjobs.couch.answers import Shown, error_of, of_credentials
 from couchjobs.couch.authentication import Authentication, Headers
 from couchjobs.couch.codec import decode
-from couchjobs.couch.login import Source, source_of, split_urls
+from couchjobs.couch.login import Login, Source, source_of, split_urls
 from couchjobs.couch.transport import Answer, Transport
 from couchjobs.errors import ConfigurationError, CouchError, Locked, Unauthorized
 from couchjobs.log import get_logger
@@ -30,6 +31,8 @@ _LOCKED_S = 5.0
 """Seconds until an account that is locked is asked for again, which does not lock it for longer."""
 _LOOK_S = 0.25
 """Between two looks at where credentials come from, and two tries: a password may be changed just now."""
+_LONGEST_READ_S = 10.0
+"""For where they come from to answer: a keyring may be locked, a file lie on a disk that hangs."""
 _ATTEMPTS = 4
 """With a session that has ended, with a new one that is not taken either, with the password, with another password."""
 
@@ -62,6 +65,7 @@ class Credentials:
         self._ask_again_at = 0.0
         self._read_again_at = 0.0
         self._unreadable = ""
+        self._reading: asyncio.Task[Login] | None = None
 
     def __repr__(self) -> str:
         return f"<Credentials {self.kind}>"
@@ -213,6 +217,20 @@ class Credentials:
         except (CouchError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
+    async def _read_source(self) -> Login:
+        """Return what the source says now.
+
+        Raises:
+            ConfigurationError: it cannot be read, or not within some seconds: a file or keyring may not answer at all.
+        """
+        if self._reading is None:
+            self._reading = asyncio.create_task(asyncio.to_thread(self._source), name="read credentials")
+            self._reading.add_done_callback(_look_at)
+        if not (await asyncio.wait([self._reading], timeout=_LONGEST_READ_S))[0]:
+            raise ConfigurationError("where the credentials are does not answer, and the known ones are used")
+        reading, self._reading = self._reading, None
+        return await reading
+
     async def _read_again(self) -> None:
         """Ask the source again; take the credentials if they have changed, and forget what was said of the others."""
         present = asyncio.get_running_loop().time()
@@ -220,7 +238,7 @@ class Credentials:
             return
         self._read_again_at = present + _LOOK_S
         try:
-            login = await asyncio.to_thread(self._source)
+            login = await self._read_source()
             if login == self._authentication.login:
                 return
             self._authentication = Authentication(login, self._url, self._transport)
@@ -245,7 +263,7 @@ def find_credentials(url: str, file: str | None = None, transport: Transport | N
     return bare, Credentials(source_of(name, password, file), bare, transport)
 
 
-def _look_at(renewal: asyncio.Task[Headers]) -> None:
+def _look_at(renewal: asyncio.Task[Any]) -> None:
     """Have the error of a renewal count as seen: whoever waited for it may be gone."""
     if not renewal.cancelled():
         renewal.exception()

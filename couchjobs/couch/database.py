@@ -26,8 +26,8 @@ Update = Literal["true", "false", "lazy"]
 """Whether reading a view waits for its index: yes; no, it stays as it is; no, but it is brought up to date then."""
 
 _PLAIN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9:._@+-]{0,199}$")
-_LONGEST_QUERY = 1000
-"""Characters of keys in a path; servers and proxies take lines of some thousand."""
+_LONGEST_QUERY = 3000
+"""Characters of a query, as it is quoted; servers and proxies take lines of some thousand."""
 _BULK_GET = 500
 """Documents in one request; the answer is split by its size, too."""
 _LONGEST_SEQUENCE = 18
@@ -423,7 +423,7 @@ class Database:
 
     async def _rows(self, path: str, params: dict[str, Any]) -> list[Row]:
         """Return the rows of a view; keys that are too long for a path go into a body."""
-        if sum(len(value) for value in params.values() if isinstance(value, str)) <= _LONGEST_QUERY:
+        if len(quote(encode(params))) <= _LONGEST_QUERY:
             answer = await self.server.request("GET", path, params=params, has="rows")
         else:
             body = encode({"queries": [params]})

@@ -72,7 +72,7 @@ class LiveFeeds:
             self._next_change_at = present
 
     def note(self, error: CouchError) -> None:
-        """Have fewer feeds wait, where an error says that they are too many."""
+        """Have fewer feeds wait, where an error, of whatever request, says that they are too many."""
         present = time.monotonic()
         if not (isinstance(error, Unavailable) and _NO_SHARDS in str(error)) or present < self._next_change_at:
             return

@@ -183,16 +183,18 @@ async def write_shortly(writer: GroupWriter, doc: Document, refusals: Refusals, 
 async def _write_by(last_moment: float, writer: GroupWriter, doc: Document) -> WriteAnswer:
     """Write one document and return its answer; UNKNOWN where there is none by then."""
     answer = writer.submit(doc)
-    timer = writer.deadlines.call_at(last_moment, _give_up, answer)
+    timer = writer.deadlines.call_at(last_moment, _give_up, writer, answer)
     try:
         return await answer
     finally:
         timer.cancel()
 
 
-def _give_up(answer: asyncio.Future[WriteAnswer]) -> None:
+def _give_up(writer: GroupWriter, answer: asyncio.Future[WriteAnswer]) -> None:
+    """Tell that there is no answer; what has not been sent by now never is: nobody would know of it."""
     if not answer.done():
-        answer.set_result(WriteAnswer(Written.UNKNOWN, reason="no answer in time"))
+        unsent = writer.withdraw(answer)
+        answer.set_result(WriteAnswer(Written.UNKNOWN, reason="no answer in time", unsent=unsent))
 
 
 async def write_or_raise(writer: GroupWriter, doc: Document) -> WriteAnswer:
@@ -216,7 +218,7 @@ async def _was_it_ours(writer: GroupWriter, doc: Document, conflict: WriteAnswer
         present = await writer.database.find(doc["_id"])
     except CouchError as error:
         return WriteAnswer(Written.UNKNOWN, reason=str(error))
-    if present is not None and content(present) == content(doc):
+    if present is not None and _without_data(present) == _without_data(doc):
         return WriteAnswer(Written.OK, rev=present["_rev"])
     return conflict
 
@@ -243,6 +245,14 @@ async def find_patiently(database: Database, doc_id: str, longest_s: float) -> D
             if failures == _TOLD_AFTER:
                 _logger.warning("document cannot be read, and is asked for again", document=doc_id, reason=str(error))
         await asyncio.sleep(backoff(failures))
+
+
+def _without_data(doc: Document) -> Document:
+    """Return the document with the names of its attachments alone: CouchDB gives their data back as a digest."""
+    found = content(doc)
+    if "_attachments" in found:
+        found["_attachments"] = sorted(found["_attachments"])
+    return found
 
 
 def content(doc: Document) -> Document:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -151,10 +152,14 @@ class Transport:
 
     async def _watched(self, once: Callable[[], Coroutine[Any, Any, Answer]], path: str) -> Answer:
         """Send a request to one of several nodes, and give it up where the node says nothing to a simple question."""
-        node, patience_s = self._nodes.in_use, _PATIENCE_S
+        node = in_use = self._nodes.in_use
+        patience_s, asked_at = _PATIENCE_S, time.monotonic()
         sending = asyncio.ensure_future(once())
         try:
-            while not (await asyncio.wait([sending], timeout=patience_s))[0]:
+            while not (await asyncio.wait([sending], timeout=min(patience_s, _PATIENCE_S)))[0]:
+                if self._nodes.in_use == in_use and time.monotonic() < asked_at + patience_s:
+                    continue
+                in_use, asked_at = self._nodes.in_use, time.monotonic()  # another request may have found this one dead
                 patience_s = min(2 * patience_s, _LONGEST_PATIENCE_S)  # a feed waits for hours
                 if await self._is_up(node) is None:
                     self._nodes.failed(node, "it hangs")

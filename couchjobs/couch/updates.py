@@ -24,11 +24,15 @@ _AT_ONCE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 """Seconds between two answers that have not waited, and tell the same."""
 _SILENCE_S = 10.0
+"""Seconds without a byte after which a waiting request is given up: ten signs of life."""
 _REST = 9.0
 """Times as long as a round took is the pause after it: a tenth of one core of the server at most."""
 _LEAST_PAUSE_S = 2.0
+"""Seconds between two rounds at least: of 1,000 databases one takes a second."""
+_FIRST_ASK_AGAIN_S = 20.0
+"""Seconds after which a server that did not tell is asked again whether it does, doubled each time: it may start."""
 _ASK_AGAIN_S = 600.0
-"""Seconds after which a server that did not tell is asked again whether it does."""
+"""The longest of those times."""
 _UNTOLD_S = 10.0
 """Seconds for which it may fail to tell until the databases are asked: a restart of CouchDB takes less, and the first
 answer after it tells of all that has changed since the last one."""
@@ -55,6 +59,8 @@ class DatabaseUpdates:
         self._sequences: dict[str, object] = {}
         self._ask_at = 0.0
         """When the databases may be asked next, by the clock of the loop."""
+        self._untold = 0
+        """Times in a row that it was found not to tell."""
         self.are_told = False
         """Whether the server tells."""
 
@@ -67,7 +73,8 @@ class DatabaseUpdates:
             except CouchError as error:
                 self._note_untold(_NEVER_TOLD, error)
             loop = asyncio.get_running_loop()
-            until = loop.time() + _ASK_AGAIN_S
+            self._untold += 1
+            until = loop.time() + backoff(self._untold, first=_FIRST_ASK_AGAIN_S, longest=_ASK_AGAIN_S)
             while loop.time() < until:
                 yield await self._changed_since_asked()
                 await asyncio.sleep(max(0.0, self._ask_at - loop.time()))
@@ -106,6 +113,7 @@ class DatabaseUpdates:
                 continue
             stands = str(answer["last_seq"]) == since and loop.time() - began < _AT_ONCE_S
             standing = standing + 1 if stands else 0
+            self._untold = 0
             begins, failures, self.are_told, since = since == "now", 0, True, str(answer["last_seq"])
             was_refused &= begins
             if begins:  # nobody has told of what came before

@@ -45,6 +45,7 @@ _FEW = 20
 _VERY_FEW = 5
 """So many documents are worth holding for others: fewer go at once, and a job at rest waits for nobody."""
 _TURNS = 3
+"""Turns of the loop for which a document waits for others that are submitted in the same moment."""
 _TURNS_TO_FOLLOW = 6
 """Of the event loop, in which ends follow from claims that have been answered, and claims from a page of the feed."""
 _LONGEST_HOLD_S = 0.02
@@ -82,6 +83,8 @@ class GroupWriter:
         self._max_bytes = max_bytes
         self._in_flight = in_flight
         self._waiting: deque[_Waiting] = deque()
+        self._unsent: set[asyncio.Future[WriteAnswer]] = set()
+        """The answers of those, but for what was withdrawn."""
         self._requests: set[asyncio.Task[None]] = set()
         self._woken = False
         self._loop: asyncio.AbstractEventLoop
@@ -110,7 +113,14 @@ class GroupWriter:
             self._wake(_TURNS)
         answer: asyncio.Future[WriteAnswer] = self._loop.create_future()
         self._waiting.append(_Waiting(doc["_id"], body, answer))
+        self._unsent.add(answer)
         return answer
+
+    def withdraw(self, answer: asyncio.Future[WriteAnswer]) -> bool:
+        """Have the document never be sent whose answer this is; return whether that is so: it may be out already."""
+        found = answer in self._unsent
+        self._unsent.discard(answer)
+        return found
 
     async def write(self, doc: Document) -> WriteAnswer:
         """Write one document and return its answer.
@@ -174,7 +184,9 @@ class GroupWriter:
             self._hold.cancel()
             self._hold, self._awaits_others = None, False
         while self._waiting and len(self._requests) < (self._in_flight if len(self._waiting) >= _MANY else 1):
-            writing = self._write_batch(self._next_batch())
+            if not (batch := self._next_batch()):
+                continue
+            writing = self._write_batch(batch)
             context = self._context.copy()  # a task that is eager enters it at once, and this may run in it
             request = asyncio.create_task(writing, name=f"write {self.database.name}", context=context)
             self._requests.add(request)
@@ -194,7 +206,12 @@ class GroupWriter:
             size += len(self._waiting[0].body)
             if batch and (size > self._max_bytes or (self._apart and self._waiting[0].doc_id in self._apart)):
                 break
-            batch.append(self._waiting.popleft())
+            one = self._waiting.popleft()
+            if one.answer not in self._unsent:
+                size -= len(one.body)
+                continue
+            self._unsent.discard(one.answer)
+            batch.append(one)
             if self._apart and batch[0].doc_id in self._apart:
                 break
         return batch

@@ -21,7 +21,7 @@ from couchjobs.workers.pushing import Pusher
 
 
 class Api:
-    """That of one tenant."""
+    """What the routes of one tenant share."""
 
     def __init__(self, connection: Connection, runtime: Runtime | None = None, base: str = "") -> None:
         """Take the tenant of the connection's settings.

@@ -37,7 +37,10 @@ User = tuple[str, list[str]]
 
 
 class Gate:
-    """That of one process. `may_be_open`: whether nobody needs a token where there is none: this machine alone."""
+    """Who may ask this process, and how often.
+
+    `may_be_open`: whether nobody needs a token where there is none, for it listens on this machine alone.
+    """
 
     def __init__(self, connection: Connection, *, may_be_open: bool = True) -> None:
         self._connection = connection

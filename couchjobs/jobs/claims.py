@@ -82,7 +82,7 @@ class Claimer:
                 claims.revisions.add(answer.rev)
                 return Claimed.OURS
             case Written.ACCEPTED:
-                claims.doubt(job.id)
+                claims.note_unconfirmed(job.id)
                 return Claimed.LOST
             case Written.CONFLICT:
                 return Claimed.LOST
@@ -99,7 +99,7 @@ class Claimer:
             present = await find_patiently(self._database, job.id, _LONGEST_ASKED_S)
         except CouchError as error:
             _logger.warning("it is not known whose a job is: it is looked at again", job=job.id, reason=str(error))
-            claims.doubt(job.id)
+            claims.note_unconfirmed(job.id)
             return Claimed.LATER
         if present is not None and present["_rev"] == job.rev:
             if not insistence.note(answer, monotonic()):
@@ -113,7 +113,7 @@ class Claimer:
         if present is None or present.get("claim") != document["claim"] or present.get("state") != State.RUNNING:
             return Claimed.LOST
         if any(present.get(name) != document.get(name) for name in _WHAT_IT_IS):
-            claims.doubt(job.id)  # rewritten since: it is looked at anew, from the queue
+            claims.note_unconfirmed(job.id)  # rewritten since: it is looked at anew, from the queue
             return Claimed.LOST
         return await self._confirmed(job, present, claims)
 
@@ -124,7 +124,7 @@ class Claimer:
             if not present.get("cancel_requested"):  # no row would tell of that any more
                 answer = await self._writer.write(present)
         if answer.written is not Written.OK:
-            claims.doubt(job.id)
+            claims.note_unconfirmed(job.id)
             return Claimed.LOST
         claims.revisions.add(answer.rev)
         job.adopt({**present, "_rev": answer.rev})

@@ -40,7 +40,7 @@ _logger = get_logger(__name__)
 
 
 class Ends:
-    """Those of the jobs of one database. Whoever writes one waits for it, but for that which is written `shortly`.
+    """Writes the ends of jobs of one database. Each call returns once CouchDB has answered, or, `shortly`, after 2 s.
 
     Args:
         database: the database.

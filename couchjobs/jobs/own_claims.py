@@ -54,11 +54,11 @@ class OwnClaims:
         self.refusals = Refusals()
         """Of claims, by the id of the job and its revision."""
 
-    def doubt(self, job_id: str) -> None:
+    def note_unconfirmed(self, job_id: str) -> None:
         """Take note of a claim that was made just now, may be stored, on some branch, and is not owned."""
         self.unconfirmed[job_id] = time.monotonic()
 
-    def doubt_found(self, job_id: str) -> None:
+    def note_found(self, job_id: str) -> None:
         """Take note of a document that names this process as its owner, which it is not."""
         self.unconfirmed.setdefault(job_id, time.monotonic())
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from couchjobs.couch.absence import is_surely_gone
 from couchjobs.couch.answers import Written
 from couchjobs.couch.database import Document, Row
 from couchjobs.couch.purge import PURGED_TOGETHER, is_single_node, purge
-from couchjobs.errors import Forbidden, NotFound, Unauthorized, Unavailable
+from couchjobs.errors import BadRequest, Forbidden, NotFound, Unauthorized, Unavailable
 from couchjobs.jobs.job import ENDED, Job
 from couchjobs.jobs.lives import pusher_of
 from couchjobs.jobs.places import HIGHEST
@@ -22,6 +22,7 @@ from couchjobs.jobs.retention import Retention, Rule
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.timestamps import format_time, parse_time
+from couchjobs.timestamps import now as present_time
 
 _logger = get_logger(__name__)
 
@@ -30,6 +31,11 @@ _MOST_IN_CONFLICT = 20_000
 _PAGE = 1000
 """Rows of one request."""
 _LONGEST_TIME = 64
+"""Characters of a time as the view keeps it; what is longer is in it as an empty one."""
+_LEAST_REPLAY_S = 120.0
+"""Seconds that a job of a trigger stays after its end, whatever the rules: until nobody fires for the same again."""
+_REPLAYED_FOR = 3.0
+"""Times `dead_after`: so long after its end whoever goes on for a dead daemon has looked at what that had fired."""
 
 
 @dataclass(slots=True)
@@ -154,8 +160,16 @@ class Remover:
         return [
             (by_id[one.doc_id], one.document)
             for one in found
-            if one.document is not None and self._is_of(group, one.document)
+            if one.document is not None and self._is_of(group, one.document) and not self._may_fire_again(one.document)
         ]
+
+    def _may_fire_again(self, document: Document) -> bool:
+        """Return whether what made the job may be seen again, by a daemon that goes on for a dead one.
+
+        The job is then what says that its trigger has fired, so that it stays, whatever the rule.
+        """
+        replayed_for = timedelta(seconds=max(_LEAST_REPLAY_S, _REPLAYED_FOR * self._store.dead_after))
+        return bool(document.get("trigger_id")) and _ended_at(document) > present_time() - replayed_for
 
     def _is_of(self, group: _Group, document: Document) -> bool:
         """Return whether the rule of the group is that of a job: CouchDB holds some different names for the same."""
@@ -184,10 +198,14 @@ class Remover:
         busy: set[tuple[str, str]] = set()
         for worker in {worker for _, worker in pushers.values()}:
             ids = {job_id for job_id, of_type in pushers.values() if of_type == worker}
-            with suppress(NotFound):
-                for one in await self._store.database_of(worker).read(ids):
+            database = self._store.database_of(worker)
+            try:
+                for one in await database.read(ids):
                     if one.is_unknown or (one.document is not None and one.document.get("state") not in ENDED):
                         busy.add((one.doc_id, worker))
+            except NotFound:
+                if not await is_surely_gone(database):
+                    busy |= {(job_id, worker) for job_id in ids}
         return [one for one in found if pushers.get(one["_id"]) not in busy]
 
     async def _remove(self, documents: list[Document]) -> int:
@@ -198,7 +216,7 @@ class Remover:
         if self._purges:
             try:
                 return len(await purge(self._store.database, {one["_id"]: one["_rev"] for one in documents}))
-            except (Forbidden, NotFound, Unauthorized):
+            except (BadRequest, Forbidden, NotFound, Unauthorized):
                 self._purges = False
         deletions = [{"_id": one["_id"], "_rev": one["_rev"], "_deleted": True} for one in documents]
         answers = await asyncio.gather(*(self._store.writer.write(deletion) for deletion in deletions))

@@ -42,6 +42,8 @@ class JobStore:
         self._lane_of = connection.settings.lane_of
         self._database = connection.database
         self._go_durations = connection.settings.go_durations
+        self.dead_after = connection.settings.dead_after
+        """Seconds after which daemons take another one for dead."""
         self._request_s = connection.settings.request_timeout
         self._patience_s = max(self._request_s, 2 * INSIST_ON_OWN_S)
         self.claimer = Claimer(self.database, self.writer, db)

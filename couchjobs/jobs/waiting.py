@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 from couchjobs.couch.changes import ChangesFollower
 from couchjobs.couch.connection import Connection, connected
 from couchjobs.couch.database import Database, generation
 from couchjobs.couch.positions import current_sequence
-from couchjobs.errors import JobNotFoundError, PositionRefused
+from couchjobs.errors import JobNotFoundError, PositionRefused, Unavailable
 from couchjobs.jobs.job import ENDED, Job
 from couchjobs.jobs.lanes import find_job, stores
 from couchjobs.jobs.store import JobStore
 from couchjobs.prefixer import Prefixer
+from couchjobs.waits import LONGEST_OUTAGE_PAUSE_S, backoff
+
+T = TypeVar("T")
 
 _READ_AGAIN_S = 5.0
 """Seconds until the document is read again though the feed has said nothing."""
@@ -56,20 +62,31 @@ async def _until_ended(db: Prefixer, job_id: str, seen: list[Job]) -> Job:
             except TimeoutError:
                 if not patience.expired():
                     raise
-                job = await _still_there(store, job_id)
+                job = await _insist(lambda: _still_there(store, job_id))
                 read_again_s = min(_READ_AGAIN_S, 2 * read_again_s)
                 continue
             except PositionRefused:  # what has happened since, the document says
-                follower = await _from_now(connection, store.database)
-                job = await _still_there(store, job_id)
+                follower = await _insist(lambda: _from_now(connection, store.database))
+                job = await _insist(lambda: _still_there(store, job_id))
                 continue
             for change in page.changes:
                 if change.doc_id == job_id:
                     if change.deleted:
                         raise JobNotFoundError(_deleted(job_id))
-                    job = await _at_least(store, job_id, change.rev)
+                    job = await _insist(partial(_at_least, store, job_id, change.rev))
             follower.done(page)
         return job
+
+
+async def _insist(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what is read; where CouchDB does not answer, ask again, as its feed does: the job goes on."""
+    failures = 0
+    while True:
+        try:
+            return await read()
+        except Unavailable:
+            failures += 1
+            await asyncio.sleep(backoff(failures, longest=LONGEST_OUTAGE_PAUSE_S))
 
 
 def _deleted(job_id: str) -> str:

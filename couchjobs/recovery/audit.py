@@ -34,7 +34,7 @@ _MOST = 500
 
 
 class Audit:
-    """That of one daemon, of one database of jobs.
+    """Finds what names this daemon as its owner, in one database of jobs.
 
     Args:
         lost: what becomes of a job whose try has begun; it knows the jobs, and the daemon.
@@ -67,17 +67,17 @@ class Audit:
 
     async def unconfirmed(self) -> None:
         """Give up claims of unclear answer, once all copies of a document may be expected to know of all claims."""
-        doubts, present = self._claims.unconfirmed, time.monotonic()
+        unconfirmed, present = self._claims.unconfirmed, time.monotonic()
         ripe = [
             job_id
-            for job_id, since in doubts.items()
+            for job_id, since in unconfirmed.items()
             if present - since > _UNCONFIRMED_S and job_id not in self._claims.held
         ][:_AT_A_TIME]
-        for job_id, settled in zip(ripe, await self._give_up(ripe), strict=True):
-            if settled:
-                doubts.pop(job_id, None)
+        for job_id, is_done in zip(ripe, await self._give_up(ripe), strict=True):
+            if is_done:
+                unconfirmed.pop(job_id, None)
             else:
-                doubts[job_id] = present
+                unconfirmed[job_id] = present
 
     async def _give_up(self, job_ids: Iterable[str]) -> list[bool]:
         """Give up these jobs, each for itself; return for each whether that is done."""
@@ -97,12 +97,14 @@ class Audit:
         leaves = await self._store.database.leaves(job_id)
         if job_id in self._claims.held:  # from now on; what was read may be of that claim
             return True
-        for leaf in (leaf for leaf in leaves if is_claimed_by(leaf, self._daemon)):
+        own = [leaf for leaf in leaves if is_claimed_by(leaf, self._daemon)]
+        for leaf in own:
             if leaf is not leaves[0]:
                 await self._withdraw(leaf)
-            elif any(other is not leaf and other.get("state") != State.QUEUED for other in leaves):
+        if own and own[0] is leaves[0]:
+            if any(leaf not in own and leaf.get("state") != State.QUEUED for leaf in leaves):
                 return False
-            elif await self._put_back(leaf):
+            if await self._put_back(leaves[0]):
                 _logger.warning("put back a job that was claimed and does not run", job=job_id)
         self._claims.begun.pop(job_id, None)  # only now: until its end is stored, it must not go back as if it had not
         return True

@@ -118,8 +118,8 @@ class Rescuer:
             return False
         try:
             for leaf in await self._store.database.leaves(document["_id"]):
-                is_settled = leaf.get("state") in ENDED or is_run(leaf, self._peers)
-                if is_settled and leaf["_rev"] != document["_rev"]:
+                is_others = leaf.get("state") in ENDED or is_run(leaf, self._peers)
+                if is_others and leaf["_rev"] != document["_rev"]:
                     return False
             job = self._store.read(document)
             return await self._lost.take(job)

@@ -24,7 +24,7 @@ from typing import Any
 from couchjobs.couch.absence import is_absent, is_surely_gone
 from couchjobs.couch.changes import PAGE, ChangesFollower
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Document, Witness
+from couchjobs.couch.database import Document, Witness, sequence_number
 from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of, rows_of
 from couchjobs.couch.positions import current_sequence, newest_ids
 from couchjobs.couch.surely import write_or_raise
@@ -171,8 +171,11 @@ class EventFollower:
             self._firing.done()
             follower.done(page)
             follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
-            self._rereads = self._rereads and len(page.changes) >= PAGE
-            if not self._rereads:
+            is_full = len(page.changes) >= PAGE
+            self._rereads = self._rereads and is_full
+            stored = str(self._checkpoint.get("seq", ""))
+            is_earlier = is_full and sequence_number(page.last_seq) < sequence_number(stored)
+            if not self._rereads and not is_earlier:  # old rows that come again leave the position where it was
                 await self._save(page.last_seq, follower.witnesses)
             self._is_remembered = False
             if time.monotonic() > self._remember_at:

@@ -23,6 +23,7 @@ NEW = (CREATED,)
 DOUBTED = 100
 """Documents, the newest of a cluster's database, of which the copies are compared."""
 _DOUBTED_S = 10.0
+"""Seconds in which the copies of a cluster agree on rows that one of them had first."""
 _REMEMBERED = 10_000
 """Documents whose first revision is kept where nothing else is known of them: 1 MB."""
 _MOST_BETWEEN = 200

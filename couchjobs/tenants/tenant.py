@@ -27,7 +27,7 @@ _logger = get_logger(__name__)
 
 
 class Tenant:
-    """That of one daemon.
+    """One of the tenants of one daemon.
 
     Args:
         db: which.

@@ -20,7 +20,7 @@ _HUNG_AFTER_S = 10.0
 
 
 class Slots:
-    """All of them, in all processes.
+    """The slots of one daemon, in all its processes.
 
     Args:
         workers: the worker types.
@@ -97,7 +97,7 @@ class Slots:
 
 
 class Slot:
-    """One that is taken."""
+    """One slot, taken by one job until it is given back."""
 
     def __init__(self, slots: Slots, worker_type: str) -> None:
         self._slots = slots

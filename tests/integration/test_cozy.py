@@ -12,10 +12,12 @@ from typing import Any
 import orjson
 from waiting import eventually
 
+from couchjobs.client import Couchjobs
 from couchjobs.couch.connection import Connection
 from couchjobs.jobs.job import Job, State
 from couchjobs.jobs.queries import get_jobs
 from couchjobs.prefixer import Prefixer
+from couchjobs.triggers.infos import TriggerInfos
 from couchjobs.workers.context import WorkerContext
 from couchjobs.workers.registry import worker
 
@@ -72,7 +74,7 @@ TRIGGERS: list[dict[str, Any]] = [
         "arguments": "io.cozy.files:CREATED,UPDATED:image/jpeg:mime",
         "worker": "konnector",
         "debounce": "",
-        "options": {"max_exec_count": 2, "timeout": 20_000_000_000},
+        "options": {"max_exec_count": 2, "max_exec_time": 0, "timeout": 20_000_000_000},
         "message": old_message({"konnector": "thumbnail"}),
         "current_state": {"status": "done"},
     },
@@ -144,3 +146,28 @@ async def test_cozy_documents_when_a_daemon_runs_then_read_run_and_updated_and_n
     (job,) = await eventually(fired)
     assert seen[job.id] == ({"konnector": "thumbnail"}, 20)
     assert job.document()["options"] == {"max_exec_count": 2, "timeout": 20_000_000_000}
+
+
+async def test_options_when_in_gos_nanoseconds_then_so_wherever_they_are_read_or_written(
+    connection: Connection, db: Prefixer, settings_for: Callable[..., Any]
+) -> None:
+    """Where only `timeout` was set, Go stores zeros beside it; what people give in seconds is stored as Go reads it."""
+    for doctype in ("io.cozy.jobs", "io.cozy.triggers"):
+        await connection.server.create_database(db.database(doctype))
+    jobs = connection.database(db.database("io.cozy.jobs"))
+    options = {"max_exec_count": 0, "max_exec_time": 0, "timeout": 20_000_000_000}
+    await jobs.put(cozy_job("good", options=options))
+    await jobs.put(cozy_job("odd", options=options, started_at=["then"]))
+    async with Couchjobs(settings=settings_for(**COZY)) as client:
+        for job_id in ("good", "odd"):
+            found = (await client.get(job_id)).options
+            assert found is not None
+            assert (found.max_exec_count, found.max_exec_time, found.timeout) == (None, None, 20)
+        cron = {"type": "@cron", "arguments": "0 3 * * *", "worker": "konnector", "message": None}
+        added = await client.triggers.add(TriggerInfos.from_document({**cron, "options": {"timeout": 30}}))
+        changed = await client.triggers.update(added.id, options={"timeout": "1m", "max_exec_count": 2})
+        assert added.options is not None
+        assert changed.options is not None
+        assert (added.options.timeout, changed.options.timeout) == (30, 60)
+    stored = await connection.database(db.database("io.cozy.triggers")).get(added.id)
+    assert stored["options"] == {"timeout": 60_000_000_000, "max_exec_count": 2}

@@ -19,6 +19,7 @@ from couchjobs.couch.connection import Connection
 from couchjobs.doctor import documents
 from couchjobs.doctor.examine import examine
 from couchjobs.errors import NotFound
+from couchjobs.jobs import removal
 from couchjobs.jobs.removal import Remover
 from couchjobs.jobs.request import JobRequest
 from couchjobs.jobs.retention import document_id, read_rules, store_rules
@@ -315,9 +316,11 @@ async def test_purge_when_the_server_has_it_then_nothing_of_a_document_stays(
 
 
 async def test_daemon_when_there_are_rules_then_it_removes_and_nothing_fires_again(
-    connection: Connection, db: Prefixer, start: Start
+    connection: Connection, db: Prefixer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the feed is read from its beginning after that."""
+    monkeypatch.setattr(removal, "_LEAST_REPLAY_S", 0.0)  # jobs of triggers would stay for two minutes
+    monkeypatch.setattr(removal, "_REPLAYED_FOR", 0.0)
     orders = await orders_of(connection, db)
     await triggers_of(connection, db).put(
         {"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}

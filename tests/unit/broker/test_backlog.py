@@ -77,7 +77,7 @@ def test_offer_when_there_are_too_many_then_left_out_and_marked() -> None:
     known.offer(candidate("high", priority=1), at(0))
     assert known.ready("w") == 4
     known.take("w", 4, at(0))
-    assert known.take_left_out() == []
+    assert known.take_reserve() == []
     assert known.overflowed(at(0)) == ["w"]
     assert known.overflowed(at(0)) == []
 
@@ -90,14 +90,14 @@ def test_offer_when_there_are_too_many_then_their_ids_are_kept_and_those_of_high
     for number in range(4):
         known.offer(candidate(f"high-{number}", priority=1), at(0))
     assert known.ready() == 6, "twice as many of higher priority"
-    assert known.take_left_out() == []
-    assert not known.wants_left_out()
+    assert known.take_reserve() == []
+    assert not known.wants_reserve()
     known.take("w", 6, at(0))
-    assert known.wants_left_out()
+    assert known.wants_reserve()
     assert not known.wants_more()
-    assert known.take_left_out() == ["high-3", "job-3", "job-4"]
+    assert known.take_reserve() == ["high-3", "job-3", "job-4"]
     assert not known.is_quiet
-    assert known.take_left_out() == ["job-5", "job-6", "job-7"]
+    assert known.take_reserve() == ["job-5", "job-6", "job-7"]
     assert known.overflow_in(at(0)) is None
     assert known.wants_more()
 
@@ -106,15 +106,15 @@ def test_offer_when_even_the_ids_are_too_many_then_marked_and_looked_for_after_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A job that comes twice is kept once."""
-    monkeypatch.setattr("couchjobs.broker.type_queue._MOST_LEFT_OUT", 2)
+    monkeypatch.setattr("couchjobs.broker.type_queue._MOST_IN_RESERVE", 2)
     known = Backlog({"w": 2}, 1)
     for number in (0, 1, 2, 1, 2, 3):
         known.offer(candidate(f"job-{number}"), at(0))
     known.take("w", 1, at(0))
     assert known.overflowed(at(0)) == []
-    assert known.take_left_out() == ["job-1"]
+    assert known.take_reserve() == ["job-1"]
     assert known.overflow_in(at(0)) is None
-    assert known.take_left_out() == ["job-2"]
+    assert known.take_reserve() == ["job-2"]
     assert known.overflow_in(at(0)) == 0
     known.offer(candidate("job-2"), at(1))
     known.offer(candidate("job-4"), at(1))
@@ -124,14 +124,14 @@ def test_offer_when_even_the_ids_are_too_many_then_marked_and_looked_for_after_t
     known.offer(candidate("job-3"), at(1))
     known.offer(candidate("job-4"), at(1))
     assert ids(known.take("w", 9, at(1))) == ["job-3"]
-    assert known.take_left_out() == ["job-4"]
+    assert known.take_reserve() == ["job-4"]
 
 
 def test_take_when_new_jobs_come_as_quickly_as_they_are_taken_then_old_ones_are_not_passed_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As feed, reader and sweeper do it: what was left out by its id first, and what the view alone has by turns."""
-    monkeypatch.setattr("couchjobs.broker.type_queue._MOST_LEFT_OUT", 600)
+    monkeypatch.setattr("couchjobs.broker.type_queue._MOST_IN_RESERVE", 600)
     known = Backlog({"w": 20}, 100)
     queued = {f"old-{number:04}": float(number) for number in range(1000)}
     for job_id, due in queued.items():
@@ -143,7 +143,7 @@ def test_take_when_new_jobs_come_as_quickly_as_they_are_taken_then_old_ones_are_
         order += taken
         for job_id in taken:
             del queued[job_id]
-        for job_id in known.take_left_out():
+        for job_id in known.take_reserve():
             known.offer(candidate(job_id, due=queued[job_id]), now)
         for _ in known.overflowed(now):
             oldest = sorted(queued, key=lambda job_id: queued[job_id])

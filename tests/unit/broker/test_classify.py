@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from couchjobs.broker.classify import Cancel, Changed, GiveUp, Ignore, Leave, Offer, Refuse, Reject, Settle, classify
+from couchjobs.broker.classify import Cancel, Changed, Foreign, GiveUp, Ignore, Offer, Refuse, Reject, Settle, classify
 from couchjobs.broker.lane import Execution, Lane
 from couchjobs.cluster.daemon import Daemon
 from couchjobs.couch.answers import WriteAnswer, Written
@@ -55,7 +55,7 @@ def document(**more: Any) -> dict[str, Any]:
         ({"state": "done"}, Ignore),
         ({"state": "errored"}, Ignore),
         ({"_id": "_design/jobs"}, Ignore),
-        ({"worker": "other"}, Leave),
+        ({"worker": "other"}, Foreign),
         ({"cancel_requested": True}, Cancel),
         ({"cancel_requested": True, "worker": "other"}, Cancel),
         ({"exec_count": 2}, Offer),

@@ -46,11 +46,12 @@ class Pages:
         self.pages: asyncio.Queue[list[Change]] = asyncio.Queue()
         self.asked: list[tuple[int, bool]] = []
         self.dealt_with = 0
+        self.since = "0"
 
     async def next_page(self, limit: int, *, documents: bool) -> Page:
         """Return the page that comes next."""
         self.asked.append((limit, documents))
-        return Page(await self.pages.get(), str(len(self.asked)))
+        return Page(await self.pages.get(), self.since if self.since != "0" else str(len(self.asked)))
 
     def done(self, _page: Page) -> None:
         """Count it."""
@@ -123,3 +124,17 @@ async def test_page_when_something_was_written_here_and_nothing_is_ready_then_wr
     pages.pages.put_nowait([Change("own", "2-c", deleted=True)])
     await world.until(lambda: len(pages.asked) == 4)
     assert held == ["2-b"], "that page has shown it"
+
+
+async def test_page_when_old_rows_come_again_then_the_view_is_read_for_what_is_new(
+    world: World, pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a change of the node all rows may come again, and what is new comes after them."""
+    swept: list[float] = []
+    monkeypatch.setattr(Sweeper, "sweep_by", lambda _, in_s: swept.append(in_s))
+    for last_seq, count in (("900000-x", 0), ("899990-y", 0), ("500-z", 1), ("900001-z", 1)):
+        pages.since = last_seq
+        dealt_with = pages.dealt_with
+        pages.pages.put_nowait(queued(1))
+        await eventually(lambda dealt_with=dealt_with: pages.dealt_with == dealt_with + 1)
+        assert len(swept) == count, last_seq

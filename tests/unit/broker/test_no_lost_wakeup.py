@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from couchjobs.broker import type_queue
 from couchjobs.broker.backlog import Backlog
 from couchjobs.broker.type_queue import Candidate
 from couchjobs.broker.unread import Unread
@@ -32,9 +33,15 @@ class BacklogMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.before = type_queue._MOST_IN_RESERVE
+        type_queue._MOST_IN_RESERVE = 3  # a full reserve is as near as one that is not
         self.backlog = Backlog(SLOTS, 3, DELAY_S)
         self.now = Moment(1000.0, 50.0)
         self.number = 0
+
+    def teardown(self) -> None:
+        """Leave the module as it was."""
+        type_queue._MOST_IN_RESERVE = self.before
 
     def at(self, seconds: float) -> Moment:
         """So many seconds from now, by both clocks."""
@@ -74,22 +81,38 @@ class BacklogMachine(RuleBasedStateMachine):
         wait = self.backlog.next_in(free, self.now)
         self.now = self.at(wait or 0.0)
 
+    @rule(seconds=st.sampled_from([0.5, 60.0]))
+    def set_clock(self, seconds: float) -> None:
+        """Somebody sets the clock of the host ahead (set back, it makes a wait end once for nothing)."""
+        self.now = Moment(self.now.wall + seconds, self.now.monotonic)
+
+    @rule(worker=st.sampled_from(TYPES), ahead=SECONDS)
+    def see_more(self, worker: str, ahead: float) -> None:
+        """The view has more than finds a place, due then."""
+        self.backlog.note_overflow(worker, self.now.wall + ahead)
+
+    @rule(worker=st.sampled_from(TYPES), ids=st.sets(IDS))
+    def see_ids(self, worker: str, ids: set[str]) -> None:
+        """The view has shown these."""
+        if not self.backlog.keep_in_reserve(worker, ids):
+            self.backlog.note_overflow(worker, self.now.wall)
+
     @rule()
     def read(self) -> None:
-        """What was left out is read again, where it is wanted, or the view is."""
-        self.backlog.take_left_out()
+        """What is in reserve is read again, where it is wanted, or the view is."""
+        self.backlog.take_reserve()
         self.backlog.overflowed(self.now)
 
     @invariant()
-    def what_was_left_out_is_found(self) -> None:
+    def what_found_no_place_is_found(self) -> None:
         """By its ids or by the view: nothing is left that nobody looks for."""
         wait = self.backlog.overflow_in(self.now)
         if wait is not None:
             assert copy.deepcopy(self.backlog).overflowed(self.at(wait))
             assert wait == 0 or not copy.deepcopy(self.backlog).overflowed(self.at(wait * 0.99))
-        assert bool(copy.deepcopy(self.backlog).take_left_out()) is self.backlog.wants_left_out()
-        if not self.backlog.ready() and (self.backlog.has_left_out or self.backlog.has_overflow):
-            assert wait is not None or self.backlog.wants_left_out()
+        assert bool(copy.deepcopy(self.backlog).take_reserve()) is self.backlog.wants_reserve()
+        if not self.backlog.ready() and (self.backlog.has_reserve or self.backlog.has_overflow):
+            assert wait is not None or self.backlog.wants_reserve()
 
     @invariant()
     def what_is_said_holds(self) -> None:
@@ -122,9 +145,9 @@ class UnreadMachine(RuleBasedStateMachine):
         self.unread.read_again(job_id, self.now + ahead)
 
     @rule(job_id=IDS, rev=st.sampled_from(["1-a", "2-a"]))
-    def leave(self, job_id: str, rev: str) -> None:
+    def set_aside(self, job_id: str, rev: str) -> None:
         """The feed shows a job of another daemon."""
-        self.unread.leave(job_id, rev, self.now)
+        self.unread.set_aside(job_id, rev, self.now)
 
     @rule(job_id=IDS)
     def forget(self, job_id: str) -> None:

@@ -13,7 +13,7 @@ async def test_reader_when_slots_are_free_or_rows_are_left_then_woken(world: Wor
     """Each round of the producer tells it: what it may read depends on what is spare."""
     while await world.lane.to_read.within(0):
         pass
-    world.lane.unread.leave("other's", "1-a", 0.0)
+    world.lane.unread.set_aside("other's", "1-a", 0.0)
     world.producer.slots.news.set()
     assert await world.lane.to_read.within(1)
     world.daemon.partition.only = set()
@@ -37,7 +37,7 @@ async def test_reader_when_the_feed_is_behind_then_it_looks_seldom_for_what_othe
     world.daemon.partition.only = set()
     reader = Reader(world.lane, world.producer)
     await reader._read()
-    world.lane.unread.leave("other's", "1-a", 0.0)
+    world.lane.unread.set_aside("other's", "1-a", 0.0)
     assert 0.9 < (reader._next_in() or 0.0) <= 1.0
     world.lane.is_behind = False
     assert (reader._next_in() or 0.0) <= 0.1
@@ -49,8 +49,8 @@ async def test_reader_when_rows_of_no_use_come_first_then_they_are_passed_whatev
     """One slot that is free: a job that waits behind 4,000 that are done is found in 21 looks."""
     world.lane.is_behind = False
     for number in range(4000):
-        world.lane.unread.leave(f"done-{number}", "3-a", 0.0)
-    world.lane.unread.leave("given back", "3-a", 1.0)
+        world.lane.unread.set_aside(f"done-{number}", "3-a", 0.0)
+    world.lane.unread.set_aside("given back", "3-a", 1.0)
     reader = Reader(world.lane, world.producer)
     asked: list[str] = []
 

@@ -9,8 +9,8 @@ def test_unread_when_rows_are_left_long_enough_then_the_oldest_are_taken_once() 
     """By spare slots alone; a newer row of a job makes its time begin anew; forgotten ones are gone."""
     unread = Unread(delay_s=0.25)
     for number, job_id in enumerate(("a", "b", "c", "d")):
-        unread.leave(job_id, "1-a", 10 + number / 100)
-    unread.leave("a", "1-b", 10.2)
+        unread.set_aside(job_id, "1-a", 10 + number / 100)
+    unread.set_aside("a", "1-b", 10.2)
     unread.forget_row("c")
     assert unread.next_in(0, 10.1) is None
     assert unread.take(5, 10.1) == []
@@ -24,8 +24,8 @@ def test_unread_when_rows_are_left_long_enough_then_the_oldest_are_taken_once() 
 def test_unread_when_a_row_changes_hands_then_read_at_once() -> None:
     """Without waiting for anything, or for a slot."""
     unread = Unread(delay_s=0.25)
-    unread.leave("a", "1-a", 10)
-    unread.leave("b", "3-a", 10)
+    unread.set_aside("a", "1-a", 10)
+    unread.set_aside("b", "3-a", 10)
     unread.reassign(lambda job_id: job_id == "b", 10.1)
     assert unread.next_in(0, 10.1) == 0
     assert unread.take(0, 10.1) == ["b"]
@@ -36,7 +36,7 @@ def test_unread_when_too_many_rows_then_the_oldest_are_dropped() -> None:
     """Memory is bounded; the sweep finds them."""
     unread = Unread(delay_s=0)
     for number in range(30_000):
-        unread.leave(str(number), "1-a", 10)
+        unread.set_aside(str(number), "1-a", 10)
     taken: list[str] = []
     while some := unread.take(100_000, 10):
         taken += some
@@ -48,7 +48,7 @@ def test_unread_when_few_rows_are_worth_it_then_few_are_read() -> None:
     """Each time twice as many while most are jobs to run, as of the others; few again once they are not."""
     unread = Unread(delay_s=0)
     for number in range(10_000):
-        unread.leave(str(number), "1-a", 10)
+        unread.set_aside(str(number), "1-a", 10)
     looks: list[int] = []
     for useful in (True, True, True, True, True, True, False, False, True, True):
         looks.append(len(unread.take(50, 10)))
@@ -60,10 +60,10 @@ def test_unread_when_most_rows_are_of_jobs_that_were_claimed_then_new_ones_do_no
     """A job that nobody has claimed is read in the first look, whatever came before it."""
     unread = Unread(delay_s=0)
     for number in range(9_000):
-        unread.leave(f"claimed-{number}", "2-a", 10)
-    unread.leave("new", "1-a", 11)
-    unread.leave("was new", "1-a", 11)
-    unread.leave("was new", "2-a", 11)
+        unread.set_aside(f"claimed-{number}", "2-a", 10)
+    unread.set_aside("new", "1-a", 11)
+    unread.set_aside("was new", "1-a", 11)
+    unread.set_aside("was new", "2-a", 11)
     assert unread.take(30, 11) == ["new", *(f"claimed-{number}" for number in range(30))]
     assert unread.take(50, 11) == [f"claimed-{number}" for number in range(30, 80)]
 

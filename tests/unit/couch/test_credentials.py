@@ -7,6 +7,7 @@ import os
 import ssl
 import stat
 import sys
+import threading
 from base64 import b64encode
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 import trustme
 from aiohttp import web
 
+from couchjobs.couch import credentials as credentials_module
 from couchjobs.couch.client import CouchServer
-from couchjobs.couch.credentials import find_credentials
-from couchjobs.couch.login import split_url
+from couchjobs.couch.credentials import Credentials, find_credentials
+from couchjobs.couch.login import Login, split_url
 from couchjobs.errors import ConfigurationError, Unavailable
 from couchjobs.settings import load_settings
 
@@ -141,3 +143,29 @@ def test_url_when_its_password_holds_a_slash_then_said_without_it() -> None:
     with pytest.raises(ConfigurationError, match="%2F") as error:
         split_url("http://admin:/Secret1@db.example:5984")
     assert "Secret1" not in str(error.value)
+
+
+async def test_credentials_when_their_source_hangs_then_the_known_ones_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A keyring that is locked, or a disk that hangs, stops no daemon whose password is right."""
+    monkeypatch.setattr(credentials_module, "_LONGEST_READ_S", 0.05)
+    goes_on, reads = threading.Event(), []
+
+    def source() -> Login:
+        reads.append(1)
+        if len(reads) > 1:
+            goes_on.wait(20)
+        return Login("basic", {"AUTH_TYPE": "BASIC", "USERNAME": "w", "PASSWORD": "s3cret"})
+
+    credentials = Credentials(source, "http://nowhere.invalid")
+    first = await credentials.headers()
+    try:
+        for _ in range(3):
+            credentials._headers, credentials._read_again_at = None, 0.0
+            async with asyncio.timeout(5):
+                assert await credentials.headers() == first
+        assert len(reads) == 2, "no second one is asked beside one that hangs"
+    finally:
+        goes_on.set()
+        await credentials.close()

@@ -376,3 +376,46 @@ async def test_submit_when_it_fails_without_an_event_loop_then_later_ones_are_wr
     await asyncio.to_thread(by_hand)
     assert (await write_surely(writer, {"_id": "b"})).written is Written.OK
     await writer.close()
+
+
+async def test_write_when_given_up_before_it_is_sent_then_never_sent_and_surely_not_stored() -> None:
+    """Whoever is told that there is no answer pushes again: what waits behind a request that hangs is not to come."""
+    answered = asyncio.Event()
+
+    class Hanging(ScriptedServer):
+        async def request(self, method: str, path: str, **more: Any) -> Any:
+            answer = await super().request(method, path, **more)
+            await answered.wait()
+            return answer
+
+    server = Hanging(all_ok)
+    writer = GroupWriter(Database(server, "db"))
+    out = asyncio.create_task(write_surely(writer, {"_id": "out"}, patience_s=0.0, longest_s=0.2))
+    await turns()
+    behind = [write_surely(writer, {"_id": str(n)}, patience_s=0.0, longest_s=0.1) for n in range(20)]
+    for answer in await asyncio.gather(*behind):
+        assert answer.written is Written.UNKNOWN
+        assert answer.unsent
+    assert not (await out).unsent, "that one is out, and may be stored"
+    answered.set()
+    assert (await writer.write({"_id": "last"})).written is Written.OK
+    await writer.close()
+    assert [[doc["_id"] for doc in body["docs"]] for _, _, body in server.requests] == [["out"], ["last"]]
+
+
+async def test_write_when_its_answer_is_lost_and_it_has_an_attachment_then_known_by_the_rest() -> None:
+    """CouchDB gives back a digest where data was written."""
+    data = {"original.json": {"content_type": "application/json", "data": "e30="}}
+    stub = {"original.json": {"content_type": "application/json", "digest": "md5-x", "length": 2, "stub": True}}
+    lost = [True]
+
+    def answer(method: str, path: str, body: Any) -> Any:
+        if path.endswith("_bulk_docs"):
+            if lost and lost.pop():
+                raise Unavailable("lost")
+            return [{"id": "a", "error": "conflict", "reason": "r"}]
+        return {"results": [{"id": "a", "docs": [{"ok": {"_id": "a", "_rev": "2-z", "x": 1, "_attachments": stub}}]}]}
+
+    writer, _ = writer_on(answer)
+    found = await write_surely(writer, {"_id": "a", "x": 1, "_attachments": data})
+    assert (found.written, found.rev) == (Written.OK, "2-z")
