@@ -364,6 +364,9 @@ class Triggers:
     async def add(self, trigger: TriggerInfos | Document) -> TriggerInfos:
         """Store a trigger, its document or what `TriggerInfos` says, and return it as it was stored.
 
+        Numbers in the options of a document are in the unit of stored documents (`COUCHJOBS_GO_DURATIONS`), those of
+        `TriggerInfos` are seconds.
+
         Raises:
             BadDocumentError: it is none.
             UnknownTriggerError: its type is not known.
@@ -389,7 +392,7 @@ class Triggers:
         return await self._store.all()
 
     async def update(self, trigger_id: str, **changes: Any) -> TriggerInfos:
-        """Change fields of a trigger, None removing one, and return it as it was stored.
+        """Change fields of the document of a trigger, None removing one, and return it as it was stored.
 
         Raises:
             TriggerNotFoundError: there is none with that id.

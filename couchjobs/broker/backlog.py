@@ -67,7 +67,7 @@ class Backlog:
             self._queues[one.worker].remove(one)
 
     def reassign(self, has: Callable[[str, str], bool], now: Moment) -> None:
-        """Foreign to others no longer what `has(job id, worker type)` says to be in this daemon's partition by now."""
+        """Leave to others no longer what `has(job id, worker type)` says to be in this daemon's partition by now."""
         for one in [one for one in self._known.values() if not one.assigned and has(one.job_id, one.worker)]:
             one.assigned = True
             self._queues[one.worker].again(one, now)

@@ -134,14 +134,15 @@ class JobsFeed:
             if any(change.rev == writer.newest for change in page.changes):
                 shown = writer.newest
             self._sweeper.note_views(change.doc_id for change in page.changes)
-            reached = sequence_number(page.last_seq)
-            if reached < furthest - _REWOUND:
-                self._sweeper.sweep_by(_REWOUND_S)  # what is new comes after all that comes again
-            furthest = max(furthest, reached)
             looked_at, others = await self._producer.take_rows(self._lane, page.changes)
             follower.done(page)
             writer.release()
-            rows = len(page.changes)
+            rows, reached = len(page.changes), sequence_number(page.last_seq)
+            if rows < limit:  # there are no further ones: copies that were away count otherwise for good
+                furthest = reached
+            elif reached < furthest - _REWOUND:
+                self._sweeper.sweep_by(_REWOUND_S)  # what is new comes after all that comes again
+            furthest = max(furthest, reached)
             too_large = documents and all(change.document is None for change in page.changes)
             self._lane.is_behind = behind = rows == limit
             documents = not too_large and rows - looked_at < max(_MANY, rows // 2)

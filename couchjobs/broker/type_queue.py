@@ -58,7 +58,7 @@ class Candidate:
     is_others: bool = False
     """Whether it counts among those that another daemon could run at once."""
     since: float = 0.0
-    """When its present state may end: seconds since 1970 where it is LATER, monotonic ones where it is LEFT."""
+    """When its present state may end: seconds since 1970 where it is LATER, monotonic ones where it is another's."""
 
     @property
     def waits_for_its_time(self) -> bool:

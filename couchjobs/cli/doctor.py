@@ -57,9 +57,11 @@ def doctor(
 async def _examine(connection: Connection, tenants: str | None, *, repair: bool) -> list[tuple[str, Finding]]:
     """Return the findings of all tenants, each with its prefix."""
     found: list[tuple[str, Finding]] = []
-    for number, db in enumerate(await tenants_of(connection, tenants)):
+    of_all = True
+    for db in await tenants_of(connection, tenants):
         try:
-            some = await examine(connection, db, repair=repair, of_all=number == 0)
+            some = await examine(connection, db, repair=repair, of_all=of_all)
+            of_all = False
         except NotFound as error:
             if tenants is None:
                 raise

@@ -223,7 +223,7 @@ class Credentials:
         Raises:
             ConfigurationError: it cannot be read, or not within some seconds: a file or keyring may not answer at all.
         """
-        if self._reading is None:
+        if self._reading is None or self._reading.done():  # what was answered late may be old by now
             self._reading = asyncio.create_task(asyncio.to_thread(self._source), name="read credentials")
             self._reading.add_done_callback(_look_at)
         if not (await asyncio.wait([self._reading], timeout=_LONGEST_READ_S))[0]:

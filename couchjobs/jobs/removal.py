@@ -22,7 +22,6 @@ from couchjobs.jobs.retention import Retention, Rule
 from couchjobs.jobs.store import JobStore
 from couchjobs.log import get_logger
 from couchjobs.timestamps import format_time, parse_time
-from couchjobs.timestamps import now as present_time
 
 _logger = get_logger(__name__)
 
@@ -52,6 +51,7 @@ class Remover:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._retention = Retention()
+        self._now = datetime.now(UTC)
         self._purges: bool | None = None
         self.refused = 0
         """Jobs that CouchDB does not remove for this user, as far as was tried."""
@@ -76,7 +76,7 @@ class Remover:
                 _logger.warning("too many jobs are in conflict: nothing is removed", database=self._store.database.name)
                 return
         now = min(now, self._servers_time() or now)
-        self._retention = retention
+        self._retention, self._now = retention, now
         for group in await self._groups(retention):
             async for found in self._removable(group, now):
                 documents = await self._free(one for one in found if one["_id"] not in in_conflict)
@@ -169,7 +169,7 @@ class Remover:
         The job is then what says that its trigger has fired, so that it stays, whatever the rule.
         """
         replayed_for = timedelta(seconds=max(_LEAST_REPLAY_S, _REPLAYED_FOR * self._store.dead_after))
-        return bool(document.get("trigger_id")) and _ended_at(document) > present_time() - replayed_for
+        return bool(document.get("trigger_id")) and abs(_ended_at(document) - self._now) < replayed_for
 
     def _is_of(self, group: _Group, document: Document) -> bool:
         """Return whether the rule of the group is that of a job: CouchDB holds some different names for the same."""

@@ -104,7 +104,7 @@ class Audit:
         if own and own[0] is leaves[0]:
             if any(leaf not in own and leaf.get("state") != State.QUEUED for leaf in leaves):
                 return False
-            if await self._put_back(leaves[0]):
+            if await self._put_back(leaves[0], own):
                 _logger.warning("put back a job that was claimed and does not run", job=job_id)
         self._claims.begun.pop(job_id, None)  # only now: until its end is stored, it must not go back as if it had not
         return True
@@ -121,9 +121,10 @@ class Audit:
         except Refused as error:
             _logger.warning("a claim cannot be withdrawn, and stays: it loses", job=leaf["_id"], reason=str(error))
 
-    async def _put_back(self, leaf: Document) -> bool:
+    async def _put_back(self, leaf: Document, own: list[Document]) -> bool:
+        """Give back the leaf that wins; `own`: all that this daemon has claimed, one of which may have begun to run."""
         job = self._store.read(leaf)
-        claim = job.claim.id if job.claim is not None else ""
-        if self._claims.begun.get(job.id) != claim and job.ending is None:
+        claims = {claim.id for one in own if (claim := Job.read(one).claim) is not None}
+        if self._claims.begun.get(job.id) not in claims and job.ending is None:
             return await self._lost.release(job)
         return await self._lost.take(job, f"daemon {self._daemon} could not store how its try has ended")

@@ -131,7 +131,7 @@ class EventFollower:
             self._position = str(stored.get("seq", present))
             return
         self._checkpoint = stored or {**new_position(self._db, self._doctype), "instance": self._instance or instance}
-        if not self._rereads:
+        if not (self._rereads or (stored is not None and self._is_earlier(self._position or "", stored))):
             await self._save(self._position or present)
 
     async def _follow(self, present: str) -> None:
@@ -173,14 +173,17 @@ class EventFollower:
             follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
             is_full = len(page.changes) >= PAGE
             self._rereads = self._rereads and is_full
-            stored = str(self._checkpoint.get("seq", ""))
-            is_earlier = is_full and sequence_number(page.last_seq) < sequence_number(stored)
-            if not self._rereads and not is_earlier:  # old rows that come again leave the position where it was
+            if not self._rereads and not (is_full and self._is_earlier(page.last_seq, self._checkpoint)):
                 await self._save(page.last_seq, follower.witnesses)
             self._is_remembered = False
             if time.monotonic() > self._remember_at:
                 await self._forget_what_is_gone(info)
                 await self.remember(_MOST_NOW_AND_THEN)
+
+    @staticmethod
+    def _is_earlier(seq: str, checkpoint: Document) -> bool:
+        """Return whether a position is of old rows that come again: the one that is stored stays where it was."""
+        return 0 < sequence_number(seq) < sequence_number(str(checkpoint.get("seq", "")))
 
     async def _forget_what_is_gone(self, info: dict[str, Any]) -> None:
         """Forget documents that were purged, where they are most of what is known; and all, where that is too much."""

@@ -72,7 +72,7 @@ class TriggerStore:
         return self.read(document)
 
     async def replace(self, trigger_id: str, changes: Document, check: Check | None = None) -> TriggerInfos:
-        """Change fields of a trigger, None removing one, and return it as it was stored. Durations are seconds.
+        """Change fields of a trigger, None removing one, and return it as it was stored.
 
         `check`: is given the trigger as it is before; what it raises is raised, and nothing changes.
 
@@ -89,9 +89,6 @@ class TriggerStore:
         kept = {name: value for name, value in {**document, **changes}.items() if changes.get(name, "") is not None}
         if "message" in changes:
             kept["message"] = changes["message"]
-        if self._go_durations and changes.get("options"):
-            told = TriggerInfos.from_document(kept).options
-            kept["options"] = told and told.stored(go_durations=True)
         infos = self.read(kept)
         await self._check(infos)
         return self.read({**kept, "_rev": await self.database.put(kept)})

@@ -103,7 +103,8 @@ class TriggerSet:
                         await asyncio.sleep(_LOOK_AGAIN_S)
                         await self._read_unknown(self._unknown)
             except TimeoutError:
-                pass
+                if self._unknown:  # the look at them may have been cut off
+                    self._look_again.set()
             try:
                 present = await self._database.all_revisions()
                 changed = [one for one in {*present, *self._revs} if present.get(one) != self._revs.get(one)]

@@ -165,7 +165,7 @@ async def test_options_when_in_gos_nanoseconds_then_so_wherever_they_are_read_or
             assert (found.max_exec_count, found.max_exec_time, found.timeout) == (None, None, 20)
         cron = {"type": "@cron", "arguments": "0 3 * * *", "worker": "konnector", "message": None}
         added = await client.triggers.add(TriggerInfos.from_document({**cron, "options": {"timeout": 30}}))
-        changed = await client.triggers.update(added.id, options={"timeout": "1m", "max_exec_count": 2})
+        changed = await client.triggers.update(added.id, options={"timeout": 60_000_000_000, "max_exec_count": 2})
         assert added.options is not None
         assert changed.options is not None
         assert (added.options.timeout, changed.options.timeout) == (30, 60)

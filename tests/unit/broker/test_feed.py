@@ -132,9 +132,19 @@ async def test_page_when_old_rows_come_again_then_the_view_is_read_for_what_is_n
     """After a change of the node all rows may come again, and what is new comes after them."""
     swept: list[float] = []
     monkeypatch.setattr(Sweeper, "sweep_by", lambda _, in_s: swept.append(in_s))
-    for last_seq, count in (("900000-x", 0), ("899990-y", 0), ("500-z", 1), ("900001-z", 1)):
+    for last_seq, is_full, count in (
+        ("900000-x", True, 0),
+        ("899990-y", True, 0),
+        ("500-z", True, 1),
+        ("300000-z", True, 2),
+        ("300001-z", False, 2),  # it has come to the end: that copy counts otherwise, for good
+        ("300900-z", True, 2),
+        ("900001-x", True, 2),
+        ("300950-z", True, 3),
+    ):
         pages.since = last_seq
         dealt_with = pages.dealt_with
-        pages.pages.put_nowait(queued(1))
-        await eventually(lambda dealt_with=dealt_with: pages.dealt_with == dealt_with + 1)
+        rows = [Change(f"done-{number}", "3-c", deleted=True) for number in range(pages.asked[-1][0])]
+        pages.pages.put_nowait(rows if is_full else rows[:1])
+        await eventually(lambda dealt_with=dealt_with: len(pages.asked) == dealt_with + 2)
         assert len(swept) == count, last_seq

@@ -53,7 +53,7 @@ async def test_free_when_the_database_of_the_pusher_is_not_to_be_had_then_kept_u
     assert await Remover(store)._free([pushed]) == ([pushed] if is_gone else [])
 
 
-@pytest.mark.parametrize(("ended_s", "is_kept"), [(5, True), (110, True), (400, False)])
+@pytest.mark.parametrize(("ended_s", "is_kept"), [(5, True), (110, True), (400, False), (-100_000, False)])
 def test_read_when_a_trigger_has_just_fired_then_kept_for_as_long_as_it_may_be_seen_again(
     ended_s: int, is_kept: bool
 ) -> None:

@@ -44,3 +44,29 @@ async def test_give_up_when_two_leaves_are_claims_of_this_daemon_then_one_goes_a
     assert (deleted, put_back) == (["2-a"], ["2-f"])
     found.insert(1, claimed("2-c", "other"))
     assert not await Audit(lost, OwnClaims()).give_up("j"), "another daemon runs it on a branch that loses"
+
+
+async def test_give_up_when_the_leaf_that_loses_has_run_then_its_try_counts() -> None:
+    """It is withdrawn, and the one that wins stands for it."""
+    taken: list[str] = []
+    found = [claimed("2-f", "own"), claimed("2-a", "own")]
+
+    async def leaves(_: str) -> list[dict[str, Any]]:
+        return found
+
+    async def delete_leaf(_: dict[str, Any]) -> bool:
+        return True
+
+    async def take(job: Any, why: str) -> bool:
+        taken.append(job.rev)
+        return True
+
+    store = SimpleNamespace(database=SimpleNamespace(leaves=leaves), read=Job.read)
+    lost: Any = SimpleNamespace(
+        store=store, failures=SimpleNamespace(daemon="own"), ends=SimpleNamespace(delete_leaf=delete_leaf), take=take
+    )
+    claims = OwnClaims()
+    claims.begun["j"] = "2-a"
+    assert await Audit(lost, claims).give_up("j")
+    assert taken == ["2-f"]
+    assert "j" not in claims.begun

@@ -173,5 +173,8 @@ async def test_sweep_when_a_trigger_is_asked_for_again_and_again_then_in_time_al
     sweeping = asyncio.create_task(triggers.sweep_for_ever(0.1))
     async with asyncio.timeout(10):
         await swept.wait()
+        swept.clear()
+        await swept.wait()
+    assert "t" in triggers._unknown, "it is still asked for"
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)
