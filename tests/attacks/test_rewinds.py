@@ -13,8 +13,9 @@ from triggering import jobs_of, note, orders_of, so_many_jobs_of, triggers_of
 from waiting import eventually
 
 from couchjobs.couch.connection import Connection
-from couchjobs.couch.database import Database
+from couchjobs.couch.database import Database, sequence_number
 from couchjobs.prefixer import Prefixer
+from couchjobs.scheduler.events import EventFollower
 
 EVENT = {"type": "@event", "arguments": "orders", "worker": "note", "message": None}
 
@@ -83,6 +84,36 @@ async def test_feed_when_it_rewinds_then_only_what_is_new_fires(
             assert {one["event"]["verb"] for one in fired} == {"CREATED"}
         else:
             assert len(fired) <= 2
+
+
+async def test_feed_when_it_rewinds_by_pages_then_the_stored_position_stays_where_it_was(
+    connection: Connection, db: Prefixer, begin: Any, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that begins there would take what comes after it for new, and fire it once its jobs are removed."""
+    orders = await orders_of(connection, db)
+    await old_orders(orders, 1700)
+    await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+    saved: list[int] = []
+    save = EventFollower._save
+
+    async def note_and_save(follower: EventFollower, seq: str, *more: Any, **named: Any) -> None:
+        saved.append(sequence_number(seq))
+        await save(follower, seq, *more, **named)
+
+    monkeypatch.setattr(EventFollower, "_save", note_and_save)
+    rewinder = Rewinder()
+    async with FaultProxy(server_url) as proxy:
+        proxy.path_of = rewinder
+        await begin(note, url=proxy.url)
+        await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
+        rewinder.times = 1
+        await asyncio.sleep(0.3)
+        await orders.put({"_id": "new-1"})
+        await eventually(lambda: rewinder.times == 0, 15)
+        await orders.put({"_id": "new-2"})
+        await eventually(lambda: so_many_jobs_of(connection, db, "seen", 2), 15)
+        await eventually(lambda: len(saved) > 1)
+    assert min(saved) == saved[0], saved
 
 
 async def test_document_when_it_comes_by_replication_at_a_later_revision_then_created(
