@@ -279,7 +279,9 @@ class Couchjobs:
             if job.state not in ENDED:
                 raise _Refused(f"job {job_id} is {job.state}: only one that has ended can be tried again")
             if job.state is State.DONE and not again:
-                raise _Refused(f"job {job_id} is done: it runs again only where you say so (--again, again=True)")
+                raise _Refused(
+                    f"job {job_id} is done: it runs again only where you say so (--again, again=True, ?again=true)"
+                )
             if told := why_reduced(job.document()):
                 raise _Refused(f"job {job_id} cannot be tried again: {told}")
             await store.requeue(job)

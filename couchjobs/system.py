@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from couchjobs import process
 from couchjobs.broker.couch import CouchBroker
@@ -49,7 +49,7 @@ BrokerT = TypeVar("BrokerT", bound=Broker)
 
 
 class JobSystem(Generic[BrokerT]):
-    """One broker and one scheduler."""
+    """One broker and one scheduler, started together; as an async context manager, shut down in the end."""
 
     def __init__(self, broker: BrokerT, scheduler: Scheduler[BrokerT], workers: WorkersList) -> None:
         self.broker = broker
@@ -73,6 +73,17 @@ class JobSystem(Generic[BrokerT]):
                 self._grace_s = None
                 raise
             to_close.push_async_callback(self.scheduler.shutdown_scheduler)
+
+    async def __aenter__(self) -> Self:
+        """Start it, unless it runs."""
+        if self.state != "running":
+            await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Shut it down, unless somebody has."""
+        if self.state == "running":
+            await self.shutdown()
 
     async def _shutdown_broker(self) -> None:
         await self.broker.shutdown_workers(self._grace_s)

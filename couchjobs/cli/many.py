@@ -192,7 +192,7 @@ def _do(
     if job_ids and wanted != JobFilter():
         raise ConfigurationError("give ids of jobs, or filters, not both")
     if not job_ids and wanted == JobFilter():
-        raise ConfigurationError("give ids of jobs, or filters such as --worker W --failed")
+        raise ConfigurationError("give ids of jobs, or filters such as --worker W --since 1d")
     if job_ids:
         jobs, refused = with_connection(*where, lambda _: _each_of(work, job_ids))
         for job in jobs:

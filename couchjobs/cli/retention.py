@@ -73,7 +73,11 @@ def set_(
         nobody = taken is not None and rule.worker not in {"*", *taken}
         say(f"{rule}" + (f"; {nobody_has(rule.worker, taken or ())}" if nobody else ""))
     many = f"{now_removed:,}" if now_removed < _MOST_COUNTED else f"{_MOST_COUNTED:,} or more"
-    say(f"{many} jobs are to be removed now" if now_removed else "there is no job to be removed now")
+    say(
+        f"{many} jobs are kept no longer, and removed bit by bit"
+        if now_removed
+        else "there is no job to be removed now"
+    )
 
 
 async def _count(connection: Connection, rules: Retention) -> int:

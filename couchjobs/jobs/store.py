@@ -6,6 +6,7 @@ owner until it writes the end, a retry or a release (`ends`). The revision of th
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from couchjobs.couch.answers import Written, as_error
@@ -27,6 +28,10 @@ from couchjobs.timestamps import now
 _logger = get_logger(__name__)
 _ANSWER_S = 0.5
 """Seconds beyond the patience of whoever pushes, for the answer to the last attempt."""
+_LOOKS = 10
+"""Times that a document is looked for which one copy of a cluster has just taken, and another one does not have."""
+_LOOK_AGAIN_S = 0.2
+"""Seconds between two of them: the copies of a cluster agree within a second, mostly."""
 
 
 class JobStore:
@@ -129,11 +134,15 @@ class JobStore:
 
     async def _is_another(self, document: Document) -> bool:
         """Return whether one that was pushed at another moment wins over this, which one copy of a cluster took."""
-        try:
-            present = await self.database.find(document["_id"])
-        except CouchError:
-            return False
-        return present is not None and present.get("queued_at") != document.get("queued_at")
+        for _ in range(_LOOKS):
+            try:
+                present = await self.database.find(document["_id"])
+            except CouchError:
+                return False
+            if present is not None:
+                return bool(present.get("queued_at") != document.get("queued_at"))
+            await asyncio.sleep(_LOOK_AGAIN_S)  # the copy that was asked is behind: it is there, for it was just taken
+        return False
 
     async def update(self, job: Job, **fields: Any) -> None:
         """Change fields of the job's document, such as `progress`.
