@@ -74,7 +74,7 @@ async def test_events_when_nobody_tells_that_there_is_a_trigger_then_sources_are
     system.scheduler._feeds._changed = ChangedIds()  # which nobody sets
     trigger = {"_id": "t", "type": "@event", "arguments": "orders:CREATED", "worker": "note", "message": None}
     await triggers_of(connection, db).put(trigger)
-    await eventually(lambda: "t" in system.scheduler.triggers.events)
-    await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"))
+    await eventually(lambda: "t" in system.scheduler.triggers.events, 30)
+    await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 30)
     await orders.put({"_id": "o"})
-    await eventually(lambda: so_many_jobs_of(connection, db, "t", 1))
+    await eventually(lambda: so_many_jobs_of(connection, db, "t", 1), 30)
