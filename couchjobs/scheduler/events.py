@@ -7,7 +7,8 @@ rewinds, a copy that is restored or a branch that loses fires nothing that is ol
 whether or not its job is still there. Two daemons that read the same rows make the same job ids and bodies: one
 document. A trigger that comes to a database that is followed joins at the follower's position; the first one begins at
 the database's present state, or at its beginning where the database did not exist yet. Where the checkpoint itself is
-lost while a daemon follows, that daemon's own position is written anew.
+lost while a daemon follows, that daemon's own position is written anew. While a feed gives old rows again, what is
+new is read beside them (see newest).
 
 What remains: where a daemon begins to follow while the feed itself rewinds (it and a node of the cluster have died at
 once), old rows look like new ones, and only the ids of jobs that are still there guard them.
@@ -22,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from couchjobs.couch.absence import is_absent, is_surely_gone
-from couchjobs.couch.changes import PAGE, ChangesFollower
+from couchjobs.couch.changes import PAGE, ChangesFollower, Page
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, sequence_number
 from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of, rows_of
@@ -32,6 +33,7 @@ from couchjobs.errors import NotFound, PositionRefused, Unavailable
 from couchjobs.log import get_logger
 from couchjobs.prefixer import Prefixer
 from couchjobs.scheduler.firing import Firing
+from couchjobs.scheduler.newest import NewestChanges
 from couchjobs.scheduler.page_firing import PageFiring
 from couchjobs.scheduler.past import DOUBTED, Beginning, Past
 from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of, written
@@ -82,6 +84,7 @@ class EventFollower:
         self._most_seen = connection.settings.max_seen_documents
         self.past = Past()
         self._firing = PageFiring(connection, db, doctype, firing, self.past)
+        self._newest = NewestChanges(self._database, self._heartbeat_s, self._fire)
         self._is_remembered = True
         """Whether what has been seen is written down as it is now."""
         self._remember_at = 0.0
@@ -161,24 +164,44 @@ class EventFollower:
             witnesses=self._witnesses(),
             purges=purges_of(info),
         )
+        try:
+            await self._fire_pages(follower)
+        finally:
+            await self._newest.stop()
+
+    async def _fire_pages(self, follower: ChangesFollower) -> None:
         while True:
             page = await follower.next_page()
-            info = await self._database.info()
-            if instance_of(info) != instance:
-                raise PositionRefused("the database was made anew")  # for others, perhaps: nothing of it is fired
-            await self._firing.fire(self.triggers, page.changes)
+            info = await self._fire(page)
             self._position = page.last_seq
-            self._firing.done()
             follower.done(page)
             follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
             is_full = len(page.changes) >= PAGE
             self._rereads = self._rereads and is_full
-            if not self._rereads and not (is_full and self._is_earlier(page.last_seq, self._checkpoint)):
+            if self._rereads or (is_full and self._is_earlier(page.last_seq, self._checkpoint)):
+                if self.past.seen is not None:
+                    self._newest.begin()
+            else:
+                await self._newest.stop()
                 await self._save(page.last_seq, follower.witnesses)
+            if not self._newest.are_read:
+                self._firing.done()
             self._is_remembered = False
             if time.monotonic() > self._remember_at:
                 await self._forget_what_is_gone(info)
                 await self.remember(_MOST_NOW_AND_THEN)
+
+    async def _fire(self, page: Page) -> Document:
+        """Fire what is new in a page; return what the database says of itself.
+
+        Raises:
+            PositionRefused: it was made anew, for others, perhaps: nothing of it is fired.
+        """
+        info = await self._database.info()
+        if instance_of(info) != self._instance:
+            raise PositionRefused("the database was made anew")
+        await self._firing.fire(self.triggers, page.changes)
+        return info
 
     @staticmethod
     def _is_earlier(seq: str, checkpoint: Document) -> bool:

@@ -61,11 +61,13 @@ class PageFiring:
         self.loops = Loops()
         self._fired: dict[_Key, None] = {}
         """What has fired of a page that is not done with, the newest."""
+        self._one_page = asyncio.Lock()
+        """Held while a page fires: of two feeds that bring one change, the second finds that it has gone by."""
         self._looks: dict[str, int] = {}
         """By document of that page of which nobody knows, how often it was looked for."""
 
     def done(self) -> None:
-        """Take note that the position is behind the page."""
+        """Take note that all pages are done with: none of them comes again."""
         self._fired.clear()
         self._looks.clear()
 
@@ -76,6 +78,10 @@ class PageFiring:
             CouchError: not all of it could be; the page is to be tried again.
             QueueClosedError: the broker is shut down.
         """
+        async with self._one_page:
+            await self._fire(triggers, page)
+
+    async def _fire(self, triggers: Sequence[EventTrigger], page: Sequence[Change]) -> None:
         verbs: dict[str, tuple[str, ...]] = {}
         wanted: list[Change] = []
         for change in page:

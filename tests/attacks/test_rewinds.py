@@ -116,6 +116,46 @@ async def test_feed_when_it_rewinds_by_pages_then_the_stored_position_stays_wher
     assert min(saved) == saved[0], saved
 
 
+async def test_feed_when_it_rewinds_far_then_what_is_new_does_not_wait_for_the_old_rows(
+    connection: Connection, db: Prefixer, begin: Any, server_url: str
+) -> None:
+    """A million rows take a minute to come by; here, the second page of them never comes, until it is let go."""
+    orders = await orders_of(connection, db)
+    await old_orders(orders, 1700)
+    await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+    rewinder, come_on, held = Rewinder(), asyncio.Event(), asyncio.Event()
+
+    async def hold(method: str, path: str, body: bytes) -> None:
+        since = path.partition("since=")[2].partition("&")[0]
+        if "orders/_changes" in path.replace("%2F", "/") and "longpoll" in path and 900 < sequence_number(since) < 1300:
+            held.set()
+            await come_on.wait()
+
+    async with FaultProxy(server_url) as proxy:
+        proxy.path_of, proxy.before = rewinder, hold
+        await begin(note, url=proxy.url)
+        await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
+        stored = (await connection.control.get(f"checkpoint:{orders.name}"))["seq"]
+        rewinder.times = 1
+        await asyncio.sleep(0.3)
+        await orders.put({"_id": "new-1"})
+        await asyncio.wait_for(held.wait(), 15)
+        for number in (2, 3):
+            await orders.put({"_id": f"new-{number}"})
+            await eventually(lambda number=number: so_many_jobs_of(connection, db, "seen", number), 15)
+        assert (await connection.control.get(f"checkpoint:{orders.name}"))["seq"] == stored, "not all before it is read"
+        come_on.set()
+
+        async def caught_up() -> bool:
+            return bool((await connection.control.get(f"checkpoint:{orders.name}"))["seq"] != stored)
+
+        await eventually(caught_up, 15)
+        await orders.put({"_id": "new-4"})
+        await eventually(lambda: so_many_jobs_of(connection, db, "seen", 4), 15)
+    fired = sorted(one["event"]["doc"]["_id"] for one in await jobs_of(connection, db, "seen"))
+    assert fired == ["new-1", "new-2", "new-3", "new-4"]
+
+
 async def test_document_when_it_comes_by_replication_at_a_later_revision_then_created(
     connection: Connection, db: Prefixer, begin: Any
 ) -> None:
