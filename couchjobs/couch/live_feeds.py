@@ -65,6 +65,11 @@ class LiveFeeds:
             self._waiting -= 1
             self._open -= shards
 
+    @property
+    def most(self) -> int:
+        """Return how many wait at most, where their databases have as many shards as those of the ones that wait."""
+        return min(self._most, self._shards * max(1, self._waiting) // max(1, self._open))
+
     def _grow_again(self, present: float) -> None:
         """Have more feeds wait, a quarter each time, where there was no error for a while: others had them open."""
         if self._shards < self._most_shards and present >= self._next_change_at + _MORE_AFTER_S:

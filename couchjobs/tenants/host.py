@@ -1,8 +1,9 @@
 """A daemon of many tenants: which of them are awake, and what wakes the others.
 
 A tenant is woken when one of its databases changes, when its next tick or job is due, when a daemon has died that may
-have left jobs behind, and now and then, for what nobody tells of. It sleeps as soon as there is nothing to do. The
-daemon with the first right to a tenant wakes it at once, the others a little later, in case that one does not.
+have left jobs behind, and now and then, for what nobody tells of. Of those that have nothing to do, the ones that were
+active last stay awake, as many as there are feeds for; the others sleep. The daemon with the first right to a tenant
+wakes it at once, the others a little later, in case that one does not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from heapq import nlargest
 from typing import Any
 
 from couchjobs.broker.runtime import Runtime
@@ -46,12 +48,12 @@ _MOST_SLOW = 32
 """Tenants that begin, beside those, and whose databases take long to answer, or never do."""
 _SLOW_AFTER_S = 1.0
 """Seconds after which that is so; most begin within a tenth of it."""
-_LINGER_S = 5.0
-"""Seconds that a tenant stays awake after the last change."""
-_SHORT_LINGER_S = 1.0
-"""The same where many are awake: longer than it takes until a change is told."""
+_LINGER_S = 1.0
+"""Seconds that a tenant stays awake after the last change, in any case: longer than it takes until one is told."""
+_TRY_EACH_S = 5.0
+"""Between two times that one is asked whether it has nothing to do."""
 _FEEDS_EACH = 3
-"""Feeds of a tenant that is awake: jobs, triggers, and mostly one more. Where all have one, many are awake."""
+"""Feeds of a tenant that is awake: jobs, triggers, and mostly one more."""
 _HELP_AFTER_S = 2.0
 """Seconds until the daemon with the second right wakes a tenant that has changed; twice that for the third, ..."""
 _FIGURES_TOGETHER = 200
@@ -331,13 +333,15 @@ class Host:
     def _begin_due(self, present: float) -> float:
         """Wake whom it is time to wake, those that have changed first, and have others sleep; return when to look."""
         next_at = present + _LONGEST_WAIT_S
-        awake = self.awake
+        active = self._most_active()
         due: list[Tenant] = []
         for key, tenant in self._tenants.items():
             if key in self._busy:
                 continue
             if tenant.is_awake:
-                at = self._sleeps_at(key, tenant, awake)
+                if tenant in active:
+                    continue
+                at = max(max(tenant.last_change_at, tenant.tried_at) + _LINGER_S, self._try_at.get(key, 0.0))
                 if at <= present:
                     self._begin(key, tenant, self._have_sleep(key, tenant))
             elif (at := self._wakes_at(key, tenant)) <= present:
@@ -359,9 +363,12 @@ class Host:
             waits.append(tenant.looked_after_at + _LOOK_AFTER_S)
         return min(waits, default=float("inf"))
 
-    def _sleeps_at(self, key: str, tenant: Tenant, awake: int) -> float:
-        many = awake * _FEEDS_EACH > self.connection.settings.most_feeds
-        return max(tenant.last_change_at + (_SHORT_LINGER_S if many else _LINGER_S), self._try_at.get(key, 0.0))
+    def _most_active(self) -> set[Tenant]:
+        """Return those that were active last, as many as there are feeds for."""
+        live = self.connection.server.live_feeds
+        places = 0 if live is None else live.most // _FEEDS_EACH
+        awake = (tenant for tenant in self._tenants.values() if tenant.is_awake)
+        return {*nlargest(places, awake, key=lambda one: one.last_change_at)}
 
     def _begin(self, key: str, tenant: Tenant, work: Coroutine[Any, Any, None]) -> None:
         name = f"tenant {key.strip()}"
@@ -392,8 +399,7 @@ class Host:
             return
         finally:
             tenant.was_slow = time.monotonic() - tenant.tried_at > _SLOW_AFTER_S
-        tenant.last_change_at = time.monotonic()
-        if tenant.looked_after_at + _LOOK_AFTER_S <= tenant.last_change_at:
+        if tenant.looked_after_at + _LOOK_AFTER_S <= time.monotonic():
             await self._look_after(tenant)
 
     async def _look_after(self, tenant: Tenant) -> None:
@@ -411,7 +417,7 @@ class Host:
 
     async def _have_sleep(self, key: str, tenant: Tenant) -> None:
         many = self.awake > _MOST_AWAKE * self.connection.settings.most_feeds
-        if await tenant.sleep_if_quiet(_SHORT_LINGER_S if many else _SLEEP_S):
+        if await tenant.sleep_if_quiet(_LINGER_S if many else _SLEEP_S):
             self._try_at.pop(key, None)
         else:
-            self._try_at[key] = time.monotonic() + _LINGER_S
+            self._try_at[key] = time.monotonic() + _TRY_EACH_S

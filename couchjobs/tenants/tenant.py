@@ -60,7 +60,7 @@ class Tenant:
         self.changed_at: float | None = None
         """When it was first heard, since it was woken, that one of its databases has changed."""
         self.last_change_at = 0.0
-        """When it was last heard."""
+        """When that was last heard."""
         self.looked_after_at = 0.0
         """When its duties were last done."""
 

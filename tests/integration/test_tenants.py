@@ -48,8 +48,9 @@ async def note(ctx: WorkerContext) -> str:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tenants sleep as soon as they may: what wakes them is what is looked at."""
+    monkeypatch.setattr(host_module, "_FEEDS_EACH", 1000)  # none is kept awake for having been active last
     monkeypatch.setattr(host_module, "_LINGER_S", 0.2)
-    monkeypatch.setattr(host_module, "_SHORT_LINGER_S", 0.2)
+    monkeypatch.setattr(host_module, "_TRY_EACH_S", 0.2)
     monkeypatch.setattr(host_module, "_SLEEP_S", 0.2)
     monkeypatch.setattr(host_module, "_LOOK_S", 0.5)
     monkeypatch.setattr(host_module, "_MISSED_FOR_S", 0.4)
@@ -145,6 +146,55 @@ async def test_job_when_its_tenant_is_asleep_then_woken(serve: Serve, tenants: T
     await eventually(lambda: tenants.done("b", 2), 30)
     await eventually(lambda: tenants.done("c"), 30)
     assert not await tenants.jobs("a")
+
+
+async def test_tenants_when_there_are_feeds_for_all_then_all_stay_awake(
+    serve: Serve, tenants: Tenants, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of one that was at rest starts at once, and not only when the server has told of its database."""
+    monkeypatch.setattr(host_module, "_FEEDS_EACH", 3)
+    is_told = asyncio.Event()
+
+    async def never_tell(method: str, path: str, body: bytes) -> None:
+        if "_db_updates" in path or "_dbs_info" in path:
+            await is_told.wait()
+
+    await tenants.make("a", "b", "c")
+    host = await serve("all", url=proxy.url)
+    await eventually(lambda: host.awake == 3 and host.is_calm, 30)
+    proxy.before = never_tell
+    await asyncio.sleep(3 * host_module._LINGER_S)
+    for tenant in ("b", "c"):
+        await tenants.push(tenant, "job")
+        await eventually(lambda tenant=tenant: tenants.done(tenant), 5)
+    assert host.awake == 3
+    is_told.set()
+
+
+async def test_tenants_when_there_are_feeds_for_one_then_the_last_that_was_active_stays_awake(
+    serve: Serve, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others sleep, and the one that was active before it, too."""
+    monkeypatch.setattr(host_module, "_FEEDS_EACH", 3)
+    await tenants.make("a", "b", "c")
+    host = await serve("all", most_feeds=5)
+
+    def awake() -> list[str]:
+        return [tenant.db.key for tenant in host._tenants.values() if tenant.is_awake]
+
+    async def stays_awake(tenant: str) -> bool:
+        count = len(await tenants.jobs(tenant))
+        await tenants.push(tenant, f"job-{count}")
+        await eventually(lambda: tenants.done(tenant, count + 1), 30)
+        await eventually(lambda: host.awake <= 1, 30)
+        return awake() == [tenants.db(tenant).key]
+
+    for tenant in (
+        "b",
+        "c",
+        "b",
+    ):  # again, where the server tells only now of what another one's databases were made of
+        await eventually(lambda tenant=tenant: stays_awake(tenant), 60)
 
 
 async def test_tenants_when_asleep_then_delays_ticks_and_events_wake_them(serve: Serve, tenants: Tenants) -> None:
