@@ -17,7 +17,6 @@ once), old rows look like new ones, and only the ids of jobs that are still ther
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -37,7 +36,7 @@ from couchjobs.scheduler.newest import NewestChanges
 from couchjobs.scheduler.page_firing import PageFiring
 from couchjobs.scheduler.past import DOUBTED, Beginning, Past
 from couchjobs.scheduler.positions import LOOPS, LOST, new_position, witnesses_of, written
-from couchjobs.scheduler.remembered import remember, remembered
+from couchjobs.scheduler.remembered import Remembered, remember, remembered
 from couchjobs.scheduler.seen import Seen
 from couchjobs.scheduler.trigger import EventTrigger
 from couchjobs.timestamps import format_time, now
@@ -49,8 +48,10 @@ _REMEMBERED_EACH_S = 300.0
 """Seconds between two times that what has been seen is written down."""
 _MOST_GONE = 100_000
 """Documents that are known and no longer there, not even as deleted ones, beside as many as are there: 1.6 MB."""
-_MOST_NOW_AND_THEN = 100_000
-"""Documents of a database of which it is written down before the end: 1.6 MB."""
+_FEW = 100_000
+"""Documents of a database of which it is written down now and then, whatever has changed: 1.6 MB."""
+_SHARE = 4
+"""Of more of them, once one in so many has changed since: 64 bytes a change."""
 
 
 class EventFollower:
@@ -79,14 +80,16 @@ class EventFollower:
         self._instance = ""
         self._position: str | None = None
         """Up to where this follower has fired, or found nothing to fire; None before it has begun."""
+        self._reached = Known("0")
+        """What it had come as far as when it last stored its position, or began at a stored one."""
         self._rereads = False
         """Whether it reads old rows again: where it is among them is no position for anybody else."""
         self._most_seen = connection.settings.max_seen_documents
         self.past = Past()
         self._firing = PageFiring(connection, db, doctype, firing, self.past)
         self._newest = NewestChanges(self._database, self._heartbeat_s, self._fire)
-        self._is_remembered = True
-        """Whether what has been seen is written down as it is now."""
+        self._unwritten = 0
+        """How much of what has been seen is not written down yet, in rows of the feed."""
         self._remember_at = 0.0
 
     async def note_absent(self) -> None:
@@ -132,6 +135,7 @@ class EventFollower:
         if stored is not None and (self._position is None or stored.get("seq") == self._position):
             self._checkpoint = stored
             self._position = str(stored.get("seq", present))
+            self._reached = Known(self._position, str(stored.get("instance", "")), self._witnesses())
             return
         self._checkpoint = stored or {**new_position(self._db, self._doctype), "instance": self._instance or instance}
         if not (self._rereads or (stored is not None and self._is_earlier(self._position or "", stored))):
@@ -152,8 +156,7 @@ class EventFollower:
             raise PositionRefused(f"the database is an older copy of what it was at {(self._position or '')[:40]!r}")
         if self.past.seen is None:
             await self._look_back(info, newest)
-            self._is_remembered = False
-            await self.remember(_MOST_NOW_AND_THEN)
+            await self.remember()
         since = self._position or present
         _logger.info("following", database=self._database.name, since=since)
         follower = self._follower = ChangesFollower(
@@ -174,6 +177,7 @@ class EventFollower:
             page = await follower.next_page()
             info = await self._fire(page)
             self._position = page.last_seq
+            self._unwritten += len(page.changes)
             follower.done(page)
             follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
             is_full = len(page.changes) >= PAGE
@@ -186,10 +190,9 @@ class EventFollower:
                 await self._save(page.last_seq, follower.witnesses)
             if not self._newest.are_read:
                 self._firing.done()
-            self._is_remembered = False
             if time.monotonic() > self._remember_at:
                 await self._forget_what_is_gone(info)
-                await self.remember(_MOST_NOW_AND_THEN)
+                await self.remember()
 
     async def _fire(self, page: Page) -> Document:
         """Fire what is new in a page; return what the database says of itself.
@@ -227,11 +230,19 @@ class EventFollower:
         """Return whether there are changes that have not been looked at."""
         return self._follower is None or await self._follower.has_more()
 
-    async def remember(self, most: int) -> None:
-        """Write down what has been seen, unless it is written, or of more than so many documents."""
+    async def remember(self, *, in_any_case: bool = False) -> None:
+        """Write down what has been seen, unless it is written; of a large database, where it is worth that.
+
+        `in_any_case`: of that, too.
+        """
         self._remember_at = time.monotonic() + _REMEMBERED_EACH_S
-        if self.past.seen is not None and not self._is_remembered and not self._rereads and len(self.past.seen) <= most:
-            self._is_remembered = await remember(self._control, self._name, self._instance, self.past.seen)
+        seen, unwritten = self.past.seen, self._unwritten
+        if seen is None or not unwritten or self._rereads:
+            return
+        if not (in_any_case or len(seen) <= _FEW or unwritten >= len(seen) // _SHARE):
+            return
+        if await remember(self._control, self._name, self._instance, Remembered(seen, self._reached)):
+            self._unwritten -= unwritten
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
@@ -253,16 +264,16 @@ class EventFollower:
         them, and is gone on with at `present`.
         """
         before = self.past.seen
-        if before is None:
-            before = await remembered(self._control, self._name, None)
+        if before is None and (known := await remembered(self._control, self._name, None)) is not None:
+            before = known.seen
         witnesses = self._witnesses()
         if before is None and len(await self._database.missing_revisions(witnesses)) < len(witnesses):
             await self._lose_position(present, "the database is a copy, and what had fired before is not known")
             return
         _logger.warning("database was made anew, and is read from its beginning", database=self._database.name)
         self.past.seen, self._rereads = Seen() if before is None else before.renewed(), False
-        self._is_remembered = False
-        await self.remember(sys.maxsize)
+        self._unwritten, self._reached = 1, Known("0")
+        await self.remember(in_any_case=True)
         await self._save("0")
 
     async def _lose_position(self, present: str, reason: str) -> None:
@@ -280,7 +291,8 @@ class EventFollower:
             _logger.warning("too many documents to remember what has fired", database=self._database.name)
             return
         known = await remembered(self._control, self._name, self._instance)
-        await self.past.look_back(self._database, Beginning(self._position or "0", self._witnesses(), known), newest)
+        begins = Beginning(self._position or "0", self._witnesses(), known)
+        self._unwritten = await self.past.look_back(self._database, begins, newest)
 
     async def _save(self, seq: str, witnesses: Iterable[Witness] = (), lost: Document | None = None) -> None:
         last = [written(one) for one in witnesses]
@@ -294,5 +306,6 @@ class EventFollower:
             if answer.stored:
                 self._checkpoint["_rev"] = answer.rev
                 self._position = seq
+                self._reached = Known(seq, self._instance, self._witnesses())
                 return
             self._checkpoint = await self._stored() or new_position(self._db, self._doctype)

@@ -6,7 +6,6 @@ A database that does not exist is not asked for by a feed of its own: all of the
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import dataclass
 
 from couchjobs.cluster.daemon import Daemon
@@ -104,7 +103,7 @@ class Feeds:
         followers = [*(one.follower for one in self._followed.values()), *self._paused.values()]
         try:
             async with asyncio.timeout(_LONGEST_LAST_WRITE_S):
-                await asyncio.gather(*(one.remember(sys.maxsize) for one in followers))
+                await asyncio.gather(*(one.remember(in_any_case=True) for one in followers))
         except TimeoutError:
             _logger.warning("not all of what was seen is written down in time")
 

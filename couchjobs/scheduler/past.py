@@ -1,7 +1,8 @@
 """What a follower knows of the documents of its database: which changes are news, and what may be said of them.
 
-It is filled by one pass over what is there, less what comes after the position at which the follower begins. Of a
-database that is too large for it nothing is known: then positions alone say what is news.
+It is filled by one pass over what is there, or over what has changed since that was written down, less what comes after
+the position at which the follower begins. Of a database that is too large for it nothing is known: then positions alone
+say what is news.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 
 from couchjobs.couch.changes import Change, pages_since
 from couchjobs.couch.database import Database, Document, Witness
+from couchjobs.couch.identity import is_another_than
 from couchjobs.couch.positions import newest_ids
 from couchjobs.errors import BadRequest, PositionRefused
 from couchjobs.scheduler.event_jobs import CREATED, UPDATED
+from couchjobs.scheduler.remembered import Remembered
 from couchjobs.scheduler.seen import Seen
 
 NEW = (CREATED,)
@@ -37,7 +40,7 @@ class Beginning:
     position: str
     witnesses: list[Witness]
     """Of what had been fired last before the position."""
-    known: Seen | None
+    known: Remembered | None
     """What was written down of the database, by this daemon or another one."""
 
 
@@ -55,29 +58,26 @@ class Past:
         self._unsure: set[str] = set()
         """Documents that changed while nobody followed, so that it is not known whether they were there before."""
 
-    async def look_back(self, database: Database, begins: Beginning, newest: set[str] | None) -> None:
-        """Take what is there, less what comes after the position, for seen.
+    async def look_back(self, database: Database, begins: Beginning, newest: set[str] | None) -> int:
+        """Take what is there, less what comes after the position, for seen; return how much of it was not written down.
 
         `newest`: of a cluster, what had changed last before that.
 
         Raises:
             PositionRefused: the server has no such position.
         """
-        seen, unsure, later = Seen(), set[str](), list[Change]()
-        if begins.known is not None:
-            seen.before = begins.known.before
+        seen, unsure, later, rows = Seen(), set[str](), list[Change](), 0
+        known = None if begins.known is None else begins.known.seen
         if begins.position != "0":
-            async for page in pages_since(database, "0"):
-                for change in page.changes:
-                    seen.add(change.doc_id, change.rev, deleted=change.deleted)
+            seen, rows = await _seen_by_now(database, begins.known)
             try:
                 later = [change async for page in pages_since(database, begins.position) for change in page.changes]
             except BadRequest as error:
                 raise PositionRefused(str(error)) from error
             seen.forget(change.doc_id for change in later)
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
-            if begins.known is not None:
-                seen.adopt(begins.known, (change.doc_id for change in later))
+            if known is not None:
+                seen.adopt(known, (change.doc_id for change in later))
                 unsure = set()
             for witness in begins.witnesses:
                 seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
@@ -85,7 +85,9 @@ class Past:
         if newest is not None:
             self._doubted = await newest_ids(database, DOUBTED) - newest - {change.doc_id for change in later}
             self._doubted_until = time.monotonic() + _DOUBTED_S
+        seen.before = None if known is None else known.before
         self.seen, self._unsure = seen, unsure
+        return rows if known is not None else max(1, rows)
 
     async def prune(self, database: Database) -> None:
         """Forget documents that are not there any more, not even as deleted ones: nothing of them comes again."""
@@ -150,3 +152,24 @@ class Past:
 
     def _is_unsure(self, doc_id: str) -> bool:
         return doc_id in self._unsure or self._is_doubted(doc_id)
+
+
+async def _seen_by_now(database: Database, known: Remembered | None) -> tuple[Seen, int]:
+    """Return all that is there, and how many rows were read for it: those since what was written down, where one may.
+
+    Raises:
+        CouchError: the database does not say.
+    """
+    seen, since, rows = Seen(), "0", 0
+    if known is not None and known.up_to.witnesses and not await is_another_than(database, known.up_to):
+        seen, since = known.seen.copy(), known.up_to.position
+    try:
+        async for page in pages_since(database, since):
+            rows += len(page.changes)
+            for change in page.changes:
+                seen.add(change.doc_id, change.rev, deleted=change.deleted)
+    except BadRequest:
+        if since == "0":
+            raise
+        return await _seen_by_now(database, None)
+    return seen, rows

@@ -2,17 +2,22 @@
 
 A feed shows of each document the last change alone. Of one that has changed while nobody followed, it does not tell
 whether it is new, nor which of its changes have fired. So what has been seen is written down at the start and the end
-of a daemon, and now and then: 16 bytes a document, as an attachment. After a kill it is some minutes old: what was
-fired meanwhile is fired again under the same ids, and is there already.
+of a daemon, and now and then: 16 bytes a document, as an attachment, with the position up to which that is. After a
+kill it is some minutes old, or, of a large database, a quarter of its changes: what was fired meanwhile is fired again
+under the same ids, and is there already. Whoever begins reads what has changed since, and not all of the feed: of a
+million documents that took 20 to 40 s.
 """
 
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 
 from couchjobs.couch.database import Database
+from couchjobs.couch.identity import Known
 from couchjobs.errors import Conflict, CouchError, NotFound
 from couchjobs.log import get_logger
+from couchjobs.scheduler.positions import witnesses_of, written
 from couchjobs.scheduler.seen import Seen
 
 _logger = get_logger(__name__)
@@ -22,8 +27,19 @@ _BEFORE = "before"
 """What had been seen before the database was made anew."""
 
 
-async def remember(control: Database, database: str, instance: str, seen: Seen) -> bool:
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What was written down."""
+
+    seen: Seen
+    up_to: Known
+    """What the database had come as far as, all of which had been seen; without witnesses where that is not known."""
+
+
+async def remember(control: Database, database: str, instance: str, what: Remembered) -> bool:
     """Write down what has been seen of a database, told from one made anew by its instance; return whether it is."""
+    seen, up_to = what.seen, what.up_to
+    position = {"instance": instance, "seq": up_to.position, "last": [written(one) for one in up_to.witnesses]}
     doc_id = PREFIX + database
     parts = {_NAME: seen} if seen.before is None else {_NAME: seen, _BEFORE: seen.before}
     attachments = {
@@ -33,7 +49,7 @@ async def remember(control: Database, database: str, instance: str, seen: Seen) 
     try:
         present = await control.find(doc_id)
         rev = {} if present is None else {"_rev": present["_rev"]}
-        await control.put({"_id": doc_id, **rev, "instance": instance, "_attachments": attachments})
+        await control.put({"_id": doc_id, **rev, **position, "_attachments": attachments})
     except Conflict:
         _logger.debug("another daemon has written down what was seen", database=database)
         return False
@@ -43,7 +59,7 @@ async def remember(control: Database, database: str, instance: str, seen: Seen) 
     return True
 
 
-async def remembered(control: Database, database: str, instance: str | None) -> Seen | None:
+async def remembered(control: Database, database: str, instance: str | None) -> Remembered | None:
     """Return what was written down of a database; None where nothing was, or of another one of that name.
 
     `instance`: of the database as it is now; None: of whichever there was.
@@ -61,7 +77,8 @@ async def remembered(control: Database, database: str, instance: str | None) -> 
     except (NotFound, ValueError) as error:
         _logger.warning("what was seen cannot be used", database=database, reason=str(error))
         return None
-    return seen
+    up_to = Known(str(document.get("seq") or "0"), str(document.get("instance", "")), witnesses_of(document))
+    return Remembered(seen, up_to)
 
 
 async def forget(control: Database, database: str) -> None:

@@ -57,6 +57,13 @@ class Seen:
         known = {_digest(doc_id): other._find(doc_id) for doc_id in doc_ids}
         self._merge({**self._newer, **known})
 
+    def copy(self) -> Seen:
+        """Return the same, to be changed by itself."""
+        self._merge(self._newer)
+        other = Seen()
+        other._ids, other._revs, other.before = self._ids[:], self._revs[:], self.before
+        return other
+
     def as_bytes(self) -> bytes:
         """Return all of it: the digests of ids, sorted, then those of revisions, each as 8 bytes, the lowest first."""
         self._merge(self._newer)

@@ -156,6 +156,47 @@ async def test_feed_when_it_rewinds_far_then_what_is_new_does_not_wait_for_the_o
     assert fired == ["new-1", "new-2", "new-3", "new-4"]
 
 
+@pytest.mark.parametrize("is_another", [False, True])
+async def test_daemon_when_it_begins_again_then_it_reads_what_has_changed_since_and_knows_the_rest(
+    connection: Connection, db: Prefixer, begin: Any, server_url: str, is_another: bool
+) -> None:
+    """A pass over a million rows takes half a minute: it is for a database that is not what was written down."""
+    orders = await orders_of(connection, db)
+    await old_orders(orders, 100)
+    await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+    rewinder, jobs, asked = Rewinder(), connection.database(db.database("jobs")), list[str]()
+    async with FaultProxy(server_url) as proxy:
+        proxy.path_of = rewinder
+        proxy.before = lambda method, path, body: asked.append(path.replace("%2F", "/"))
+        system = await begin(note, url=proxy.url)
+        await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
+        for number in (1, 2):  # once the second one fires, the position is behind the first one
+            await orders.put({"_id": f"before-{number}"})
+            fired = await eventually(lambda number=number: so_many_jobs_of(connection, db, "seen", number), 15)
+        await system.shutdown()
+        for job in fired:
+            await delete_surely(jobs, job["_id"])
+        written = await connection.control.get(f"seen:{orders.name}")
+        if is_another:
+            last = [{**one, "rev": "1-" + "f" * 32} for one in written["last"]]
+            await connection.control.put({**written, "last": last})
+        await orders.put({"_id": "new-1"})
+        asked.clear()
+        system = await begin(note, url=proxy.url)
+        await eventually(lambda: so_many_jobs_of(connection, db, "seen", 1), 15)
+        passes = [path for path in asked if "/orders/_changes" in path and "since=0&" in path]
+        assert bool(passes) is is_another
+        rewinder.times = 1
+        await orders.put({"_id": "new-2"})
+        await eventually(lambda: rewinder.times == 0, 15)
+        await eventually(lambda: so_many_jobs_of(connection, db, "seen", 2), 15)
+        await orders.put({"_id": "new-3"})
+        await eventually(lambda: so_many_jobs_of(connection, db, "seen", 3), 15)
+        await system.shutdown()
+    fired = sorted(one["event"]["doc"]["_id"] for one in await jobs_of(connection, db, "seen"))
+    assert fired == ["new-1", "new-2", "new-3"]
+
+
 async def test_document_when_it_comes_by_replication_at_a_later_revision_then_created(
     connection: Connection, db: Prefixer, begin: Any
 ) -> None:

@@ -240,7 +240,8 @@ async def test_seen_when_most_of_it_was_purged_then_forgotten_and_nothing_fires_
     """Of a database whose documents come and are purged: memory holds what is there, and not what ever was."""
     monkeypatch.setattr(events, "_MOST_GONE", 3)
     monkeypatch.setattr(events, "_REMEMBERED_EACH_S", 0.0)
-    monkeypatch.setattr(events, "_MOST_NOW_AND_THEN", 0)
+    monkeypatch.setattr(events, "_FEW", 0)
+    monkeypatch.setattr(events, "_SHARE", 1)
     monkeypatch.setattr(events, "rows_of", lambda _info: 0)
     orders = await orders_of(connection, db)
     system = await start(note)
