@@ -1,4 +1,4 @@
-"""The database's own limit: each job created, read once, claimed and ended by bare bulk requests, and no engine."""
+"""The database's own limit: each job created, read once, claimed and ended by bare requests, and no engine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-from couchjobs.couch.bulk import read_batch, write_batch
+from couchjobs.couch.bulk import read_batch, wait_for_batch, write_batch
 from couchjobs.couch.database import Database, Document
+from couchjobs.couch.positions import current_sequence
 from couchjobs.jobs.ids import new_id
 from couchjobs.timestamps import format_time, now
 
@@ -66,7 +67,32 @@ async def measure_limit(database: Database, count: int, batch: int = BATCH) -> t
     return count / (ended - started), count / (ended - created)
 
 
+async def measure_latency_limit(database: Database, count: int) -> list[float]:
+    """Return the latencies in s of so many jobs, one after another: written, shown by a feed that waits, claimed."""
+    latencies: list[float] = []
+    since = await current_sequence(database)
+    for document in job_documents(count, "none"):
+        sent = time.perf_counter()
+        shown = asyncio.create_task(wait_for_batch(database, since))
+        await database.put(document)
+        documents, since = await shown
+        _claim(documents)
+        await write_batch(database, documents)
+        latencies.append(time.perf_counter() - sent)
+        _end(documents)
+        await write_batch(database, documents)
+        _, since = await read_batch(database, since, len(documents))
+    return latencies
+
+
 async def _claim_and_end(database: Database, documents: list[Document], batch: int) -> None:
+    _claim(documents)
+    await write_all(database, documents, batch)
+    _end(documents)
+    await write_all(database, documents, batch)
+
+
+def _claim(documents: list[Document]) -> None:
     for number, document in enumerate(documents):
         time_now = format_time(now())
         document |= {
@@ -75,10 +101,11 @@ async def _claim_and_end(database: Database, documents: list[Document], batch: i
             "exec_count": 1,
             "claim": {"id": f"{number:016x}", "daemon": "bench-1234-abcdef01", "at": time_now},
         }
-    await write_all(database, documents, batch)
+
+
+def _end(documents: list[Document]) -> None:
     for document in documents:
         document |= {"state": "done", "finished_at": format_time(now())}
-    await write_all(database, documents, batch)
 
 
 async def write_finished(database: Database, count: int) -> None:

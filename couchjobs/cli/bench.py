@@ -96,11 +96,8 @@ def _print_table(result: BenchResult) -> None:
     table.add_row(
         "drain: jobs queued, then the daemon starts", f"{result.drain_jobs_per_s:,.0f}", f"{result.drain_ratio:.2f}"
     )
-    table.add_row(
-        "the same with 100 slots",
-        f"{result.drain_at_100_slots_jobs_per_s:,.0f}",
-        f"{result.drain_at_100_slots_ratio:.2f}",
-    )
+    few = f"{result.drain_at_100_slots_ratio:.2f}, {result.drain_at_100_slots_ratio_by_100:.2f} of it by hundreds"
+    table.add_row("the same with 100 slots", f"{result.drain_at_100_slots_jobs_per_s:,.0f}", few)
     table.add_row(
         "end to end: the daemon waits, jobs are pushed",
         f"{result.end_to_end_jobs_per_s:,.0f}",
@@ -108,7 +105,12 @@ def _print_table(result: BenchResult) -> None:
     )
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
-    for when, latency in (("at rest", result.latency_ms), ("at half load", result.latency_at_half_load_ms)):
+    latencies = {
+        "at rest": result.latency_ms,
+        "at rest, by bare requests": result.latency_limit_ms,
+        "at half load": result.latency_at_half_load_ms,
+    }
+    for when, latency in latencies.items():
         console.print(f"latency {when}, from document to start: p50 {latency.p50} ms, p99 {latency.p99} ms")
     pushed = result.enqueue_jobs_per_s
     console.print(f"pushing: {pushed['bulk']:,.0f} jobs/s together, {pushed['single']:,.0f} jobs/s one by one from 16")

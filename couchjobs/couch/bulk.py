@@ -24,6 +24,13 @@ async def read_batch(database: Database, since: str, limit: int) -> tuple[list[D
     return [row["doc"] for row in page["results"]], str(page["last_seq"])
 
 
+async def wait_for_batch(database: Database, since: str) -> tuple[list[Document], str]:
+    """Wait for changes after a position; return their documents, and the position after them."""
+    params: dict[str, Any] = {"since": since, "feed": "longpoll", "heartbeat": 1000, "include_docs": True}
+    page = await database.server.request("GET", f"{database.path}/_changes", params=params, has="results")
+    return [row["doc"] for row in page["results"]], str(page["last_seq"])
+
+
 async def compact(database: Database) -> None:
     """Begin to compact the database: `info` says for how long that goes on."""
     await database.server.request("POST", f"{database.path}/_compact", body=b"{}")
