@@ -7,7 +7,7 @@ import random
 import sys
 import tempfile
 import time
-from asyncio.subprocess import Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -146,35 +146,55 @@ async def measure_burst(connection: Connection, name: str, jobs: int) -> dict[st
 
 
 async def measure_one_by_one(connection: Connection, name: str, jobs: int) -> dict[str, Any]:
-    """Return how many jobs a second go through where 16 programs push one after another, and what the database can."""
-    db, bare = Prefixer("bench", f"{name}-programs"), Prefixer("bench", f"{name}-bare")
-    for one in (db, bare):
-        await install(connection, one)
+    """Return how many jobs a second go from programs that push one after another through a daemon, of its limit.
+
+    The limit is that of batches of as many jobs as there are programs: what one process with so many coroutines writes
+    at once, which is measured, too.
+    """
+    bare = Prefixer("bench", f"{name}-bare")
+    await install(connection, bare)
     limit, _ = await measure_limit(
         connection.database(bare.database(connection.settings.jobs_doctype)), jobs, batch=_PRODUCERS
     )
+    apart = await _pushed_and_done(connection, Prefixer("bench", f"{name}-programs"), jobs, programs=_PRODUCERS)
+    together = await _pushed_and_done(connection, Prefixer("bench", f"{name}-coroutines"), jobs, programs=1)
+    return {
+        "producers": _PRODUCERS,
+        "jobs_per_s": round(apart, 1),
+        "limit_jobs_per_s": round(limit, 1),
+        "ratio": round(apart / limit, 3),
+        "one_process_jobs_per_s": round(together, 1),
+        "one_process_ratio": round(together / limit, 3),
+    }
+
+
+async def _pushed_and_done(connection: Connection, db: Prefixer, jobs: int, programs: int) -> float:
+    """Return the jobs a second, from the first that was pushed to the last that has ended."""
+    await install(connection, db)
     await until_quiet(connection.server)
     database = connection.database(db.database(connection.settings.jobs_doctype))
     async with daemons(connection, db) as [daemon]:
         await until_there(connection, 1)
-        await _push_from_programs(connection, db, jobs)
+        await _push_from(programs, connection, db, jobs)
         ended = await _ended(database, [job_id async for job_id in _all_ids(database)], daemon)
     await forget_daemons(connection)
-    seconds = max(_at(job.finished_at) for job in ended) - min(_at(job.queued_at) for job in ended)
-    rate = len(ended) / seconds
-    return {
-        "producers": _PRODUCERS,
-        "jobs_per_s": round(rate, 1),
-        "limit_jobs_per_s": round(limit, 1),
-        "ratio": round(rate / limit, 3),
-    }
+    return len(ended) / (max(_at(job.finished_at) for job in ended) - min(_at(job.queued_at) for job in ended))
 
 
-async def _push_from_programs(connection: Connection, db: Prefixer, jobs: int) -> None:
-    command = [sys.executable, "-m", "couchjobs.bench.programs", str(_PRODUCERS), str(jobs)]
-    process = await asyncio.create_subprocess_exec(*command, env=environment_of(connection, db))
-    if await process.wait():
-        raise RuntimeError("the programs that push jobs have failed")
+async def _push_from(count: int, connection: Connection, db: Prefixer, jobs: int) -> None:
+    """Push so many jobs from so many programs that begin at once, when all of them are ready."""
+    environment = environment_of(connection, db)
+    programs = []
+    for number in range(count):
+        share = jobs // count + (number < jobs % count)
+        command = [sys.executable, "-m", "couchjobs.bench.programs", str(_PRODUCERS // count), str(share)]
+        programs.append(await asyncio.create_subprocess_exec(*command, env=environment, stdin=PIPE, stdout=PIPE))
+    for program in programs:
+        if program.stdout is None or not await program.stdout.readline():
+            raise RuntimeError("a program that pushes jobs has failed")
+    await asyncio.gather(*(program.communicate(b"\n") for program in programs))
+    if any(program.returncode for program in programs):
+        raise RuntimeError("programs that push jobs have failed")
 
 
 async def _all_ids(database: Database) -> AsyncIterator[str]:

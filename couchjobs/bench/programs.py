@@ -1,4 +1,7 @@
-"""Programs that push one job after another: a process that the bench starts beside the daemon's."""
+"""A program that pushes jobs: the bench starts one or several beside the daemon, and has them begin at once.
+
+It says that it is ready by a line of its output, and begins at a line of its input.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from couchjobs.jobs.request import JobRequest
 
 
 async def push(producers: int, jobs: int) -> None:
-    """Push so many jobs by so many producers, to the server and tenant of the settings."""
+    """Push so many jobs by so many coroutines, each one after the other, to the server and tenant of the settings."""
     async with connect() as connection:
         broker, left = CouchBroker(connection), iter(range(jobs))
+        await connection.server.welcome()
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
 
         async def one_by_one() -> None:
             for number in left:
