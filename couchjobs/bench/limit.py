@@ -14,6 +14,8 @@ from couchjobs.timestamps import format_time, now
 
 BATCH = 500
 _IN_FLIGHT = 2
+_WAITS_AFTER_S = 0.03
+"""Seconds after which a request for changes waits at the server."""
 _TOGETHER = 10_000
 """Documents that are in memory at once."""
 
@@ -67,13 +69,33 @@ async def measure_limit(database: Database, count: int, batch: int = BATCH) -> t
     return count / (ended - started), count / (ended - created)
 
 
+async def measure_limit_in_turns(database: Database, count: int, slots: int) -> float:
+    """Return how many jobs a second the database claims and ends for so many slots, once they are created.
+
+    In turns: each request ends the jobs of all slots, and claims the next ones for them.
+    """
+    documents = job_documents(count, "none")
+    await write_all(database, documents)
+    started = time.perf_counter()
+    documents = (await read_all(database, count))[:count]
+    ended: list[Document] = []
+    for at in range(0, count + slots, slots):
+        claimed = documents[at : at + slots]
+        _claim(claimed)
+        _end(ended)
+        await write_batch(database, ended + claimed)
+        ended = claimed
+    return count / (time.perf_counter() - started)
+
+
 async def measure_latency_limit(database: Database, count: int) -> list[float]:
     """Return the latencies in s of so many jobs, one after another: written, shown by a feed that waits, claimed."""
     latencies: list[float] = []
     since = await current_sequence(database)
     for document in job_documents(count, "none"):
-        sent = time.perf_counter()
         shown = asyncio.create_task(wait_for_batch(database, since))
+        await asyncio.sleep(_WAITS_AFTER_S)
+        sent = time.perf_counter()
         await database.put(document)
         documents, since = await shown
         _claim(documents)

@@ -21,7 +21,7 @@ from couchjobs.bench.engine import (
 )
 from couchjobs.bench.figures import percentile
 from couchjobs.bench.growth import measure_burst, measure_growth, measure_one_by_one, measure_tenants
-from couchjobs.bench.limit import measure_latency_limit, measure_limit
+from couchjobs.bench.limit import measure_latency_limit, measure_limit, measure_limit_in_turns
 from couchjobs.bench.scale import scale
 from couchjobs.couch.connection import connect
 from couchjobs.installation import install, install_control
@@ -47,8 +47,8 @@ class BenchResult:
     """Each created, read once, claimed and ended by bare bulk requests."""
     drain_limit_jobs_per_s: float
     """The same without their creation."""
-    drain_limit_by_100_jobs_per_s: float
-    """The same in batches of as many jobs as a daemon with 100 slots claims at once."""
+    drain_limit_at_100_slots_jobs_per_s: float
+    """The same for 100 slots: each request ends a hundred jobs and claims the next hundred."""
     drain_jobs_per_s: float
     end_to_end_jobs_per_s: float
     latency_limit_ms: Percentiles
@@ -63,8 +63,8 @@ class BenchResult:
     """With a concurrency of 100, where the other figures have one of 1,000."""
     drain_at_100_slots_ratio: float
     """Of `drain_limit_jobs_per_s`, too."""
-    drain_at_100_slots_ratio_by_100: float
-    """Of `drain_limit_by_100_jobs_per_s`."""
+    drain_ratio_at_100_slots: float
+    """Of `drain_limit_at_100_slots_jobs_per_s`."""
     end_to_end_ratio: float
     """Of `limit_jobs_per_s`."""
     enqueue_jobs_per_s: dict[str, float]
@@ -90,7 +90,9 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
     """Measure and return the result; `scaled`: with several processes and daemons too, which takes minutes."""
     name = f"bench-{secrets.token_hex(4)}"
     settings = settings.model_copy(update={"control_db": f"{name}-control"})
-    tenants = [Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "few", "end", "push", "by100")]
+    tenants = [
+        Prefixer("bench", f"{name}-{part}") for part in ("limit", "drain", "few", "end", "push", "turns", "rest")
+    ]
     async with connect(settings) as connection:
         welcome = await connection.server.welcome()
         try:
@@ -100,7 +102,8 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
             bare = connection.database(tenants[0].database(settings.jobs_doctype))
             limit, drain_limit = await measure_limit(bare, jobs)
             await until_quiet(connection.server)
-            latency_limit = await measure_latency_limit(bare, SINGLE_JOBS)
+            [turns, rest] = [connection.database(tenant.database(settings.jobs_doctype)) for tenant in tenants[5:]]
+            latency_limit = await measure_latency_limit(rest, SINGLE_JOBS)
             await until_quiet(connection.server)
             cpu, server_cpu = time.process_time(), server_cpu_s(connection.server.url)
             drain = await measure_drain(connection, tenants[1], jobs)
@@ -114,8 +117,7 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
             await until_quiet(connection.server)
             bulk, single = await measure_enqueue(connection, tenants[4], jobs)
             await until_quiet(connection.server)
-            by_few = connection.database(tenants[5].database(settings.jobs_doctype))
-            _, drain_limit_few = await measure_limit(by_few, jobs, FEW_SLOTS)
+            drain_limit_few = await measure_limit_in_turns(turns, jobs, FEW_SLOTS)
             await until_quiet(connection.server)
             drain_few = await measure_drain(connection, tenants[2], jobs, FEW_SLOTS)  # after what older ones have, too
             on_disk = await measure_bytes(connection.database(tenants[1].database(settings.jobs_doctype)))
@@ -131,7 +133,7 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
         jobs=jobs,
         limit_jobs_per_s=round(limit, 1),
         drain_limit_jobs_per_s=round(drain_limit, 1),
-        drain_limit_by_100_jobs_per_s=round(drain_limit_few, 1),
+        drain_limit_at_100_slots_jobs_per_s=round(drain_limit_few, 1),
         drain_jobs_per_s=round(drain, 1),
         end_to_end_jobs_per_s=round(end_to_end, 1),
         latency_limit_ms=Percentiles(percentile(latency_limit, 0.5), percentile(latency_limit, 0.99)),
@@ -140,7 +142,7 @@ async def run_bench(settings: Settings, jobs: int, *, scaled: bool = False) -> B
         drain_ratio=round(drain / drain_limit, 3),
         drain_at_100_slots_jobs_per_s=round(drain_few, 1),
         drain_at_100_slots_ratio=round(drain_few / drain_limit, 3),
-        drain_at_100_slots_ratio_by_100=round(drain_few / drain_limit_few, 3),
+        drain_ratio_at_100_slots=round(drain_few / drain_limit_few, 3),
         end_to_end_ratio=round(end_to_end / limit, 3),
         enqueue_jobs_per_s={"bulk": round(bulk, 1), "single": round(single, 1)},
         cpu_ms_per_job=round(1000 * cpu / jobs, 3),

@@ -96,7 +96,7 @@ def _print_table(result: BenchResult) -> None:
     table.add_row(
         "drain: jobs queued, then the daemon starts", f"{result.drain_jobs_per_s:,.0f}", f"{result.drain_ratio:.2f}"
     )
-    few = f"{result.drain_at_100_slots_ratio:.2f}, {result.drain_at_100_slots_ratio_by_100:.2f} of it by hundreds"
+    few = f"{result.drain_at_100_slots_ratio:.2f}; {result.drain_ratio_at_100_slots:.2f} of it in turns"
     table.add_row("the same with 100 slots", f"{result.drain_at_100_slots_jobs_per_s:,.0f}", few)
     table.add_row(
         "end to end: the daemon waits, jobs are pushed",

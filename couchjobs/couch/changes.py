@@ -264,7 +264,7 @@ class ChangesFollower:
         if not self._shards:
             self._shards = shards_of(await self.database.info())
         while True:
-            with feeds.place(self._shards) as waits:
+            with feeds.place(self.database.name, self._shards) as waits:
                 answer = await self._request(limit, documents, waits=waits)
             if waits or answer["results"] or not self._is_known:
                 return answer

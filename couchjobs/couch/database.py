@@ -123,13 +123,14 @@ class Database:
             raise NotFound(f"{doc_id} in database {self.name}: there is no such document", 404)
         return found
 
-    async def attachment(self, doc_id: str, name: str) -> bytes:
-        """Return an attachment of a document.
+    async def attachment(self, doc_id: str, name: str, rev: str) -> bytes:
+        """Return an attachment of that revision of a document.
 
         Raises:
             NotFound: there is none of that name.
         """
-        return await self.server.request_bytes("GET", f"{self.path}/{quote(doc_id, safe='')}/{quote(name, safe='')}")
+        path = f"{self.path}/{quote(doc_id, safe='')}/{quote(name, safe='')}"
+        return await self.server.request_bytes("GET", f"{path}?rev={quote(rev, safe='')}")
 
     async def find(self, doc_id: str) -> Document | None:
         """Return the document, or None where CouchDB says that there is none.

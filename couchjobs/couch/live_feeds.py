@@ -2,7 +2,8 @@
 
 A feed that waits keeps the shards of its database open, and CouchDB opens so many at once (`[couchdb] max_dbs_open`,
 500 by default): beyond, every other request fails with 500 "No DB shards could be opened" (measured: 1,000 long polls).
-So the feeds of a process stay under a fifth of that. The others are read when their database is said to have changed.
+So the feeds of all processes stay under a fifth of that. The others are read when their database is said to have
+changed. Where it is said which databases come first, no other one has a place.
 """
 
 from __future__ import annotations
@@ -41,20 +42,24 @@ class LiveFeeds:
 
     def __init__(self, most: int, max_open: int) -> None:
         self._most = most
-        self._shards = self._most_shards = max(_LEAST, max_open // _SHARE)
+        self._all_shards = max_open // _SHARE
+        self._shards = self._most_shards = max(_LEAST, self._all_shards)
         self._next_change_at = 0.0
         """When the number of shards may be changed next, by `time.monotonic()`."""
         self._waiting = 0
         self._open = 0
         self._changed: dict[str, Signal] = {}
+        self._preferred: set[str] | None = None
+        """The databases that come first; None: all do."""
         self.are_told = False
         """Whether the server says which databases change."""
 
     @contextmanager
-    def place(self, shards: int) -> Iterator[bool]:
-        """Yield whether a feed of a database of so many shards may wait at the server inside the block."""
+    def place(self, database: str, shards: int) -> Iterator[bool]:
+        """Yield whether a feed of a database, of so many shards, may wait at the server inside the block."""
         self._grow_again(time.monotonic())
-        if self._waiting >= self._most or self._open + shards > self._shards:
+        comes_first = self._preferred is None or database in self._preferred
+        if not comes_first or self._waiting >= self._most or self._open + shards > self._shards:
             yield False
             return
         self._waiting += 1
@@ -69,6 +74,18 @@ class LiveFeeds:
     def most(self) -> int:
         """Return how many wait at most, where their databases have as many shards as those of the ones that wait."""
         return min(self._most, self._shards * max(1, self._waiting) // max(1, self._open))
+
+    def share(self, processes: int) -> None:
+        """Share the shards out among so many processes that follow the same server."""
+        self._most_shards = max(_LEAST, self._all_shards // max(1, processes))
+        self._shards = min(self._shards, self._most_shards)
+
+    def prefer(self, databases: set[str]) -> None:
+        """Have these databases come first: the feed of one that did not asks for a place now."""
+        new = databases - (self._preferred or set())
+        self._preferred = databases
+        for database in new:
+            self.tell(database)
 
     def _grow_again(self, present: float) -> None:
         """Have more feeds wait, a quarter each time, where there was no error for a while: others had them open."""

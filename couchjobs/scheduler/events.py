@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from couchjobs.couch.absence import is_absent, is_surely_gone
-from couchjobs.couch.changes import PAGE, ChangesFollower, Page
+from couchjobs.couch.changes import PAGE, Change, ChangesFollower
 from couchjobs.couch.connection import Connection
 from couchjobs.couch.database import Document, Witness, sequence_number
 from couchjobs.couch.identity import Known, copies_of, instance_of, is_another_than, purges_of, rows_of
@@ -88,6 +88,8 @@ class EventFollower:
         self.past = Past()
         self._firing = PageFiring(connection, db, doctype, firing, self.past)
         self._newest = NewestChanges(self._database, self._heartbeat_s, self._fire)
+        self._tried = 0
+        """How much of that it was when CouchDB did not take it, of a large database."""
         self._unwritten = 0
         """How much of what has been seen is not written down yet, in rows of the feed."""
         self._remember_at = 0.0
@@ -175,27 +177,27 @@ class EventFollower:
     async def _fire_pages(self, follower: ChangesFollower) -> None:
         while True:
             page = await follower.next_page()
-            info = await self._fire(page)
+            info = await self._fire(self._newest.less_what_is_older(page))
             self._position = page.last_seq
-            self._unwritten += len(page.changes)
-            follower.done(page)
-            follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
             is_full = len(page.changes) >= PAGE
             self._rereads = self._rereads and is_full
-            if self._rereads or (is_full and self._is_earlier(page.last_seq, self._checkpoint)):
-                if self.past.seen is not None:
-                    self._newest.begin()
-            else:
-                await self._newest.stop()
+            are_old = self._rereads or (is_full and self._is_earlier(page.last_seq, self._checkpoint))
+            self._unwritten += 1 if are_old else len(page.changes)
+            follower.done(page)
+            follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
+            if not are_old:
+                await self._newest.end()
                 await self._save(page.last_seq, follower.witnesses)
+            elif self.past.seen is not None:
+                self._newest.begin()
             if not self._newest.are_read:
                 self._firing.done()
             if time.monotonic() > self._remember_at:
                 await self._forget_what_is_gone(info)
                 await self.remember()
 
-    async def _fire(self, page: Page) -> Document:
-        """Fire what is new in a page; return what the database says of itself.
+    async def _fire(self, changes: list[Change]) -> Document:
+        """Fire what is new among changes; return what the database says of itself.
 
         Raises:
             PositionRefused: it was made anew, for others, perhaps: nothing of it is fired.
@@ -203,7 +205,7 @@ class EventFollower:
         info = await self._database.info()
         if instance_of(info) != self._instance:
             raise PositionRefused("the database was made anew")
-        await self._firing.fire(self.triggers, page.changes)
+        await self._firing.fire(self.triggers, changes)
         return info
 
     @staticmethod
@@ -239,18 +241,23 @@ class EventFollower:
         seen, unwritten = self.past.seen, self._unwritten
         if seen is None or not unwritten or self._rereads:
             return
-        if not (in_any_case or len(seen) <= _FEW or unwritten >= len(seen) // _SHARE):
+        if not (in_any_case or len(seen) <= _FEW or unwritten - self._tried >= len(seen) // _SHARE):
             return
         if await remember(self._control, self._name, self._instance, Remembered(seen, self._reached)):
             self._unwritten -= unwritten
+            self._tried = 0
+        else:
+            self._tried = unwritten
 
     async def keep_position(self) -> None:
         """Write the position again, where it has been lost."""
+        self._unwritten = max(1, self._unwritten)
         if self._position is not None and not self._rereads:
             await self._save(self._position, self._witnesses())
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
+        await self._newest.end()
         if self.past.seen is not None:
             _logger.warning("the feed is read from its beginning", database=self._database.name, reason=reason)
             self._position, self._rereads = "0", True
@@ -263,6 +270,7 @@ class EventFollower:
         Where that is not known, the last rows before the position tell: a copy, as after a move of the server, has
         them, and is gone on with at `present`.
         """
+        await self._newest.end()
         before = self.past.seen
         if before is None and (known := await remembered(self._control, self._name, None)) is not None:
             before = known.seen

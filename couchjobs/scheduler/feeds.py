@@ -85,7 +85,9 @@ class Feeds:
             waits = [
                 asyncio.ensure_future(event.wait()) for event in (self._changed, self._daemons_changed, self._ended)
             ]
-            timeout = self._seldom * (_LOOK_S if self._absent else _SOURCES_S)
+            live = self._connection.server.live_feeds
+            are_told = live is not None and live.are_told  # of a database that is waited for, too
+            timeout = self._seldom * (_LOOK_S if self._absent and not are_told else _SOURCES_S)
             try:
                 await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -2,16 +2,18 @@
 
 After a node has gone, or a shard has moved, a feed may begin anew: a million rows take it a minute, and what changes
 meanwhile comes after all of them. So a second feed, from shortly before the present, is read until the first one has
-caught up. What has gone by is known (see seen): a row that both of them bring is news once.
+caught up. What has gone by is known (see seen): a row that both of them bring is news once. Copies of a cluster may
+differ just then, and the first feed bring an older revision of what the second one has brought: that is no news either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from couchjobs.couch.changes import ChangesFollower, Page
-from couchjobs.couch.database import Database
+from couchjobs.couch.changes import Change, ChangesFollower, Page
+from couchjobs.couch.database import Database, generation
 from couchjobs.couch.positions import position_before
+from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.supervisor import Supervisor
 
 _ROWS = 1000
@@ -24,14 +26,19 @@ class NewestChanges:
     Args:
         database: the database.
         heartbeat_s: seconds between two signs of life of a feed that waits.
-        fire: does what is to be done with a page; where it raises, the page comes again.
+        fire: does what is to be done with changes; where it raises, they come again.
     """
 
-    def __init__(self, database: Database, heartbeat_s: float, fire: Callable[[Page], Awaitable[object]]) -> None:
+    def __init__(
+        self, database: Database, heartbeat_s: float, fire: Callable[[list[Change]], Awaitable[object]]
+    ) -> None:
         self._database = database
         self._heartbeat_s = heartbeat_s
         self._fire = fire
         self._tasks = Supervisor()
+        self._follower: ChangesFollower | None = None
+        self._brought: dict[str, int] = {}
+        """By document, the generation of its revision that was brought last."""
         self.are_read = False
 
     def begin(self) -> None:
@@ -41,14 +48,30 @@ class NewestChanges:
             self._tasks.start(f"read the newest of {self._database.name}", self._read)
 
     async def stop(self) -> None:
-        """Read them no longer: the first feed has caught up, or is not read either."""
+        """Read them no longer, for now: the first feed is not read either."""
         self.are_read = False
         await self._tasks.stop()
 
+    async def end(self) -> None:
+        """Read them no longer: the first feed has caught up."""
+        await self.stop()
+        self._follower = None
+        self._brought.clear()
+
+    def less_what_is_older(self, page: Page) -> list[Change]:
+        """Return the changes of a page of the first feed, less those of which this has brought a later revision."""
+        return [one for one in page.changes if self._brought.get(one.doc_id, 0) <= generation(one.rev)]
+
     async def _read(self) -> None:
-        since = await position_before(self._database, _ROWS)
-        follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
-        while True:
-            page = await follower.next_page()
-            await self._fire(page)
-            follower.done(page)
+        if self._follower is None:
+            since = await position_before(self._database, _ROWS)
+            self._follower = ChangesFollower(self._database, since, heartbeat_s=self._heartbeat_s)
+        try:
+            while True:
+                page = await self._follower.next_page()
+                await self._fire(page.changes)
+                self._brought.update((change.doc_id, generation(change.rev)) for change in page.changes)
+                self._follower.done(page)
+        except (NotFound, PositionRefused):
+            self._follower = None
+            raise

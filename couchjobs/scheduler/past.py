@@ -78,7 +78,8 @@ class Past:
             unsure = {change.doc_id for change in later if not change.rev.startswith("1-")}
             if known is not None:
                 seen.adopt(known, (change.doc_id for change in later))
-                unsure = set()
+                is_complete = begins.known is not None and begins.known.up_to.position == begins.position
+                unsure = set() if is_complete else {doc_id for doc_id in unsure if not known.has_heard_of(doc_id)}
             for witness in begins.witnesses:
                 seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
                 unsure.discard(witness.doc_id)

@@ -3,8 +3,8 @@
 A feed shows of each document the last change alone. Of one that has changed while nobody followed, it does not tell
 whether it is new, nor which of its changes have fired. So what has been seen is written down at the start and the end
 of a daemon, and now and then: 16 bytes a document, as an attachment, with the position up to which that is. After a
-kill it is some minutes old, or, of a large database, a quarter of its changes: what was fired meanwhile is fired again
-under the same ids, and is there already. Whoever begins reads what has changed since, and not all of the feed: of a
+kill it is some minutes old, or, of a large database, a quarter of its changes: of what has changed since and was not
+known then, nobody says that it is new. Whoever begins reads what has changed since, and not all of the feed: of a
 million documents that took 20 to 40 s.
 """
 
@@ -71,9 +71,10 @@ async def remembered(control: Database, database: str, instance: str | None) -> 
     if document is None or instance not in (None, document.get("instance")):
         return None
     try:
-        seen = Seen.from_bytes(await control.attachment(PREFIX + database, _NAME))
+        rev = document["_rev"]  # another daemon may write meanwhile
+        seen = Seen.from_bytes(await control.attachment(PREFIX + database, _NAME, rev))
         if _BEFORE in (document.get("_attachments") or {}):
-            seen.before = Seen.from_bytes(await control.attachment(PREFIX + database, _BEFORE))
+            seen.before = Seen.from_bytes(await control.attachment(PREFIX + database, _BEFORE, rev))
     except (NotFound, ValueError) as error:
         _logger.warning("what was seen cannot be used", database=database, reason=str(error))
         return None

@@ -310,6 +310,8 @@ class Host:
         living = {name: peer.tenants for name, peer in known}  # one that was dead already seems to live for a while
         gone = [served for name, served in self._living.items() if name not in living]
         self._living = living
+        if (live := self.connection.server.live_feeds) is not None:
+            live.share(1 + sum(peer.serves_many for name, peer in known if name != self.id))
         ranks: dict[str, int] = {}
         for key, tenant in self._tenants.items():
             ranks[key] = rank_of_whole(self.id, key, [(name, peer) for name, peer in peers if key in peer.tenants])
@@ -334,6 +336,8 @@ class Host:
         """Wake whom it is time to wake, those that have changed first, and have others sleep; return when to look."""
         next_at = present + _LONGEST_WAIT_S
         active = self._most_active()
+        if (live := self.connection.server.live_feeds) is not None:
+            live.prefer({name for tenant in active for name in tenant.databases})
         due: list[Tenant] = []
         for key, tenant in self._tenants.items():
             if key in self._busy:
@@ -364,11 +368,11 @@ class Host:
         return min(waits, default=float("inf"))
 
     def _most_active(self) -> set[Tenant]:
-        """Return those that were active last, as many as there are feeds for."""
+        """Return those that were active last, as many as there are feeds for, of those that are this daemon's first."""
         live = self.connection.server.live_feeds
         places = 0 if live is None else live.most // _FEEDS_EACH
-        awake = (tenant for tenant in self._tenants.values() if tenant.is_awake)
-        return {*nlargest(places, awake, key=lambda one: one.last_change_at)}
+        own = (one for key, one in self._tenants.items() if one.is_awake and not self._ranks.get(key))
+        return {*nlargest(places, own, key=lambda one: one.last_change_at)}
 
     def _begin(self, key: str, tenant: Tenant, work: Coroutine[Any, Any, None]) -> None:
         name = f"tenant {key.strip()}"

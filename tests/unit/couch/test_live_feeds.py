@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import ExitStack
 
@@ -17,7 +18,7 @@ def places(live: LiveFeeds) -> int:
     """How many feeds of one shard may wait."""
     count = 0
     with ExitStack() as stack:
-        while stack.enter_context(live.place(1)):
+        while stack.enter_context(live.place("jobs", 1)):
             count += 1
     return count
 
@@ -41,3 +42,24 @@ def test_feeds_when_they_are_too_many_then_fewer_once_for_many_errors_and_more_a
         at[0] += 70
         places(live)
     assert places(live) == 100
+
+
+def test_places_when_some_databases_come_first_then_others_have_none() -> None:
+    """However many are free: who was there first would keep all of them."""
+    live = LiveFeeds(3, 500)
+    with live.place("others", 1) as waits:
+        assert waits
+        live.prefer({"a", "b"})
+        with live.place("others", 1) as waits_too, live.place("a", 1) as comes_first:
+            assert (waits_too, comes_first) == (False, True)
+
+
+async def test_feed_when_its_database_comes_first_from_then_on_then_it_asks_for_a_place_now() -> None:
+    """It waits to be told of a change otherwise, for a minute."""
+    live = LiveFeeds(3, 500)
+    live.are_told = True
+    live.prefer({"b"})
+    waiting = asyncio.create_task(live.changed("a"))
+    await asyncio.sleep(0)
+    live.prefer({"a", "b"})
+    assert await asyncio.wait_for(waiting, 5)
