@@ -5,6 +5,7 @@
 
 const fs = require('fs');
 const path = require('path');
+const {setTimeout} = require('timers/promises');
 const {EventEmitter} = require('events');
 const PouchDB = require('pouchdb-core');
 const {HttpError} = require('./answers');
@@ -22,8 +23,9 @@ const ONLY_ADMINISTRATORS = {members: {roles: ['_admin']}, admins: {roles: ['_ad
 // others wait for each: two writes took 142 ms (p99) while 15,000 jobs were indexed in 3.1 s, and take 57 ms in 4.4 s.
 const INDEXED_TOGETHER = 10;
 // Of a view that is far behind, a tenth of what is missing, up to so many: else it may never come up to date where
-// thousands of changes come in a second.
+// thousands of changes come in a second. Before each such part others have their turn, for as long as it takes.
 const MOST_INDEXED_TOGETHER = 500;
+const TURN_OF_OTHERS_MS = 0.2; // for each change
 const REGISTRY = '~databases';
 
 // PouchDB answers nothing for an edit that a document had already before it was deleted, stumbles over that, and its
@@ -41,9 +43,11 @@ function indexInParts(pouch) {
   const changes = pouch.changes.bind(pouch);
   pouch.changes = (options, ...more) => {
     if (!options || !options.conflicts || options.limit !== INDEXED_TOGETHER) return changes(options, ...more);
-    return pouch.info().then(({update_seq: present}) => {
-      const part = Math.ceil((present - options.since) / 10);
-      return changes({...options, limit: Math.min(MOST_INDEXED_TOGETHER, Math.max(INDEXED_TOGETHER, part))});
+    return pouch.info().then(async ({update_seq: present}) => {
+      const part = Math.min(MOST_INDEXED_TOGETHER, Math.ceil((present - options.since) / 10));
+      if (part <= INDEXED_TOGETHER) return changes(options);
+      await setTimeout(part * TURN_OF_OTHERS_MS);
+      return changes({...options, limit: part});
     });
   };
   return pouch;
