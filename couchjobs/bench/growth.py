@@ -184,17 +184,23 @@ async def _pushed_and_done(connection: Connection, db: Prefixer, jobs: int, prog
 async def _push_from(count: int, connection: Connection, db: Prefixer, jobs: int) -> None:
     """Push so many jobs from so many programs that begin at once, when all of them are ready."""
     environment = environment_of(connection, db)
-    programs = []
-    for number in range(count):
-        share = jobs // count + (number < jobs % count)
-        command = [sys.executable, "-m", "couchjobs.bench.programs", str(_PRODUCERS // count), str(share)]
-        programs.append(await asyncio.create_subprocess_exec(*command, env=environment, stdin=PIPE, stdout=PIPE))
-    for program in programs:
-        if program.stdout is None or not await program.stdout.readline():
-            raise RuntimeError("a program that pushes jobs has failed")
-    await asyncio.gather(*(program.communicate(b"\n") for program in programs))
-    if any(program.returncode for program in programs):
-        raise RuntimeError("programs that push jobs have failed")
+    programs: list[Process] = []
+    try:
+        for number in range(count):
+            share = jobs // count + (number < jobs % count)
+            command = [sys.executable, "-m", "couchjobs.bench.programs", str(_PRODUCERS // count), str(share)]
+            programs.append(await asyncio.create_subprocess_exec(*command, env=environment, stdin=PIPE, stdout=PIPE))
+        for program in programs:
+            if program.stdout is None or not await program.stdout.readline():
+                raise RuntimeError("a program that pushes jobs has failed")
+        await asyncio.gather(*(program.communicate(b"\n") for program in programs))
+        if any(program.returncode for program in programs):
+            raise RuntimeError("programs that push jobs have failed")
+    finally:
+        for program in programs:
+            if program.returncode is None:
+                program.kill()
+                await program.wait()
 
 
 async def _all_ids(database: Database) -> AsyncIterator[str]:

@@ -19,7 +19,8 @@ async def push(producers: int, jobs: int) -> None:
         broker, left = CouchBroker(connection), iter(range(jobs))
         await connection.server.welcome()
         print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
+        if not await asyncio.to_thread(sys.stdin.readline):  # whoever started this has gone
+            return
 
         async def one_by_one() -> None:
             for number in left:

@@ -48,6 +48,8 @@ class LiveFeeds:
         """When the number of shards may be changed next, by `time.monotonic()`."""
         self._waiting = 0
         self._open = 0
+        self._each = 1.0
+        """Shards of a database, of those whose feeds waited last."""
         self._changed: dict[str, Signal] = {}
         self._preferred: set[str] | None = None
         """The databases that come first; None: all do."""
@@ -64,6 +66,7 @@ class LiveFeeds:
             return
         self._waiting += 1
         self._open += shards
+        self._each = self._open / self._waiting
         try:
             yield True
         finally:
@@ -73,7 +76,7 @@ class LiveFeeds:
     @property
     def most(self) -> int:
         """Return how many wait at most, where their databases have as many shards as those of the ones that wait."""
-        return min(self._most, self._shards * max(1, self._waiting) // max(1, self._open))
+        return min(self._most, int(self._shards / self._each))
 
     def share(self, processes: int) -> None:
         """Share the shards out among so many processes that follow the same server."""

@@ -87,7 +87,7 @@ class EventFollower:
         self._most_seen = connection.settings.max_seen_documents
         self.past = Past()
         self._firing = PageFiring(connection, db, doctype, firing, self.past)
-        self._newest = NewestChanges(self._database, self._heartbeat_s, self._fire)
+        self._newest = NewestChanges(self._database, self._heartbeat_s, self._fire_newest)
         self._tried = 0
         """How much of that it was when CouchDB did not take it, of a large database."""
         self._unwritten = 0
@@ -177,7 +177,7 @@ class EventFollower:
     async def _fire_pages(self, follower: ChangesFollower) -> None:
         while True:
             page = await follower.next_page()
-            info = await self._fire(self._newest.less_what_is_older(page))
+            info = await self._fire(page.changes)
             self._position = page.last_seq
             is_full = len(page.changes) >= PAGE
             self._rereads = self._rereads and is_full
@@ -186,7 +186,7 @@ class EventFollower:
             follower.done(page)
             follower.purges = purges_of(info)  # of what comes next: a row of this page may have been purged before that
             if not are_old:
-                await self._newest.end()
+                await self._end_newest()
                 await self._save(page.last_seq, follower.witnesses)
             elif self.past.seen is not None:
                 self._newest.begin()
@@ -207,6 +207,14 @@ class EventFollower:
             raise PositionRefused("the database was made anew")
         await self._firing.fire(self.triggers, changes)
         return info
+
+    async def _fire_newest(self, changes: list[Change]) -> None:
+        await self._fire(changes)
+        self.past.note_brought(changes)
+
+    async def _end_newest(self) -> None:
+        await self._newest.end()
+        self.past.forget_brought()
 
     @staticmethod
     def _is_earlier(seq: str, checkpoint: Document) -> bool:
@@ -243,7 +251,8 @@ class EventFollower:
             return
         if not (in_any_case or len(seen) <= _FEW or unwritten - self._tried >= len(seen) // _SHARE):
             return
-        if await remember(self._control, self._name, self._instance, Remembered(seen, self._reached)):
+        reached = self._reached if self.past.is_sure else Known("0")
+        if await remember(self._control, self._name, self._instance, Remembered(seen, reached)):
             self._unwritten -= unwritten
             self._tried = 0
         else:
@@ -257,7 +266,7 @@ class EventFollower:
 
     async def _begin_again(self, reason: str) -> None:
         """Read the feed from its beginning where the server has no such position: what has been seen fires nothing."""
-        await self._newest.end()
+        await self._end_newest()
         if self.past.seen is not None:
             _logger.warning("the feed is read from its beginning", database=self._database.name, reason=reason)
             self._position, self._rereads = "0", True
@@ -270,7 +279,7 @@ class EventFollower:
         Where that is not known, the last rows before the position tell: a copy, as after a move of the server, has
         them, and is gone on with at `present`.
         """
-        await self._newest.end()
+        await self._end_newest()
         before = self.past.seen
         if before is None and (known := await remembered(self._control, self._name, None)) is not None:
             before = known.seen

@@ -3,15 +3,16 @@
 After a node has gone, or a shard has moved, a feed may begin anew: a million rows take it a minute, and what changes
 meanwhile comes after all of them. So a second feed, from shortly before the present, is read until the first one has
 caught up. What has gone by is known (see seen): a row that both of them bring is news once. Copies of a cluster may
-differ just then, and the first feed bring an older revision of what the second one has brought: that is no news either.
+differ just then, and the first feed bring an older revision of what the second one has brought: that is no news either
+(see `Past.is_behind`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from couchjobs.couch.changes import Change, ChangesFollower, Page
-from couchjobs.couch.database import Database, generation
+from couchjobs.couch.changes import Change, ChangesFollower
+from couchjobs.couch.database import Database
 from couchjobs.couch.positions import position_before
 from couchjobs.errors import NotFound, PositionRefused
 from couchjobs.supervisor import Supervisor
@@ -37,8 +38,6 @@ class NewestChanges:
         self._fire = fire
         self._tasks = Supervisor()
         self._follower: ChangesFollower | None = None
-        self._brought: dict[str, int] = {}
-        """By document, the generation of its revision that was brought last."""
         self.are_read = False
 
     def begin(self) -> None:
@@ -56,11 +55,6 @@ class NewestChanges:
         """Read them no longer: the first feed has caught up."""
         await self.stop()
         self._follower = None
-        self._brought.clear()
-
-    def less_what_is_older(self, page: Page) -> list[Change]:
-        """Return the changes of a page of the first feed, less those of which this has brought a later revision."""
-        return [one for one in page.changes if self._brought.get(one.doc_id, 0) <= generation(one.rev)]
 
     async def _read(self) -> None:
         if self._follower is None:
@@ -70,7 +64,6 @@ class NewestChanges:
             while True:
                 page = await self._follower.next_page()
                 await self._fire(page.changes)
-                self._brought.update((change.doc_id, generation(change.rev)) for change in page.changes)
                 self._follower.done(page)
         except (NotFound, PositionRefused):
             self._follower = None

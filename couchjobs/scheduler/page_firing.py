@@ -79,7 +79,26 @@ class PageFiring:
             QueueClosedError: the broker is shut down.
         """
         async with self._one_page:
-            await self._fire(triggers, page)
+            await self._fire(triggers, await self._less_what_is_behind(page))
+
+    async def _less_what_is_behind(self, page: Sequence[Change]) -> Sequence[Change]:
+        """Return a page without older revisions of documents of which a later one has been brought.
+
+        A revision of a lower generation may be the later one all the same, where that one was deleted: then it stays.
+        """
+        behind = {change.doc_id for change in page if self._past.is_behind(change)}
+        if not behind:
+            return page
+        present: dict[str, str | None] = {}
+        for one in await self._database.read(behind):
+            document = one.known(self._database.name)
+            present[one.doc_id] = None if document is None else document["_rev"]
+        return [
+            change
+            for change in page
+            if not self._past.is_behind(change)
+            or present.get(change.doc_id) == (None if change.deleted else change.rev)
+        ]
 
     async def _fire(self, triggers: Sequence[EventTrigger], page: Sequence[Change]) -> None:
         verbs: dict[str, tuple[str, ...]] = {}

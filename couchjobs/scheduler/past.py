@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from couchjobs.couch.changes import Change, pages_since
-from couchjobs.couch.database import Database, Document, Witness
+from couchjobs.couch.database import Database, Document, Witness, generation
 from couchjobs.couch.identity import is_another_than
 from couchjobs.couch.positions import newest_ids
 from couchjobs.errors import BadRequest, PositionRefused
@@ -55,6 +55,8 @@ class Past:
         """Of a cluster: documents that changed as the follower began. For a while a row of one is news: the copy that
         showed them may have been ahead of the one whose feed is followed."""
         self._doubted_until = 0.0
+        self._brought: dict[str, int] = {}
+        """By document, the generation of the revision that a second feed has brought, ahead of the first one."""
         self._unsure: set[str] = set()
         """Documents that changed while nobody followed, so that it is not known whether they were there before."""
 
@@ -79,7 +81,7 @@ class Past:
             if known is not None:
                 seen.adopt(known, (change.doc_id for change in later))
                 is_complete = begins.known is not None and begins.known.up_to.position == begins.position
-                unsure = set() if is_complete else {doc_id for doc_id in unsure if not known.has_heard_of(doc_id)}
+                unsure = set() if is_complete else {doc_id for doc_id in unsure if not known.knows(doc_id)}
             for witness in begins.witnesses:
                 seen.add(witness.doc_id, witness.rev, deleted=witness.deleted)
                 unsure.discard(witness.doc_id)
@@ -107,6 +109,23 @@ class Past:
             self.seen.add(change.doc_id, change.rev, deleted=change.deleted)
             self._unsure.discard(change.doc_id)
             self._doubted.discard(change.doc_id)
+
+    @property
+    def is_sure(self) -> bool:
+        """Return whether of each document it is known whether it was there when the follower began."""
+        return not self._unsure
+
+    def note_brought(self, changes: Iterable[Change]) -> None:
+        """Take note that a second feed has brought these changes, ahead of the first one."""
+        self._brought.update((change.doc_id, generation(change.rev)) for change in changes)
+
+    def forget_brought(self) -> None:
+        """Take note that the first feed has caught up."""
+        self._brought.clear()
+
+    def is_behind(self, change: Change) -> bool:
+        """Return whether a later revision of the document has been brought: it may be of a copy that is behind."""
+        return bool(self._brought) and generation(change.rev) < self._brought.get(change.doc_id, 0)
 
     def has(self, change: Change) -> bool:
         """Return whether the change is no news."""

@@ -135,10 +135,6 @@ class Seen:
         found = self._find(doc_id)
         return found is not None and not found & _DELETED
 
-    def has_heard_of(self, doc_id: str) -> bool:
-        """Return whether anything is known of the document, that it was deleted perhaps."""
-        return self._find(doc_id) is not None
-
     def _find(self, doc_id: str) -> int | None:
         key = _digest(doc_id)
         if key in self._newer:

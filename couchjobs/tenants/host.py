@@ -50,6 +50,8 @@ _SLOW_AFTER_S = 1.0
 """Seconds after which that is so; most begin within a tenth of it."""
 _LINGER_S = 1.0
 """Seconds that a tenant stays awake after the last change, in any case: longer than it takes until one is told."""
+_LONG_LINGER_S = 5.0
+"""The same where nobody tells of changes, or another daemon comes first: to be woken again takes seconds there."""
 _TRY_EACH_S = 5.0
 """Between two times that one is asked whether it has nothing to do."""
 _FEEDS_EACH = 3
@@ -336,8 +338,6 @@ class Host:
         """Wake whom it is time to wake, those that have changed first, and have others sleep; return when to look."""
         next_at = present + _LONGEST_WAIT_S
         active = self._most_active()
-        if (live := self.connection.server.live_feeds) is not None:
-            live.prefer({name for tenant in active for name in tenant.databases})
         due: list[Tenant] = []
         for key, tenant in self._tenants.items():
             if key in self._busy:
@@ -345,7 +345,7 @@ class Host:
             if tenant.is_awake:
                 if tenant in active:
                     continue
-                at = max(max(tenant.last_change_at, tenant.tried_at) + _LINGER_S, self._try_at.get(key, 0.0))
+                at = max(self._idle_at(key, tenant), self._try_at.get(key, 0.0))
                 if at <= present:
                     self._begin(key, tenant, self._have_sleep(key, tenant))
             elif (at := self._wakes_at(key, tenant)) <= present:
@@ -367,12 +367,27 @@ class Host:
             waits.append(tenant.looked_after_at + _LOOK_AFTER_S)
         return min(waits, default=float("inf"))
 
-    def _most_active(self) -> set[Tenant]:
-        """Return those that were active last, as many as there are feeds for, of those that are this daemon's first."""
+    def _idle_at(self, key: str, tenant: Tenant) -> float:
         live = self.connection.server.live_feeds
-        places = 0 if live is None else live.most // _FEEDS_EACH
-        own = (one for key, one in self._tenants.items() if one.is_awake and not self._ranks.get(key))
-        return {*nlargest(places, own, key=lambda one: one.last_change_at)}
+        is_woken_at_once = live is not None and live.are_told and not self._ranks.get(key)
+        linger = _LINGER_S if is_woken_at_once else _LONG_LINGER_S
+        return max(tenant.last_change_at, tenant.tried_at) + linger
+
+    def _most_active(self) -> set[Tenant]:
+        """Give the feeds that there are to those that were active last; return them, less those of other daemons.
+
+        Those of which this daemon comes first are before others.
+        """
+        live = self.connection.server.live_feeds
+        if live is None:
+            return set()
+        places = max(1, live.most // _FEEDS_EACH)
+        awake = [
+            (not self._ranks.get(key), one.last_change_at, key) for key, one in self._tenants.items() if one.is_awake
+        ]
+        first = nlargest(places, awake)
+        live.prefer({name for _, _, key in first for name in self._tenants[key].databases})
+        return {self._tenants[key] for is_own, _, key in first if is_own}
 
     def _begin(self, key: str, tenant: Tenant, work: Coroutine[Any, Any, None]) -> None:
         name = f"tenant {key.strip()}"

@@ -37,6 +37,7 @@ from couchjobs.workers.config import WorkersList
 from couchjobs.workers.registry import config_of
 
 Serve = Callable[..., Awaitable[Host]]
+MOST_ACTIVE = Host._most_active
 
 
 @worker("note")
@@ -48,8 +49,9 @@ async def note(ctx: WorkerContext) -> str:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tenants sleep as soon as they may: what wakes them is what is looked at."""
-    monkeypatch.setattr(host_module, "_FEEDS_EACH", 1000)  # none is kept awake for having been active last
+    monkeypatch.setattr(Host, "_most_active", lambda _: set())  # none is kept awake for having been active last
     monkeypatch.setattr(host_module, "_LINGER_S", 0.2)
+    monkeypatch.setattr(host_module, "_LONG_LINGER_S", 0.2)
     monkeypatch.setattr(host_module, "_TRY_EACH_S", 0.2)
     monkeypatch.setattr(host_module, "_SLEEP_S", 0.2)
     monkeypatch.setattr(host_module, "_LOOK_S", 0.5)
@@ -152,7 +154,7 @@ async def test_tenants_when_there_are_feeds_for_all_then_all_stay_awake(
     serve: Serve, tenants: Tenants, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job of one that was at rest starts at once, and not only when the server has told of its database."""
-    monkeypatch.setattr(host_module, "_FEEDS_EACH", 3)
+    monkeypatch.setattr(Host, "_most_active", MOST_ACTIVE)
     is_told = asyncio.Event()
 
     async def never_tell(method: str, path: str, body: bytes) -> None:
@@ -175,7 +177,7 @@ async def test_tenants_when_there_are_feeds_for_one_then_the_last_that_was_activ
     serve: Serve, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others sleep, and the one that was active before it, too."""
-    monkeypatch.setattr(host_module, "_FEEDS_EACH", 3)
+    monkeypatch.setattr(Host, "_most_active", MOST_ACTIVE)
     await tenants.make("a", "b", "c")
     host = await serve("all", most_feeds=5)
 

@@ -24,7 +24,7 @@ const ONLY_ADMINISTRATORS = {members: {roles: ['_admin']}, admins: {roles: ['_ad
 const INDEXED_TOGETHER = 10;
 // Of a view that is far behind, a tenth of what is missing, up to so many: else it may never come up to date where
 // thousands of changes come in a second. Before each such part others have their turn, for as long as it takes.
-const MOST_INDEXED_TOGETHER = 500;
+const MOST_INDEXED_TOGETHER = 100;
 const TURN_OF_OTHERS_MS = 0.2; // for each change
 const REGISTRY = '~databases';
 
@@ -42,7 +42,8 @@ function answerAll(pouch) {
 function indexInParts(pouch) {
   const changes = pouch.changes.bind(pouch);
   pouch.changes = (options, ...more) => {
-    if (!options || !options.conflicts || options.limit !== INDEXED_TOGETHER) return changes(options, ...more);
+    const indexes = options && options.conflicts && options.limit === INDEXED_TOGETHER && !options.query_params;
+    if (!indexes) return changes(options, ...more);
     return pouch.info().then(async ({update_seq: present}) => {
       const part = Math.min(MOST_INDEXED_TOGETHER, Math.ceil((present - options.since) / 10));
       if (part <= INDEXED_TOGETHER) return changes(options);

@@ -58,11 +58,14 @@ async def test_tenants_when_another_daemon_has_the_first_right_then_they_have_no
     """Else each daemon would keep the same ones awake, and nobody the others."""
     host.connection.server.live_feeds = LiveFeeds(6, 500)
     host._tenants = {
-        key: Mock(is_awake=key != "asleep", last_change_at=at)
+        key: Mock(is_awake=key != "asleep", last_change_at=at, databases={f"{key}/jobs"})
         for key, at in (("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 4.0), ("asleep", 5.0))
     }
     host._ranks = {"d": 1, "c": 0}
     assert host._most_active() == {host._tenants["b"], host._tenants["c"]}
+    host._ranks = dict.fromkeys("abcd", 1)
+    assert not host._most_active()
+    assert host.connection.server.live_feeds._preferred == {"c/jobs", "d/jobs"}, "what is left over, others may have"
 
 
 async def test_shards_when_several_daemons_serve_many_then_they_are_shared_out(host: Any) -> None:
