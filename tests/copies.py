@@ -16,9 +16,14 @@ from couchjobs.couch.database import Database
 from couchjobs.errors import Conflict, CouchError, NotFound
 
 
+def quoted(doc_id: str) -> str:
+    """An id as a path has it: design documents are the ones with a slash of their own."""
+    return quote(doc_id, safe="/" if doc_id.startswith("_design/") else "")
+
+
 async def put_on_all(database: Database, document: dict[str, Any]) -> str:
     """Write a document, wait until all copies have it, and return its revision."""
-    path = f"{database.path}/{quote(document['_id'], safe='')}"
+    path = f"{database.path}/{quoted(document['_id'])}"
     answer = await database.server.request("PUT", path, params={"w": 3}, body=encode(document))
     return str(answer["rev"])
 
@@ -28,7 +33,7 @@ async def is_on_all(database: Database, doc_id: str) -> bool:
 
     What CouchDB mends by itself it mends beside its answer.
     """
-    path = f"{database.path}/{quote(doc_id, safe='')}"
+    path = f"{database.path}/{quoted(doc_id)}"
     try:
         found = await database.server.request("GET", path, params={"r": 3, "revs": True})
     except NotFound:

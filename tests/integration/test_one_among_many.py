@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from copies import put_on_all
 from waiting import SOON_DEAD, SOON_SWEPT, eventually
 
 from couchjobs.bench.limit import write_all
@@ -151,7 +152,7 @@ async def test_conflict_when_the_losing_leaf_cannot_be_deleted_then_nobody_waits
         ]
         body = orjson.dumps({"docs": docs, "new_edits": False})
         await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
-    await store.database.put({"_id": "_design/stumbles", "validate_doc_update": NO_TOMBSTONES})
+    await put_on_all(store.database, {"_id": "_design/stumbles", "validate_doc_update": NO_TOMBSTONES})
     began = time.monotonic()
     assert await settle_conflicts(store.ends.shortly(Refusals()), neighbour.peers, ["odd", "other"]) == 0
     assert time.monotonic() - began < 15
@@ -175,7 +176,7 @@ async def test_conflict_when_the_losing_leaf_may_not_be_deleted_then_the_job_goe
     body = orjson.dumps({"docs": docs, "new_edits": False})
     await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
     forbids = "function (doc) { if (doc._deleted) throw { forbidden: 'nobody deletes' }; }"
-    await store.database.put({"_id": "_design/forbids", "validate_doc_update": forbids})
+    await put_on_all(store.database, {"_id": "_design/forbids", "validate_doc_update": forbids})
     await start(done)
     assert (await wait(db, "job", 30)).state is State.DONE
 
@@ -194,7 +195,7 @@ async def test_conflict_when_the_winner_may_not_be_deleted_then_a_job_that_is_do
     await connection.server.request("POST", f"{store.database.path}/_bulk_docs", body=body)
     assert (await store.get("job")).state is State.QUEUED
     forbids = "function (doc) { if (doc._deleted) throw { forbidden: 'nobody deletes' }; }"
-    await store.database.put({"_id": "_design/forbids", "validate_doc_update": forbids})
+    await put_on_all(store.database, {"_id": "_design/forbids", "validate_doc_update": forbids})
     assert await settle_conflicts(store.ends.shortly(Refusals()), neighbour.peers, ["job"]) == 0
 
 
@@ -205,7 +206,7 @@ async def test_doctor_when_a_dead_daemons_job_cannot_be_taken_then_it_says_that_
     store = JobStore(connection, db)
     await put_all(store, [claimed("odd", "ghost"), claimed("good", "ghost")])
     stumbles = "function (doc) { if (doc._id === 'odd' && doc.state === 'queued') doc.nothing.of.that; }"
-    await store.database.put({"_id": "_design/stumbles", "validate_doc_update": stumbles})
+    await put_on_all(store.database, {"_id": "_design/stumbles", "validate_doc_update": stumbles})
     connection.settings = connection.settings.model_copy(update={"dead_after": 0.5})
     [found] = [one async for one in checks.check_orphans(Patient(connection, db))]
     assert found.mend is not None
@@ -249,7 +250,7 @@ async def test_job_when_couchdb_never_has_it_tried_again_then_errored_and_told(
         raise ValueError("a bad day")
 
     store = JobStore(connection, db)
-    await store.database.put({"_id": "_design/once", "validate_doc_update": NEVER_AGAIN})
+    await put_on_all(store.database, {"_id": "_design/once", "validate_doc_update": NEVER_AGAIN})
     if ends == "a try":
         await store.database.put({"_id": "job", "worker": "once", "message": {"order": 1}, "state": "queued"})
     else:
@@ -294,7 +295,7 @@ async def test_removal_when_deletions_fail_one_by_one_then_told(
     store = JobStore(connection, db)
     ended = {"worker": "w", "message": None, "state": "done", "queued_at": LONG_AGO, "finished_at": LONG_AGO}
     await store.database.put({"_id": "old", **ended})
-    await store.database.put({"_id": "_design/stumbles", "validate_doc_update": NO_TOMBSTONES})
+    await put_on_all(store.database, {"_id": "_design/stumbles", "validate_doc_update": NO_TOMBSTONES})
     rules = Retention(read_rules([{"worker": "*", "state": "*", "keep": "1d"}]).rules)
     remover = Remover(store)
     monkeypatch.setattr(remover, "_purges", False)

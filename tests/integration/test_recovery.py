@@ -162,7 +162,7 @@ async def test_rescue_when_one_job_is_refused_then_the_others_do_not_wait(
     store = JobStore(connection, db)
     for job_id in ("odd", "good"):
         await store.database.put(claimed(job_id, "ghost"))
-    await store.database.put({"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
+    await put_on_all(store.database, {"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
 
     async def indexed() -> bool:
         return len(await store.database.view("queue/claimed", ["ghost"], ["ghost", {}], limit=9)) == 2
@@ -195,7 +195,7 @@ async def test_rescue_when_an_end_is_refused_again_and_again_then_told_once(
         """Have one try."""
 
     store = JobStore(connection, db)
-    await store.database.put({"_id": "_design/stumbles", "validate_doc_update": NEVER_ERRORED})
+    await put_on_all(store.database, {"_id": "_design/stumbles", "validate_doc_update": NEVER_ERRORED})
     await store.database.put(claimed("odd", "ghost"))
     failures = Failures(WorkersList([config_of(spent)]), neighbour.id)
     lost = LostJobs(store, neighbour.peers, failures)
@@ -218,7 +218,7 @@ async def test_audit_when_the_end_of_a_try_that_began_is_not_taken_then_it_count
     """Put back as if it had never begun, it would run beyond its tries."""
     store, claims = JobStore(connection, db), OwnClaims()
     await store.database.put(claimed("odd", neighbour.id))
-    rev = await store.database.put({"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
+    rev = await put_on_all(store.database, {"_id": "_design/stumbles", "validate_doc_update": STUMBLES})
     claims.begun["odd"] = "c"
     audit = Audit(lost_by(store, neighbour), claims)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from copies import put_on_all
 from pydantic import BaseModel
 from waiting import eventually
 
@@ -164,7 +165,7 @@ async def test_result_when_the_server_refuses_it_then_done_without_it_and_not_ru
         return "refuse me"
 
     function = "function (doc) { if (doc.result) throw({forbidden: 'no results'}); }"
-    await connection.database(db.database("jobs")).put({"_id": "_design/v", "validate_doc_update": function})
+    await put_on_all(connection.database(db.database("jobs")), {"_id": "_design/v", "validate_doc_update": function})
     system = await start(large)
     job = await system.broker.push_job(db, JobRequest(worker_type="large"))
     ended = await wait(db, job.id, 10)
