@@ -149,7 +149,7 @@ async def measure_one_by_one(connection: Connection, name: str, jobs: int) -> di
     """Return how many jobs a second go from programs that push one after another through a daemon, of its limit.
 
     The limit is that of batches of as many jobs as there are programs: what one process with so many coroutines writes
-    at once, which is measured, too.
+    at once, which is measured, too; and what the programs write, a request a job, where no daemon runs beside them.
     """
     bare = Prefixer("bench", f"{name}-bare")
     await install(connection, bare)
@@ -158,11 +158,14 @@ async def measure_one_by_one(connection: Connection, name: str, jobs: int) -> di
     )
     apart = await _pushed_and_done(connection, Prefixer("bench", f"{name}-programs"), jobs, programs=_PRODUCERS)
     together = await _pushed_and_done(connection, Prefixer("bench", f"{name}-coroutines"), jobs, programs=1)
+    alone = await _pushed_alone(connection, Prefixer("bench", f"{name}-alone"), jobs)
     return {
         "producers": _PRODUCERS,
         "jobs_per_s": round(apart, 1),
         "limit_jobs_per_s": round(limit, 1),
         "ratio": round(apart / limit, 3),
+        "pushed_alone_jobs_per_s": round(alone, 1),
+        "ratio_of_pushed_alone": round(apart / alone, 3),
         "one_process_jobs_per_s": round(together, 1),
         "one_process_ratio": round(together / limit, 3),
     }
@@ -181,8 +184,15 @@ async def _pushed_and_done(connection: Connection, db: Prefixer, jobs: int, prog
     return len(ended) / (max(_at(job.finished_at) for job in ended) - min(_at(job.queued_at) for job in ended))
 
 
-async def _push_from(count: int, connection: Connection, db: Prefixer, jobs: int) -> None:
-    """Push so many jobs from so many programs that begin at once, when all of them are ready."""
+async def _pushed_alone(connection: Connection, db: Prefixer, jobs: int) -> float:
+    """Return the jobs a second that programs push where nobody does the jobs."""
+    await install(connection, db)
+    await until_quiet(connection.server)
+    return jobs / await _push_from(_PRODUCERS, connection, db, jobs)
+
+
+async def _push_from(count: int, connection: Connection, db: Prefixer, jobs: int) -> float:
+    """Push so many jobs from so many programs that begin at once, when all of them are ready; return the seconds."""
     environment = environment_of(connection, db)
     programs: list[Process] = []
     try:
@@ -193,9 +203,12 @@ async def _push_from(count: int, connection: Connection, db: Prefixer, jobs: int
         for program in programs:
             if program.stdout is None or not await program.stdout.readline():
                 raise RuntimeError("a program that pushes jobs has failed")
+        began = time.perf_counter()
         await asyncio.gather(*(program.communicate(b"\n") for program in programs))
+        seconds = time.perf_counter() - began
         if any(program.returncode for program in programs):
             raise RuntimeError("programs that push jobs have failed")
+        return seconds
     finally:
         for program in programs:
             if program.returncode is None:

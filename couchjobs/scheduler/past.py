@@ -1,8 +1,9 @@
 """What a follower knows of the documents of its database: which changes are news, and what may be said of them.
 
 It is filled by one pass over what is there, or over what has changed since that was written down, less what comes after
-the position at which the follower begins. Of a database that is too large for it nothing is known: then positions alone
-say what is news.
+the position at which the follower begins. At the feed's beginning it is what was written down, and nothing else: all of
+a new database is news, and where somebody has set a position back, what had gone by is not. Of a database that is too
+large for it nothing is known: then positions alone say what is news.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Past:
         """
         seen, unsure, later, rows = Seen(), set[str](), list[Change](), 0
         known = None if begins.known is None else begins.known.seen
-        if begins.position != "0":
+        if begins.position == "0" and known is not None:
+            seen = known.copy()
+        elif begins.position != "0":
             seen, rows = await _seen_by_now(database, begins.known)
             try:
                 later = [change async for page in pages_since(database, begins.position) for change in page.changes]

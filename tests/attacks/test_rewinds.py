@@ -197,6 +197,41 @@ async def test_daemon_when_it_begins_again_then_it_reads_what_has_changed_since_
     assert fired == ["new-1", "new-2", "new-3"]
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_position_when_it_is_set_back_or_removed_then_nothing_fires_again(
+    connection: Connection, db: Prefixer, begin: Any, is_removed: bool
+) -> None:
+    """By hand, or with a control database that is older than the rest; the jobs of before have been removed."""
+    orders, jobs = await orders_of(connection, db), connection.database(db.database("jobs"))
+    await old_orders(orders, 100)
+    await triggers_of(connection, db).put({"_id": "seen", **EVENT})
+    system = await begin(note)
+    await eventually(lambda: connection.control.find(f"checkpoint:{orders.name}"), 15)
+    await orders.put({"_id": "before"})
+    (job,) = await eventually(lambda: so_many_jobs_of(connection, db, "seen", 1), 15)
+    await system.shutdown()
+    await delete_surely(jobs, job["_id"])
+    position = await connection.control.get(f"checkpoint:{orders.name}")
+    if is_removed:
+        await delete_surely(connection.control, position["_id"])
+    else:
+        await connection.control.put({**position, "seq": "0"})
+        await orders.put({"_id": "new-1"})
+    await begin(note)
+    if is_removed:  # what comes while nobody follows, and no position is known, is not told from what was there
+
+        async def is_followed() -> bool:
+            return await connection.control.find(position["_id"]) is not None
+
+        await eventually(is_followed, 15)
+        await orders.put({"_id": "new-1"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "seen", 1), 15)
+    await orders.put({"_id": "new-2"})
+    await eventually(lambda: so_many_jobs_of(connection, db, "seen", 2), 15)
+    fired = sorted(one["event"]["doc"]["_id"] for one in await jobs_of(connection, db, "seen"))
+    assert fired == ["new-1", "new-2"]
+
+
 async def test_document_when_it_comes_by_replication_at_a_later_revision_then_created(
     connection: Connection, db: Prefixer, begin: Any
 ) -> None:
