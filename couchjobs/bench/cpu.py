@@ -11,18 +11,27 @@ _HERE = ("127.0.0.1", "localhost", "::1")
 
 def server_cpu_s(url: str) -> float | None:
     """Return the CPU seconds of the process that listens at `url`, and of its children; None if not to be told."""
-    parts = urlsplit(url)
-    if parts.hostname not in _HERE:
-        return None
     try:
-        pids = {
-            one.pid
-            for one in psutil.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == parts.port and one.pid
-        }
+        pids = listeners(url)
         return sum(family_cpu_s(pid) for pid in pids) if pids else None
     except psutil.Error:
         return None
+
+
+def listeners(url: str) -> set[int]:
+    """Return the processes of this machine that listen at `url`.
+
+    Raises:
+        psutil.Error: this user may not know.
+    """
+    parts = urlsplit(url)
+    if parts.hostname not in _HERE:
+        return set()
+    return {
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == parts.port and one.pid
+    }
 
 
 def family_cpu_s(pid: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 from couchjobs.couch.bulk import read_batch, wait_for_batch, write_batch
 from couchjobs.couch.database import Database, Document
@@ -16,6 +17,7 @@ BATCH = 500
 _IN_FLIGHT = 2
 _WAITS_AFTER_S = 0.03
 """Seconds after which a request for changes waits at the server."""
+_NOT_LONG = timedelta()
 _TOGETHER = 10_000
 """Documents that are in memory at once."""
 
@@ -130,13 +132,16 @@ def _end(documents: list[Document]) -> None:
         document |= {"state": "done", "finished_at": format_time(now())}
 
 
-async def write_finished(database: Database, count: int) -> None:
-    """Write so many jobs that have ended, as a daemon leaves them."""
+async def write_finished(database: Database, count: int, ended_ago: timedelta = _NOT_LONG) -> list[str]:
+    """Write so many jobs that have ended that long ago, as a daemon leaves them; return their ids."""
+    ids: list[str] = []
     for start in range(0, count, _TOGETHER):
         documents = job_documents(min(_TOGETHER, count - start), "noop")
         for number, document in enumerate(documents):
-            at = document["queued_at"]
+            at = document["queued_at"] = format_time(now() - ended_ago)
             claim = {"id": f"{number:016x}", "daemon": "bench-1234-abcdef01", "at": at}
             ended = {"state": "done", "started_at": at, "finished_at": at, "exec_count": 1, "seconds": 0.001}
             document |= {**ended, "claim": claim}
         await write_all(database, documents)
+        ids += [document["_id"] for document in documents]
+    return ids
