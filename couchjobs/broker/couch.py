@@ -141,12 +141,16 @@ class CouchBroker:
 
     def resume(self) -> None:
         """Begin, or go on, to look for jobs."""
+        for lane in self._lanes:
+            lane.rests = False
         for start in self._loops:
             start()
 
     async def pause(self) -> None:
         """Look for no jobs until `resume`; what is known of them stays."""
         await self.tasks.stop()
+        for lane in self._lanes:
+            lane.rests = lane.is_quiet and not lane.backlog
 
     async def look_after(self) -> None:
         """Do once what is done now and then: for who pauses for longer than that.

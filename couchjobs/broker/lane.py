@@ -122,6 +122,8 @@ class Lane:
         """Jobs that are to be read, now or later."""
         self.is_open = True
         """Whether jobs are taken from it."""
+        self.rests = False
+        """Whether nobody looks for its jobs, and nothing is known of it that could be done."""
         self.follower: ChangesFollower | None = None
         """Its feed, once that is followed."""
         self.is_behind = True

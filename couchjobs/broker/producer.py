@@ -227,17 +227,22 @@ class Producer:
             elif self.is_open:
                 self._start_some(moment())
                 wait = self._next_in(moment())
-            for lane in self.lanes:  # what is spare, ready or in reserve may be so no longer
+            for lane in self._lanes_at_work():  # what is spare, ready or in reserve may be so no longer
                 if lane.unread or lane.backlog.has_reserve:
                     lane.to_read.set()
                 if lane.backlog.has_overflow:
                     lane.to_sweep.set()
             await self._news.within(None if wait is None else min(wait, _LONGEST_WAIT_S))
 
+    def _lanes_at_work(self) -> list[Lane]:
+        """Return the lanes that may have something to do: of a thousand tenants, few."""
+        return [lane for lane in self.lanes if not lane.rests]
+
     def _open_lanes(self) -> list[Lane]:
         """Return the lanes from which something may be taken: not those of which too much waits to be stored."""
         most = self.slots.count + _MOST_UNSTORED
-        return [lane for lane in self.lanes if lane.is_open and lane.backlog and len(lane.executions) < most]
+        at_work = self._lanes_at_work()
+        return [lane for lane in at_work if lane.is_open and lane.backlog and len(lane.executions) < most]
 
     def _next_in(self, present: Moment) -> float | None:
         """Return in how many seconds a candidate can be taken; None: something must happen first."""

@@ -360,12 +360,13 @@ class Host:
         return next_at
 
     def _wakes_at(self, key: str, tenant: Tenant) -> float:
-        waits = [] if tenant.due_at is None else [tenant.due_at]
+        """Return when a tenant that sleeps is to be woken; it is asked of all of them, again and again."""
+        at = float("inf") if tenant.due_at is None else tenant.due_at
         if tenant.changed_at is not None:
-            waits.append(tenant.changed_at + _HELP_AFTER_S * self._ranks.get(key, 0))
+            at = min(at, tenant.changed_at + _HELP_AFTER_S * self._ranks.get(key, 0))
         if self._looked_after < _LOOKED_AFTER_TOGETHER:
-            waits.append(tenant.looked_after_at + _LOOK_AFTER_S)
-        return min(waits, default=float("inf"))
+            at = min(at, tenant.looked_after_at + _LOOK_AFTER_S)
+        return at
 
     def _idle_at(self, key: str, tenant: Tenant) -> float:
         live = self.connection.server.live_feeds

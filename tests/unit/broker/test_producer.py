@@ -41,6 +41,21 @@ async def test_run_when_two_lanes_have_jobs_of_a_type_then_neither_waits_for_the
     assert {"few-0", "few-1"} <= {*world.executor.order[:6]}
 
 
+async def test_run_when_a_lane_rests_then_it_is_not_looked_at_until_it_goes_on(world: World) -> None:
+    """Of a thousand tenants most do; what another one brings is done meanwhile."""
+    await world.offer(world.lane, "job")
+    await world.until(lambda: world.executor.order == ["job"])
+    world.other.rests = True
+    world.other.read_again("unread")
+    await world.other.to_read.within(0)
+    await world.offer(world.lane, "another")
+    await world.until(lambda: world.executor.order == ["job", "another"])
+    assert not await world.other.to_read.within(0)
+    world.other.rests = False
+    world.producer.slots.news.set()
+    assert await world.other.to_read.within(10)
+
+
 async def test_run_when_the_daemon_is_lost_or_closed_then_nothing_is_claimed(world: World) -> None:
     """And all of it as soon as it is found again."""
     world.daemon.is_lost = True
